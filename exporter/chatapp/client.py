@@ -1,0 +1,82 @@
+"""One signed request over HTTP, and every way it can fail as one of our errors. Knows no budget and no retry."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+
+import httpx
+
+from exporter.chatapp.errors import MalformedError, RequestTimeout, TransportError
+from exporter.chatapp.model import Answer
+from exporter.chatapp.signing import Credentials
+from exporter.chatapp.wire import decode_answer, encode_request
+from exporter.clock import Clock
+
+REQUEST_TIMEOUT_SECONDS = 10.0
+"""From the first byte of the connection to the last of the answer; the official SDK reads as long."""
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+
+
+def fresh_nonce() -> str:
+    """32 hex digits that no one used before."""
+    return secrets.token_hex(16)
+
+
+class Client:
+    """Asks one account's endpoint. `credentials` is called for every attempt, so a rotated key is seen at once."""
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        endpoint: str,
+        credentials: Callable[[], Credentials],
+        clock: Clock,
+        nonce: Callable[[], str] = fresh_nonce,
+    ) -> None:
+        self._http = http
+        self._endpoint = httpx.URL(endpoint)
+        self._credentials = credentials
+        self._clock = clock
+        self._nonce = nonce
+
+    async def query_phone_numbers(self, space_id: str | None, isv_code: str | None) -> Answer:
+        """One attempt: a new date, nonce and signature, sent once.
+
+        Raises:
+            QueryError: no numbers; its class says why.
+        """
+        request = self._request(space_id, isv_code)
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
+                return await self._exchange(request)
+        except TimeoutError as error:
+            detail = f"no whole answer within {REQUEST_TIMEOUT_SECONDS:g} s"
+            raise RequestTimeout("timeout", detail) from error
+        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+            raise TransportError("transport", f"{type(error).__name__}: {error}"[:200]) from error
+
+    def _request(self, space_id: str | None, isv_code: str | None) -> httpx.Request:
+        host = self._endpoint.netloc.decode("ascii")
+        signed = encode_request(
+            host, space_id, isv_code, self._credentials(), now=self._clock.now(), nonce=self._nonce()
+        )
+        # as part of the URL, for httpx encodes `params=` in its own way and breaks the signature
+        url = self._endpoint.join(f"/?{signed.query}") if signed.query else self._endpoint
+        return httpx.Request("POST", url, headers=dict(signed.headers), content=b"")
+
+    async def _exchange(self, request: httpx.Request) -> Answer:
+        response = await self._http.send(request, stream=True)
+        try:
+            body = await _read_bounded(response)
+        finally:
+            await response.aclose()
+        return decode_answer(response.status_code, response.headers, body)
+
+
+async def _read_bounded(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise MalformedError("malformed", f"answer of more than {MAX_ANSWER_BYTES} bytes")
+    return bytes(body)

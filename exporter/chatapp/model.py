@@ -1,0 +1,80 @@
+"""Phone numbers as the API reports them. Knows the values that the documentation lists; refuses no other.
+
+Sources: the operation's page (QueryChatappPhoneNumbers, 2020-06-06), Alibaba's "Phone number management" page, and
+Meta's phone number reference for NA and TIER_2K. New values appear without notice.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+QUALITY_RATINGS = ("GREEN", "YELLOW", "RED", "UNKNOWN")
+
+STATUSES = frozenset(
+    "PENDING DELETED MIGRATED BANNED RESTRICTED RATE_LIMITED FLAGGED CONNECTED DISCONNECTED UNKNOWN UNVERIFIED"
+    " OFFLINE PAUSED".split()
+)
+
+MESSAGING_LIMITS: Mapping[str, float] = {
+    "TIER_50": 50,
+    "TIER_250": 250,
+    "TIER_1K": 1_000,
+    "TIER_2K": 2_000,
+    "TIER_10K": 10_000,
+    "TIER_100K": 100_000,
+    "TIER_UNLIMITED": math.inf,
+    "UNLIMITED": math.inf,
+}
+"""People that a number may write to in 24 hours. TIER_10 and TIER_1000 are left out: two pages of the API contradict
+each other about them, so the configuration may map them."""
+
+_TIERS_WITHOUT_A_LIMIT = frozenset({"", "TIER_NOT_SET"})
+
+
+class Callback(StrEnum):
+    """Where the API delivers a number's events. The address itself can carry a token and is never kept."""
+
+    NONE = "none"
+    URL = "url"
+    QUEUE = "queue"
+    BOTH = "both"
+
+
+@dataclass(frozen=True, slots=True)
+class PhoneNumber:
+    """One number of a space. Enumerations are trimmed and upper-cased; "" means that the field was not reported."""
+
+    phone_number: str
+    verified_name: str = ""
+    quality_rating: str = "UNKNOWN"
+    messaging_limit_tier: str = ""
+    status: str = ""
+    name_status: str = ""
+    new_name_status: str = ""
+    code_verification_status: str = ""
+    is_official: str = ""
+    inbound_callback: Callback = Callback.NONE
+    status_callback: Callback = Callback.NONE
+
+
+WATCHED_FIELDS = ("quality_rating", "messaging_limit_tier", "status")
+"""The fields whose changes are dated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A successful answer: the numbers it listed, and how many of its entries named no number."""
+
+    phone_numbers: tuple[PhoneNumber, ...]
+    unnamed: int = 0
+
+
+def unknown_values(number: PhoneNumber, limits: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    """The (field, value) pairs that this version does not know, given the tiers that have a number."""
+    if number.quality_rating not in QUALITY_RATINGS:
+        yield "quality_rating", number.quality_rating
+    if number.status and number.status not in STATUSES:
+        yield "status", number.status
+    if number.messaging_limit_tier not in limits and number.messaging_limit_tier not in _TIERS_WITHOUT_A_LIMIT:
+        yield "messaging_limit_tier", number.messaging_limit_tier

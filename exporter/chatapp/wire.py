@@ -1,0 +1,244 @@
+"""The operation QueryChatappPhoneNumbers as bytes: a request is written, an answer is read.
+
+Parameters travel in the query, the body is empty. An answer counts as success only with HTTP 2xx, a JSON object and
+Code "OK": the API also sends its errors with HTTP 200, and reading those as "no numbers" would hide an outage.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import Any
+
+from exporter import __version__
+from exporter.chatapp.errors import (
+    DeniedError,
+    MalformedError,
+    QueryError,
+    RejectedError,
+    ServerError,
+    ThrottledError,
+)
+from exporter.chatapp.model import Answer, Callback, PhoneNumber
+from exporter.chatapp.signing import Credentials, authorization, canonical_query
+
+ACTION = "QueryChatappPhoneNumbers"
+VERSION = "2020-06-06"
+EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+DATE_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+MAX_WAIT_SECONDS = 60.0
+"""The longest pause that a wait hint can impose; the official command line has the same bound."""
+_MAX_DETAIL = 200
+
+_ERRORS: tuple[tuple[type[QueryError], tuple[str, ...]], ...] = (
+    (ThrottledError, ("Throttling", "Throttling.*", "System.LimitControl")),
+    (
+        ServerError,
+        (
+            *("InternalError", "UnknownError", "ServiceUnavailable*", "SignatureNonceUsed"),
+            *("999999", "CHAT.APIError", "ERR-COMMON-001"),
+        ),
+    ),
+    (
+        RejectedError,
+        (
+            *("Unknown.ResourceOwnerId", "Authentication.NoAuth", "InvalidParameter*", "MissingParameter*"),
+            *("ERR-OPERATION-MAAP-0060", "ERR-OPERATION-MAAP-0065", "ERR-FB-001"),
+        ),
+    ),
+    (
+        DeniedError,
+        (
+            *("InvalidAccessKeyId*", "SignatureDoesNotMatch", "IncompleteSignature", "InvalidSecurityToken*"),
+            *("Forbidden", "Forbidden.*", "NoPermission", "Ram.PermissionDeny", "Product.Unsubscript"),
+            *("InvalidTimeStamp*", "InvalidApi.NotFound", "InvalidAction.NotFound", "InvalidVersion"),
+            "UnsupportedHTTPMethod",
+        ),
+    ),
+)
+"""Codes by what they mean. They decide before the HTTP status does: throttling comes as 400, a revoked key as 404."""
+
+
+@dataclass(frozen=True, slots=True)
+class WireRequest:
+    """A signed POST to "/": `query` is canonical and goes out byte for byte; one request is sent once."""
+
+    query: str
+    headers: Mapping[str, str]
+
+
+def encode_request(
+    host: str, space_id: str | None, isv_code: str | None, credentials: Credentials, *, now: float, nonce: str
+) -> WireRequest:
+    """Write one attempt. `host` is as it stands on the wire, `now` in Unix seconds, `nonce` never used before.
+
+    A `space_id` of None asks for the account's own numbers.
+    """
+    parameters = {"CustSpaceId": space_id, "IsvCode": isv_code}
+    query = canonical_query({name: value for name, value in parameters.items() if value is not None})
+    headers = {
+        "host": host,
+        "accept": "application/json",
+        "user-agent": f"chatapp-exporter/{__version__}",
+        "x-acs-action": ACTION,
+        "x-acs-version": VERSION,
+        "x-acs-date": datetime.fromtimestamp(now, UTC).strftime(DATE_FORMAT),
+        "x-acs-signature-nonce": nonce,
+        "x-acs-content-sha256": EMPTY_SHA256,
+        **_credential_headers(credentials),
+    }
+    signed = authorization("POST", query, headers, EMPTY_SHA256, credentials)
+    # identity: the answer's size is bounded as it arrives, which a compressed one would get around
+    return WireRequest(query, {**headers, "authorization": signed, "accept-encoding": "identity"})
+
+
+def _credential_headers(credentials: Credentials) -> dict[str, str]:
+    if not credentials.security_token:
+        return {"x-acs-credentials-provider": "static_ak"}
+    return {
+        "x-acs-credentials-provider": "static_sts",
+        "x-acs-accesskey-id": credentials.access_key_id,
+        "x-acs-security-token": credentials.security_token,
+    }
+
+
+def decode_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+    """Read an answer; `headers` must find names in any case.
+
+    Raises:
+        QueryError: the answer is anything but a success; its class says what to do.
+    """
+    document = _json_object(body)
+    code = _field(document, "Code") or _xml_code(body)
+    if 200 <= status < 300 and code == "OK":
+        return _read_numbers(document)
+    detail = _field(document, "Message")[:_MAX_DETAIL] or f"HTTP {status}, {len(body)} bytes, {_kind(document)}"
+    request_id = headers.get("x-acs-request-id") or _field(document, "RequestId")
+    raise _error(status, code, detail, request_id[:64], headers)
+
+
+def _error(status: int, code: str, detail: str, request_id: str, headers: Mapping[str, str]) -> QueryError:
+    kind = _class_of_code(code) or _class_of_status(status, code)
+    code = code[:64] or ("malformed" if kind is MalformedError else f"http_{status}")
+    if kind is ThrottledError:
+        return ThrottledError(code, detail, request_id=request_id, wait_seconds=wait_hint(headers))
+    return kind(code, detail, request_id=request_id)
+
+
+def _class_of_code(code: str) -> type[QueryError] | None:
+    for kind, patterns in _ERRORS:
+        if any(fnmatchcase(code, pattern) for pattern in patterns):
+            return kind
+    return None
+
+
+def _class_of_status(status: int, code: str) -> type[QueryError]:
+    if status == 429:
+        return ThrottledError
+    if status >= 500:
+        return ServerError
+    if status in (401, 403):
+        return DeniedError
+    # a Code that we do not know is the API speaking; no Code at all below 400 is somebody else
+    return RejectedError if status >= 400 or code not in ("", "OK") else MalformedError
+
+
+def wait_hint(headers: Mapping[str, str]) -> float | None:
+    """How long the API asks us to pause, in seconds, at most 60; None where it does not say so in numbers.
+
+    `x-acs-retry-after` is in milliseconds (tea-openapi >= 0.4.5), `TimeLeft` of the older `x-ratelimit-…` headers too,
+    the standard `Retry-After` in seconds.
+    """
+    for text, unit in _hints(headers):
+        try:
+            seconds = float(text) * unit
+        except ValueError:
+            continue
+        if math.isfinite(seconds) and seconds >= 0:
+            return min(seconds, MAX_WAIT_SECONDS)
+    return None
+
+
+def _hints(headers: Mapping[str, str]) -> Iterator[tuple[str, float]]:
+    yield headers.get("x-acs-retry-after", ""), 0.001
+    for name in ("x-ratelimit-user-api", "x-ratelimit-user"):
+        found = re.search(r"TimeLeft:([^,]+)", headers.get(name, ""))
+        yield found[1] if found else "", 0.001
+    yield headers.get("retry-after", ""), 1.0
+
+
+def _json_object(body: bytes) -> dict[str, Any] | None:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _field(document: dict[str, Any] | None, name: str) -> str:
+    """A text field of the envelope; the gateway spells it `Code` or `code`."""
+    for spelling in (name, name[0].lower() + name[1:]):
+        if document and (value := _text(document.get(spelling))):
+            return value
+    return ""
+
+
+def _xml_code(body: bytes) -> str:
+    found = re.search(rb"<Code>([\w.\-]{1,64})</Code>", body[:4096])
+    return found[1].decode("ascii", "replace") if found else ""
+
+
+def _kind(document: dict[str, Any] | None) -> str:
+    return "not a JSON object" if document is None else "no Message in it"
+
+
+def _read_numbers(document: dict[str, Any] | None) -> Answer:
+    entries = document.get("PhoneNumbers") if document else None
+    if entries is None:
+        return Answer(())
+    if not isinstance(entries, list):
+        raise MalformedError("malformed", f"PhoneNumbers: expected a list, found {type(entries).__name__}")
+    numbers = [_read_number(entry) if isinstance(entry, dict) else PhoneNumber("") for entry in entries]
+    # by number, for a number listed twice would be two series alike and cost the whole scrape
+    named = {number.phone_number: number for number in reversed(numbers) if number.phone_number}
+    unnamed = sum(1 for number in numbers if not number.phone_number)
+    if entries and not named:
+        raise MalformedError("malformed", f"{len(entries)} entries in PhoneNumbers, and none has a PhoneNumber")
+    return Answer(tuple(reversed(named.values())), unnamed)
+
+
+def _read_number(entry: dict[str, Any]) -> PhoneNumber:
+    rating = _enumeration(entry.get("QualityRating"))
+    return PhoneNumber(
+        phone_number=_text(entry.get("PhoneNumber")),
+        verified_name=_text(entry.get("VerifiedName")),
+        quality_rating="UNKNOWN" if rating in ("", "NA") else rating,
+        messaging_limit_tier=_enumeration(entry.get("MessagingLimitTier")),
+        status=_enumeration(entry.get("Status")),
+        name_status=_enumeration(entry.get("NameStatus")),
+        new_name_status=_enumeration(entry.get("NewNameStatus")),
+        code_verification_status=_enumeration(entry.get("CodeVerificationStatus")),
+        is_official=_enumeration(entry.get("IsOfficial")),
+        inbound_callback=_callback(entry.get("UpCallbackUrl"), entry.get("UpQueue")),
+        status_callback=_callback(entry.get("StatusCallbackUrl"), entry.get("StatusQueue")),
+    )
+
+
+def _callback(url: object, queue: object) -> Callback:
+    if _text(url):
+        return Callback.BOTH if _text(queue) else Callback.URL
+    return Callback.QUEUE if _text(queue) else Callback.NONE
+
+
+def _enumeration(value: object) -> str:
+    return _text(value).upper()
+
+
+def _text(value: object) -> str:
+    """The value as trimmed text; "" for what is no scalar. A lone surrogate, legal in JSON, would break the scrape."""
+    if isinstance(value, str | int | float):
+        return str(value).encode("utf-8", "replace").decode("utf-8").strip()
+    return ""

@@ -1,0 +1,181 @@
+"""The command line. Knows names, flags and exit statuses; every command imports what it needs when it runs.
+
+Exit status: 0 well, 1 something failed, 2 the configuration or the command line is wrong.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from exporter import __version__
+
+if TYPE_CHECKING:
+    from exporter.config.settings import Settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_config_file = click.option(
+    "--config.file",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="Configuration file. Without it, one account is polled with the key from the environment.",
+)
+_scenario = click.option(
+    "--scenario",
+    type=click.Path(path_type=Path),
+    help="What happens to the simulated fleet, in YAML. [default: the demo's]",
+)
+
+
+def _server_options(command: Command) -> Command:
+    for option in (
+        click.option("--log.format", "log_format", type=click.Choice(["logfmt", "json"]), default="logfmt"),
+        click.option(
+            "--log.level", "log_level", type=click.Choice(["debug", "info", "warning", "error"]), default="info"
+        ),
+        click.option("--web.listen-address", "address", default=":10144", show_default=True, help="host:port or :port"),
+    ):
+        command = option(command)
+    return command
+
+
+class _ServeByDefault(click.Group):
+    """`chatapp-exporter --config.file x` serves, as exporters do."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ("--help", "--version")):
+            args = ["serve", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_ServeByDefault, context_settings={"max_content_width": 110})
+@click.version_option(__version__, prog_name="chatapp-exporter")
+def main() -> None:
+    """Prometheus exporter for the health of WhatsApp phone numbers on Alibaba Cloud's Chat App Message Service.
+
+    Without a command it serves. To see it work without an account: chatapp-exporter demo
+    """
+
+
+@main.command()
+@_config_file
+@_server_options
+def serve(config_file: Path | None, address: str, log_level: str, log_format: Any) -> None:
+    """Poll the configured spaces and serve /metrics (the default command)."""
+    from exporter.app import serve as run
+    from exporter.logs import configure_logs
+
+    settings = _load(config_file)
+    configure_logs(log_level, log_format)
+    _run(run(settings, os.environ, address))
+
+
+@main.command()
+@_scenario
+@_server_options
+def demo(scenario: Path | None, address: str, log_level: str, log_format: Any) -> None:
+    """Start a simulated API and the exporter on it. No account is needed."""
+    from exporter.logs import configure_logs
+    from exporter.simulator.demo import run_demo
+
+    configure_logs(log_level, log_format)
+    _run(run_demo(_load_scenario(scenario), address, click.echo))
+
+
+@main.command()
+@_scenario
+@click.option(
+    "--web.listen-address", "address", default="127.0.0.1:10145", show_default=True, help="host:port, on loopback"
+)
+def simulate(scenario: Path | None, address: str) -> None:
+    """Start the simulated API alone and print a configuration that polls it."""
+    from exporter.logs import configure_logs
+    from exporter.simulator.demo import run_simulator
+
+    configure_logs("info", "logfmt")
+    _run(run_simulator(_load_scenario(scenario), address, click.echo))
+
+
+@main.command()
+@_config_file
+def check(config_file: Path | None) -> None:
+    """Validate the configuration and print what polling it will mean."""
+    from exporter.report import plan_warnings, print_plan
+
+    settings = _load(config_file)
+    print_plan(settings)
+    for warning in plan_warnings(settings):
+        click.echo(f"warning: {warning}", err=True)
+
+
+@main.command()
+@_config_file
+@click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def poll(config_file: Path | None, output: str) -> None:
+    """Poll every space once and print the numbers; exit status 1 if any space failed."""
+    from exporter.app import sweep
+    from exporter.logs import configure_logs
+    from exporter.report import print_json, print_numbers
+
+    settings = _load(config_file)
+    configure_logs("error", "logfmt")
+    swept = _run(sweep(settings, os.environ))
+    (print_json if output == "json" else print_numbers)(swept)
+    sys.exit(0 if all(view.state.up for view, _ in swept) else 1)
+
+
+@main.command()
+def schema() -> None:
+    """Print the configuration's JSON Schema."""
+    import json
+
+    from exporter.config.settings import Settings
+
+    click.echo(json.dumps(Settings.model_json_schema(), indent=2))
+
+
+def _load(config_file: Path | None) -> "Settings":
+    from exporter.config.loading import ConfigError, load
+
+    try:
+        return load(config_file, os.environ)
+    except ConfigError as error:
+        _refuse(str(error), len(error.problems))
+        if config_file is None:
+            click.echo("Name a file with --config.file, or try without an account: chatapp-exporter demo", err=True)
+        sys.exit(2)
+
+
+def _load_scenario(path: Path | None) -> Any:
+    from exporter.config.loading import ConfigError
+    from exporter.simulator.fleet import Fleet
+    from exporter.simulator.scenario import load_scenario
+
+    try:
+        scenario = load_scenario(path)
+        Fleet(scenario)
+    except ConfigError as error:
+        _refuse(str(error), len(error.problems))
+        sys.exit(2)
+    return scenario
+
+
+def _refuse(text: str, problems: int) -> None:
+    click.echo(text, err=True)
+    click.echo(f"{problems} problem{'s' if problems > 1 else ''} found, nothing was started", err=True)
+
+
+def _run(work: Any) -> Any:
+    import asyncio
+
+    from exporter.web.server import AddressError
+
+    try:
+        return asyncio.run(work)
+    except AddressError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)

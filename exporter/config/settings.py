@@ -1,0 +1,179 @@
+"""The shape of the configuration file: every key, its type, its range and its default. Reads no file.
+
+A validator's error says what was expected, as in "a duration such as 30s, 5m or 1h30m"; `loading` adds the rest.
+"""
+
+import re
+from ipaddress import ip_address
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+
+from exporter.chatapp.model import MESSAGING_LIMITS
+
+API_LIMIT_QPS = 10.0
+"""Queries a second that the API allows to all that uses an account together (the operation's page)."""
+SHORTEST_INTERVAL_SECONDS = 30.0
+OWN_NUMBERS = "own"
+"""The label `space` where an account's own numbers are polled."""
+
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?")
+_DURATION_UNITS = (86_400.0, 3_600.0, 60.0, 1.0, 0.001)
+_LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+
+
+def parse_duration(text: object) -> float:
+    """Seconds of a duration as Prometheus writes it: 30s, 5m, 1h30m, 1d, 500ms.
+
+    Raises:
+        ValueError: it is none, or it is zero.
+    """
+    found = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    seconds = sum(int(n) * unit for n, unit in zip(found.groups("0"), _DURATION_UNITS, strict=True)) if found else 0.0
+    if seconds <= 0:
+        raise ValueError("a duration such as 30s, 5m or 1h30m")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest spelling that `parse_duration` reads back, to the millisecond."""
+    parts, left = [], round(seconds * 1000)
+    for name, unit in zip(("d", "h", "m", "s", "ms"), _DURATION_UNITS, strict=True):
+        count, left = divmod(left, round(unit * 1000))
+        parts.append(f"{count}{name}" if count else "")
+    return "".join(parts) or "0s"
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Whether the endpoint is on this machine, where the API's limits don't apply."""
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _endpoint(text: str) -> str:
+    parts = urlsplit(text)
+    secure = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(text))
+    if not secure or not parts.hostname or parts.username or parts.path not in ("", "/") or parts.query:
+        raise ValueError("an address such as https://cams.ap-southeast-1.aliyuncs.com (http:// for loopback only)")
+    return text.rstrip("/")
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("text")
+    return text.strip()
+
+
+def _label_name(name: str) -> str:
+    if not _LABEL_NAME.fullmatch(name) or name.startswith("__") or name in ("account", "space", "name"):
+        raise ValueError("a label name (letters, digits and _) other than account, space and name")
+    return name
+
+
+Duration = Annotated[
+    float, BeforeValidator(parse_duration), WithJsonSchema({"type": "string", "pattern": r"^(\d+(d|h|m|s|ms))+$"})
+]
+Text = Annotated[str, AfterValidator(_filled)]
+AnyScalar = Annotated[Text, WithJsonSchema({"type": ["string", "integer"]})]
+LabelName = Annotated[str, AfterValidator(_label_name)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Space(_Strict):
+    """A customer space."""
+
+    id: AnyScalar = Field(description="CustSpaceId; becomes the label `space`")
+    name: str = Field("", description="a name for people, shown in chatapp_space_info")
+    labels: dict[LabelName, str] = Field({}, description="further labels of chatapp_space_info")
+    isv_code: Text | None = Field(None, description="IsvCode, if other than the account's")
+
+
+class Account(_Strict):
+    """An Alibaba Cloud account: an endpoint, a credential and one budget."""
+
+    name: Text = Field(description="becomes the label `account`")
+    endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(
+        "https://cams.ap-southeast-1.aliyuncs.com", description="http:// for loopback only"
+    )
+    access_key_id: Text | None = Field(None, description="or access_key_id_file; else ALIBABA_CLOUD_ACCESS_KEY_ID")
+    access_key_id_file: Text | None = Field(None, description="read again when it changes")
+    access_key_secret: SecretStr | None = Field(
+        None, description="or access_key_secret_file; else ALIBABA_CLOUD_ACCESS_KEY_SECRET"
+    )
+    access_key_secret_file: Text | None = Field(None, description="read again when it changes")
+    security_token_file: Text | None = Field(
+        None, description="for temporary keys (STS); else ALIBABA_CLOUD_SECURITY_TOKEN; read again when it changes"
+    )
+    isv_code: Text | None = Field(None, description="IsvCode of all its spaces")
+    qps: float = Field(
+        API_LIMIT_QPS / 2, gt=0, le=API_LIMIT_QPS, description="queries a second that the exporter allows itself"
+    )
+    poll_interval: Duration = Field(300.0, description="at least 30s, except against a loopback endpoint")
+    spaces: list[Space] | None = Field(None, description="leave out to poll the account's own numbers")
+    space_files: list[Text] | None = Field(None, description="files or globs with the same list, in YAML or JSON")
+
+    @field_validator("poll_interval")
+    @classmethod
+    def _not_too_short(cls, seconds: float, info: ValidationInfo) -> float:
+        if seconds < SHORTEST_INTERVAL_SECONDS and not is_loopback(info.data.get("endpoint", "")):
+            raise ValueError("at least 30s")
+        return seconds
+
+    @field_validator("spaces", "space_files")
+    @classmethod
+    def _not_empty(cls, items: list[object] | None) -> list[object] | None:
+        if items == []:
+            raise ValueError("at least one; leave the key out to poll the account's own numbers")
+        return items
+
+    @property
+    def polls_own_numbers(self) -> bool:
+        """Whether no space is configured, so that the account's own numbers are asked for."""
+        return self.spaces is None and self.space_files is None
+
+    @property
+    def polled_spaces(self) -> list[Space]:
+        """What is polled: the configured spaces, or one that stands for the account's own numbers."""
+        return [Space(id=OWN_NUMBERS)] if self.polls_own_numbers else list(self.spaces or ())
+
+
+class Settings(_Strict):
+    """The whole file."""
+
+    accounts: Annotated[list[Account], Field(min_length=1)]
+    messaging_limits: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="people per 24 hours for tiers that this version has no number for"
+    )
+    max_age: Duration = Field(3600.0, description="how old values may get before their series leave")
+    state_file: Text | None = Field(None, description="SQLite; leave out to keep nothing over a restart")
+
+    @field_validator("messaging_limits")
+    @classmethod
+    def _as_the_api_spells_them(cls, limits: dict[str, float]) -> dict[str, float]:
+        return {tier.strip().upper(): limit for tier, limit in limits.items()}
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Every tier that has a number: this version's, and over them the configuration's."""
+        return {**MESSAGING_LIMITS, **self.messaging_limits}
+
+    def with_accounts(self, accounts: list[Account]) -> Self:
+        """The same settings for these accounts."""
+        return self.model_copy(update={"accounts": accounts})

@@ -1,0 +1,127 @@
+"""The exporter's own counters: what happens between it and the API, and what it is."""
+
+import math
+from collections.abc import Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from exporter import __version__
+from exporter.chatapp.errors import QueryError, ThrottledError
+from exporter.chatapp.model import Answer, unknown_values
+
+_MOST_VALUES = 50
+"""Label values a family may take from the API before the rest are counted as "other"."""
+_REQUEST_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
+_DELAY_BUCKETS = (0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1800)
+
+
+class _Bounded:
+    """Lets an account's first values through and calls the rest "other": the API must not grow our memory."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, set[tuple[str, ...]]] = {}
+
+    def __call__(self, account: str, *value: str) -> tuple[str, ...]:
+        seen = self._seen.setdefault(account, set())
+        if value not in seen and len(seen) >= _MOST_VALUES:
+            return (account, *value[:-1], "other")
+        seen.add(value)
+        return (account, *value)
+
+
+class Instruments:
+    """Families in a registry of their own. An account's series exist from the start, at 0."""
+
+    def __init__(self, accounts: list[str], limits: Mapping[str, float]) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self._limits = limits
+        self._codes = _Bounded()
+        self._values = _Bounded()
+        self._requests = Counter(
+            "chatapp_api_requests",
+            "HTTP attempts, by the API's Code or, where it gave none, by what happened instead.",
+            ["account", "code"],
+            registry=self.registry,
+        )
+        self._duration = Histogram(
+            "chatapp_api_request_duration_seconds",
+            "How long an HTTP attempt took, well or badly.",
+            ["account"],
+            buckets=(*_REQUEST_BUCKETS, math.inf),
+            registry=self.registry,
+        )
+        self._throttled = Counter(
+            "chatapp_api_throttled", "Answers that said: too fast.", ["account"], registry=self.registry
+        )
+        self._unknown = Counter(
+            "chatapp_api_unknown_values",
+            "Values in answers that this version does not know, counted at every poll. Field phone_number counts"
+            " entries that name no number.",
+            ["account", "field", "value"],
+            registry=self.registry,
+        )
+        self._delay = Histogram(
+            "chatapp_poll_delay_seconds",
+            "How late a poll started after it was due.",
+            ["account"],
+            buckets=(*_DELAY_BUCKETS, math.inf),
+            registry=self.registry,
+        )
+        for account in accounts:
+            self._duration.labels(account)
+            self._throttled.labels(account)
+            self._delay.labels(account)
+        self._add_exporter_families()
+
+    def _add_exporter_families(self) -> None:
+        build = Gauge(
+            "chatapp_exporter_build_info", "1, with the exporter's version.", ["version"], registry=self.registry
+        )
+        build.labels(__version__).set(1)
+        self._reload_successful = Gauge(
+            "chatapp_exporter_config_last_reload_successful",
+            "1 if the last configuration was taken over, else 0.",
+            registry=self.registry,
+        )
+        self._reload_timestamp = Gauge(
+            "chatapp_exporter_config_last_reload_success_timestamp_seconds",
+            "When a configuration was taken over last.",
+            registry=self.registry,
+        )
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def poll_started(self, account: str, delay_seconds: float) -> None:
+        """A poll's first request goes out."""
+        self._delay.labels(account).observe(delay_seconds)
+
+    def request_ended(self, account: str, seconds: float, error: QueryError | None) -> None:
+        """An HTTP attempt ended."""
+        self._requests.labels(*self._codes(account, error.code if error else "OK")).inc()
+        self._duration.labels(account).observe(seconds)
+        if isinstance(error, ThrottledError):
+            self._throttled.labels(account).inc()
+
+    def answered(self, account: str, answer: Answer) -> None:
+        """A poll succeeded: count what its answer has that we do not know."""
+        for number in answer.phone_numbers:
+            for field, value in unknown_values(number, self._limits):
+                self._unknown.labels(*self._values(account, field, value)).inc()
+        if answer.unnamed:
+            self._unknown.labels(*self._values(account, "phone_number", "missing")).inc(answer.unnamed)
+
+    def config_loaded(self, at: float) -> None:
+        """The configuration was taken over at `at`, in Unix seconds."""
+        self._reload_successful.set(1)
+        self._reload_timestamp.set(at)

@@ -1,0 +1,185 @@
+"""The polling of one account: what is due waits in its queue, once, and leaves it as fast as the budget allows.
+
+A space that fails for a passing reason is due again after a growing pause, one that is refused for good at a longer
+interval. An account refused as a whole is probed, by one space an interval, until it is let in again.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+import structlog
+
+from exporter.chatapp.errors import DeniedError, RefusedError, RejectedError
+from exporter.clock import Clock
+from exporter.config.settings import Account, Space
+from exporter.polling.budget import Budget
+from exporter.polling.plan import AccountAccess, Plan, next_due, pause_after_failure, pause_after_refusal
+from exporter.polling.poller import Outcome, Poller
+from exporter.polling.schedule import Schedule
+
+_STOP_SECONDS = 6.0
+"""How long polls under way may take to end at a stop."""
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A space's place in the schedule. `waiting` from when it is due until its poll has ended."""
+
+    space: Space
+    slot: float
+    due: float
+    waiting: bool = False
+    failures: int = 0
+
+
+class AccountPolling:
+    """Polls every space of an account, for ever. `on_outcome` is told of each poll; `known` names the spaces whose
+    values are known already, which need not go first."""
+
+    def __init__(
+        self,
+        account: Account,
+        poller: Poller,
+        budget: Budget,
+        schedule: Schedule,
+        clock: Clock,
+        on_outcome: Callable[[Outcome], None],
+        random: Random,
+        known: Iterable[str] = (),
+    ) -> None:
+        self.account = account
+        self.budget = budget
+        self.plan = Plan(len(account.polled_spaces), account.poll_interval, account.qps)
+        self._access = AccountAccess(needed=min(3, self.plan.spaces))
+        self._last_probe = -math.inf
+        self._poller = poller
+        self._schedule = schedule
+        self._clock = clock
+        self._on_outcome = on_outcome
+        self._random = random
+        self._known = frozenset(known)
+        self._queue: asyncio.Queue[_Turn] = asyncio.Queue()
+        self._turns: list[_Turn] = []
+        self._workers: list[asyncio.Task[None]] = []
+        self._busy: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    @property
+    def up(self) -> bool:
+        """Whether the account as a whole is let in, for all that is known."""
+        return not self._access.refused
+
+    def start(self) -> None:
+        """Put every space into the schedule; those without a value are due at once."""
+        start = self._clock.monotonic()
+        for index, space in enumerate(self.account.polled_spaces):
+            slot = start + self.plan.slot(index)
+            turn = _Turn(space, slot, due=slot if space.id in self._known else start)
+            self._turns.append(turn)
+            on_due = partial(self._enqueue, turn)
+            self._schedule.add(self._key(turn), due=turn.due, interval=self.plan.interval, on_due=on_due)
+        self._workers = [asyncio.create_task(self._work()) for _ in range(self.budget.concurrency)]
+
+    async def sweep(self) -> list[Outcome]:
+        """Poll every space once, outside the schedule."""
+        now = self._clock.monotonic()
+        polls = (self._poller.poll(space, due=now, retry=True) for space in self.account.polled_spaces)
+        outcomes = await asyncio.gather(*polls)
+        for outcome in outcomes:
+            self._on_outcome(outcome)
+        return outcomes
+
+    async def stop(self) -> None:
+        """Let polls under way end, for a few seconds, then stop."""
+        self._stopping = True
+        for worker in self._workers:
+            if worker not in self._busy:
+                worker.cancel()
+        if self._workers:
+            await asyncio.wait(self._workers, timeout=_STOP_SECONDS)
+        for worker in self._workers:
+            worker.cancel()
+
+    def _key(self, turn: _Turn) -> str:
+        return f"{self.account.name}/{turn.space.id}"
+
+    def _enqueue(self, turn: _Turn) -> None:
+        if not turn.waiting:
+            turn.waiting = True
+            self._queue.put_nowait(turn)
+
+    async def _work(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        while not self._stopping:
+            turn = await self._queue.get()
+            self._busy.add(task)
+            try:
+                await self._take(turn)
+            except Exception:
+                # the schedule calls again after an interval; a worker that died would leave the account blind
+                _log.exception("poll lost by a bug, please report it", account=self.account.name, space=turn.space.id)
+                turn.waiting = False
+            finally:
+                self._busy.discard(task)
+
+    async def _take(self, turn: _Turn) -> None:
+        now = self._clock.monotonic()
+        if self.up or now >= self._last_probe + self.plan.interval:
+            self._last_probe = now
+            outcome = await self._poller.poll(turn.space, due=turn.due, retry=self.up)
+            self._learn(turn, outcome)
+            self._on_outcome(outcome)
+        else:
+            self._plan_next(turn, self._next_slot(turn))
+
+    def _learn(self, turn: _Turn, outcome: Outcome) -> None:
+        self._log_change(turn, outcome)
+        turn.failures = turn.failures + 1 if outcome.error else 0
+        self._plan_next(turn, self._due_after(turn, outcome))
+        if isinstance(outcome.error, DeniedError):
+            self._set_access(self._access.after_denial(turn.space.id), outcome.error.code)
+        elif outcome.error is None or isinstance(outcome.error, RejectedError):
+            self._set_access(self._access.after_admission())
+
+    def _set_access(self, access: AccountAccess, code: str = "") -> None:
+        was_up, self._access = self.up, access
+        if was_up and not self.up:
+            _log.error("account refused, probing it once an interval", account=self.account.name, code=code)
+        elif self.up and not was_up:
+            _log.info("account let in again", account=self.account.name)
+            for turn in self._turns:
+                if not turn.waiting:
+                    self._plan_next(turn, self._clock.monotonic())
+
+    def _due_after(self, turn: _Turn, outcome: Outcome) -> float:
+        now, interval = self._clock.monotonic(), self.plan.interval
+        if outcome.error is None or (isinstance(outcome.error, DeniedError) and not self.up):
+            return self._next_slot(turn)
+        if isinstance(outcome.error, RefusedError):
+            return now + pause_after_refusal(interval, self._random)
+        return now + pause_after_failure(turn.failures, interval, self._random)
+
+    def _next_slot(self, turn: _Turn) -> float:
+        return next_due(due=turn.due, slot=turn.slot, interval=self.plan.interval, now=self._clock.monotonic())
+
+    def _plan_next(self, turn: _Turn, due: float) -> None:
+        turn.due, turn.waiting = due, False
+        self._schedule.postpone(self._key(turn), due)
+
+    def _log_change(self, turn: _Turn, outcome: Outcome) -> None:
+        where = {"account": self.account.name, "space": turn.space.id}
+        if outcome.error and not turn.failures:
+            error = outcome.error
+            ids = {"request_id": error.request_id} if error.request_id else {}
+            _log.warning(
+                "space failing", **where, reason=error.reason.value, code=error.code, detail=error.detail, **ids
+            )
+        elif turn.failures and not outcome.error:
+            _log.info("space recovered", **where, failed_polls=turn.failures)

@@ -1,0 +1,79 @@
+"""When a space is due, as arithmetic: slots, pauses and how old values can get. Knows no scheduler and no clock."""
+
+import math
+from dataclasses import dataclass
+from random import Random
+
+_FIRST_PAUSE_SECONDS = 10.0
+_REFUSED_INTERVALS = 6
+_LONGEST_REFUSED_SECONDS = 3600.0
+_SAME_SLOT = 1e-3
+"""A due time this share of an interval before a slot is that slot, rounded on its way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How an account's spaces fit its budget."""
+
+    spaces: int
+    interval: float
+    qps: float
+
+    @property
+    def needed_qps(self) -> float:
+        """Queries a second that the configured interval asks for."""
+        return self.spaces / self.interval
+
+    @property
+    def effective_interval(self) -> float:
+        """Seconds between two polls of one space: the configured interval, or what the budget makes of it."""
+        return max(self.interval, self.spaces / self.qps)
+
+    def slot(self, index: int) -> float:
+        """Offset of a space's place within the interval, in seconds: the spaces are spread evenly over it."""
+        return self.interval * (index + 1) / self.spaces
+
+
+def next_due(*, due: float, slot: float, interval: float, now: float) -> float:
+    """When a space is due again that was due at `due` and has been polled: its first slot after that, or at once
+    where that has passed already, so that a late space is late but never skipped."""
+    slots = math.floor((due - slot) / interval + _SAME_SLOT) + 1
+    return max(now, slot + slots * interval)
+
+
+def pause_after_failure(failures: int, interval: float, random: Random) -> float:
+    """Seconds until a space is due again after `failures` passing failures in a row: growing up to the interval, and
+    jittered, so that spaces that failed together don't come back together."""
+    longest = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 16), interval)
+    return longest * random.uniform(0.5, 1.0)
+
+
+def pause_after_refusal(interval: float, random: Random) -> float:
+    """Seconds until a space is due again that was refused for good. Never "never": subscriptions get repaired."""
+    longest = max(interval, min(interval * _REFUSED_INTERVALS, _LONGEST_REFUSED_SECONDS))
+    return longest * random.uniform(0.9, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountAccess:
+    """Whether the account as a whole is refused, judged from its spaces' answers.
+
+    A refusal that concerns the account counts for it once `needed` spaces in a row got one without an answer between
+    that was let in; until then it is that space's own.
+    """
+
+    needed: int
+    denied: frozenset[str] = frozenset()
+
+    @property
+    def refused(self) -> bool:
+        """No space but a probe is polled while this holds."""
+        return len(self.denied) >= self.needed
+
+    def after_denial(self, space: str) -> "AccountAccess":
+        """A space was denied."""
+        return self if self.refused else AccountAccess(self.needed, self.denied | {space})
+
+    def after_admission(self) -> "AccountAccess":
+        """A space was answered, or rejected for its own sake: the account is let in."""
+        return AccountAccess(self.needed)

@@ -1,0 +1,93 @@
+"""One poll of one space: a permit, an attempt, at most one attempt more, and the outcome as a value."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+import structlog
+
+from exporter.chatapp.client import Client
+from exporter.chatapp.errors import MalformedError, QueryError, ThrottledError
+from exporter.chatapp.model import Answer
+from exporter.clock import Clock
+from exporter.config.settings import Account, Space
+from exporter.polling.budget import Budget
+
+_MENDED_BY_A_FRESH_ATTEMPT = ("InvalidTimeStamp.Expired", "InvalidSecurityToken*")
+"""A stalled request's date, and a token that has been renewed since."""
+_UNASKED_PAUSE_SECONDS = 1.0
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a poll gave: an answer or an error, never both. `at` is when it ended, in Unix seconds."""
+
+    account: str
+    space: str
+    at: float
+    answer: Answer | None = None
+    error: QueryError | None = None
+
+
+class Observer(Protocol):
+    """Who counts what happens on the way."""
+
+    def poll_started(self, account: str, delay_seconds: float) -> None:
+        """A poll's first request goes out, `delay_seconds` after it was due."""
+
+    def request_ended(self, account: str, seconds: float, error: QueryError | None) -> None:
+        """An HTTP attempt ended after `seconds`, well or with `error`."""
+
+
+class Poller:
+    """Polls the spaces of one account. A poll never raises: a failure is an outcome too."""
+
+    def __init__(self, account: Account, client: Client, budget: Budget, clock: Clock, observer: Observer) -> None:
+        self._account = account
+        self._client = client
+        self._budget = budget
+        self._clock = clock
+        self._observer = observer
+
+    async def poll(self, space: Space, *, due: float, retry: bool) -> Outcome:
+        """Poll now; `due` (monotonic seconds) is when it should have been, `retry` allows a second attempt."""
+        try:
+            answer = await self._query(space, due=due, retry=retry)
+        except QueryError as error:
+            return Outcome(self._account.name, space.id, self._clock.now(), error=error)
+        except Exception as error:
+            # a bug of ours costs this poll, is told, and stops no other space
+            _log.exception("poll failed by a bug, please report it", account=self._account.name, space=space.id)
+            bug = MalformedError("internal", type(error).__name__)
+            return Outcome(self._account.name, space.id, self._clock.now(), error=bug)
+        return Outcome(self._account.name, space.id, self._clock.now(), answer)
+
+    async def _query(self, space: Space, *, due: float, retry: bool) -> Answer:
+        try:
+            return await self._attempt(space, due)
+        except QueryError as error:
+            if not (retry and any(fnmatchcase(error.code, code) for code in _MENDED_BY_A_FRESH_ATTEMPT)):
+                raise
+        return await self._attempt(space, None)
+
+    async def _attempt(self, space: Space, due: float | None) -> Answer:
+        async with self._budget.permit():
+            sent_at = self._clock.monotonic()
+            if due is not None:
+                self._observer.poll_started(self._account.name, max(0.0, sent_at - due))
+            space_id = None if self._account.polls_own_numbers else space.id
+            try:
+                answer = await self._client.query_phone_numbers(space_id, space.isv_code or self._account.isv_code)
+            except QueryError as error:
+                self._ended(sent_at, error)
+                raise
+            self._ended(sent_at, None)
+            return answer
+
+    def _ended(self, sent_at: float, error: QueryError | None) -> None:
+        self._observer.request_ended(self._account.name, self._clock.monotonic() - sent_at, error)
+        if isinstance(error, ThrottledError):
+            wait = _UNASKED_PAUSE_SECONDS if error.wait_seconds is None else error.wait_seconds
+            self._budget.throttled(sent_at=sent_at, wait_seconds=wait)

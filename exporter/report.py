@@ -1,0 +1,101 @@
+"""What the commands print: the plan before polling, and the numbers after a sweep."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from exporter.chatapp.errors import QueryError
+from exporter.config.settings import Settings, format_duration
+from exporter.metrics.catalogue import SpaceView
+from exporter.polling.plan import Plan
+
+Swept = Sequence[tuple[SpaceView, QueryError | None]]
+"""Every space after one poll, with the error where it failed."""
+
+_STYLES = {"RED": "bold red", "YELLOW": "yellow", "GREEN": "green", "BANNED": "bold red", "CONNECTED": "green"}
+
+
+def print_plan(settings: Settings) -> None:
+    """One row an account: what is asked of its budget, and how old values can get."""
+    table = Table("account", "endpoint", "spaces", "queries/s needed", "allowed", "polled every", "configured")
+    for account in settings.accounts:
+        plan = Plan(len(account.polled_spaces), account.poll_interval, account.qps)
+        table.add_row(
+            account.name,
+            account.endpoint,
+            "own numbers" if account.polls_own_numbers else str(plan.spaces),
+            f"{plan.needed_qps:.3g}",
+            f"{plan.qps:g}",
+            format_duration(plan.effective_interval),
+            format_duration(plan.interval),
+        )
+    _console().print(table)
+
+
+def plan_warnings(settings: Settings) -> Iterator[str]:
+    """What the operator will not have meant."""
+    for account in settings.accounts:
+        plan = Plan(len(account.polled_spaces), account.poll_interval, account.qps)
+        effective, configured = format_duration(plan.effective_interval), format_duration(plan.interval)
+        if plan.effective_interval > plan.interval:
+            yield (
+                f"account {account.name}: {plan.spaces} spaces at {plan.qps:g} queries a second are polled every"
+                f" {effective}, not every {configured}; raise qps or poll_interval"
+            )
+        if plan.effective_interval >= settings.max_age:
+            yield (
+                f"account {account.name}: values are polled every {effective} and leave after max_age"
+                f" {format_duration(settings.max_age)}, so series will come and go; raise max_age"
+            )
+
+
+def print_numbers(swept: Swept) -> None:
+    """A table of all numbers, and a line for every space that failed."""
+    table = Table("account", "space", "name", "phone number", "verified name", "rating", "tier", "status")
+    for view, _ in swept:
+        for number in view.phone_numbers:
+            table.add_row(
+                view.account,
+                view.space.id,
+                view.space.name,
+                number.phone_number,
+                number.verified_name,
+                _styled(number.quality_rating),
+                number.messaging_limit_tier,
+                _styled(number.status),
+            )
+    _console().print(table)
+    for view, error in swept:
+        if error:
+            print(f"{view.account}/{view.space.id}: {error.reason}: {error}", file=sys.stderr)
+
+
+def print_json(swept: Swept) -> None:
+    """The same as JSON: a list of spaces, each with its numbers or its error."""
+    document = [
+        {
+            "account": view.account,
+            "space": view.space.id,
+            "error": {"reason": error.reason, "code": error.code, "detail": error.detail} if error else None,
+            "phone_numbers": [
+                {name: getattr(number, name) for name in number.__slots__} for number in view.phone_numbers
+            ],
+        }
+        for view, error in swept
+    ]
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _styled(value: str) -> str:
+    from rich.markup import escape
+
+    style = _STYLES.get(value)
+    return f"[{style}]{escape(value)}[/]" if style else escape(value)
+
+
+def _console() -> Console:
+    # a pipe gets whole lines, whatever the width that a terminal would have
+    return Console() if sys.stdout.isatty() else Console(width=200)

@@ -1,0 +1,186 @@
+"""The simulated API: as strict as the gateway about signature, date, nonce and rate, and as it in its errors.
+
+One Starlette application serves both: on a loopback socket for the demo, and in process, through httpx's ASGI
+transport, for tests.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import re
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from random import Random
+from urllib.parse import parse_qsl
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from exporter.chatapp.signing import Credentials, authorization, canonical_query
+from exporter.chatapp.wire import ACTION, DATE_FORMAT, VERSION
+from exporter.clock import Clock
+from exporter.simulator.fleet import Fleet
+from exporter.simulator.scenario import Scenario, SimulatedAccount
+
+_AUTHORIZATION = re.compile(
+    r"ACS3-HMAC-SHA256 Credential=(?P<id>[^,]+),SignedHeaders=(?P<names>[^,]+),Signature=(?P<signature>[0-9a-f]{64})"
+)
+_DATE_TOLERANCE_SECONDS = 900
+_ERRORS: Mapping[str, tuple[int, str]] = {
+    "Throttling.User": (400, "Request was denied due to user flow control."),
+    "System.LimitControl": (400, "The system is under flow control."),
+    "InvalidAccessKeyId.NotFound": (404, "Specified access key is not found."),
+    "SignatureDoesNotMatch": (400, "Specified signature does not match our calculation."),
+    "IncompleteSignature": (400, "The request signature does not conform to the standards."),
+    "InvalidTimeStamp.Expired": (400, "Specified time stamp or date value is expired."),
+    "SignatureNonceUsed": (400, "Specified signature nonce was used already."),
+    "NoPermission": (403, "You are not authorized to perform this action."),
+    "Ram.PermissionDeny": (400, "You are not authorized to perform the operation."),
+    "Product.Unsubscript": (400, "You have not subscribed to the specified product."),
+    "Unknown.ResourceOwnerId": (400, "The resource does not belong to the current user."),
+    "Authentication.NoAuth": (200, "You do not have the permission."),
+    "InternalError": (500, "The request processing has failed due to some unknown error."),
+    "ServiceUnavailable": (503, "The request has failed due to a temporary failure of the server."),
+}
+"""HTTP status and message by Code; an unlisted Code is answered with 400."""
+
+
+class _Refusal(Exception):
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class SimulatedApi:
+    """What the API knows and remembers. `arrived` is told of every request that named an account."""
+
+    def __init__(
+        self, scenario: Scenario, clock: Clock, arrived: Callable[[str, float], None] = lambda account, at: None
+    ) -> None:
+        self.fleet = Fleet(scenario)
+        self._limit = scenario.limit_qps
+        self._clock = clock
+        self._arrived = arrived
+        self._started = clock.monotonic()
+        self._keys = {account.access_key_id: account for account in scenario.accounts}
+        self._admitted: dict[str, deque[float]] = {name: deque() for name in self.fleet.accounts}
+        self._nonces: dict[str, float] = {}
+        self._request_ids = Random(scenario.seed)
+
+    def answer(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> Response:
+        """The answer to one request; `query` is as it stood on the wire, `headers` find names in any case."""
+        try:
+            if method != "POST":
+                raise _Refusal("UnsupportedHTTPMethod")
+            parameters = dict(parse_qsl(query, keep_blank_values=True))
+            account = self._authenticate(method, parameters, headers, body)
+            self._arrived(account.name, self._clock.monotonic())
+            self._admit(account)
+            return self._numbers(account, parameters.get("CustSpaceId"))
+        except _Refusal as refusal:
+            return self._error(refusal.code)
+
+    def _authenticate(
+        self, method: str, parameters: Mapping[str, str], headers: Mapping[str, str], body: bytes
+    ) -> SimulatedAccount:
+        claimed = _AUTHORIZATION.fullmatch(headers.get("authorization", ""))
+        if not claimed:
+            raise _Refusal("IncompleteSignature")
+        account = self._keys.get(claimed["id"])
+        if not account:
+            raise _Refusal("InvalidAccessKeyId.NotFound")
+        credentials = Credentials(account.access_key_id, account.access_key_secret)
+        signed = _signed_headers(headers, claimed["names"])
+        body_sha256 = hashlib.sha256(body).hexdigest()
+        expected = authorization(method, canonical_query(parameters), signed, body_sha256, credentials)
+        if not hmac.compare_digest(expected, claimed[0]) or headers.get("x-acs-content-sha256") != body_sha256:
+            raise _Refusal("SignatureDoesNotMatch")
+        self._check_freshness(headers)
+        return account
+
+    def _check_freshness(self, headers: Mapping[str, str]) -> None:
+        if headers.get("x-acs-action") != ACTION:
+            raise _Refusal("InvalidAction.NotFound")
+        if headers.get("x-acs-version") != VERSION:
+            raise _Refusal("InvalidVersion")
+        now = self._clock.now()
+        if abs(_unix(headers.get("x-acs-date", "")) - now) > _DATE_TOLERANCE_SECONDS:
+            raise _Refusal("InvalidTimeStamp.Expired")
+        while self._nonces and next(iter(self._nonces.values())) < now - 2 * _DATE_TOLERANCE_SECONDS:
+            del self._nonces[next(iter(self._nonces))]
+        nonce = headers.get("x-acs-signature-nonce", "")
+        if not nonce or nonce in self._nonces:
+            raise _Refusal("SignatureNonceUsed")
+        self._nonces[nonce] = now
+
+    def _admit(self, account: SimulatedAccount) -> None:
+        now, admitted = self._clock.monotonic(), self._admitted[account.name]
+        while admitted and admitted[0] <= now - 1:
+            admitted.popleft()
+        if len(admitted) >= self._limit:
+            raise _Refusal("Throttling.User")
+        admitted.append(now)
+        if code := self.fleet.account_error_at(account.name, now - self._started):
+            raise _Refusal(code)
+
+    def _numbers(self, account: SimulatedAccount, space_id: str | None) -> Response:
+        elapsed = self._clock.monotonic() - self._started
+        space = self.fleet.find(account.name, space_id)
+        if not space:
+            raise _Refusal("Unknown.ResourceOwnerId")
+        if code := space.error_at(elapsed):
+            raise _Refusal(code)
+        request_id = self._request_id()
+        document = {
+            "RequestId": request_id,
+            "Code": "OK",
+            "Message": "SUCCESS",
+            "PhoneNumbers": space.numbers_at(elapsed),
+            "AccessDeniedDetail": "None",
+        }
+        return JSONResponse(document, headers={"x-acs-request-id": request_id})
+
+    def _error(self, code: str) -> Response:
+        status, message = _ERRORS.get(code, (400, code))
+        request_id = self._request_id()
+        document = {"RequestId": request_id, "HostId": "simulator", "Code": code, "Message": message}
+        headers = {"x-acs-request-id": request_id}
+        if code.startswith("Throttling"):
+            headers["x-acs-retry-after"] = "1000"
+        return JSONResponse(document, status_code=status, headers=headers)
+
+    def _request_id(self) -> str:
+        return f"{self._request_ids.getrandbits(128):032X}"
+
+
+def create_simulator(api: SimulatedApi, latency: float = 0.0, seed: int = 1) -> Starlette:
+    """The application; an answer takes half to one and a half times `latency` seconds, half of it on its way in."""
+    random = Random(seed)
+
+    async def query(request: Request) -> Response:
+        delay = latency * random.uniform(0.25, 0.75)
+        await asyncio.sleep(delay)
+        answer = api.answer(request.method, request.url.query, request.headers, await request.body())
+        await asyncio.sleep(delay)
+        return answer
+
+    return Starlette(routes=[Route("/", query, methods=["GET", "POST"])])
+
+
+def _signed_headers(headers: Mapping[str, str], names: str) -> dict[str, str]:
+    """The headers that the signature covers; all of host and x-acs-* must be among them."""
+    listed = names.split(";")
+    required = {"host"} | {name.lower() for name in headers if name.lower().startswith("x-acs-")}
+    if not required.issubset(listed) or any(name not in headers for name in listed):
+        raise _Refusal("IncompleteSignature")
+    return {name: headers[name] for name in listed}
+
+
+def _unix(date: str) -> float:
+    try:
+        return datetime.strptime(date, DATE_FORMAT).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return 0.0

@@ -1,0 +1,110 @@
+"""A made-up fleet, and what a scenario makes of it at a moment. The same seed gives the same fleet."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from exporter.config.loading import ConfigError, Place, Problem
+from exporter.simulator.scenario import Event, Scenario, SimulatedAccount
+
+Number = Mapping[str, Any]
+
+_FIRST_WORDS = "Amber Blue Cedar Delta Ember Fjord Golden Harbor Indigo Kite Lotus Maple Nordic Opal Pearl".split()
+_SECOND_WORDS = "Air Bank Books Coffee Foods Garden Health Hotel Logistics Market Motors Optics Pharma Toys".split()
+_TIERS = ("TIER_250", "TIER_2K", "TIER_10K", "TIER_10K", "TIER_100K", "TIER_UNLIMITED")
+_LISTED_NUMBERS = (1, 1, 1, 2, 2, 3, 5)
+
+
+@dataclass(slots=True)
+class SimulatedSpace:
+    """A customer space: its numbers as the API spells them, and the events that concern it."""
+
+    id: str
+    name: str
+    numbers: tuple[Number, ...]
+    events: list[Event] = field(default_factory=list)
+
+    def numbers_at(self, elapsed: float) -> list[Number]:
+        """The entries of PhoneNumbers so many seconds after the start."""
+        listed: list[Number] = []
+        for position, number in enumerate(self.numbers, start=1):
+            entry: dict[str, Any] | None = dict(number)
+            for event in self.events:
+                if event.number == position and event.holds(elapsed):
+                    entry = None if event.remove else {**(entry or number), **(event.set or {})}
+            if entry is not None:
+                listed.append(entry)
+        return listed
+
+    def error_at(self, elapsed: float) -> str | None:
+        """The error Code that it answers with instead, if any."""
+        return next((e.answer for e in self.events if e.answer and e.holds(elapsed)), None)
+
+
+class Fleet:
+    """Every account of a scenario, by name, and its spaces in order."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        """Raises ConfigError if an event names something that the fleet does not have."""
+        random = Random(scenario.seed)
+        self.accounts: dict[str, SimulatedAccount] = {account.name: account for account in scenario.accounts}
+        self.spaces: dict[str, list[SimulatedSpace]] = {
+            name: [_space(random) for _ in range(account.spaces)] for name, account in self.accounts.items()
+        }
+        self._account_events: dict[str, list[Event]] = {name: [] for name in self.accounts}
+        for index, event in enumerate(scenario.events):
+            self._place(event, ("events", index))
+
+    def _place(self, event: Event, place: Place) -> None:
+        spaces = self.spaces.get(event.account)
+        if spaces is None:
+            raise _no_such("account", event.account, f"one of {', '.join(self.spaces)}", place)
+        if event.space is None:
+            self._account_events[event.account].append(event)
+            return
+        if event.space > len(spaces):
+            raise _no_such("space", event.space, f"1 to {len(spaces)}", place)
+        space = spaces[event.space - 1]
+        if event.number and event.number > len(space.numbers):
+            raise _no_such("number", event.number, f"1 to {len(space.numbers)}", place)
+        space.events.append(event)
+
+    def account_error_at(self, account: str, elapsed: float) -> str | None:
+        """The error Code that the whole account answers with, if any."""
+        return next((e.answer for e in self._account_events[account] if e.answer and e.holds(elapsed)), None)
+
+    def find(self, account: str, space_id: str | None) -> SimulatedSpace | None:
+        """A space of the account by its id; its first one stands for the account's own numbers."""
+        spaces = self.spaces[account]
+        if space_id is None:
+            return spaces[0]
+        return next((space for space in spaces if space.id == space_id), None)
+
+
+def _no_such(key: str, found: object, expected: str, place: Place) -> ConfigError:
+    return ConfigError([Problem("scenario", (*place, key), f"expected {expected}, found {found}")])
+
+
+def _space(random: Random) -> SimulatedSpace:
+    name = f"{random.choice(_FIRST_WORDS)} {random.choice(_SECOND_WORDS)}"
+    numbers = tuple(_number(random, name) for _ in range(random.choice(_LISTED_NUMBERS)))
+    return SimulatedSpace(f"cams-{random.randrange(16**10):010x}", name, numbers)
+
+
+def _number(random: Random, name: str) -> Number:
+    return {
+        "PhoneNumber": f"1555{random.randrange(10**7):07d}",
+        "VerifiedName": name,
+        "QualityRating": "GREEN",
+        "Status": "CONNECTED",
+        "MessagingLimitTier": random.choice(_TIERS),
+        "CodeVerificationStatus": "VERIFIED",
+        "NameStatus": "Approval",
+        "NewNameStatus": random.choice(("", "Pending_Review")),
+        "IsOfficial": random.choice("NNNY"),
+        "UpCallbackUrl": random.choice(("", "https://customer.example/inbound")),
+        "UpQueue": random.choice(("", "Alicom-Queue-0000-ChatAppInbound")),
+        "StatusCallbackUrl": "https://customer.example/status",
+        "StatusQueue": "",
+    }

@@ -1,0 +1,85 @@
+"""A scenario: which fleet the simulated API shows, and what happens to it when. The shape of the YAML file.
+
+Times count from the simulator's start. An event lasts `for` its duration, or from then on.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from exporter.config.loading import load_document
+from exporter.config.settings import Duration, parse_duration
+
+DEMO = Path(__file__).parent / "demo.yml"
+
+
+def _moment(text: object) -> float:
+    return 0.0 if text in ("0", "0s") else parse_duration(text)
+
+
+Moment = Annotated[float, BeforeValidator(_moment)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class SimulatedAccount(_Strict):
+    """An account of the fleet; `qps` and `poll_interval` are how the demo's exporter polls it."""
+
+    name: str
+    access_key_id: str
+    access_key_secret: str = Field(repr=False)
+    spaces: int = Field(gt=0, le=20_000)
+    qps: float = Field(10, gt=0, le=10)
+    poll_interval: Duration = 5.0
+
+
+class Event(_Strict):
+    """Something that happens to an account, to one of its spaces (1 is the first), or to a number in that space.
+
+    Exactly one of: `set` fields of a number, `remove` the number, or `answer` with an error Code.
+    """
+
+    at: Moment
+    lasts: Duration | None = Field(None, alias="for")
+    account: str
+    space: int | None = Field(None, ge=1)
+    number: int | None = Field(None, ge=1)
+    set: dict[str, str] | None = None
+    remove: bool = False
+    answer: str | None = None
+
+    @model_validator(mode="after")
+    def _one_effect(self) -> "Event":
+        effects = (self.set is not None) + self.remove + (self.answer is not None)
+        of_number = self.set is not None or self.remove
+        if effects != 1 or of_number != (self.number is not None) or (self.number and not self.space):
+            raise ValueError("one of answer (of an account or space), set or remove (of a space's number)")
+        return self
+
+    def holds(self, elapsed: float) -> bool:
+        """Whether it is in force so many seconds after the start."""
+        return self.at <= elapsed and (self.lasts is None or elapsed < self.at + self.lasts)
+
+
+class Scenario(_Strict):
+    """A fleet and its events. The same seed gives the same fleet."""
+
+    seed: int = 1
+    limit_qps: float = Field(10, gt=0, description="queries a second that the simulated API allows to an account")
+    latency: Moment = Field(
+        0.05, description="an answer takes half to one and a half times as long", validate_default=False
+    )
+    accounts: Annotated[list[SimulatedAccount], Field(min_length=1)]
+    events: list[Event] = []
+
+
+def load_scenario(path: Path | None) -> Scenario:
+    """The scenario in a file; the demo's own where `path` is None.
+
+    Raises:
+        ConfigError: anything is wrong with it.
+    """
+    return load_document(path or DEMO, Scenario)

@@ -1,0 +1,88 @@
+"""What is known of every space: the values of its last success, and how its polls went. One writer: `record`."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from exporter.chatapp.errors import Reason
+from exporter.chatapp.model import WATCHED_FIELDS, PhoneNumber
+from exporter.polling.poller import Outcome
+
+Key = tuple[str, str]
+"""Account and space."""
+Changes = Mapping[tuple[str, str], float]
+"""When (phone number, field) was seen to change last, in Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceState:
+    """A space as we know it. `phone_numbers` are those of the last success, however long ago that was."""
+
+    up: bool = False
+    last_success: float | None = None
+    phone_numbers: tuple[PhoneNumber, ...] = ()
+    changes: Changes = field(default_factory=dict)
+    polls: int = 0
+    failures: Mapping[Reason, int] = field(default_factory=dict)
+
+    def after(self, outcome: Outcome) -> "SpaceState":
+        """What is known once a poll has ended: a failure changes no number."""
+        if outcome.error:
+            reason = outcome.error.reason
+            failures = {**self.failures, reason: self.failures.get(reason, 0) + 1}
+            return replace(self, up=False, polls=self.polls + 1, failures=failures)
+        numbers = outcome.answer.phone_numbers if outcome.answer else ()
+        return replace(
+            self,
+            up=True,
+            last_success=outcome.at,
+            phone_numbers=numbers,
+            changes=_changes(self, numbers, outcome.at),
+            polls=self.polls + 1,
+        )
+
+    def fresh_until(self, max_age: float) -> float:
+        """When its values become too old to show, in Unix seconds."""
+        return self.last_success + max_age if self.last_success is not None else 0.0
+
+
+def _changes(before: SpaceState, numbers: Iterable[PhoneNumber], at: float) -> Changes:
+    """The dated changes of the numbers that are listed now; a number that was not known before has not changed."""
+    known = {number.phone_number: number for number in before.phone_numbers}
+    changes: dict[tuple[str, str], float] = {}
+    for number in numbers:
+        old = known.get(number.phone_number, number)
+        for name in WATCHED_FIELDS:
+            key = (number.phone_number, name)
+            if getattr(old, name) != getattr(number, name):
+                changes[key] = at
+            elif key in before.changes:
+                changes[key] = before.changes[key]
+    return changes
+
+
+class Store:
+    """Every configured space's state. `on_change` is told of each new one."""
+
+    def __init__(self, states: Mapping[Key, SpaceState], on_change: Callable[[Key, SpaceState], None]) -> None:
+        self._states = dict(states)
+        self._on_change = on_change
+        for key, state in self._states.items():
+            on_change(key, state)
+
+    def record(self, outcome: Outcome) -> SpaceState:
+        """Take in what a poll gave; returns what is known now."""
+        key = (outcome.account, outcome.space)
+        self._states[key] = state = self._states[key].after(outcome)
+        self._on_change(key, state)
+        return state
+
+    def __getitem__(self, key: Key) -> SpaceState:
+        return self._states[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._states)
+
+    @property
+    def unpolled(self) -> int:
+        """How many spaces have not been polled, nor were known from before."""
+        return sum(1 for state in self._states.values() if not state.polls and state.last_success is None)

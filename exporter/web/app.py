@@ -1,0 +1,91 @@
+"""The HTTP side: what is answered under which path. Knows no polling; asks its `Source`."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+import jinja2
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from exporter import __version__
+from exporter.metrics.catalogue import AccountView
+
+_TEMPLATES = Path(__file__).parent / "templates"
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+class Source(Protocol):
+    """What the pages are made from."""
+
+    def exposition(self, *, openmetrics: bool, names: Collection[str]) -> bytes:
+        """All families, or those of these names, in one of the two formats."""
+
+    def accounts(self) -> Collection[AccountView]:
+        """The accounts as they are now."""
+
+    def missing(self) -> int:
+        """How many spaces have no value yet since the start."""
+
+    def redacted_config(self) -> str:
+        """The configuration in YAML, its secrets left out."""
+
+
+def create_app(source: Source) -> Starlette:
+    """The application that answers from `source`."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
+    index = environment.get_template("index.html")
+
+    async def metrics(request: Request) -> Response:
+        openmetrics = prefers_openmetrics(request.headers.get("accept", ""))
+        body = source.exposition(openmetrics=openmetrics, names=request.query_params.getlist("name[]"))
+        return Response(body, headers={"content-type": OPENMETRICS if openmetrics else TEXT})
+
+    async def home(_: Request) -> Response:
+        return HTMLResponse(index.render(version=__version__, accounts=source.accounts(), missing=source.missing()))
+
+    async def healthy(_: Request) -> Response:
+        return PlainTextResponse("healthy\n")
+
+    async def ready(_: Request) -> Response:
+        missing = source.missing()
+        text = f"not ready: {missing} spaces not polled yet\n" if missing else "ready\n"
+        return PlainTextResponse(text, status_code=503 if missing else 200)
+
+    async def config(_: Request) -> Response:
+        return PlainTextResponse(source.redacted_config())
+
+    routes = [
+        Route("/", home),
+        Route("/metrics", metrics),
+        Route("/-/healthy", healthy),
+        Route("/-/ready", ready),
+        Route("/-/config", config),
+    ]
+    return Starlette(routes=routes, middleware=[Middleware(GZipMiddleware, compresslevel=1)])
+
+
+def prefers_openmetrics(accept: str) -> bool:
+    """Whether an Accept header ranks OpenMetrics 1.0 first; in all other cases text 0.0.4 is the answer."""
+    ranked = sorted(map(_quality, accept.split(",")), key=lambda entry: -entry[0])
+    for quality, media_type, version in ranked:
+        if quality > 0 and media_type == "application/openmetrics-text" and version in ("", "0.0.1", "1.0.0"):
+            return True
+        if quality > 0 and media_type in ("text/plain", "text/*", "*/*") and version in ("", "0.0.4"):
+            return False
+    return False
+
+
+def _quality(entry: str) -> tuple[float, str, str]:
+    media_type, *rest = (part.strip() for part in entry.split(";"))
+    parameters = dict(part.split("=", 1) for part in rest if "=" in part)
+    try:
+        quality = float(parameters.get("q", "1"))
+    except ValueError:
+        quality = 0.0
+    return quality, media_type.lower(), parameters.get("version", "").strip('"')
