@@ -96,8 +96,9 @@ class Exporter:
 
     async def stop(self) -> None:
         """Let polls under way end, within a few seconds, and close what is open."""
-        await self._schedule.stop()
+        self._schedule.pause()
         await asyncio.gather(*(polling.stop() for polling in self._polling))
+        await self._schedule.stop()
         await asyncio.gather(*(client.aclose() for client in self._http.values()))
         if self._history:
             self._history.close()

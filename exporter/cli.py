@@ -47,7 +47,7 @@ class _ServeByDefault(click.Group):
     """`chatapp-exporter --config.file x` serves, as exporters do."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] not in ("--help", "--version")):
+        if not args or (args[0].startswith("-") and args[0] not in ("--help", "--version")):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
 
@@ -151,13 +151,16 @@ def _load(config_file: Path | None) -> "Settings":
 
 
 def _load_scenario(path: Path | None) -> Any:
-    from exporter.config.loading import ConfigError
+    from exporter.config.loading import ConfigError, located
     from exporter.simulator.fleet import Fleet
-    from exporter.simulator.scenario import load_scenario
+    from exporter.simulator.scenario import DEMO, load_scenario
 
     try:
         scenario = load_scenario(path)
-        Fleet(scenario)
+        try:
+            Fleet(scenario)
+        except ConfigError as error:
+            raise located(path or DEMO, error) from error
     except ConfigError as error:
         _refuse(str(error), len(error.problems))
         sys.exit(2)

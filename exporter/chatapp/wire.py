@@ -203,11 +203,11 @@ def _read_numbers(document: dict[str, Any] | None) -> Answer:
         raise MalformedError("malformed", f"PhoneNumbers: expected a list, found {type(entries).__name__}")
     numbers = [_read_number(entry) if isinstance(entry, dict) else PhoneNumber("") for entry in entries]
     # by number, for a number listed twice would be two series alike and cost the whole scrape
-    named = {number.phone_number: number for number in reversed(numbers) if number.phone_number}
+    named = {number.phone_number: number for number in numbers if number.phone_number}
     unnamed = sum(1 for number in numbers if not number.phone_number)
     if entries and not named:
         raise MalformedError("malformed", f"{len(entries)} entries in PhoneNumbers, and none has a PhoneNumber")
-    return Answer(tuple(reversed(named.values())), unnamed)
+    return Answer(tuple(named.values()), unnamed)
 
 
 def _read_number(entry: dict[str, Any]) -> PhoneNumber:

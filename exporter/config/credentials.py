@@ -1,6 +1,7 @@
 """Where an account's access key comes from: the file, files that it names, or the environment."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import structlog
@@ -9,6 +10,9 @@ from exporter.chatapp.signing import Credentials
 from exporter.config.settings import Account
 
 _log = structlog.get_logger()
+
+_LIKE_A_SECRET = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+=_-]{20,}")
+"""What a person may have put where a file's name belongs."""
 
 
 class CredentialProblem(ValueError):
@@ -27,6 +31,7 @@ class SecretFile:
         self._path = path
         self._seen: tuple[int, int, int] | None = None
         self._text = ""
+        self._failing = False
 
     def __call__(self) -> str:
         """Raises CredentialProblem if it could never be read."""
@@ -35,19 +40,34 @@ class SecretFile:
             version = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
             if version != self._seen:
                 self._text, self._seen = self._read(), version
+            self._failing = False
         except (OSError, ValueError) as error:
-            problem = error.strerror if isinstance(error, OSError) else str(error)
-            if self._seen is None:
-                raise CredentialProblem(
-                    self._key, f"expected a readable file, found {self._path}: {problem}"
-                ) from error
-            _log.warning("secret file unreadable, the last value stays", file=str(self._path), problem=problem)
+            self._keep_the_last(_why(error))
         return self._text
 
     def _read(self) -> str:
         text = self._path.read_text(encoding="utf-8").strip()
         _require_plain(text)
         return text
+
+    def _keep_the_last(self, problem: str) -> None:
+        if self._seen is None:
+            raise CredentialProblem(self._key, f"expected a readable secret in {self._shown()}, found {problem}")
+        # one line when it starts failing, not one for every request
+        if not self._failing:
+            _log.warning("secret file unreadable, the last value stays", file=str(self._path), problem=problem)
+        self._failing = True
+
+    def _shown(self) -> str:
+        if any(map(_LIKE_A_SECRET.fullmatch, self._path.parts)):
+            return "a file (its name is not shown, for it may be the secret itself)"
+        return str(self._path)
+
+
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "bytes that are no UTF-8"
+    return error.strerror or "no way to it" if isinstance(error, OSError) else str(error)
 
 
 class CredentialReader:
@@ -69,31 +89,52 @@ class CredentialReader:
     def __call__(self) -> Credentials:
         return Credentials(self._id(), self._secret(), self._token())
 
+    def problems(self) -> Iterator[CredentialProblem]:
+        """What is wrong with each part of the key, where a call would stop at the first."""
+        for source in (self._id, self._secret, self._token):
+            try:
+                source()
+            except CredentialProblem as problem:
+                yield problem
+
     def _source(self, key: str, literal: str | None, path: str | None, *, required: bool = True) -> Callable[[], str]:
         if literal is not None and path is not None:
-            raise CredentialProblem(key, f"expected either {key} or {key}_file, found both")
+            return _failing(key, f"expected either {key} or {key}_file, found both")
         if path is not None:
             return SecretFile(f"{key}_file", Path(path))
         if literal is not None:
             return lambda: _checked(key, literal)
-        variable = f"ALIBABA_CLOUD_{key.upper()}"
-        text = self._environ.get(variable, "").strip()
-        if not text and required:
-            raise CredentialProblem(
-                key, f"expected this key, {key}_file or the variable {variable}, found none of them"
-            )
-        return lambda: _checked(key, text)
+        name = variable(key)
+        text = self._environ.get(name, "").strip()
+        if not text:
+            missing = f"expected this key, {key}_file or the variable {name}, found none of them"
+            return _failing(key, missing) if required else lambda: ""
+        return lambda: _checked(key, text, of=f" in the variable {name}")
 
 
-def _checked(key: str, text: str) -> str:
+def variable(key: str) -> str:
+    """The environment variable that stands in for a key of an account."""
+    return f"ALIBABA_CLOUD_{key.upper()}"
+
+
+def _failing(key: str, problem: str) -> Callable[[], str]:
+    def fail() -> str:
+        raise CredentialProblem(key, problem)
+
+    return fail
+
+
+def _checked(key: str, text: str, of: str = "") -> str:
     try:
         _require_plain(text)
     except ValueError as error:
-        raise CredentialProblem(key, str(error)) from error
+        raise CredentialProblem(key, f"expected a usable value{of}, found {error}") from error
     return text
 
 
 def _require_plain(text: str) -> None:
     """Credentials travel in headers, where anything else would be a failure that nobody can read."""
+    if not text:
+        raise ValueError("nothing")
     if not text.isascii() or not text.isprintable():
-        raise ValueError("expected printable ASCII, found other characters")
+        raise ValueError("characters other than printable ASCII")

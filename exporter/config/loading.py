@@ -1,28 +1,46 @@
 """Reading the configuration: files and environment in, `Settings` out, or every problem at once.
 
-All scalars are read as text, as they are written, and the schema decides their type: an id of digits stays an id, and
-`no` stays `no`.
+All scalars but null are read as text, as they are written, and the schema decides their type: an id of digits stays an
+id, and `no` stays `no`.
 """
 
 import difflib
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from glob import glob
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
-from exporter.config.credentials import CredentialProblem, CredentialReader
-from exporter.config.settings import Account, Settings, Space
+from exporter.config.credentials import CredentialReader, variable
+from exporter.config.settings import A_DURATION, Account, Settings, Space
 
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 _FILE_KEYS = ("access_key_id_file", "access_key_secret_file", "security_token_file")
 _SECRET_KEYS = frozenset({"access_key_secret", "access_key_id", "security_token"})
 _LONGEST_FOUND = 60
+_LIKE_A_KEY = re.compile(r"[A-Za-z_.-]{1,40}[0-9]{0,2}")
+_SURROGATES = re.compile(r"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_EXPECTED = {
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+    "less_than_equal": "a number of at most {le:g}",
+    "string_type": "text",
+    "list_type": "a list with at least one entry",
+    "too_short": "a list with at least one entry",
+    "model_type": "a mapping of keys to values",
+    "dict_type": "a mapping of keys to values",
+}
+_EXPECTED_OF = {float: "a number", int: "a whole number", bool: "true or false"}
+_GROUPS = ("list_type", "model_type", "dict_type")
+"""Errors of what should have held keys, and so may hold a secret where a `- ` or a space after a colon is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +85,21 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
         except ConfigError as error:
             problems += error.problems
     if problems or settings is None:
-        raise ConfigError(problems)
+        raise ConfigError(
+            sorted(problems, key=lambda problem: (problem.file != str(path), problem.file, problem.line or 0))
+        )
     return _at(settings, path.parent).with_accounts(loaded)
 
 
 def _load_environment(environ: Mapping[str, str]) -> Settings:
     account = Account(name="default")
-    problems = _credential_problems(account, (), _Source(None), environ)
+    problems = [
+        Problem(
+            "environment", (name,), str(problem) if environ.get(name, "").strip() else "expected text, found nothing"
+        )
+        for problem in CredentialReader(account, environ).problems()
+        for name in [variable(problem.key)]
+    ]
     if problems:
         raise ConfigError(problems)
     return Settings(accounts=[account])
@@ -86,43 +112,56 @@ def read_yaml(path: Path) -> Any:
         ConfigError: it cannot be read, is no YAML, or says one key twice.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _TextLoader)  # noqa: S506  # safer than safe_load: it makes text only
+        return yaml.load(_text(path), _TextLoader)  # noqa: S506  # safer than safe_load: it makes text only
     except OSError as error:
         raise ConfigError([Problem(str(path), (), f"expected a readable file, found: {error.strerror}")]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([Problem(str(path), (), "expected UTF-8 text, found other bytes")]) from error
     except yaml.YAMLError as error:
         raise ConfigError([_yaml_problem(path, error)]) from error
+    except RecursionError as error:
+        raise ConfigError([Problem(str(path), (), "expected a few levels, found hundreds")]) from error
+
+
+def _text(path: Path) -> str:
+    # JSON may spell one character as two escapes, which YAML does not know
+    return _SURROGATES.sub(lambda pair: json.loads(f'"{pair[0]}"'), path.read_text(encoding="utf-8"))
 
 
 class _TextLoader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]  # the C one where it is built
-    """Every scalar is text, and a key that stands twice is an error: the first one would be lost in silence."""
+    """Every scalar but null is text, and a key that stands twice is an error: the first would be lost in silence."""
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        # a file written by a program says `null` for what is left out; `""` and `"null"` are text
+        return None if node.value == "null" and not node.style else super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
         seen = set()
         for key, _ in node.value:
             if key.value.__hash__ and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value} stands twice", problem_mark=key.start_mark
-                )
+                problem = f"every key once, found {_shown(key.value)} twice"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep=deep)
 
 
 def _yaml_problem(path: Path, error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None)
-    text = getattr(error, "problem", None) or "not YAML"
-    return Problem(str(path), (), f"expected YAML, found: {text}", mark.line + 1 if mark else None)
+    text = getattr(error, "problem", None) or getattr(error, "reason", None) or "it is none"
+    # what YAML's author quotes, such as an unknown alias, may be a secret that starts with an asterisk
+    text = re.sub(r" '\w[^']+'", "", text.removeprefix("but "))
+    expected = text if text.startswith("every key once") else f"YAML, but {text}"
+    return Problem(str(path), (), f"expected {expected}", mark.line + 1 if mark else None)
 
 
 class _Source:
     """A file that was read, to say on which line something stands; looked at only when something is wrong."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
 
     def problem(self, place: Place, text: str) -> Problem:
-        return Problem(str(self._path or "environment"), place, text, self.line(place))
+        return Problem(str(self._path), place, text, self.line(place))
 
     def line(self, place: Place) -> int | None:
         node, line = self._root, None
@@ -132,8 +171,7 @@ class _Source:
 
     @cached_property
     def _root(self) -> yaml.Node | None:
-        text = self._path.read_text(encoding="utf-8") if self._path else ""
-        return yaml.compose(text, _TextLoader)
+        return yaml.compose(_text(self._path), _TextLoader)
 
 
 def _child(node: yaml.Node | None, step: str | int, line: int | None) -> tuple[yaml.Node | None, int | None]:
@@ -166,18 +204,9 @@ def _repeated_names(accounts: list[tuple[Place, Account]]) -> Iterator[tuple[Pla
 def _load_account(account: Account, place: Place, source: _Source, folder: Path, environ: Mapping[str, str]) -> Account:
     found = {name: getattr(account, name) for name in _FILE_KEYS}
     account = account.model_copy(update={name: str(folder / file) for name, file in found.items() if file})
-    problems = _credential_problems(account, place, source, environ)
-    listed = [_Listed(source, (*place, "spaces", i), space) for i, space in enumerate(account.spaces or ())]
-    for index, pattern in enumerate(account.space_files or ()):
-        files = sorted(glob(str(folder / pattern), recursive=True))
-        if not files:
-            text = f"expected files, found none for {pattern}"
-            problems.append(source.problem((*place, "space_files", index), text))
-        for file in files:
-            try:
-                listed += _load_spaces(Path(file))
-            except ConfigError as error:
-                problems += error.problems
+    listed, problems = _listed(account, place, source, folder)
+    reader = CredentialReader(account, environ)
+    problems += [source.problem((*place, problem.key), str(problem)) for problem in reader.problems()]
     problems += _repeated_spaces(listed)
     if problems:
         raise ConfigError(problems)
@@ -186,12 +215,21 @@ def _load_account(account: Account, place: Place, source: _Source, folder: Path,
     return account.model_copy(update={"spaces": [entry.space for entry in listed]})
 
 
-def _credential_problems(account: Account, place: Place, source: _Source, environ: Mapping[str, str]) -> list[Problem]:
-    try:
-        CredentialReader(account, environ)()
-    except CredentialProblem as problem:
-        return [source.problem((*place, problem.key), str(problem))]
-    return []
+def _listed(account: Account, place: Place, source: _Source, folder: Path) -> tuple[list["_Listed"], list[Problem]]:
+    """The account's spaces, those of its space files included."""
+    listed = [_Listed(source, (*place, "spaces", i), space) for i, space in enumerate(account.spaces or ())]
+    problems = []
+    for index, pattern in enumerate(account.space_files or ()):
+        files = sorted(glob(pattern, root_dir=folder, recursive=True))
+        if not files:
+            text = f"expected at least one file, found none for {pattern!r}"
+            problems.append(source.problem((*place, "space_files", index), text))
+        for file in files:
+            try:
+                listed += _load_spaces(folder / file)
+            except ConfigError as error:
+                problems += error.problems
+    return listed, problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +279,12 @@ def load_document(path: Path, model: type[Model]) -> Model:
     return cast(Model, loaded)
 
 
+def located(path: Path, error: ConfigError) -> ConfigError:
+    """An error about a document's meaning, with the file and the lines that its places have there."""
+    source = _Source(path)
+    return ConfigError(source.problem(problem.place, problem.text) for problem in error.problems)
+
+
 def _validate(
     model: type[BaseModel], document: Any, source: _Source, *, many: bool = False
 ) -> tuple[Any, list[Problem]]:
@@ -252,43 +296,84 @@ def _validate(
 
 
 def _problem(details: Any, model: type[BaseModel], source: _Source) -> Problem:
-    place: Place = tuple(step for step in details["loc"] if step != "[key]")
+    place: Place = details["loc"]
     if details["type"] == "extra_forbidden":
-        return source.problem(place, f"unknown key{_suggestion(model, place)}")
-    found = "nothing" if details["type"] == "missing" else _found(place, details["input"])
-    return source.problem(place, f"expected {_expected(details)}, found {found}")
+        return _unknown_key(model, place, source)
+    if place[-1:] == ("[key]",):  # pydantic's mark for an error of the key itself
+        place = place[:-1]
+    if details["type"] == "missing":
+        return source.problem(place, f"expected {_expected_of(_annotation(model, place))}, found nothing")
+    found = _found(place, details["input"], group=details["type"] in _GROUPS)
+    return source.problem(place, f"expected {_expected(details, model, place)}, found {found}")
 
 
-def _expected(details: Any) -> str:
-    match details["type"], details.get("ctx", {}):
-        case "value_error", {"error": error}:
-            return str(error)
-        case (("float_parsing" | "float_type"), _):
-            return "a number"
-        case "greater_than", {"gt": bound}:
-            return f"a number above {bound:g}"
-        case "less_than_equal", {"le": bound}:
-            return f"a number of at most {bound:g}"
-        case (("list_type" | "too_short"), _):
-            return "a list with at least one entry"
-        case (("model_type" | "dict_type"), _):
-            return "a mapping of keys to values"
-        case (("missing" | "string_type"), _):
-            return "text"
-    return str(details["msg"])
+def _expected(details: Any, model: type[BaseModel], place: Place) -> str:
+    """What belongs there, from pydantic's error or, where that says no more than the type, from the schema."""
+    context = details.get("ctx", {})
+    if details["type"] == "value_error":
+        return str(context["error"])
+    if details["type"] in _EXPECTED:
+        return _EXPECTED[details["type"]].format(**context)
+    return _expected_of(_annotation(model, place))
 
 
-def _found(place: Place, value: object) -> str:
+def _expected_of(annotation: Any) -> str:
+    arguments = get_args(annotation)
+    if any(isinstance(argument, BeforeValidator) for argument in arguments):
+        return A_DURATION  # the only type of ours that reads text in its own way
+    plain = _plain(annotation)
+    if get_origin(plain) is list:
+        return _EXPECTED["list_type"]
+    if get_origin(plain) is dict or (isinstance(plain, type) and issubclass(plain, BaseModel)):
+        return _EXPECTED["dict_type"]
+    return _EXPECTED_OF.get(plain, "text")
+
+
+def _annotation(model: type[BaseModel], place: Place) -> Any:
+    """The type that the schema gives to a place; of a list's or mapping's entry, that of the entry."""
+    annotation: Any = list[model] if place and isinstance(place[0], int) else model  # type: ignore[valid-type]
+    for step in place:
+        plain = _plain(annotation)
+        if get_args(plain):
+            annotation = get_args(plain)[-1]
+        else:
+            fields = {field.alias or name: field for name, field in plain.model_fields.items()}
+            annotation = fields[str(step)].rebuild_annotation()
+    return annotation
+
+
+def _plain(annotation: Any) -> Any:
+    """The type under Annotated and beside None."""
+    while get_origin(annotation) in (Annotated, Union, UnionType):
+        annotation = get_args(annotation)[0]
+    return annotation
+
+
+def _found(place: Place, value: object, *, group: bool) -> str:
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
         return "a list" if value else "an empty list"
     if value is None or value == "":
         return "nothing"
-    if place and place[-1] in _SECRET_KEYS:
-        return "something else (not shown, for it may be secret)"
+    if group:
+        return "text"
     text = str(value)
+    if place[-1] in _SECRET_KEYS or "@" in text:
+        return "something else (not shown, for it may be secret)"
     return repr(text if len(text) <= _LONGEST_FOUND else text[:_LONGEST_FOUND] + "…")
+
+
+def _unknown_key(model: type[BaseModel], place: Place, source: _Source) -> Problem:
+    if not _LIKE_A_KEY.fullmatch(str(place[-1])):
+        problem = source.problem(place, "")
+        return Problem(problem.file, place[:-1], "unknown key (not shown, for it may hold a secret)", problem.line)
+    return source.problem(place, f"unknown key{_suggestion(model, place)}")
+
+
+def _shown(key: object) -> str:
+    """A key by its name, unless a colon without a space after it made a secret a part of the key."""
+    return str(key) if _LIKE_A_KEY.fullmatch(str(key)) else "one (not shown, for it may hold a secret)"
 
 
 def _suggestion(model: type[BaseModel], place: Place) -> str:

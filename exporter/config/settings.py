@@ -28,21 +28,25 @@ SHORTEST_INTERVAL_SECONDS = 30.0
 OWN_NUMBERS = "own"
 """The label `space` where an account's own numbers are polled."""
 
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?")
+_DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?(?:([0-9]+)ms)?")
+_LONGEST_DURATION_SECONDS = 3650 * 86_400.0
+_LONGEST_DURATION_TEXT = 40
+A_DURATION = "a duration such as 30s, 5m or 1h30m"
 _DURATION_UNITS = (86_400.0, 3_600.0, 60.0, 1.0, 0.001)
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_ORIGIN = re.compile(r"https?://([a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*|\[(?P<six>[0-9a-fA-F:.]+)\])(:[0-9]{1,5})?")
 
 
 def parse_duration(text: object) -> float:
     """Seconds of a duration as Prometheus writes it: 30s, 5m, 1h30m, 1d, 500ms.
 
     Raises:
-        ValueError: it is none, or it is zero.
+        ValueError: it is none, it is zero, or it is longer than ten years.
     """
-    found = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    found = _DURATION.fullmatch(text) if isinstance(text, str) and len(text) <= _LONGEST_DURATION_TEXT else None
     seconds = sum(int(n) * unit for n, unit in zip(found.groups("0"), _DURATION_UNITS, strict=True)) if found else 0.0
-    if seconds <= 0:
-        raise ValueError("a duration such as 30s, 5m or 1h30m")
+    if not 0 < seconds <= _LONGEST_DURATION_SECONDS:
+        raise ValueError(A_DURATION)
     return seconds
 
 
@@ -57,25 +61,37 @@ def format_duration(seconds: float) -> str:
 
 def is_loopback(endpoint: str) -> bool:
     """Whether the endpoint is on this machine, where the API's limits don't apply."""
-    host = urlsplit(endpoint).hostname or ""
     try:
+        host = urlsplit(endpoint).hostname or ""
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
 
 
 def _endpoint(text: str) -> str:
-    parts = urlsplit(text)
-    secure = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(text))
-    if not secure or not parts.hostname or parts.username or parts.path not in ("", "/") or parts.query:
+    text = text.strip().removesuffix("/")
+    if not _is_origin(text) or not (text.startswith("https://") or is_loopback(text)):
         raise ValueError("an address such as https://cams.ap-southeast-1.aliyuncs.com (http:// for loopback only)")
-    return text.rstrip("/")
+    return text
+
+
+def _is_origin(text: str) -> bool:
+    """Whether it is a scheme, a host and perhaps a port, and nothing more."""
+    found = _ORIGIN.fullmatch(text)
+    try:
+        return found is not None and urlsplit(text).port != 0 and bool(ip_address(found["six"] or "::1"))
+    except ValueError:
+        return False
 
 
 def _filled(text: str) -> str:
-    if not text.strip():
+    if not text.strip() or "\0" in text:
         raise ValueError("text")
     return text.strip()
+
+
+def _filled_secret(secret: SecretStr) -> SecretStr:
+    return SecretStr(_filled(secret.get_secret_value()))
 
 
 def _label_name(name: str) -> str:
@@ -85,7 +101,9 @@ def _label_name(name: str) -> str:
 
 
 Duration = Annotated[
-    float, BeforeValidator(parse_duration), WithJsonSchema({"type": "string", "pattern": r"^(\d+(d|h|m|s|ms))+$"})
+    float,
+    BeforeValidator(parse_duration),
+    WithJsonSchema({"type": "string", "pattern": r"^(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?$"}),
 ]
 Text = Annotated[str, AfterValidator(_filled)]
 AnyScalar = Annotated[Text, WithJsonSchema({"type": ["string", "integer"]})]
@@ -112,9 +130,11 @@ class Account(_Strict):
     endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(
         "https://cams.ap-southeast-1.aliyuncs.com", description="http:// for loopback only"
     )
-    access_key_id: Text | None = Field(None, description="or access_key_id_file; else ALIBABA_CLOUD_ACCESS_KEY_ID")
+    access_key_id: Text | None = Field(
+        None, repr=False, description="or access_key_id_file; else ALIBABA_CLOUD_ACCESS_KEY_ID"
+    )
     access_key_id_file: Text | None = Field(None, description="read again when it changes")
-    access_key_secret: SecretStr | None = Field(
+    access_key_secret: Annotated[SecretStr, AfterValidator(_filled_secret)] | None = Field(
         None, description="or access_key_secret_file; else ALIBABA_CLOUD_ACCESS_KEY_SECRET"
     )
     access_key_secret_file: Text | None = Field(None, description="read again when it changes")
@@ -125,7 +145,9 @@ class Account(_Strict):
     qps: float = Field(
         API_LIMIT_QPS / 2, gt=0, le=API_LIMIT_QPS, description="queries a second that the exporter allows itself"
     )
-    poll_interval: Duration = Field(300.0, description="at least 30s, except against a loopback endpoint")
+    poll_interval: Duration = Field(
+        300.0, json_schema_extra={"default": "5m"}, description="at least 30s, except against a loopback endpoint"
+    )
     spaces: list[Space] | None = Field(None, description="leave out to poll the account's own numbers")
     space_files: list[Text] | None = Field(None, description="files or globs with the same list, in YAML or JSON")
 
@@ -139,7 +161,7 @@ class Account(_Strict):
     @field_validator("spaces", "space_files")
     @classmethod
     def _not_empty(cls, items: list[object] | None) -> list[object] | None:
-        if items == []:
+        if not items:
             raise ValueError("at least one; leave the key out to poll the account's own numbers")
         return items
 
@@ -161,7 +183,9 @@ class Settings(_Strict):
     messaging_limits: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="people per 24 hours for tiers that this version has no number for"
     )
-    max_age: Duration = Field(3600.0, description="how old values may get before their series leave")
+    max_age: Duration = Field(
+        3600.0, json_schema_extra={"default": "1h"}, description="how old values may get before their series leave"
+    )
     state_file: Text | None = Field(None, description="SQLite; leave out to keep nothing over a restart")
 
     @field_validator("messaging_limits")

@@ -24,6 +24,9 @@ from exporter.polling.schedule import Schedule
 _STOP_SECONDS = 6.0
 """How long polls under way may take to end at a stop."""
 
+_PROBE_SHARE = 0.99
+"""The share of an interval between two probes of a refused account: a slot rounded down is still that slot."""
+
 _log = structlog.get_logger()
 
 
@@ -80,7 +83,7 @@ class AccountPolling:
         start = self._clock.monotonic()
         for index, space in enumerate(self.account.polled_spaces):
             slot = start + self.plan.slot(index)
-            turn = _Turn(space, slot, due=slot if space.id in self._known else start)
+            turn = _Turn(space, slot, due=slot if space.id in self._known else start + self.plan.first_due(index))
             self._turns.append(turn)
             on_due = partial(self._enqueue, turn)
             self._schedule.add(self._key(turn), due=turn.due, interval=self.plan.interval, on_due=on_due)
@@ -131,7 +134,7 @@ class AccountPolling:
 
     async def _take(self, turn: _Turn) -> None:
         now = self._clock.monotonic()
-        if self.up or now >= self._last_probe + self.plan.interval:
+        if self.up or now - self._last_probe >= _PROBE_SHARE * self.plan.interval:
             self._last_probe = now
             outcome = await self._poller.poll(turn.space, due=turn.due, retry=self.up)
             self._learn(turn, outcome)
@@ -142,11 +145,11 @@ class AccountPolling:
     def _learn(self, turn: _Turn, outcome: Outcome) -> None:
         self._log_change(turn, outcome)
         turn.failures = turn.failures + 1 if outcome.error else 0
-        self._plan_next(turn, self._due_after(turn, outcome))
         if isinstance(outcome.error, DeniedError):
             self._set_access(self._access.after_denial(turn.space.id), outcome.error.code)
         elif outcome.error is None or isinstance(outcome.error, RejectedError):
             self._set_access(self._access.after_admission())
+        self._plan_next(turn, self._due_after(turn, outcome))
 
     def _set_access(self, access: AccountAccess, code: str = "") -> None:
         was_up, self._access = self.up, access

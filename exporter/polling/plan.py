@@ -29,15 +29,20 @@ class Plan:
         """Seconds between two polls of one space: the configured interval, or what the budget makes of it."""
         return max(self.interval, self.spaces / self.qps)
 
+    def first_due(self, index: int) -> float:
+        """When a space without a value is due, in seconds after the start: as soon as the budget allows."""
+        return index / self.qps
+
     def slot(self, index: int) -> float:
-        """Offset of a space's place within the interval, in seconds: the spaces are spread evenly over it."""
-        return self.interval * (index + 1) / self.spaces
+        """A space's first regular time, in seconds after the start: the interval that follows the first sweep has the
+        spaces spread evenly over it. Counting from the start would poll some twice before others have a value."""
+        return self.spaces / self.qps + self.interval * (index + 1) / self.spaces
 
 
 def next_due(*, due: float, slot: float, interval: float, now: float) -> float:
     """When a space is due again that was due at `due` and has been polled: its first slot after that, or at once
     where that has passed already, so that a late space is late but never skipped."""
-    slots = math.floor((due - slot) / interval + _SAME_SLOT) + 1
+    slots = max(0, math.floor((due - slot) / interval + _SAME_SLOT) + 1)
     return max(now, slot + slots * interval)
 
 

@@ -2,14 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.interval import IntervalTrigger
+from apscheduler.triggers.base import BaseTrigger
 
 from exporter.clock import Clock
-
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class Schedule:
@@ -19,8 +17,9 @@ class Schedule:
     """
 
     def __init__(self, clock: Clock) -> None:
+        self._zone = _MonotonicZone(clock)
         self._scheduler = AsyncIOScheduler(
-            timezone=_MonotonicZone(clock), job_defaults={"misfire_grace_time": None, "coalesce": True}
+            timezone=self._zone, job_defaults={"misfire_grace_time": None, "coalesce": True}
         )
 
     def start(self) -> None:
@@ -33,29 +32,50 @@ class Schedule:
         async def call() -> None:  # as a coroutine, for plain functions would run in a thread
             on_due()
 
-        trigger = IntervalTrigger(seconds=interval, start_date=_moment(due), timezone=UTC)
-        self._scheduler.add_job(call, trigger, id=key, next_run_time=_moment(due))
+        self._scheduler.add_job(call, _Every(interval), id=key, next_run_time=self._zone.moment(due))
 
     def postpone(self, key: str, due: float) -> None:
         """Call back at `due` next, then every interval after it."""
-        self._scheduler.modify_job(key, next_run_time=_moment(due))
+        self._scheduler.modify_job(key, next_run_time=self._zone.moment(due))
+
+    def pause(self) -> None:
+        """Call back no more; what is under way may still postpone itself."""
+        if self._scheduler.running:
+            self._scheduler.pause()
 
     async def stop(self) -> None:
-        """Call back no more."""
+        """Forget everything."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
         await asyncio.sleep(0)  # the shutdown itself waits for the loop's next turn
 
 
+class _Every(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """An interval after the last time. APScheduler's own would convert the times to another zone."""
+
+    def __init__(self, seconds: float) -> None:
+        self._interval = timedelta(seconds=seconds)
+
+    def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
+        return (previous or now) + self._interval
+
+
 class _MonotonicZone(tzinfo):
-    """UTC whose now is the clock's monotonic time: APScheduler asks `datetime.now(zone)`, and its zone is the one seam
-    that it offers. So no step of the system's clock can stop or hurry the schedule, and tests own the time."""
+    """A zone whose now is the clock's monotonic time: APScheduler asks `datetime.now(zone)`, and its zone is the one
+    seam that it offers. So no step of the system's clock can stop or hurry the schedule, and tests own the time.
+    Its moments are never converted from another zone, for that would give now.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._epoch = datetime(2000, 1, 1, tzinfo=self)
+
+    def moment(self, monotonic: float) -> datetime:
+        """The clock's monotonic seconds as a time of this zone."""
+        return self._epoch + timedelta(seconds=monotonic)
 
     def fromutc(self, _: datetime) -> datetime:
-        return _moment(self._clock.monotonic())
+        return self.moment(self._clock.monotonic())
 
     def utcoffset(self, _: datetime | None) -> timedelta:
         return timedelta(0)
@@ -65,7 +85,3 @@ class _MonotonicZone(tzinfo):
 
     def tzname(self, _: datetime | None) -> str:
         return "monotonic"
-
-
-def _moment(monotonic: float) -> datetime:
-    return _EPOCH + timedelta(seconds=monotonic)

@@ -29,6 +29,8 @@ _AUTHORIZATION = re.compile(
     r"ACS3-HMAC-SHA256 Credential=(?P<id>[^,]+),SignedHeaders=(?P<names>[^,]+),Signature=(?P<signature>[0-9a-f]{64})"
 )
 _DATE_TOLERANCE_SECONDS = 900
+_WINDOW_SECONDS = 1 - 1e-6
+"""One second, less what floating point makes of it."""
 _ERRORS: Mapping[str, tuple[int, str]] = {
     "Throttling.User": (400, "Request was denied due to user flow control."),
     "System.LimitControl": (400, "The system is under flow control."),
@@ -118,7 +120,7 @@ class SimulatedApi:
 
     def _admit(self, account: SimulatedAccount) -> None:
         now, admitted = self._clock.monotonic(), self._admitted[account.name]
-        while admitted and admitted[0] <= now - 1:
+        while admitted and admitted[0] <= now - _WINDOW_SECONDS:
             admitted.popleft()
         if len(admitted) >= self._limit:
             raise _Refusal("Throttling.User")

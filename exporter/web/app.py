@@ -67,7 +67,9 @@ def create_app(source: Source) -> Starlette:
         Route("/-/ready", ready),
         Route("/-/config", config),
     ]
-    return Starlette(routes=routes, middleware=[Middleware(GZipMiddleware, compresslevel=1)])
+    app = Starlette(routes=routes, middleware=[Middleware(GZipMiddleware, compresslevel=1)])
+    app.router.redirect_slashes = False
+    return app
 
 
 def prefers_openmetrics(accept: str) -> bool:

@@ -1,0 +1,57 @@
+# Every target installs what it needs into .venv, from the lock files. `make help` lists the targets.
+
+PYTHON ?= python3
+UV ?= uv
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: help demo test lint bench lock clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/runtime ## start a simulated API and the exporter on it; no account is needed
+	@exec $(BIN)/python -m exporter demo
+
+test: .venv/dev ## run the tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/dev ## check style, format and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+bench: .venv/dev ## measure the budget against other ways to limit a rate
+	@$(BIN)/python tests/benchmarks/budget.py
+
+# pins that stand in the lock files stay; UPGRADE=--upgrade takes the newest
+lock: ## write the lock files anew from pyproject.toml; needs uv
+	@command -v $(UV) >/dev/null || { echo 'error: make lock needs uv (pip install uv), or UV=path' >&2; exit 1; }
+	@$(compile) --output-file requirements.lock
+	@$(compile) --group dev --constraints requirements.lock --output-file requirements-dev.lock
+
+compile = $(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --custom-compile-command 'make lock' $(UPGRADE)
+
+clean: ## remove everything that make has made
+	@rm -rf .venv dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find exporter tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); choose with: make PYTHON=python3.13" >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv --clear .venv
+	@touch $@
+
+.venv/runtime: .venv/created requirements.lock
+	@echo 'Installing what the exporter needs into .venv'
+	@$(PIP) install --require-hashes -r requirements.lock
+	@touch $@
+
+.venv/dev: .venv/created requirements-dev.lock pyproject.toml
+	@echo 'Installing what the tests need into .venv'
+	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@ .venv/runtime

@@ -1,0 +1,196 @@
+"""The commands as a person runs them: what stands on which stream, and with which exit status."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from exporter import __version__
+from exporter.config.settings import Account, Settings, Space
+
+KEY = "access_key_id: LTAIexample, access_key_secret: example-secret"
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("ALIBABA_CLOUD_")}
+    return subprocess.run(
+        [sys.executable, "-m", "exporter", *map(str, arguments)],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yml"
+    path.write_text(f"accounts:\n  - {{name: acme, {KEY}, spaces: [{{id: 0042}}, {{id: 0043}}]}}\n")
+    return path
+
+
+@pytest.fixture
+def bad_config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yml"
+    path.write_text(f"accounts:\n  - {{name: acme, {KEY}, qps: 11, colour: blue}}\nmax_aeg: 1h\n")
+    return path
+
+
+def test_check_prints_the_plan(config: Path) -> None:
+    done = run("check", "--config.file", config)
+
+    cells = [cell.strip() for line in done.stdout.splitlines() if "acme" in line for cell in line.split("│")]
+    assert cells[1:-1] == ["acme", "https://cams.ap-southeast-1.aliyuncs.com", "2", "0.00667", "5", "5m", "5m"]
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_check_warns_of_a_schedule_that_does_not_fit_and_of_values_that_leave_too_early(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    spaces = ", ".join(f"{{id: {number}}}" for number in range(60))
+    path.write_text(f"accounts: [{{name: acme, {KEY}, qps: 0.5, poll_interval: 30s, spaces: [{spaces}]}}]\nmax_age: 1m")
+
+    done = run("check", "--config.file", path)
+
+    assert done.stderr == (
+        "warning: account acme: 60 spaces at 0.5 queries a second are polled every 2m, not every 30s;"
+        " raise qps or poll_interval\n"
+        "warning: account acme: values are polled every 2m and leave after max_age 1m,"
+        " so series will come and go; raise max_age\n"
+    )
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"]], ids=lambda command: " ".join(command) or "-")
+def test_a_bad_configuration_starts_nothing(bad_config: Path, command: Sequence[str]) -> None:
+    done = run(*command, "--config.file", bad_config)
+
+    known = (
+        "name, endpoint, access_key_id, access_key_id_file, access_key_secret, access_key_secret_file,"
+        " security_token_file, isv_code, qps, poll_interval, spaces, space_files"
+    )
+    assert done.stderr == (
+        f"{bad_config}:2: accounts[0].qps: expected a number of at most 10, found '11'\n"
+        f"{bad_config}:2: accounts[0].colour: unknown key; expected one of {known}\n"
+        f"{bad_config}:3: max_aeg: unknown key; did you mean max_age?\n"
+        "3 problems found, nothing was started\n"
+    )
+    assert (done.stdout, done.returncode) == ("", 2)
+
+
+@pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"]], ids=lambda command: " ".join(command) or "-")
+def test_without_a_file_or_a_key_the_way_on_is_shown(command: Sequence[str]) -> None:
+    done = run(*command)
+
+    assert done.stderr == (
+        "environment: ALIBABA_CLOUD_ACCESS_KEY_ID: expected text, found nothing\n"
+        "environment: ALIBABA_CLOUD_ACCESS_KEY_SECRET: expected text, found nothing\n"
+        "2 problems found, nothing was started\n"
+        "Name a file with --config.file, or try without an account: chatapp-exporter demo\n"
+    )
+    assert (done.stdout, done.returncode) == ("", 2)
+
+
+def test_the_schema_lists_every_key() -> None:
+    done = run("schema")
+
+    schema = json.loads(done.stdout)
+    assert schema["properties"].keys() == Settings.model_fields.keys()
+    assert schema["$defs"]["Account"]["properties"].keys() == Account.model_fields.keys()
+    assert schema["$defs"]["Space"]["properties"].keys() == Space.model_fields.keys()
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_the_version_is_the_package_s() -> None:
+    done = run("--version")
+
+    assert (done.stdout, done.stderr, done.returncode) == (f"chatapp-exporter, version {__version__}\n", "", 0)
+
+
+def test_help_names_every_command() -> None:
+    done = run("--help")
+
+    listed = {line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()}
+    assert listed >= {"serve", "demo", "check", "poll", "simulate", "schema"}
+    assert done.returncode == 0
+
+
+def test_a_command_that_does_not_exist_is_named() -> None:
+    done = run("chekc")
+
+    assert "No such command 'chekc'" in done.stderr
+    assert (done.stdout, done.returncode) == ("", 2)
+
+
+@pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"], ["demo"], ["simulate"]])
+def test_a_flag_that_does_not_exist_is_named(command: Sequence[str]) -> None:
+    done = run(*command, "--nope")
+
+    assert "--nope" in done.stderr
+    assert (done.stdout, done.returncode) == ("", 2)
+
+
+@pytest.mark.parametrize("command", ["demo", "simulate"])
+def test_a_bad_scenario_starts_nothing(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "scenario.yml"
+    path.write_text(
+        f"accounts:\n  - {{name: acme, {KEY}, spaces: many}}\n"
+        "events:\n  - {account: acme, answer: X}\n  - {at: 0s, account: acme, answer: X, remove: true}\n"
+    )
+
+    done = run(command, "--scenario", path)
+
+    assert done.stderr == (
+        f"{path}:2: accounts[0].spaces: expected a whole number, found 'many'\n"
+        f"{path}:4: events[0].at: expected a duration such as 30s, 5m or 1h30m, found nothing\n"
+        f"{path}:5: events[1]: expected one of answer (of an account or space), set or remove (of a space's number),"
+        " found a mapping\n"
+        "3 problems found, nothing was started\n"
+    )
+    assert (done.stdout, done.returncode) == ("", 2)
+
+
+@pytest.mark.parametrize("command", ["demo", "simulate"])
+def test_an_event_of_an_account_that_the_fleet_does_not_have_starts_nothing(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "scenario.yml"
+    path.write_text(
+        f"accounts:\n  - {{name: acme, {KEY}, spaces: 2}}\nevents:\n  - {{at: 0s, account: b, answer: X}}\n"
+    )
+
+    done = run(command, "--scenario", path)
+
+    assert done.stderr == (
+        f"{path}:4: events[0].account: expected one of acme, found b\n1 problem found, nothing was started\n"
+    )
+    assert (done.stdout, done.returncode) == ("", 2)
+
+
+def test_an_address_that_is_in_use_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text(f"accounts: [{{name: acme, {KEY}, endpoint: 'http://127.0.0.1:1'}}]")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+
+        done = run("serve", "--config.file", path, "--web.listen-address", address)
+
+    assert done.stderr.startswith(f"error: cannot listen on {address}: Address already in use")
+    assert (done.stdout, done.returncode) == ("", 1)
+
+
+def test_poll_says_which_space_failed_and_why(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    path.write_text(f"accounts: [{{name: acme, {KEY}, endpoint: 'http://127.0.0.1:{port}'}}]")
+
+    done = run("poll", "--config.file", path, "--output", "json")
+
+    assert [(space["account"], space["space"], space["error"]["reason"]) for space in json.loads(done.stdout)] == [
+        ("acme", "own", "transport")
+    ]
+    assert done.returncode == 1

@@ -1,0 +1,116 @@
+"""What is served under which path, and in which format."""
+
+import asyncio
+
+import httpx
+import pytest
+from virtual_time import run
+from world import World, scenario
+
+from exporter.web.app import OPENMETRICS, TEXT, create_app
+
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PROMETHEUS_2_42 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"  # noqa: E501
+
+
+def get(path: str, *, seconds: float = 5, method: str = "GET", **headers: str) -> httpx.Response:
+    """One request to an exporter that has polled for so many seconds."""
+
+    async def main() -> httpx.Response:
+        world = World(scenario(3))
+        await world.exporter.start()
+        await asyncio.sleep(seconds)
+        transport = httpx.ASGITransport(create_app(world.exporter))
+        async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
+            sent = {name.replace("_", "-"): value for name, value in headers.items()}
+            response = await http.request(method, path, headers={"accept-encoding": "identity", **sent})
+        await world.exporter.stop()
+        return response
+
+    return run(main())
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        (PROMETHEUS_3, OPENMETRICS),
+        (PROMETHEUS_2_42, OPENMETRICS),
+        ("application/openmetrics-text", OPENMETRICS),
+        ("application/openmetrics-text;version=2.0.0,text/plain;version=0.0.4", TEXT),
+        ("text/plain;version=0.0.4;q=0.9,application/openmetrics-text;version=1.0.0;q=0.1", TEXT),
+        ("application/openmetrics-text;q=0", TEXT),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", TEXT),
+        ("*/*", TEXT),
+        ("nonsense;q=x", TEXT),
+        ("", TEXT),
+    ],
+)
+def test_the_format_is_the_one_that_the_scraper_ranks_first(accept: str, content_type: str) -> None:
+    response = get("/metrics", accept=accept)
+
+    assert response.headers["content-type"] == content_type
+    assert response.text.endswith("# EOF\n") == (content_type == OPENMETRICS)
+    assert "chatapp_space_up" in response.text
+
+
+def test_gzip_is_sent_on_request_only() -> None:
+    plain, packed = get("/metrics"), get("/metrics", accept_encoding="gzip")
+
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "chatapp_space_up" in packed.text
+
+
+def test_name_filters_families_of_both_sources() -> None:
+    response = get("/metrics?name[]=chatapp_space_up&name[]=chatapp_exporter_build_info")
+
+    families = {line.split(" ")[2] for line in response.text.splitlines() if line.startswith("# TYPE")}
+    assert families == {"chatapp_space_up", "chatapp_exporter_build_info"}
+
+
+def test_a_name_that_is_not_there_gives_no_samples() -> None:
+    assert get("/metrics?name[]=nothing").text == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "text"),
+    [
+        ("/", 200, "chatapp-exporter"),
+        ("/-/healthy", 200, "healthy"),
+        ("/-/ready", 200, "ready"),
+        ("/nothing", 404, "Not Found"),
+        ("/metrics/", 404, "Not Found"),
+    ],
+)
+def test_each_path_answers(path: str, status: int, text: str) -> None:
+    response = get(path)
+
+    assert (response.status_code, text in response.text) == (status, True)
+
+
+def test_it_is_not_ready_before_the_first_sweep() -> None:
+    response = get("/-/ready", seconds=0.15)
+
+    assert (response.status_code, response.text) == (503, "not ready: 1 spaces not polled yet\n")
+
+
+def test_post_to_metrics_is_not_allowed() -> None:
+    assert get("/metrics", method="POST").status_code == 405
+
+
+def test_head_answers_without_a_body() -> None:
+    response = get("/metrics", method="HEAD")
+
+    assert (response.status_code, response.content) == (200, b"")
+
+
+def test_the_shown_configuration_has_no_secret() -> None:
+    response = get("/-/config")
+
+    assert "name: acme" in response.text
+    assert "secret-acme" not in response.text
+    assert "key-acme" not in response.text

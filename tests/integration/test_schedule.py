@@ -1,0 +1,213 @@
+"""Who is polled when: the schedule, the queue and the budget together, under virtual time."""
+
+import asyncio
+import time
+from itertools import pairwise
+
+from virtual_time import VirtualClock, run
+from world import World, scenario
+
+
+async def play(world: World, seconds: float) -> None:
+    await world.exporter.start()
+    await asyncio.sleep(seconds)
+    await world.exporter.stop()
+
+
+def gaps(times: list[float]) -> list[float]:
+    return [round(later - earlier, 1) for earlier, later in pairwise(times)]
+
+
+def test_300_spaces_at_10_a_second_and_20_seconds_are_each_polled_every_30_seconds() -> None:
+    async def main() -> World:
+        world = World(scenario(300, qps=10, poll_interval="20s"))
+        await play(world, 600)
+        return world
+
+    world = run(main())
+    times = [world.polls_of(space.id) for space in world.settings.accounts[0].polled_spaces]
+
+    assert {gap for of_space in times for gap in gaps(of_space)} <= {30.0, 30.1}
+    assert {len(of_space) for of_space in times} <= {20, 21}
+
+
+def test_the_effective_interval_says_so() -> None:
+    async def main() -> list[str]:
+        return World(scenario(300, qps=10, poll_interval="20s")).samples("chatapp_account_poll_interval")
+
+    assert run(main()) == [
+        'chatapp_account_poll_interval_seconds{kind="configured"} 20.0',
+        'chatapp_account_poll_interval_seconds{kind="effective"} 30.0',
+    ]
+
+
+def test_30_spaces_at_5_minutes_are_spread_and_keep_their_pace() -> None:
+    async def main() -> World:
+        world = World(scenario(30, qps=5, poll_interval="5m"))
+        await play(world, 3600)
+        return world
+
+    world = run(main())
+    later = [at for at, _ in world.polls if 600 <= at < 900]
+
+    assert set(gaps(later)) == {10.0}
+    for space in world.settings.accounts[0].polled_spaces:
+        assert set(gaps(world.polls_of(space.id))[1:]) == {300.0}
+
+
+def test_after_a_start_every_space_has_a_value_as_soon_as_the_budget_allows() -> None:
+    async def main() -> tuple[int, int, list[float]]:
+        world = World(scenario(50, qps=10, poll_interval="5m"))
+        await world.exporter.start()
+        await asyncio.sleep(2.5)
+        halfway = world.exporter.missing()
+        await asyncio.sleep(2.5)
+        at_once = world.exporter.missing()
+        await world.exporter.stop()
+        return halfway, at_once, [at for at, _ in world.polls]
+
+    halfway, missing, times = run(main())
+
+    assert halfway == 50 - 25
+    assert missing == 0
+    assert times[49] < 5
+
+
+def test_a_blocked_event_loop_delays_polls_and_loses_none() -> None:
+    async def main() -> World:
+        world = World(scenario(10, qps=10, poll_interval="10s"))
+        await world.exporter.start()
+        await asyncio.sleep(20.5)
+        asyncio.get_running_loop()._jumping.elapsed += 25  # type: ignore[attr-defined]  # nobody ran meanwhile
+        await asyncio.sleep(30)
+        await world.exporter.stop()
+        return world
+
+    world = run(main())
+
+    for space in world.settings.accounts[0].polled_spaces:
+        times = world.polls_of(space.id)
+        assert not [at for at in times if 20.6 < at < 45.4]
+        assert [at for at in times if 45.4 <= at < 47.5]
+        assert max(gaps([at for at in times if at >= 45.4])) <= 10.5
+
+
+def test_a_step_of_the_system_clock_moves_no_poll() -> None:
+    async def main() -> World:
+        clock = VirtualClock()
+        world = World(scenario(5, qps=10, poll_interval="10s"), clock=clock)
+        await world.exporter.start()
+        await asyncio.sleep(20)
+        clock.offset -= 600
+        await asyncio.sleep(40)
+        await world.exporter.stop()
+        return world
+
+    world = run(main())
+
+    for space in world.settings.accounts[0].polled_spaces:
+        assert set(gaps(world.polls_of(space.id))[1:]) == {10.0}
+
+
+def test_a_space_that_fails_for_a_passing_reason_is_asked_again_after_growing_pauses() -> None:
+    async def main() -> World:
+        failing = {"at": "0s", "space": 1, "answer": "InternalError", "for": "10m"}
+        world = World(scenario(2, qps=10, poll_interval="2m", events=(failing,)))
+        await play(world, 1200)
+        return world
+
+    world = run(main())
+    of_failing = gaps(world.polls_of(world.space_id(1)))
+    pauses = of_failing[:5]
+
+    for pause, longest in zip(pauses, (10, 20, 40, 80, 120), strict=True):
+        assert longest / 2 - 0.1 <= pause <= longest + 0.2
+    assert set(of_failing[-3:]) == {120.0}
+    assert set(gaps(world.polls_of(world.space_id(2)))[1:]) == {120.0}
+
+
+def test_a_space_that_is_refused_is_asked_rarely_and_the_others_keep_their_pace() -> None:
+    async def main() -> World:
+        refused = {"at": "0s", "space": 1, "answer": "Unknown.ResourceOwnerId"}
+        world = World(scenario(4, qps=10, poll_interval="1m", events=(refused,)))
+        await play(world, 3600)
+        return world
+
+    world = run(main())
+
+    assert 9 <= len(world.polls_of(world.space_id(1))) <= 12
+    for number in (2, 3, 4):
+        assert set(gaps(world.polls_of(world.space_id(number)))[1:]) == {60.0}
+
+
+def test_an_account_refused_as_a_whole_is_probed_once_an_interval_and_let_in_again() -> None:
+    async def main() -> tuple[World, list[str], list[str]]:
+        revoked = {"at": "5m", "answer": "InvalidAccessKeyId.NotFound", "for": "20m"}
+        world = World(scenario(30, qps=10, poll_interval="1m", events=(revoked,)))
+        await world.exporter.start()
+        await asyncio.sleep(15 * 60)
+        during = world.samples("chatapp_account_up")
+        await asyncio.sleep(12 * 60)
+        after = world.samples("chatapp_account_up")
+        await world.exporter.stop()
+        return world, during, after
+
+    world, during, after = run(main())
+    refused = [at for at, _ in world.polls if 310 <= at < 1500]
+
+    assert (during[0][-2:], after[0][-2:]) == (" 0", " 1")
+    assert 17 <= len(refused) <= 20
+    assert min(later - earlier for earlier, later in pairwise(refused)) > 59.9
+    assert len({space for _, space in world.polls if 1500 < _ < 1566}) == 30
+
+
+def test_two_denied_spaces_of_many_are_their_own_and_the_account_stays_up() -> None:
+    async def main() -> tuple[World, list[str]]:
+        denied = tuple({"at": "0s", "space": n, "answer": "NoPermission"} for n in (1, 20))
+        world = World(scenario(30, qps=10, poll_interval="1m", events=denied))
+        await play(world, 1800)
+        return world, world.samples("chatapp_account_up")
+
+    world, up = run(main())
+
+    assert up == ["chatapp_account_up{} 1"]
+    assert len(world.polls_of(world.space_id(2))) == 31
+    assert 5 <= len(world.polls_of(world.space_id(1))) <= 7
+
+
+def test_a_request_too_old_on_arrival_gets_one_fresh_attempt_and_no_more() -> None:
+    async def main() -> tuple[World, list[str]]:
+        stale = {"at": "0s", "answer": "InvalidTimeStamp.Expired"}
+        world = World(scenario(1, qps=10, poll_interval="1m", events=(stale,)))
+        await play(world, 150)
+        return world, world.samples("chatapp_space_poll_failures_total")
+
+    world, failures = run(main())
+
+    # two attempts while the account counts as let in, then one an interval
+    assert len(world.polls) == 2 + 2
+    assert failures == ['chatapp_space_poll_failures_total{reason="denied"} 3']
+
+
+def test_a_stop_lets_polls_in_flight_finish() -> None:
+    async def main() -> tuple[int, float]:
+        world = World(scenario(5, qps=5, poll_interval="1m", latency="4s"))
+        await world.exporter.start()
+        await asyncio.sleep(1)
+        started, before = len(world.polls), world.clock.monotonic()
+        await world.exporter.stop()
+        assert len(world.polls) == started
+        return 5 - world.exporter.missing(), world.clock.monotonic() - before
+
+    finished, seconds = run(main())
+
+    assert finished == 5
+    assert seconds < 7
+
+
+def test_real_time_is_not_spent() -> None:
+    before = time.perf_counter()
+
+    run(asyncio.sleep(86_400))
+
+    assert time.perf_counter() - before < 60

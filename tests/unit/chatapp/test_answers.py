@@ -1,0 +1,302 @@
+"""Every stored answer becomes what its `expect` says, and what no answer should be is never "no numbers"."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.chatapp.errors import (
+    DeniedError,
+    MalformedError,
+    QueryError,
+    RejectedError,
+    ServerError,
+    ThrottledError,
+)
+from exporter.chatapp.model import Answer, Callback, PhoneNumber, unknown_values
+from exporter.chatapp.wire import decode_answer
+from exporter.config.settings import Settings
+
+RESPONSES = {
+    path.stem: json.loads(path.read_text()) for path in (Path(__file__).parents[2] / "data/responses").iterdir()
+}
+
+ONE = ["15550100001"]
+FIVE = [f"1555010000{n}" for n in range(1, 6)]
+LISTED: dict[str, list[str]] = {
+    "ok": ["861380000****"],
+    "ok_200_success_false_code_ok": ONE,
+    "ok_empty": [],
+    "ok_missing_fields": FIVE[:2],
+    "ok_multi": FIVE,
+    "ok_phone_numbers_absent": [],
+    "ok_phone_numbers_null": [],
+    "ok_sdk531_fields": ONE,
+    "ok_unknown_enum": FIVE,
+}
+FAILED: dict[str, tuple[type[QueryError], str]] = {
+    "clock_expired": (DeniedError, "InvalidTimeStamp.Expired"),
+    "denied_400_product_unsubscript": (DeniedError, "Product.Unsubscript"),
+    "denied_400_ram_permission_deny": (DeniedError, "Ram.PermissionDeny"),
+    "denied_400_unknown_resource_owner": (RejectedError, "Unknown.ResourceOwnerId"),
+    "denied_403_no_permission": (DeniedError, "NoPermission"),
+    "denied_404_access_key": (DeniedError, "InvalidAccessKeyId.NotFound"),
+    "error_lower_case_keys": (ThrottledError, "Throttling"),
+    "error_xml": (DeniedError, "Forbidden.RAM"),
+    "ok_200_not_json": (MalformedError, "malformed"),
+    "ok_200_system_limit_control": (ThrottledError, "System.LimitControl"),
+    "ok_200_with_error_code": (RejectedError, "Authentication.NoAuth"),
+    "server_500": (ServerError, "InternalError"),
+    "server_502_empty": (ServerError, "http_502"),
+    "server_503": (ServerError, "ServiceUnavailable"),
+    "server_503_html": (ServerError, "http_503"),
+    "signature_mismatch": (DeniedError, "SignatureDoesNotMatch"),
+    "throttled_429": (ThrottledError, "Throttling"),
+    "throttled_ratelimit_header": (ThrottledError, "Throttling.Api"),
+    "throttled_system_limit_control": (ThrottledError, "System.LimitControl"),
+    "throttled_user_no_header": (ThrottledError, "Throttling.User"),
+    "throttled_user_retry_after": (ThrottledError, "Throttling.User"),
+    "token_expired": (DeniedError, "InvalidSecurityToken.Expired"),
+}
+WAITS = {
+    "error_lower_case_keys": None,
+    "ok_200_system_limit_control": None,
+    "throttled_429": 3.0,
+    "throttled_ratelimit_header": 2.0,
+    "throttled_system_limit_control": None,
+    "throttled_user_no_header": None,
+    "throttled_user_retry_after": 0.25,
+}
+
+
+def decode(name: str) -> Answer:
+    stored = RESPONSES[name]
+    body = stored["raw_body"] if "raw_body" in stored else json.dumps(stored["body"])
+    return decode_answer(stored["http_status"], httpx.Headers(stored["headers"]), body.encode())
+
+
+def decode_document(document: Any, status: int = 200) -> Answer:
+    return decode_answer(status, {}, json.dumps(document).encode())
+
+
+def test_each_of_the_31_files_has_an_expectation() -> None:
+    assert len(RESPONSES) == 31
+    assert set(RESPONSES) == set(LISTED) | set(FAILED)
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_success_lists_its_numbers(name: str) -> None:
+    assert [number.phone_number for number in decode(name).phone_numbers] == LISTED[name]
+
+
+@pytest.mark.parametrize("name", FAILED)
+def test_a_failure_is_an_error_of_its_class(name: str) -> None:
+    kind, code = FAILED[name]
+
+    with pytest.raises(QueryError) as caught:
+        decode(name)
+
+    assert type(caught.value) is kind
+    assert caught.value.code == code
+    assert caught.value.request_id == "90E63D28-E31D-1EB2-8939-A94866411B20"
+
+
+def test_every_throttling_answer_has_an_expected_wait() -> None:
+    assert set(WAITS) == {name for name, (kind, _) in FAILED.items() if kind is ThrottledError}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_a_throttling_answer_says_how_long_to_wait(name: str) -> None:
+    with pytest.raises(ThrottledError) as caught:
+        decode(name)
+
+    assert caught.value.wait_seconds == WAITS[name]
+
+
+def test_the_published_sample_is_read_whole() -> None:
+    assert decode("ok").phone_numbers == (
+        PhoneNumber(
+            phone_number="861380000****",
+            verified_name="Alibaba",
+            quality_rating="GREEN",
+            messaging_limit_tier="TIER_10K",
+            status="CONNECTED",
+            name_status="APPROVAL",
+            new_name_status="APPROVAL",
+            code_verification_status="VERIFIED",
+            inbound_callback=Callback.BOTH,
+            status_callback=Callback.BOTH,
+        ),
+    )
+
+
+def test_five_numbers_in_five_states_are_told_apart() -> None:
+    assert [(n.quality_rating, n.messaging_limit_tier, n.status) for n in decode("ok_multi").phone_numbers] == [
+        ("GREEN", "TIER_10K", "CONNECTED"),
+        ("YELLOW", "TIER_1K", "FLAGGED"),
+        ("RED", "TIER_250", "RESTRICTED"),
+        ("UNKNOWN", "TIER_50", "PENDING"),
+        ("GREEN", "TIER_UNLIMITED", "CONNECTED"),
+    ]
+
+
+def test_a_field_that_is_null_or_missing_does_not_cost_the_number() -> None:
+    answer = decode("ok_missing_fields")
+
+    first, second = answer.phone_numbers
+    assert (first.quality_rating, first.messaging_limit_tier, first.status) == ("UNKNOWN", "", "CONNECTED")
+    assert (second.quality_rating, second.messaging_limit_tier, second.status) == ("UNKNOWN", "", "")
+    assert answer.unnamed == 2
+
+
+def test_values_are_trimmed_and_upper_cased_and_unknown_ones_are_kept_and_told() -> None:
+    limits = Settings.model_validate({"accounts": [{"name": "a"}]}).limits
+    numbers = decode("ok_unknown_enum").phone_numbers
+
+    assert [(n.quality_rating, n.messaging_limit_tier, n.status) for n in numbers] == [
+        ("UNKNOWN", "TIER_2K", "CONNECTED"),
+        ("PURPLE", "TIER_5M", "HIBERNATING"),
+        ("GREEN", "UNLIMITED", "OFFLINE"),
+        ("GREEN", "TIER_1000", "PAUSED"),
+        ("UNKNOWN", "TIER_NOT_SET", "CONNECTED"),
+    ]
+    assert [list(unknown_values(number, limits)) for number in numbers] == [
+        [],
+        [("quality_rating", "PURPLE"), ("status", "HIBERNATING"), ("messaging_limit_tier", "TIER_5M")],
+        [],
+        [("messaging_limit_tier", "TIER_1000")],
+        [],
+    ]
+
+
+def test_the_sdk_s_newer_fields_are_read_or_left_alone() -> None:
+    assert decode("ok_sdk531_fields").phone_numbers[0].is_official == "Y"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b'"OK"',
+        b"\xff\xfe",
+        b'{"Code": "OK", "PhoneNumbers": [',
+        b"[" * 100_000,
+        b'{"PhoneNumbers": []}',
+        b'{"Code": null, "PhoneNumbers": []}',
+        b'{"Code": "OK", "PhoneNumbers": {"PhoneNumber": "1"}}',
+        b'{"Code": "OK", "PhoneNumbers": "none"}',
+        b'{"Code": "OK", "PhoneNumbers": [{"Phone": "15550100001"}]}',
+        b'{"Code": "OK", "PhoneNumbers": [null, 1]}',
+    ],
+    ids=lambda body: body[:40].decode("latin-1"),
+)
+def test_what_is_no_answer_of_this_api_is_malformed_and_never_no_numbers(body: bytes) -> None:
+    with pytest.raises(MalformedError):
+        decode_answer(200, {}, body)
+
+
+def test_an_unknown_code_with_http_200_is_a_failure_of_the_space() -> None:
+    with pytest.raises(RejectedError) as caught:
+        decode_document({"Code": "Brand.New", "PhoneNumbers": []})
+
+    assert caught.value.code == "Brand.New"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (302, MalformedError),
+        (400, RejectedError),
+        (401, DeniedError),
+        (403, DeniedError),
+        (404, RejectedError),
+        (429, ThrottledError),
+        (500, ServerError),
+        (599, ServerError),
+    ],
+)
+def test_without_a_code_the_http_status_decides(status: int, kind: type[QueryError]) -> None:
+    with pytest.raises(QueryError) as caught:
+        decode_answer(status, {}, b"")
+
+    assert type(caught.value) is kind
+    assert caught.value.code == ("malformed" if status == 302 else f"http_{status}")
+
+
+def test_code_ok_with_an_error_status_is_a_failure() -> None:
+    with pytest.raises(ServerError):
+        decode_document({"Code": "OK", "PhoneNumbers": []}, status=500)
+
+
+def test_a_number_listed_twice_is_one_number() -> None:
+    twice = {"PhoneNumber": "1", "Status": "CONNECTED"}
+
+    answer = decode_document({"Code": "OK", "PhoneNumbers": [twice, {"PhoneNumber": "2"}, twice]})
+
+    assert [number.phone_number for number in answer.phone_numbers] == ["1", "2"]
+
+
+def test_a_number_spelled_as_a_json_number_is_the_number() -> None:
+    answer = decode_document({"Code": "OK", "PhoneNumbers": [{"PhoneNumber": 15550100001, "Status": ["x"]}]})
+
+    assert answer.phone_numbers == (PhoneNumber("15550100001"),)
+
+
+def test_a_message_is_bounded_for_it_is_not_ours() -> None:
+    with pytest.raises(ServerError) as caught:
+        decode_document({"Code": "InternalError", "Message": "x" * 10_000}, status=500)
+
+    assert len(caught.value.detail) == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({"x-acs-retry-after": "31536000000000"}, 60.0),
+        ({"x-acs-retry-after": "-5"}, None),
+        ({"x-acs-retry-after": "nan"}, None),
+        ({"x-acs-retry-after": "inf"}, None),
+        ({"x-acs-retry-after": "soon", "Retry-After": "2"}, 2.0),
+        ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
+        ({"x-ratelimit-user": "Limit:1,Remain:0,TimeLeft:1500,Reset:1"}, 1.5),
+    ],
+)
+def test_an_absurd_wait_is_bounded_or_not_heard(headers: dict[str, str], wait: float | None) -> None:
+    with pytest.raises(ThrottledError) as caught:
+        decode_answer(429, httpx.Headers(headers), b"")
+
+    assert caught.value.wait_seconds == wait
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+fields = st.sampled_from(["PhoneNumber", "QualityRating", "Status", "MessagingLimitTier", "VerifiedName", "UpQueue"])
+
+
+@given(
+    st.fixed_dictionaries(
+        {"Code": st.just("OK") | json_values},
+        optional={"PhoneNumbers": st.lists(st.dictionaries(fields, json_values) | json_values) | json_values},
+    ),
+    st.sampled_from([200, 400, 500]),
+)
+def test_any_answer_is_numbers_or_one_of_our_errors(document: Any, status: int) -> None:
+    try:
+        answer = decode_document(document, status)
+    except QueryError:
+        return
+    assert status == 200
+    assert document["Code"] == "OK"
+    listed = document.get("PhoneNumbers") or []
+    assert len(answer.phone_numbers) + answer.unnamed <= len(listed)
+    for number in answer.phone_numbers:
+        number.verified_name.encode()

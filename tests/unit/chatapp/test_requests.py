@@ -1,0 +1,183 @@
+"""What goes on the wire, against requests that the official SDK sent."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+import pytest
+from virtual_time import VirtualClock, run
+
+from exporter.chatapp.client import MAX_ANSWER_BYTES, Client
+from exporter.chatapp.errors import MalformedError, RequestTimeout, TransportError
+from exporter.chatapp.signing import Credentials, authorization, canonical_query
+
+CAPTURES = json.loads((Path(__file__).parents[2] / "data/wire-captures.json").read_text())
+OURS = [c for c in CAPTURES["captures"] if "status" not in c["inputs"] and not c["name"].startswith("legacy")]
+TRICKY = ["a b", "*", "~", "+", "a+b%20c", "é中文 客户😀", "/?#[]@!$&'()*+,;=", '"<>|\\^`{}']
+
+
+class Wire:
+    """Keeps the requests that reach it and answers them."""
+
+    def __init__(self, body: httpx.AsyncByteStream | None = None) -> None:
+        self.requests: list[httpx.Request] = []
+        self._body = body
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        return httpx.Response(200, stream=self._body or httpx.ByteStream(b'{"Code": "OK"}'))
+
+
+def send(
+    wire: Any,
+    space_id: str | None,
+    isv_code: str | None = None,
+    token: str = "",
+    times: int = 1,
+) -> None:
+    credentials = Credentials(CAPTURES["access_key_id"], CAPTURES["access_key_secret"], token)
+
+    async def main() -> None:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(wire)) as http:
+            client = Client(http, "http://127.0.0.1:18089", lambda: credentials, VirtualClock())
+            for _ in range(times):
+                await client.query_phone_numbers(space_id, isv_code)
+
+    run(main())
+
+
+def raw_query(request: httpx.Request) -> str:
+    return request.url.query.decode()
+
+
+def resigned(request: httpx.Request) -> str:
+    """The Authorization that a server computes, which decodes the query and encodes it again."""
+    names = re.search(r"SignedHeaders=([^,]+)", request.headers["authorization"])
+    assert names
+    query = canonical_query(dict(parse_qsl(raw_query(request), keep_blank_values=True)))
+    credentials = Credentials(CAPTURES["access_key_id"], CAPTURES["access_key_secret"])
+    headers = {name: request.headers[name] for name in names[1].split(";")}
+    return authorization(request.method, query, headers, request.headers["x-acs-content-sha256"], credentials)
+
+
+@pytest.mark.parametrize("capture", OURS, ids=lambda capture: capture["name"])
+def test_a_request_is_what_the_official_sdk_sends(capture: dict[str, Any]) -> None:
+    sent = {name.lower(): value for name, value in capture["headers"]}
+    wire = Wire()
+
+    send(
+        wire,
+        capture["inputs"].get("cust_space_id"),
+        capture["inputs"].get("isv_code"),
+        sent.get("x-acs-security-token", ""),
+    )
+
+    (request,) = wire.requests
+    signed = re.search(r"SignedHeaders=([^,]+)", sent["authorization"])
+    assert signed
+    assert (request.method, request.url.path, request.content) == (capture["method"], capture["path"], b"")
+    assert parse_qsl(raw_query(request), keep_blank_values=True) == parse_qsl(
+        capture["raw_query"], keep_blank_values=True
+    )
+    assert f"SignedHeaders={signed[1]}," in request.headers["authorization"]
+    fresh = {"user-agent", "x-acs-date", "x-acs-signature-nonce"}
+    names = set(signed[1].split(";")) - fresh | {"content-length", "host"}
+    assert {name: request.headers[name] for name in names} == {name: sent[name] for name in names}
+    assert request.headers["authorization"] == resigned(request)
+
+
+def test_seven_captures_are_ours_to_match() -> None:
+    assert [capture["name"] for capture in OURS] == [
+        "no_parameters",
+        "cust_space_id_only",
+        "cust_space_id_and_isv_code",
+        "isv_code_only",
+        "cams_prefixed_space_id",
+        "sts_token",
+        "async_client",
+    ]
+
+
+@pytest.mark.parametrize("space_id", TRICKY)
+def test_the_signed_query_stays_byte_for_byte(space_id: str) -> None:
+    wire = Wire()
+
+    send(wire, space_id, "isv code")
+
+    (request,) = wire.requests
+    assert raw_query(request) == canonical_query({"CustSpaceId": space_id, "IsvCode": "isv code"})
+    assert request.headers["authorization"] == resigned(request)
+
+
+def test_every_attempt_has_a_date_a_nonce_and_a_signature_of_its_own() -> None:
+    wire = Wire()
+
+    send(wire, "1", times=3)
+
+    assert len({request.headers["x-acs-signature-nonce"] for request in wire.requests}) == 3
+    assert len({request.headers["authorization"] for request in wire.requests}) == 3
+    assert wire.requests[0].headers["x-acs-date"] == "2027-01-15T08:00:00Z"
+
+
+class Endless(httpx.AsyncByteStream):
+    """A body that goes on; counts what was taken from it."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    async def __aiter__(self) -> Any:
+        while True:
+            self.taken += 65_536
+            yield b" " * 65_536
+
+
+def test_an_answer_is_read_to_8_mib_and_no_further() -> None:
+    body = Endless()
+
+    with pytest.raises(MalformedError, match="more than 8388608 bytes"):
+        send(Wire(body), "1")
+
+    assert body.taken == MAX_ANSWER_BYTES + 65_536
+
+
+def test_a_large_answer_within_the_bound_is_read() -> None:
+    numbers = [{"PhoneNumber": f"{n:011d}", "VerifiedName": "x" * 900} for n in range(8_000)]
+    document = {"Code": "OK", "PhoneNumbers": numbers}
+
+    send(Wire(httpx.ByteStream(json.dumps(document).encode())), "1")
+
+
+class Dripping(httpx.AsyncByteStream):
+    """A byte every three seconds of the event loop's time, for ever."""
+
+    async def __aiter__(self) -> Any:
+        while True:
+            await asyncio.sleep(3)
+            yield b" "
+
+
+def test_an_answer_that_never_ends_is_a_time_out() -> None:
+    with pytest.raises(RequestTimeout, match="within 10 s"):
+        send(Wire(Dripping()), "1")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ConnectError("refused"),
+        httpx.ReadError("reset"),
+        httpx.RemoteProtocolError("server disconnected"),
+        ConnectionResetError("reset"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_connection_that_fails_is_a_transport_error(error: Exception) -> None:
+    def fail(_: httpx.Request) -> httpx.Response:
+        raise error
+
+    with pytest.raises(TransportError):
+        send(fail, "1")

@@ -1,0 +1,36 @@
+"""The signature, against vectors that two official libraries agree on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.chatapp.signing import Credentials, authorization, canonical_query
+
+DATA = Path(__file__).parents[2] / "data"
+VECTORS = json.loads((DATA / "signature-vectors.json").read_text())["vectors"]
+
+
+def test_all_ten_vectors_are_here() -> None:
+    assert len(VECTORS) == 10
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+def test_the_official_libraries_sign_the_same(vector: dict[str, Any]) -> None:
+    credentials = Credentials(vector["access_key_id"], vector["access_key_secret"])
+    query = canonical_query(vector["query"])
+
+    signed = authorization(
+        vector["method"], query, vector["headers"], vector["headers"]["x-acs-content-sha256"], credentials
+    )
+
+    assert query == vector["expected"]["canonical_query"]
+    assert signed == vector["expected"]["authorization"]
+
+
+def test_the_secret_and_the_token_are_not_in_the_repr() -> None:
+    shown = repr(Credentials("LTAI-id", "marked-secret", "marked-token"))
+
+    assert "LTAI-id" in shown
+    assert "marked" not in shown

@@ -1,0 +1,69 @@
+"""Whatever a file holds, reading it gives settings or a ConfigError, and nothing else."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.config.loading import ConfigError, load
+from exporter.config.settings import Account, Settings, Space, format_duration, parse_duration
+
+ENVIRON = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "LTAIexample", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "example-secret"}
+KEYS = sorted({*Settings.model_fields, *Account.model_fields, *Space.model_fields})
+
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+plausible = st.sampled_from(
+    "acme 5 0 nan 30s 5m 1h30m https://cams.example http://localhost:1 http://[::1] https://[x * ** null ~".split()
+)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.dates() | texts | plausible
+documents = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | texts, inner, max_size=4),
+    max_leaves=15,
+)
+
+
+def some_of(fields: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    """A mapping with some of the keys, mostly as they are meant, and now and then something else altogether."""
+    return st.fixed_dictionaries({}, optional={key: value | documents for key, value in fields.items()})
+
+
+texts_of = dict.fromkeys(KEYS, plausible | texts)
+spaces = st.lists(some_of({name: texts_of[name] for name in Space.model_fields}), max_size=3)
+accounts = some_of({**{name: texts_of[name] for name in Account.model_fields}, "spaces": spaces})
+configurations = some_of(
+    {**{name: texts_of[name] for name in Settings.model_fields}, "accounts": st.lists(accounts, max_size=3)}
+)
+
+
+def outcome(text: str) -> Settings | ConfigError:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yml"
+        path.write_bytes(text.encode())
+        try:
+            return load(path, ENVIRON)
+        except ConfigError as error:
+            return error
+
+
+@given(configurations | documents)
+def test_any_document_is_settings_or_a_config_error(document: object) -> None:
+    found = outcome(yaml.safe_dump(document, allow_unicode=True))
+
+    if isinstance(found, ConfigError):
+        assert found.problems
+        assert all(": expected " in line or "unknown key" in line for line in map(str, found.problems))
+        assert "Input should" not in str(found)
+
+
+@given(st.text(st.characters(codec="utf-8")) | st.text("abc:-[]{}&*!|>'\"%@`#,? \n\t~", max_size=40))
+def test_any_text_is_settings_or_a_config_error(text: str) -> None:
+    assert isinstance(outcome(text), Settings | ConfigError)
+
+
+@given(st.integers(min_value=1, max_value=3650 * 86_400_000))
+def test_a_duration_is_read_as_it_is_written(milliseconds: int) -> None:
+    assert round(parse_duration(format_duration(milliseconds / 1000)) * 1000) == milliseconds

@@ -1,0 +1,188 @@
+"""What a configuration file may say, and what a person is told about one that is wrong."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from exporter.config.loading import ConfigError, load, located, read_yaml
+from exporter.config.settings import Account, Settings, Space
+
+FIXTURES = Path(__file__).parent / "fixtures"
+GOOD = sorted(FIXTURES.glob("*.ok.yml"))
+BAD = sorted(FIXTURES.glob("*.bad.yml"))
+KEY = {"access_key_id": "LTAIexample", "access_key_secret": "example-secret"}
+VARIABLES = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "LTAIexample", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "example-secret"}
+
+
+def message(path: Path | None, environ: Mapping[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as refused:
+        load(path, environ or {})
+    return str(refused.value)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "config.yml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda path: path.name)
+def test_a_bad_file_is_refused_with_the_message_that_stands_beside_it(path: Path) -> None:
+    assert message(path).replace(f"{FIXTURES}/", "") == path.with_suffix(".txt").read_text(encoding="utf-8").rstrip()
+
+
+@pytest.mark.parametrize("path", GOOD, ids=lambda path: path.name)
+def test_a_good_file_is_read(path: Path) -> None:
+    assert load(path, {}).accounts[0].name == "acme"
+
+
+def test_every_message_belongs_to_a_file() -> None:
+    assert [path.with_suffix(".txt") for path in BAD] == sorted(FIXTURES.glob("*.txt"))
+    assert GOOD
+
+
+def test_every_key_means_what_it_says() -> None:
+    settings = load(FIXTURES / "every_key.ok.yml", {})
+
+    assert settings == Settings(
+        accounts=[
+            Account(
+                name="acme",
+                endpoint="https://cams.ap-southeast-1.aliyuncs.com",
+                access_key_id_file=str(FIXTURES / "secrets" / "id"),
+                access_key_secret_file=str(FIXTURES / "secrets" / "secret"),
+                security_token_file=str(FIXTURES / "secrets" / "token"),
+                isv_code="skdi3kksloslikdkkdk",
+                qps=7.5,
+                poll_interval="1h30m",
+                spaces=[
+                    Space(
+                        id="29348393884000",
+                        name="Contoso",
+                        labels={"team": "emea", "cost_center": "0042"},
+                        isv_code="007",
+                    ),
+                    Space(id="0029348393884", name="no"),
+                    Space(id="0100", labels={"team": "emea"}),
+                    Space(id="0x1F"),
+                    Space(id="3", name="Café 😀"),
+                    Space(id="4"),
+                ],
+                space_files=["spaces/emea-*.yml", "spaces/*.ok.json"],
+            )
+        ],
+        messaging_limits={"TIER_10": 1000, "TIER_5M": 5_000_000},
+        max_age="2h",
+        state_file=str(FIXTURES / "state.db"),
+    )
+    assert settings.accounts[0].poll_interval == 5400
+    assert settings.limits["TIER_10"] == 1000
+
+
+def test_what_is_left_out_has_the_documented_default() -> None:
+    settings = load(FIXTURES / "own_numbers.ok.yml", {})
+
+    account = settings.accounts[0]
+    assert account.endpoint == "https://cams.ap-southeast-1.aliyuncs.com"
+    assert (account.qps, account.poll_interval, settings.max_age) == (5, 300, 3600)
+    assert account.polls_own_numbers
+    assert settings.state_file is None
+
+
+def test_a_loopback_endpoint_may_be_polled_more_often() -> None:
+    assert load(FIXTURES / "loopback_polled_often.ok.yml", {}).accounts[0].poll_interval == 0.5
+
+
+@pytest.mark.parametrize(
+    "written_id", ["29348393884000", "0029348393884", "1e3", "0x1F", "1_000", "12:30:45", "yes", "2026-11-23", ".5"]
+)
+def test_an_id_without_quotes_stays_as_it_is_written(tmp_path: Path, written_id: str) -> None:
+    path = written(tmp_path, f"accounts: [{{name: acme, spaces: [{{id: {written_id}}}]}}]")
+
+    assert load(path, VARIABLES).accounts[0].polled_spaces == [Space(id=written_id)]
+
+
+def test_space_files_are_read_from_a_folder_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "fleet [1]*"
+    folder.mkdir()
+    (folder / "spaces.yml").write_text("- {id: 1}")
+
+    path = written(folder, "accounts: [{name: acme, space_files: [spaces.yml]}]")
+
+    assert load(path, VARIABLES).accounts[0].polled_spaces == [Space(id="1")]
+
+
+def test_space_files_written_by_a_program_are_read(tmp_path: Path) -> None:
+    spaces = [{"id": "0042", "name": "Café 😀 \\ud83d", "labels": {"team": "é"}, "isv_code": None}]
+    (tmp_path / "spaces.json").write_text(json.dumps(spaces, indent="\t"))
+
+    path = written(tmp_path, "accounts: [{name: acme, space_files: [spaces.json]}]")
+
+    assert load(path, VARIABLES).accounts[0].polled_spaces == [
+        Space(id="0042", name="Café 😀 \\ud83d", labels={"team": "é"})
+    ]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+
+    assert message(path) == f"{path}: expected a readable file, found: No such file or directory"
+
+
+def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    path.write_bytes("name: Café".encode("latin-1"))
+
+    assert message(path) == f"{path}: expected UTF-8 text, found other bytes"
+
+
+def test_a_control_character_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "accounts: \x01")
+
+    assert message(path) == f"{path}: expected YAML, but control characters are not allowed"
+
+
+def test_a_file_of_a_thousand_brackets_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "[" * 1500 + "]" * 1500)
+
+    assert message(path) == f"{path}: expected a few levels, found hundreds"
+
+
+def test_an_error_found_later_gets_its_file_and_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "accounts:\n  - name: acme\n")
+    with pytest.raises(ConfigError) as refused:
+        load(path, {})
+    elsewhere = ConfigError(refused.value.problems[:1])
+
+    moved = located(path, elsewhere)
+
+    assert str(moved).startswith(f"{path}:2: accounts[0].access_key_id: expected this key")
+
+
+def test_a_document_keeps_text_as_it_is_and_null_as_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path, 'a: no\nb: null\nc: "null"\nd: 1.50\ne:\n')
+
+    assert read_yaml(path) == {"a": "no", "b": None, "c": "null", "d": "1.50", "e": ""}
+
+
+def test_without_a_file_the_key_comes_from_the_environment() -> None:
+    assert load(None, VARIABLES) == Settings(accounts=[Account(name="default")])
+    assert load(None, VARIABLES).accounts[0].polls_own_numbers
+
+
+def test_without_a_file_every_missing_variable_is_named() -> None:
+    assert message(None, {"ALIBABA_CLOUD_ACCESS_KEY_SECRET": " "}) == (
+        "environment: ALIBABA_CLOUD_ACCESS_KEY_ID: expected text, found nothing\n"
+        "environment: ALIBABA_CLOUD_ACCESS_KEY_SECRET: expected text, found nothing"
+    )
+
+
+def test_without_a_file_a_variable_that_cannot_be_sent_is_named() -> None:
+    environ = {**VARIABLES, "ALIBABA_CLOUD_SECURITY_TOKEN": "two\nlines"}
+
+    assert message(None, environ) == (
+        "environment: ALIBABA_CLOUD_SECURITY_TOKEN: expected a usable value in the variable"
+        " ALIBABA_CLOUD_SECURITY_TOKEN, found characters other than printable ASCII"
+    )

@@ -1,0 +1,80 @@
+"""Durations and endpoints as people write them."""
+
+import pytest
+
+from exporter.config.settings import Account, Settings, format_duration, is_loopback, parse_duration
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30s", 30),
+        ("5m", 300),
+        ("1h30m", 5400),
+        ("1d", 86_400),
+        ("500ms", 0.5),
+        ("90m", 5400),
+        ("1d2h3m4s5ms", 93784.005),
+    ],
+)
+def test_a_duration_is_a_sum_of_its_parts(text: str, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "5", "5 m", "m", "-5m", "1.5h", "30m1h", "0s", "0h0m", "1w", "٣m", "5M", "5m\n", "9" * 5000 + "d", None, 5],
+)
+def test_anything_else_is_no_duration(text: object) -> None:
+    with pytest.raises(ValueError, match=r"^a duration such as 30s, 5m or 1h30m$"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(30, "30s"), (5400, "1h30m"), (86_400, "1d"), (0.5, "500ms"), (61.001, "1m1s1ms"), (0, "0s")]
+)
+def test_a_duration_is_spelt_as_short_as_it_can_be(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://localhost:10145", "http://127.0.0.1", "http://127.1.2.3:8080", "http://[::1]:1", "https://localhost"],
+)
+def test_an_endpoint_on_this_machine_is_loopback(endpoint: str) -> None:
+    assert is_loopback(Account(name="acme", endpoint=endpoint).endpoint)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://localhost.example",
+        "http://127.0.0.1.example",
+        "http://10.0.0.1",
+        "cams.ap-southeast-1.aliyuncs.com",
+        "ftp://localhost",
+        "https://",
+        "https://a..b",
+        "https://a b",
+        "https://host:99999",
+        "https://host:x",
+        "https://[::1]:99999",
+        "https://[1:2]",
+        "https://host/path",
+        "https://host?query",
+        "https://host#part",
+        "https://user@host",
+        "http://localhost@example.com",
+        "https://ho\tst",
+    ],
+)
+def test_an_endpoint_that_could_not_be_asked_is_refused(endpoint: str) -> None:
+    with pytest.raises(ValueError, match="an address such as https://cams"):
+        Account(name="acme", endpoint=endpoint)
+
+
+def test_the_schema_accepts_the_defaults_that_it_shows() -> None:
+    account = Settings.model_json_schema()["$defs"]["Account"]["properties"]
+
+    assert account["poll_interval"]["default"] == "5m"
+    assert Settings.model_json_schema()["properties"]["max_age"]["default"] == "1h"

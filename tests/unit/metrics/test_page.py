@@ -1,0 +1,246 @@
+"""The rendered page means what prometheus_client makes of the same rows, whatever the API sends."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from exporter.chatapp.errors import Reason
+from exporter.chatapp.model import MESSAGING_LIMITS, Callback, PhoneNumber
+from exporter.config.settings import Space
+from exporter.metrics.catalogue import ACCOUNT_FAMILIES, SPACE_FAMILIES, AccountView, SpaceView
+from exporter.metrics.page import CatalogueCollector, Page
+from exporter.polling.plan import Plan
+from exporter.state.store import Key, SpaceState
+
+NOW = 1_800_000_000.0
+MAX_AGE = 3600.0
+ACCOUNT = AccountView("acme", up=True, plan=Plan(spaces=3, interval=300.0, qps=5.0), current_qps=2.5)
+
+text = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(
+    ['"', "\\", "\n", '\\n"', "é中\u2028😀", "\r\t\0"]
+)
+ratings = st.sampled_from(["GREEN", "YELLOW", "RED", "UNKNOWN"]) | text
+tiers = st.sampled_from(["", "TIER_1K", "TIER_UNLIMITED", "TIER_NOT_SET"]) | text
+callbacks = st.sampled_from(Callback)
+numbers = st.builds(
+    PhoneNumber,
+    phone_number=text,
+    verified_name=text,
+    quality_rating=ratings,
+    messaging_limit_tier=tiers,
+    status=text,
+    name_status=text,
+    new_name_status=text,
+    code_verification_status=text,
+    is_official=text,
+    inbound_callback=callbacks,
+    status_callback=callbacks,
+)
+timestamps = st.floats(min_value=0, max_value=2e9)
+
+
+@st.composite
+def states(draw: st.DrawFn) -> SpaceState:
+    listed = draw(st.lists(numbers, max_size=3, unique_by=lambda number: number.phone_number))
+    fields = st.sampled_from(["quality_rating", "status"])
+    changes = {(number.phone_number, draw(fields)): draw(timestamps) for number in listed}
+    return SpaceState(
+        up=draw(st.booleans()),
+        last_success=draw(st.none() | st.floats(min_value=NOW - 2 * MAX_AGE, max_value=NOW)),
+        phone_numbers=tuple(listed),
+        changes=changes,
+        polls=draw(st.integers(0, 10**9)),
+        failures=draw(st.dictionaries(st.sampled_from(Reason), st.integers(1, 10**6))),
+    )
+
+
+spaces = st.builds(
+    Space.model_construct,  # not validated: the page must not rely on it
+    id=text,
+    name=text,
+    labels=st.dictionaries(st.sampled_from(["team", "region", "_x9"]), text),
+)
+
+
+def page_of(listed: list[tuple[Space, SpaceState]]) -> Page:
+    by_key = {("acme", space.id): space for space, _ in listed}
+
+    def view(key: Key, state: SpaceState, fresh: bool) -> SpaceView:
+        return SpaceView(key[0], by_key[key], state, fresh, MESSAGING_LIMITS)
+
+    page = Page(view, lambda: [ACCOUNT], MAX_AGE)
+    for space, state in listed:
+        page.update(("acme", space.id), state)
+    return page
+
+
+def exposition(page: Page, *, openmetrics: bool, names: tuple[str, ...] = ()) -> str:
+    closing = b"# EOF\n" if openmetrics else b""
+    return (b"".join(page.render(NOW, openmetrics=openmetrics, names=names)) + closing).decode()
+
+
+def meaning(parse: Callable[[str], Iterable[Any]], exposed: str) -> dict[str, Any]:
+    """What a parser makes of a page: families with help, type and samples, whatever their order."""
+    return {
+        family.name: (
+            family.documentation,
+            family.type,
+            sorted((s.name, sorted(s.labels.items()), s.value) for s in family.samples),
+        )
+        for family in parse(exposed)
+    }
+
+
+@given(st.lists(st.tuples(spaces, states()), max_size=3, unique_by=lambda entry: entry[0].id))
+def test_the_page_means_what_prometheus_client_means_in_text_and_in_openmetrics(
+    listed: list[tuple[Space, SpaceState]],
+) -> None:
+    page = page_of(listed)
+    oracle = CollectorRegistry()
+    oracle.register(CatalogueCollector(lambda: page.views(NOW), lambda: [ACCOUNT]))
+
+    in_text = meaning(parse_text, exposition(page, openmetrics=False))
+    in_openmetrics = meaning(parse_openmetrics, exposition(page, openmetrics=True))
+
+    assert in_text == meaning(parse_text, generate_latest(oracle).decode())
+    assert in_openmetrics == meaning(parse_openmetrics, generate_openmetrics(oracle).decode())  # type: ignore[no-untyped-call]
+
+
+def one_number(**fields: Any) -> Page:
+    number = PhoneNumber("15550100001", **fields)
+    state = SpaceState(up=True, last_success=NOW, phone_numbers=(number,), polls=1)
+    return page_of([(Space(id="s1", name="Contoso", labels={"team": "emea"}), state)])
+
+
+def lines(page: Page, name: str) -> list[str]:
+    exposed = exposition(page, openmetrics=False, names=(name,)).splitlines()
+    return [line.removeprefix(name) for line in exposed if not line.startswith("#")]
+
+
+def test_a_rating_is_one_for_the_current_value_and_zero_for_the_others() -> None:
+    assert lines(one_number(quality_rating="RED"), "chatapp_phone_number_quality_rating") == [
+        '{account="acme",space="s1",phone_number="15550100001",quality_rating="GREEN"} 0',
+        '{account="acme",space="s1",phone_number="15550100001",quality_rating="YELLOW"} 0',
+        '{account="acme",space="s1",phone_number="15550100001",quality_rating="RED"} 1',
+        '{account="acme",space="s1",phone_number="15550100001",quality_rating="UNKNOWN"} 0',
+    ]
+
+
+def test_a_rating_that_we_do_not_know_gets_a_series_of_its_own() -> None:
+    assert lines(one_number(quality_rating="PURPLE"), "chatapp_phone_number_quality_rating")[-1] == (
+        '{account="acme",space="s1",phone_number="15550100001",quality_rating="PURPLE"} 1'
+    )
+
+
+@pytest.mark.parametrize(
+    ("tier", "values"),
+    [
+        ("TIER_50", ["50"]),
+        ("TIER_250", ["250"]),
+        ("TIER_1K", ["1000"]),
+        ("TIER_2K", ["2000"]),
+        ("TIER_10K", ["10000"]),
+        ("TIER_100K", ["100000"]),
+        ("TIER_UNLIMITED", ["+Inf"]),
+        ("UNLIMITED", ["+Inf"]),
+        ("TIER_10", []),
+        ("TIER_1000", []),
+        ("TIER_NOT_SET", []),
+        ("", []),
+    ],
+)
+def test_a_tier_stands_for_its_limit_and_any_other_for_none(tier: str, values: list[str]) -> None:
+    found = lines(one_number(messaging_limit_tier=tier), "chatapp_phone_number_messaging_limit")
+
+    assert [line.split(" ")[-1] for line in found] == values
+
+
+def test_what_is_not_reported_has_no_sample() -> None:
+    page = one_number()
+
+    for field in ("messaging_limit_tier", "status", "name_status", "new_name_status", "code_verification_status"):
+        assert lines(page, f"chatapp_phone_number_{field}") == []
+
+
+def test_names_are_escaped_as_the_format_says() -> None:
+    found = lines(one_number(verified_name='a"b\\c\nd'), "chatapp_phone_number_info")
+
+    assert r'verified_name="a\"b\\c\nd"' in found[0]
+
+
+def test_a_space_has_the_name_and_labels_that_the_configuration_gives_it() -> None:
+    assert lines(one_number(), "chatapp_space_info") == ['{account="acme",space="s1",name="Contoso",team="emea"} 1']
+
+
+def test_values_that_grew_too_old_leave_and_the_space_stays_as_down() -> None:
+    page = page_of(
+        [(Space(id="s1"), SpaceState(True, NOW - MAX_AGE, (PhoneNumber("1", status="CONNECTED"),), polls=1))]
+    )
+
+    exposed = exposition(page, openmetrics=False)
+
+    assert "chatapp_phone_number_status{" not in exposed
+    assert 'chatapp_space_up{account="acme",space="s1"} 0\n' in exposed
+    assert 'chatapp_space_last_success_timestamp_seconds{account="acme",space="s1"} 1.7999964e+09\n' in exposed
+
+
+def test_values_just_within_max_age_stay() -> None:
+    page = page_of([(Space(id="s1"), SpaceState(True, NOW - MAX_AGE + 1, (PhoneNumber("1", status="X"),), polls=1))])
+
+    assert "chatapp_phone_number_status{" in exposition(page, openmetrics=False)
+
+
+def test_a_space_that_was_never_polled_is_down_without_numbers_or_ages() -> None:
+    exposed = exposition(page_of([(Space(id="s1"), SpaceState())]), openmetrics=False)
+
+    assert [line for line in exposed.splitlines() if 'space="s1"' in line] == [
+        'chatapp_space_up{account="acme",space="s1"} 0',
+        'chatapp_space_info{account="acme",space="s1",name=""} 1',
+        'chatapp_space_polls_total{account="acme",space="s1"} 0',
+    ]
+
+
+@pytest.mark.parametrize("name", ["chatapp_space_polls", "chatapp_space_polls_total"])
+def test_a_family_is_found_by_its_name_or_its_sample_s(name: str) -> None:
+    exposed = exposition(one_number(), openmetrics=False, names=(name,))
+
+    assert exposed.splitlines()[1:] == [
+        "# TYPE chatapp_space_polls_total counter",
+        'chatapp_space_polls_total{account="acme",space="s1"} 1',
+    ]
+
+
+def test_help_texts_need_no_escaping_so_one_header_serves_both_formats() -> None:
+    texts = [family.help for family in SPACE_FAMILIES] + [family.help for family in ACCOUNT_FAMILIES]
+
+    assert [text for text in texts if set('"\\\n') & set(text)] == []
+
+
+def test_every_sample_has_the_labels_that_its_family_declares() -> None:
+    state = SpaceState(True, NOW, (PhoneNumber("1", "n", "RED", "TIER_1K", "X", "X", "X", "X", "Y"),), polls=1)
+    view = SpaceView("acme", Space(id="s1"), state, True, MESSAGING_LIMITS)
+
+    for family in SPACE_FAMILIES:
+        for labels, _ in family.samples(view):
+            assert tuple(labels) == family.labels, family.name
+    for account_family in ACCOUNT_FAMILIES:
+        for labels, _ in account_family.samples(ACCOUNT):
+            assert tuple(labels) == account_family.labels, account_family.name
+
+
+def test_rendering_again_shows_a_new_state_and_nothing_of_the_old() -> None:
+    space = Space(id="s1")
+    before = SpaceState(True, NOW, (PhoneNumber("1"), PhoneNumber("2")), polls=1)
+    page = page_of([(space, before)])
+
+    page.update(("acme", "s1"), SpaceState(True, NOW, (PhoneNumber("2"),), polls=2))
+
+    assert 'phone_number="1"' not in exposition(page, openmetrics=False)
+    assert 'phone_number="2"' in exposition(page, openmetrics=False)

@@ -1,0 +1,99 @@
+"""What is known of a space after a poll."""
+
+from pathlib import Path
+
+from exporter.chatapp.errors import Reason, ServerError, ThrottledError
+from exporter.chatapp.model import Answer, PhoneNumber
+from exporter.polling.poller import Outcome
+from exporter.state.history import History
+from exporter.state.store import Key, SpaceState, Store
+
+
+def success(at: float, *numbers: PhoneNumber) -> Outcome:
+    return Outcome("acme", "s1", at, Answer(numbers))
+
+
+def failure(at: float) -> Outcome:
+    return Outcome("acme", "s1", at, error=ServerError("http_500"))
+
+
+GREEN = PhoneNumber("1", quality_rating="GREEN", messaging_limit_tier="TIER_1K", status="CONNECTED")
+RED = PhoneNumber("1", quality_rating="RED", messaging_limit_tier="TIER_1K", status="FLAGGED")
+
+
+def test_a_failure_keeps_the_last_numbers_and_marks_the_space_down() -> None:
+    state = SpaceState().after(success(100, GREEN)).after(failure(200))
+
+    assert (state.up, state.last_success, state.phone_numbers) == (False, 100, (GREEN,))
+    assert (state.polls, state.failures) == (2, {Reason.SERVER: 1})
+
+
+def test_failures_are_counted_by_reason() -> None:
+    throttled = Outcome("acme", "s1", 1, error=ThrottledError("Throttling"))
+
+    state = SpaceState().after(failure(1)).after(throttled).after(failure(2))
+
+    assert state.failures == {Reason.SERVER: 2, Reason.THROTTLED: 1}
+
+
+def test_an_empty_answer_is_a_success_without_numbers() -> None:
+    state = SpaceState().after(success(100, GREEN)).after(success(200))
+
+    assert (state.up, state.last_success, state.phone_numbers) == (True, 200, ())
+
+
+def test_a_first_value_is_no_change() -> None:
+    assert SpaceState().after(success(100, GREEN)).changes == {}
+
+
+def test_a_change_is_dated_by_field_and_the_date_stays() -> None:
+    state = SpaceState().after(success(100, GREEN)).after(success(200, RED)).after(success(300, RED))
+
+    assert state.changes == {("1", "quality_rating"): 200, ("1", "status"): 200}
+
+
+def test_a_change_across_a_failure_is_dated_when_it_was_seen() -> None:
+    state = SpaceState().after(success(100, GREEN)).after(failure(200)).after(success(300, RED))
+
+    assert state.changes[("1", "quality_rating")] == 300
+
+
+def test_a_number_that_leaves_takes_its_dates_along() -> None:
+    state = SpaceState().after(success(1, GREEN)).after(success(2, RED)).after(success(3)).after(success(4, GREEN))
+
+    assert state.changes == {}
+
+
+def test_the_store_tells_of_every_change_and_counts_what_was_not_polled() -> None:
+    told: list[tuple[Key, SpaceState]] = []
+    store = Store({("acme", "s1"): SpaceState(), ("acme", "s2"): SpaceState()}, lambda k, s: told.append((k, s)))
+
+    state = store.record(success(100, GREEN))
+
+    assert told[-1] == (("acme", "s1"), state)
+    assert store.unpolled == 1
+
+
+def test_a_state_file_gives_back_what_was_saved(tmp_path: Path) -> None:
+    state = SpaceState().after(success(100.5, GREEN)).after(success(200.25, RED)).after(failure(300))
+    history = History(tmp_path / "state.db")
+    history.save(("acme", "s1"), state)
+    history.close()
+
+    again = History(tmp_path / "state.db")
+    known = again.load([("acme", "s1")])
+    again.close()
+
+    found = known["acme", "s1"]
+    assert (found.up, found.last_success, found.phone_numbers) == (False, 200.25, (RED,))
+    assert found.changes == {("1", "quality_rating"): 200.25, ("1", "status"): 200.25}
+    assert (found.polls, dict(found.failures)) == (0, {})
+
+
+def test_spaces_that_left_the_configuration_leave_the_state_file(tmp_path: Path) -> None:
+    history = History(tmp_path / "state.db")
+    history.save(("acme", "gone"), SpaceState(True, 1))
+
+    assert history.load([("acme", "s1")]) == {}
+    assert history.load([("acme", "gone")]) == {}
+    history.close()

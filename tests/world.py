@@ -1,0 +1,77 @@
+"""The real exporter on the simulated API in one process, under virtual time: what most tests start from."""
+
+import re
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+from urllib.parse import unquote
+
+import httpx
+from virtual_time import VirtualClock
+
+from exporter.app import Exporter
+from exporter.clock import Clock
+from exporter.config.settings import Settings
+from exporter.simulator.api import SimulatedApi, create_simulator
+from exporter.simulator.demo import demo_settings
+from exporter.simulator.scenario import Scenario
+
+
+def scenario(spaces: int = 1, *, events: tuple[Mapping[str, Any], ...] = (), **account: Any) -> Scenario:
+    """A scenario with one account `acme`, without latency unless its settings say so."""
+    document = {
+        "latency": account.pop("latency", "0s"),
+        "accounts": [
+            {
+                "name": "acme",
+                "access_key_id": "key-acme",
+                "access_key_secret": "secret-acme",
+                "spaces": spaces,
+                **account,
+            }
+        ],
+        "events": [{"account": "acme", **event} for event in events],
+    }
+    return Scenario.model_validate(document)
+
+
+class World:
+    """An exporter and the API that it polls. Make it inside a running (virtual) loop."""
+
+    def __init__(
+        self, scenario: Scenario, *, settings: Settings | None = None, clock: Clock | None = None, **changes: Any
+    ) -> None:
+        self.clock = clock or VirtualClock()
+        self.api = SimulatedApi(scenario, self.clock)
+        self.settings = (settings or demo_settings(scenario, "http://127.0.0.1:1")).model_copy(update=changes)
+        self.polls: list[tuple[float, str]] = []
+        """When the API was asked, and for which space."""
+        self._simulator = create_simulator(self.api, scenario.latency)
+        self.exporter = Exporter(self.settings, {}, self.clock, http=self._client, random=Random(1))
+
+    def space_id(self, number: int) -> str:
+        """The id of a space of the first account, counted from 1."""
+        return self.settings.accounts[0].polled_spaces[number - 1].id
+
+    def polls_of(self, space_id: str) -> list[float]:
+        return [at for at, space in self.polls if space == space_id]
+
+    def samples(self, prefix: str = "") -> list[str]:
+        """The sample lines of a scrape that start so, without the labels account and space."""
+        lines = self.exporter.exposition(openmetrics=False).decode().splitlines()
+        chosen = [line for line in lines if line.startswith(prefix) and not line.startswith("#")]
+        return [re.sub(r'(account="acme"|space="[^"]*"),?', "", line).replace(",}", "}") for line in chosen]
+
+    def _client(self, _: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=_Recording(self, httpx.ASGITransport(self._simulator)))
+
+
+class _Recording(httpx.AsyncBaseTransport):
+    def __init__(self, world: World, inner: httpx.AsyncBaseTransport) -> None:
+        self._world = world
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        space = re.search(r"CustSpaceId=([^&]*)", request.url.query.decode())
+        self._world.polls.append((self._world.clock.monotonic(), unquote(space[1]) if space else ""))
+        return await self._inner.handle_async_request(request)
