@@ -40,7 +40,7 @@ clean: ## remove everything that make has made
 
 .venv/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); choose with: make PYTHON=python3.13" >&2; \
+	  echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo 'not there'); choose with: make PYTHON=python3.13" >&2; \
 	  exit 1; }
 	@$(PYTHON) -m venv --clear .venv
 	@touch $@

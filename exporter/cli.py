@@ -139,7 +139,8 @@ def schema() -> None:
 
 
 def _load(config_file: Path | None) -> "Settings":
-    from exporter.config.loading import ConfigError, load
+    from exporter.config.loading import load
+    from exporter.config.problems import ConfigError
 
     try:
         return load(config_file, os.environ)
@@ -151,7 +152,8 @@ def _load(config_file: Path | None) -> "Settings":
 
 
 def _load_scenario(path: Path | None) -> Any:
-    from exporter.config.loading import ConfigError, located
+    from exporter.config.problems import ConfigError
+    from exporter.config.validation import located
     from exporter.simulator.fleet import Fleet
     from exporter.simulator.scenario import DEMO, load_scenario
 

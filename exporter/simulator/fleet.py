@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from exporter.config.loading import ConfigError, Place, Problem
+from exporter.config.problems import ConfigError, Place, Problem
 from exporter.simulator.scenario import Event, Scenario, SimulatedAccount
 
 Number = Mapping[str, Any]

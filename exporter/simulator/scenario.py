@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from exporter.config.loading import load_document
 from exporter.config.settings import Duration, parse_duration
+from exporter.config.validation import load_document
 
 DEMO = Path(__file__).parent / "demo.yml"
 

@@ -8,7 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.config.loading import ConfigError, load
+from exporter.config.loading import load
+from exporter.config.problems import ConfigError
 from exporter.config.settings import Account, Settings, Space, format_duration, parse_duration
 
 ENVIRON = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "LTAIexample", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "example-secret"}

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from exporter.config.loading import ConfigError, load, located, read_yaml
+from exporter.config.document import read_yaml
+from exporter.config.loading import load
+from exporter.config.problems import ConfigError
 from exporter.config.settings import Account, Settings, Space
+from exporter.config.validation import located
 
 FIXTURES = Path(__file__).parent / "fixtures"
 GOOD = sorted(FIXTURES.glob("*.ok.yml"))

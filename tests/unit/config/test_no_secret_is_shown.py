@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.config.loading import ConfigError, load
+from exporter.config.loading import load
+from exporter.config.problems import ConfigError
 
 MARK = "Zq7pW3vXk9RtB2mLs8DfH4nJc6GyTa"
 """As long and as mixed as a real access key secret."""

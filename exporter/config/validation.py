@@ -1,0 +1,139 @@
+"""A document against a pydantic model, with errors in words for people: what was expected, and what was found."""
+
+import difflib
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
+
+from exporter.config.document import Source, read_yaml
+from exporter.config.problems import ConfigError, Place, Problem, is_like_a_key
+from exporter.config.settings import A_DURATION
+
+Model = TypeVar("Model", bound=BaseModel)
+_SECRET_KEYS = frozenset({"access_key_secret", "access_key_id", "security_token"})
+_LONGEST_FOUND = 60
+_EXPECTED = {
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+    "less_than_equal": "a number of at most {le:g}",
+    "string_type": "text",
+    "list_type": "a list with at least one entry",
+    "too_short": "a list with at least one entry",
+    "model_type": "a mapping of keys to values",
+    "dict_type": "a mapping of keys to values",
+}
+_EXPECTED_OF = {float: "a number", int: "a whole number", bool: "true or false"}
+_GROUPS = ("list_type", "model_type", "dict_type")
+"""Errors of what should have held keys, and so may hold a secret where a `- ` or a space after a colon is missing."""
+
+
+def load_document(path: Path, model: type[Model]) -> Model:
+    """Any other YAML file of ours, such as a scenario, with errors of the same form.
+
+    Raises:
+        ConfigError: anything is wrong.
+    """
+    loaded, problems = validate(model, read_yaml(path), Source(path))
+    if problems:
+        raise ConfigError(problems)
+    return cast(Model, loaded)
+
+
+def located(path: Path, error: ConfigError) -> ConfigError:
+    """An error about a document's meaning, with the file and the lines that its places have there."""
+    source = Source(path)
+    return ConfigError(source.problem(problem.place, problem.text) for problem in error.problems)
+
+
+def validate(model: type[BaseModel], document: Any, source: Source, *, many: bool = False) -> tuple[Any, list[Problem]]:
+    """The document as the model, or as a list of many, and no problem; or None, and all that is wrong with it."""
+    adapter: TypeAdapter[Any] = TypeAdapter(list[model] if many else model)  # type: ignore[valid-type]  # built at run time
+    try:
+        return adapter.validate_python(document), []
+    except ValidationError as error:
+        return None, [_problem(details, model, source) for details in error.errors(include_url=False)]
+
+
+def _problem(details: Any, model: type[BaseModel], source: Source) -> Problem:
+    place: Place = details["loc"]
+    if details["type"] == "extra_forbidden":
+        return _unknown_key(model, place, source)
+    if place[-1:] == ("[key]",):  # pydantic's mark for an error of the key itself
+        place = place[:-1]
+    if details["type"] == "missing":
+        return source.problem(place, f"expected {_expected_of(_annotation(model, place))}, found nothing")
+    found = _found(place, details["input"], group=details["type"] in _GROUPS)
+    return source.problem(place, f"expected {_expected(details, model, place)}, found {found}")
+
+
+def _expected(details: Any, model: type[BaseModel], place: Place) -> str:
+    """What belongs there, from pydantic's error or, where that says no more than the type, from the schema."""
+    context = details.get("ctx", {})
+    if details["type"] == "value_error":
+        return str(context["error"])
+    if details["type"] in _EXPECTED:
+        return _EXPECTED[details["type"]].format(**context)
+    return _expected_of(_annotation(model, place))
+
+
+def _expected_of(annotation: Any) -> str:
+    arguments = get_args(annotation)
+    if any(isinstance(argument, BeforeValidator) for argument in arguments):
+        return A_DURATION  # the only type of ours that reads text in its own way
+    plain = _plain(annotation)
+    if get_origin(plain) is list:
+        return _EXPECTED["list_type"]
+    if get_origin(plain) is dict or (isinstance(plain, type) and issubclass(plain, BaseModel)):
+        return _EXPECTED["dict_type"]
+    return _EXPECTED_OF.get(plain, "text")
+
+
+def _annotation(model: type[BaseModel], place: Place) -> Any:
+    """The type that the schema gives to a place; of a list's or mapping's entry, that of the entry."""
+    annotation: Any = list[model] if place and isinstance(place[0], int) else model  # type: ignore[valid-type]
+    for step in place:
+        plain = _plain(annotation)
+        if get_args(plain):
+            annotation = get_args(plain)[-1]
+        else:
+            fields = {field.alias or name: field for name, field in plain.model_fields.items()}
+            annotation = fields[str(step)].rebuild_annotation()
+    return annotation
+
+
+def _plain(annotation: Any) -> Any:
+    """The type under Annotated and beside None."""
+    while get_origin(annotation) in (Annotated, Union, UnionType):
+        annotation = get_args(annotation)[0]
+    return annotation
+
+
+def _found(place: Place, value: object, *, group: bool) -> str:
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    if value is None or value == "":
+        return "nothing"
+    if group:
+        return "text"
+    text = str(value)
+    if place[-1] in _SECRET_KEYS or "@" in text:
+        return "something else (not shown, for it may be secret)"
+    return repr(text if len(text) <= _LONGEST_FOUND else text[:_LONGEST_FOUND] + "…")
+
+
+def _unknown_key(model: type[BaseModel], place: Place, source: Source) -> Problem:
+    if not is_like_a_key(place[-1]):
+        problem = source.problem(place, "")
+        return Problem(problem.file, place[:-1], "unknown key (not shown, for it may hold a secret)", problem.line)
+    return source.problem(place, f"unknown key{_suggestion(model, place)}")
+
+
+def _suggestion(model: type[BaseModel], place: Place) -> str:
+    fields = _plain(_annotation(model, place[:-1])).model_fields
+    known = [field.alias or name for name, field in fields.items()]
+    close = difflib.get_close_matches(str(place[-1]), known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(known)}"
