@@ -45,10 +45,13 @@ class History:
         """The states of these spaces as far as they are known; what is known of others is forgotten."""
         states = {}
         for account, space, *row in self._database.execute("SELECT * FROM space").fetchall():
-            if (account, space) in keys:
-                states[account, space] = _decode(*row)
-            else:
+            if (account, space) not in keys:
                 self._database.execute("DELETE FROM space WHERE account=? AND space=?", (account, space))
+                continue
+            try:
+                states[account, space] = _decode(*row)
+            except (ValueError, KeyError, TypeError) as error:
+                _log.warning("state of a space unreadable, it is polled anew", space=space, problem=str(error))
         return states
 
     def save(self, key: Key, state: SpaceState) -> None:

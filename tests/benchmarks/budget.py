@@ -21,7 +21,7 @@ import multiprocessing
 import random
 import sys
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from statistics import fmean
@@ -83,14 +83,15 @@ def serve(profile: str, pipe: Connection) -> None:
     arrivals: list[float] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        takes = latency()
-        way_there = random.random() * takes
-        await asyncio.sleep(way_there)
-        arrivals.append(clock.monotonic())
-        await asyncio.sleep(takes - way_there)
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        await writer.drain()
+        with suppress(EOFError, ConnectionError, asyncio.CancelledError):  # callers and server end with requests open
+            await reader.readuntil(b"\r\n\r\n")
+            takes = latency()
+            way_there = random.random() * takes
+            await asyncio.sleep(way_there)
+            arrivals.append(clock.monotonic())
+            await asyncio.sleep(takes - way_there)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            await writer.drain()
         writer.close()
 
     async def main() -> None:
