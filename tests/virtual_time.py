@@ -6,6 +6,7 @@ queues; real sockets would find that their time-outs pass at once.
 
 import asyncio
 import selectors
+import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -25,7 +26,8 @@ class _JumpingSelector(selectors.DefaultSelector):
         self.elapsed = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        events = super().select(_THREAD_SECONDS if timeout is None else 0)
+        may_be_woken = timeout is None and threading.active_count() > 1
+        events = super().select(_THREAD_SECONDS if may_be_woken else 0)
         if not events and timeout is None:
             raise RuntimeError("deadlock: every task waits, and no timer is set that could wake one")
         if not events and timeout is not None:

@@ -75,5 +75,4 @@ def _as_yaml(settings: Settings) -> str:
     for written, account in zip(document["accounts"], settings.accounts, strict=True):
         # the made-up secret of a made-up account is part of what people need to see
         written["access_key_secret"] = account.access_key_secret.get_secret_value() if account.access_key_secret else ""
-        written["poll_interval"] = format_duration(account.poll_interval)
     return yaml.safe_dump(document, sort_keys=False)

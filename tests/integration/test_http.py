@@ -112,5 +112,6 @@ def test_the_shown_configuration_has_no_secret() -> None:
     response = get("/-/config")
 
     assert "name: acme" in response.text
+    assert "poll_interval: 5s" in response.text
     assert "secret-acme" not in response.text
     assert "key-acme" not in response.text

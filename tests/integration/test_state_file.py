@@ -9,18 +9,18 @@ from world import World, scenario
 
 
 def test_a_restart_shows_the_known_values_at_once_and_is_ready(tmp_path: Path) -> None:
-    settings = {"state_file": str(tmp_path / "state.db")}
+    file = str(tmp_path / "state.db")
     events = ({"at": "60s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}},)
 
     async def main() -> tuple[list[str], list[str], int, int]:
-        before = World(scenario(3, poll_interval="30s", events=events), **settings)
+        before = World(scenario(3, poll_interval="30s", events=events), state_file=file)
         await before.exporter.start()
         await asyncio.sleep(120)
         await before.exporter.stop()
         shown = before.samples("chatapp_phone_number") + before.samples("chatapp_space_last_success")
         await asyncio.sleep(100)
 
-        after = World(scenario(3, poll_interval="30s"), **settings)
+        after = World(scenario(3, poll_interval="30s"), state_file=file)
         again = after.samples("chatapp_phone_number") + after.samples("chatapp_space_last_success")
         missing = after.exporter.missing()
         await after.exporter.start()
