@@ -33,13 +33,11 @@ class History:
         """
         self._database = sqlite3.connect(path, isolation_level=None)
         self._failing = False
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=NORMAL")
-        (version,) = self._database.execute("PRAGMA user_version").fetchone()
-        if version > _SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(f"written by a newer version (schema {version}, expected {_SCHEMA_VERSION})")
-        self._database.execute(_SCHEMA)
-        self._database.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+        try:
+            self._prepare()
+        except sqlite3.Error:
+            self._database.close()
+            raise
 
     def load(self, keys: Collection[Key]) -> dict[Key, SpaceState]:
         """The states of these spaces as far as they are known; what is known of others is forgotten."""
@@ -70,6 +68,15 @@ class History:
 
     def close(self) -> None:
         self._database.close()
+
+    def _prepare(self) -> None:
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version > _SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"written by a newer version (schema {version}, expected {_SCHEMA_VERSION})")
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=NORMAL")
+        self._database.execute(_SCHEMA)
+        self._database.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
 
 
 def _encode(state: SpaceState) -> str:
