@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from random import Random
+from socket import socket
 
 import httpx
 import structlog
@@ -30,7 +31,7 @@ from exporter.polling.schedule import Schedule
 from exporter.state.history import History
 from exporter.state.store import Key, SpaceState, Store
 from exporter.web.app import create_app
-from exporter.web.server import bind, serving
+from exporter.web.server import serving
 
 Encoder = Callable[[Collector], bytes]
 HttpFactory = Callable[[str], httpx.AsyncClient]
@@ -40,9 +41,12 @@ _log = structlog.get_logger()
 
 
 def http_client(endpoint: str) -> httpx.AsyncClient:
-    """The client for the real network; what is on this machine is not asked for through a proxy."""
+    """The client for the real network; what is on this machine is not asked for through a proxy.
+
+    It has no time-outs of its own: `Client` bounds the whole request.
+    """
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-    return httpx.AsyncClient(limits=limits, trust_env=not is_loopback(endpoint))
+    return httpx.AsyncClient(limits=limits, timeout=None, trust_env=not is_loopback(endpoint))  # noqa: S113
 
 
 class Exporter:
@@ -64,10 +68,11 @@ class Exporter:
         }
         self._instruments = Instruments([account.name for account in settings.accounts], settings.limits)
         self._instruments.config_loaded(clock.now())
-        self._history = _open_history(settings.state_file)
+        self._history, known = _open_history(settings.state_file, self._spaces)
         self._page = Page(self._view, self.accounts, settings.max_age)
-        known = self._history.load(self._spaces.keys()) if self._history else {}
-        self._store = Store({key: known.get(key, SpaceState()) for key in self._spaces}, self._page.update)
+        states = {key: known.get(key, SpaceState()) for key in self._spaces}
+        unpolled = [key for key, state in states.items() if state.fresh_until(settings.max_age) <= clock.now()]
+        self._store = Store(states, unpolled, self._page.update)
         self._http = {account.name: http(account.endpoint) for account in settings.accounts}
         self._schedule = Schedule(clock)
         self._polling = [self._account_polling(account, environ) for account in settings.accounts]
@@ -125,7 +130,7 @@ class Exporter:
 
     def missing(self) -> int:
         """How many spaces have no value yet since the start."""
-        return self._store.unpolled
+        return len(self._store.unpolled)
 
     def redacted_config(self) -> str:
         """The configuration in YAML, its secrets left out."""
@@ -138,13 +143,13 @@ class Exporter:
         budget = Budget(account.qps, self._clock)
         client = Client(self._http[account.name], account.endpoint, CredentialReader(account, environ), self._clock)
         poller = Poller(account, client, budget, self._clock, self._instruments)
-        known = [space for name, space in self._store if name == account.name and self._store[name, space].last_success]
+        known = [space for name, space in self._spaces.keys() - self._store.unpolled if name == account.name]
         return AccountPolling(account, poller, budget, self._schedule, self._clock, self._record, self._random, known)
 
     def _record(self, outcome: Outcome) -> None:
         state = self._store.record(outcome)
         if outcome.answer:
-            self._instruments.answered(outcome.account, outcome.answer)
+            self._instruments.answered(outcome.answer)
         if self._history:
             self._history.save((outcome.account, outcome.space), state)
 
@@ -152,30 +157,27 @@ class Exporter:
         return SpaceView(key[0], self._spaces[key], state, fresh, self._settings.limits)
 
 
-def _open_history(path: str | None) -> History | None:
+def _open_history(path: str | None, keys: Collection[Key]) -> tuple[History | None, dict[Key, SpaceState]]:
+    """The state file and what it knows; neither where there is none that can be used."""
     if path is None:
-        return None
+        return None, {}
     try:
-        return History(Path(path))
+        history = History(Path(path))
+        return history, history.load(keys)
     except sqlite3.Error as error:
         _log.error("state file unusable, nothing will be kept over a restart", file=path, problem=str(error))
-        return None
+        return None, {}
 
 
-async def serve(settings: Settings, environ: Mapping[str, str], address: str) -> None:
-    """Run until SIGTERM or SIGINT.
-
-    Raises:
-        AddressError: the address cannot be listened on; nothing was started.
-    """
+async def serve(settings: Settings, environ: Mapping[str, str], listener: socket) -> None:
+    """Poll, and serve on the listening socket, until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    listener = bind(address)
     exporter = Exporter(settings, environ, SystemClock())
     async with serving(create_app(exporter), listener):
         await exporter.start()
-        _log.info("listening", address=address, version=__version__)
+        _log.info("listening", address="{}:{}".format(*listener.getsockname()[:2]), version=__version__)
         await stop.wait()
         _log.info("stopping")
         await exporter.stop()

@@ -5,7 +5,7 @@ Exit status: 0 well, 1 something failed, 2 the configuration or the command line
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,8 +14,11 @@ import click
 from exporter import __version__
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from exporter.config.settings import Settings
 
+Result = TypeVar("Result")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _config_file = click.option(
@@ -66,12 +69,13 @@ def main() -> None:
 @_server_options
 def serve(config_file: Path | None, address: str, log_level: str, log_format: Any) -> None:
     """Poll the configured spaces and serve /metrics (the default command)."""
+    _end_well_on_sigterm()
     from exporter.app import serve as run
     from exporter.logs import configure_logs
 
     settings = _load(config_file)
     configure_logs(log_level, log_format)
-    _run(run(settings, os.environ, address))
+    _run(run(settings, os.environ, _bind(address)))
 
 
 @main.command()
@@ -79,11 +83,12 @@ def serve(config_file: Path | None, address: str, log_level: str, log_format: An
 @_server_options
 def demo(scenario: Path | None, address: str, log_level: str, log_format: Any) -> None:
     """Start a simulated API and the exporter on it. No account is needed."""
+    _end_well_on_sigterm()
     from exporter.logs import configure_logs
     from exporter.simulator.demo import run_demo
 
     configure_logs(log_level, log_format)
-    _run(run_demo(_load_scenario(scenario), address, click.echo))
+    _run(run_demo(_load_scenario(scenario), _bind(address), click.echo))
 
 
 @main.command()
@@ -93,11 +98,12 @@ def demo(scenario: Path | None, address: str, log_level: str, log_format: Any) -
 )
 def simulate(scenario: Path | None, address: str) -> None:
     """Start the simulated API alone and print a configuration that polls it."""
+    _end_well_on_sigterm()
     from exporter.logs import configure_logs
     from exporter.simulator.demo import run_simulator
 
     configure_logs("info", "logfmt")
-    _run(run_simulator(_load_scenario(scenario), address, click.echo))
+    _run(run_simulator(_load_scenario(scenario), _bind(address), click.echo))
 
 
 @main.command()
@@ -174,13 +180,24 @@ def _refuse(text: str, problems: int) -> None:
     click.echo(f"{problems} problem{'s' if problems > 1 else ''} found, nothing was started", err=True)
 
 
-def _run(work: Any) -> Any:
-    import asyncio
+def _end_well_on_sigterm() -> None:
+    """Before the event loop takes the signals over, and as PID 1, which would not hear SIGTERM at all."""
+    import signal
 
-    from exporter.web.server import AddressError
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+
+def _bind(address: str) -> "socket":
+    from exporter.web.server import AddressError, bind
 
     try:
-        return asyncio.run(work)
+        return bind(address)
     except AddressError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    import asyncio
+
+    return asyncio.run(work)

@@ -49,7 +49,7 @@ class Client:
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
                 return await self._exchange(request)
-        except TimeoutError as error:
+        except (TimeoutError, httpx.TimeoutException) as error:
             detail = f"no whole answer within {REQUEST_TIMEOUT_SECONDS:g} s"
             raise RequestTimeout("timeout", detail) from error
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:

@@ -32,6 +32,8 @@ DATE_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 MAX_WAIT_SECONDS = 60.0
 """The longest pause that a wait hint can impose; the official command line has the same bound."""
 _MAX_DETAIL = 200
+_MAX_TEXT = 512
+"""Characters of a field that are kept, so that no answer can blow up the page."""
 
 _ERRORS: tuple[tuple[type[QueryError], tuple[str, ...]], ...] = (
     (ThrottledError, ("Throttling", "Throttling.*", "System.LimitControl")),
@@ -115,14 +117,17 @@ def decode_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answe
     code = _field(document, "Code") or _xml_code(body)
     if 200 <= status < 300 and code == "OK":
         return _read_numbers(document)
-    detail = _field(document, "Message")[:_MAX_DETAIL] or f"HTTP {status}, {len(body)} bytes, {_kind(document)}"
+    detail = (
+        _printable(_field(document, "Message"))[:_MAX_DETAIL] or f"HTTP {status}, {len(body)} bytes, {_kind(document)}"
+    )
     request_id = headers.get("x-acs-request-id") or _field(document, "RequestId")
-    raise _error(status, code, detail, request_id[:64], headers)
+    raise _error(status, _printable(code)[:64], detail, _printable(request_id)[:64], headers)
 
 
 def _error(status: int, code: str, detail: str, request_id: str, headers: Mapping[str, str]) -> QueryError:
     kind = _class_of_code(code) or _class_of_status(status, code)
-    code = code[:64] or ("malformed" if kind is MalformedError else f"http_{status}")
+    if code in ("", "OK"):  # a failure is never counted under the code of a success
+        code = "malformed" if kind is MalformedError else f"http_{status}"
     if kind is ThrottledError:
         return ThrottledError(code, detail, request_id=request_id, wait_seconds=wait_hint(headers))
     return kind(code, detail, request_id=request_id)
@@ -186,6 +191,11 @@ def _field(document: dict[str, Any] | None, name: str) -> str:
     return ""
 
 
+def _printable(text: str) -> str:
+    """For logs and terminals, where a control character would do something."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def _xml_code(body: bytes) -> str:
     found = re.search(rb"<Code>([\w.\-]{1,64})</Code>", body[:4096])
     return found[1].decode("ascii", "replace") if found else ""
@@ -240,5 +250,5 @@ def _enumeration(value: object) -> str:
 def _text(value: object) -> str:
     """The value as trimmed text; "" for what is no scalar. A lone surrogate, legal in JSON, would break the scrape."""
     if isinstance(value, str | int | float):
-        return str(value).encode("utf-8", "replace").decode("utf-8").strip()
+        return str(value).encode("utf-8", "replace").decode("utf-8").strip()[:_MAX_TEXT]
     return ""

@@ -25,17 +25,17 @@ _DELAY_BUCKETS = (0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1800)
 
 
 class _Bounded:
-    """Lets an account's first values through and calls the rest "other": the API must not grow our memory."""
+    """Lets an account's or field's first values through, calls the rest "other": the API must not grow our memory."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, set[tuple[str, ...]]] = {}
+        self._seen: dict[str, set[str]] = {}
 
-    def __call__(self, account: str, *value: str) -> tuple[str, ...]:
-        seen = self._seen.setdefault(account, set())
+    def __call__(self, of: str, value: str) -> tuple[str, str]:
+        seen = self._seen.setdefault(of, set())
         if value not in seen and len(seen) >= _MOST_VALUES:
-            return (account, *value[:-1], "other")
+            return of, "other"
         seen.add(value)
-        return (account, *value)
+        return of, value
 
 
 class Instruments:
@@ -67,7 +67,7 @@ class Instruments:
             "chatapp_api_unknown_values",
             "Values in answers that this version does not know, counted at every poll. Field phone_number counts"
             " entries that name no number.",
-            ["account", "field", "value"],
+            ["field", "value"],
             registry=self.registry,
         )
         self._delay = Histogram(
@@ -113,13 +113,13 @@ class Instruments:
         if isinstance(error, ThrottledError):
             self._throttled.labels(account).inc()
 
-    def answered(self, account: str, answer: Answer) -> None:
+    def answered(self, answer: Answer) -> None:
         """A poll succeeded: count what its answer has that we do not know."""
         for number in answer.phone_numbers:
             for field, value in unknown_values(number, self._limits):
-                self._unknown.labels(*self._values(account, field, value)).inc()
+                self._unknown.labels(*self._values(field, value)).inc()
         if answer.unnamed:
-            self._unknown.labels(*self._values(account, "phone_number", "missing")).inc(answer.unnamed)
+            self._unknown.labels("phone_number", "missing").inc(answer.unnamed)
 
     def config_loaded(self, at: float) -> None:
         """The configuration was taken over at `at`, in Unix seconds."""

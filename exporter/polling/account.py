@@ -59,7 +59,7 @@ class AccountPolling:
         self.account = account
         self.budget = budget
         self.plan = Plan(len(account.polled_spaces), account.poll_interval, account.qps)
-        self._access = AccountAccess(needed=min(3, self.plan.spaces))
+        self._access = AccountAccess(self.plan.spaces)
         self._last_probe = -math.inf
         self._poller = poller
         self._schedule = schedule
@@ -70,7 +70,6 @@ class AccountPolling:
         self._queue: asyncio.Queue[_Turn] = asyncio.Queue()
         self._turns: list[_Turn] = []
         self._workers: list[asyncio.Task[None]] = []
-        self._busy: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     @property
@@ -102,7 +101,7 @@ class AccountPolling:
         """Let polls under way end, for a few seconds, then stop."""
         self._stopping = True
         for worker in self._workers:
-            if worker not in self._busy:
+            if worker not in self._poller.under_way:
                 worker.cancel()
         if self._workers:
             await asyncio.wait(self._workers, timeout=_STOP_SECONDS)
@@ -110,7 +109,7 @@ class AccountPolling:
             worker.cancel()
 
     def _key(self, turn: _Turn) -> str:
-        return f"{self.account.name}/{turn.space.id}"
+        return repr((self.account.name, turn.space.id))
 
     def _enqueue(self, turn: _Turn) -> None:
         if not turn.waiting:
@@ -118,48 +117,47 @@ class AccountPolling:
             self._queue.put_nowait(turn)
 
     async def _work(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
         while not self._stopping:
             turn = await self._queue.get()
-            self._busy.add(task)
             try:
                 await self._take(turn)
             except Exception:
                 # the schedule calls again after an interval; a worker that died would leave the account blind
                 _log.exception("poll lost by a bug, please report it", account=self.account.name, space=turn.space.id)
                 turn.waiting = False
-            finally:
-                self._busy.discard(task)
 
     async def _take(self, turn: _Turn) -> None:
         now = self._clock.monotonic()
         if self.up or now - self._last_probe >= _PROBE_SHARE * self.plan.interval:
-            self._last_probe = now
-            outcome = await self._poller.poll(turn.space, due=turn.due, retry=self.up)
-            self._learn(turn, outcome)
+            self._last_probe, probe = now, not self.up
+            outcome = await self._poller.poll(turn.space, due=turn.due, retry=not probe)
+            self._log_change(turn, outcome)
+            turn.failures = turn.failures + 1 if outcome.error else 0
+            if self.up or probe:  # what was sent before the account was refused tells nothing of it now
+                self._judge(outcome)
+            self._plan_next(turn, self._due_after(turn, outcome))
             self._on_outcome(outcome)
         else:
             self._plan_next(turn, self._next_slot(turn))
 
-    def _learn(self, turn: _Turn, outcome: Outcome) -> None:
-        self._log_change(turn, outcome)
-        turn.failures = turn.failures + 1 if outcome.error else 0
+    def _judge(self, outcome: Outcome) -> None:
+        """What an outcome tells of the account as a whole."""
         if isinstance(outcome.error, DeniedError):
-            self._set_access(self._access.after_denial(turn.space.id), outcome.error.code)
+            self._set_access(self._access.after_denial(outcome.space), outcome.error.code)
         elif outcome.error is None or isinstance(outcome.error, RejectedError):
-            self._set_access(self._access.after_admission())
-        self._plan_next(turn, self._due_after(turn, outcome))
+            self._set_access(self._access.after_admission(outcome.space))
+        elif not self.up:
+            self._last_probe = -math.inf  # this space cannot tell, so the next one that is due probes
 
     def _set_access(self, access: AccountAccess, code: str = "") -> None:
-        was_up, self._access = self.up, access
-        if was_up and not self.up:
-            _log.error("account refused, probing it once an interval", account=self.account.name, code=code)
-        elif self.up and not was_up:
+        before, self._access = self._access, access
+        if self.up and before.refused:
             _log.info("account let in again", account=self.account.name)
             for turn in self._turns:
-                if not turn.waiting:
+                if not turn.waiting and turn.space.id not in before.own:
                     self._plan_next(turn, self._clock.monotonic())
+        elif not self.up and not before.refused:
+            _log.error("account refused, probing it once an interval", account=self.account.name, code=code)
 
     def _due_after(self, turn: _Turn, outcome: Outcome) -> float:
         now, interval = self._clock.monotonic(), self.plan.interval

@@ -1,11 +1,12 @@
 """When a space is due, as arithmetic: slots, pauses and how old values can get. Knows no scheduler and no clock."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 _FIRST_PAUSE_SECONDS = 10.0
 _REFUSED_INTERVALS = 6
+_DENIED_IN_A_ROW = 3
 _LONGEST_REFUSED_SECONDS = 3600.0
 _SAME_SLOT = 1e-3
 """A due time this share of an interval before a slot is that slot, rounded on its way."""
@@ -63,22 +64,24 @@ def pause_after_refusal(interval: float, random: Random) -> float:
 class AccountAccess:
     """Whether the account as a whole is refused, judged from its spaces' answers.
 
-    A refusal that concerns the account counts for it once `needed` spaces in a row got one without an answer between
-    that was let in; until then it is that space's own.
+    A refusal that concerns the account counts for it once three spaces in a row (or all, where there are fewer) got one
+    without an answer between that was let in; until then it is that space's `own`. A space with a refusal of its own
+    tells nothing of the account until it is let in again: three such neighbours must not close the account for all.
     """
 
-    needed: int
+    spaces: int
     denied: frozenset[str] = frozenset()
+    own: frozenset[str] = frozenset()
 
     @property
     def refused(self) -> bool:
         """No space but a probe is polled while this holds."""
-        return len(self.denied) >= self.needed
+        return len(self.denied) >= max(1, min(_DENIED_IN_A_ROW, self.spaces - len(self.own)))
 
     def after_denial(self, space: str) -> "AccountAccess":
         """A space was denied."""
-        return self if self.refused else AccountAccess(self.needed, self.denied | {space})
+        return self if self.refused or space in self.own else replace(self, denied=self.denied | {space})
 
-    def after_admission(self) -> "AccountAccess":
+    def after_admission(self, space: str) -> "AccountAccess":
         """A space was answered, or rejected for its own sake: the account is let in."""
-        return AccountAccess(self.needed)
+        return AccountAccess(self.spaces, own=(self.own | self.denied) - {space})

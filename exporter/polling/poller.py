@@ -1,5 +1,6 @@
 """One poll of one space: a permit, an attempt, at most one attempt more, and the outcome as a value."""
 
+import asyncio
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Protocol
@@ -50,6 +51,8 @@ class Poller:
         self._budget = budget
         self._clock = clock
         self._observer = observer
+        self.under_way: set[asyncio.Task[object] | None] = set()
+        """The tasks that have a request under way, and do not only wait for a permit."""
 
     async def poll(self, space: Space, *, due: float, retry: bool) -> Outcome:
         """Poll now; `due` (monotonic seconds) is when it should have been, `retry` allows a second attempt."""
@@ -74,7 +77,8 @@ class Poller:
 
     async def _attempt(self, space: Space, due: float | None) -> Answer:
         async with self._budget.permit():
-            sent_at = self._clock.monotonic()
+            sent_at, task = self._clock.monotonic(), asyncio.current_task()
+            self.under_way.add(task)
             if due is not None:
                 self._observer.poll_started(self._account.name, max(0.0, sent_at - due))
             space_id = None if self._account.polls_own_numbers else space.id
@@ -83,6 +87,8 @@ class Poller:
             except QueryError as error:
                 self._ended(sent_at, error)
                 raise
+            finally:
+                self.under_way.discard(task)
             self._ended(sent_at, None)
             return answer
 

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable
+from socket import socket
 
 import yaml
 from pydantic import SecretStr
@@ -18,28 +19,28 @@ from exporter.web.server import bind, serving
 _REGIONS = ("apac", "emea", "latam")
 
 
-async def run_demo(scenario: Scenario, address: str, say: Callable[[str], None]) -> None:
-    """Serve the simulated API on a free port and the exporter on `address`, until SIGTERM or SIGINT."""
-    listener = bind("127.0.0.1:0")
-    endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+async def run_demo(scenario: Scenario, listener: socket, say: Callable[[str], None]) -> None:
+    """Serve the simulated API on a free port and the exporter on `listener`, until SIGTERM or SIGINT."""
+    simulator = bind("127.0.0.1:0")
+    endpoint = f"http://127.0.0.1:{simulator.getsockname()[1]}"
     api = SimulatedApi(scenario, SystemClock())
-    async with serving(create_simulator(api, scenario.latency, scenario.seed), listener):
+    async with serving(create_simulator(api, scenario.latency, scenario.seed), simulator):
         settings = demo_settings(scenario, endpoint)
-        shown = address if not address.startswith(":") else f"localhost{address}"
+        host, port = listener.getsockname()[:2]
+        shown = f"localhost:{port}" if host in ("::", "0.0.0.0") else f"{host}:{port}"  # noqa: S104
         spaces = sum(account.spaces for account in scenario.accounts)
         say(f"A simulated fleet of {spaces} spaces; something happens every few seconds.")
         say(f"  metrics   http://{shown}/metrics")
         say(f"  overview  http://{shown}/")
         say("Press Ctrl-C to stop.")
-        await serve(settings, {}, address)
+        await serve(settings, {}, listener)
 
 
-async def run_simulator(scenario: Scenario, address: str, say: Callable[[str], None]) -> None:
-    """Serve the simulated API on `address` until SIGTERM or SIGINT, and say how to poll it."""
+async def run_simulator(scenario: Scenario, listener: socket, say: Callable[[str], None]) -> None:
+    """Serve the simulated API on `listener` until SIGTERM or SIGINT, and say how to poll it."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    listener = bind(address)
     endpoint = "http://{}:{}".format(*listener.getsockname()[:2])
     api = SimulatedApi(scenario, SystemClock())
     async with serving(create_simulator(api, scenario.latency, scenario.seed), listener):

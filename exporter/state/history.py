@@ -19,6 +19,9 @@ CREATE TABLE IF NOT EXISTS space (
 ) WITHOUT ROWID
 """
 
+_LOCKED_SECONDS = 0.1
+"""How long a file that someone else has locked may hold up the polls."""
+
 _log = structlog.get_logger()
 
 
@@ -31,7 +34,7 @@ class History:
         Raises:
             sqlite3.Error: it cannot be used, or a newer version wrote it.
         """
-        self._database = sqlite3.connect(path, isolation_level=None)
+        self._database = sqlite3.connect(path, isolation_level=None, timeout=_LOCKED_SECONDS)
         self._failing = False
         try:
             self._prepare()

@@ -1,6 +1,6 @@
 """What is known of every space: the values of its last success, and how its polls went. One writer: `record`."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from exporter.chatapp.errors import Reason
@@ -61,10 +61,16 @@ def _changes(before: SpaceState, numbers: Iterable[PhoneNumber], at: float) -> C
 
 
 class Store:
-    """Every configured space's state. `on_change` is told of each new one."""
+    """Every configured space's state. `on_change` is told of each new one.
 
-    def __init__(self, states: Mapping[Key, SpaceState], on_change: Callable[[Key, SpaceState], None]) -> None:
+    `unpolled` are the spaces without a value to show: those not polled yet, and not known from before.
+    """
+
+    def __init__(
+        self, states: Mapping[Key, SpaceState], unpolled: Iterable[Key], on_change: Callable[[Key, SpaceState], None]
+    ) -> None:
         self._states = dict(states)
+        self.unpolled = set(unpolled)
         self._on_change = on_change
         for key, state in self._states.items():
             on_change(key, state)
@@ -73,16 +79,6 @@ class Store:
         """Take in what a poll gave; returns what is known now."""
         key = (outcome.account, outcome.space)
         self._states[key] = state = self._states[key].after(outcome)
+        self.unpolled.discard(key)
         self._on_change(key, state)
         return state
-
-    def __getitem__(self, key: Key) -> SpaceState:
-        return self._states[key]
-
-    def __iter__(self) -> Iterator[Key]:
-        return iter(self._states)
-
-    @property
-    def unpolled(self) -> int:
-        """How many spaces have not been polled, nor were known from before."""
-        return sum(1 for state in self._states.values() if not state.polls and state.last_success is None)

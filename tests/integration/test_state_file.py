@@ -37,6 +37,47 @@ def test_a_restart_shows_the_known_values_at_once_and_is_ready(tmp_path: Path) -
     assert polls == 0  # known spaces wait for their slots
 
 
+def test_after_a_stop_longer_than_max_age_the_spaces_count_as_unknown_and_go_first(tmp_path: Path) -> None:
+    file = str(tmp_path / "state.db")
+
+    async def main() -> tuple[int, int]:
+        before = World(scenario(20), state_file=file)
+        await before.exporter.start()
+        await asyncio.sleep(10)
+        await before.exporter.stop()
+        await asyncio.sleep(3 * 3600)
+
+        after = World(scenario(20, poll_interval="5m"), state_file=file)
+        at_first = after.exporter.missing()
+        await after.exporter.start()
+        await asyncio.sleep(3)
+        await after.exporter.stop()
+        return at_first, after.exporter.missing()
+
+    assert run(main()) == (20, 0)
+
+
+def test_a_state_file_with_damaged_pages_does_not_stop_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "state.db"
+
+    async def main() -> list[str]:
+        before = World(scenario(200, poll_interval="5m"), state_file=str(file))
+        await before.exporter.start()
+        await asyncio.sleep(30)
+        await before.exporter.stop()
+        content = bytearray(file.read_bytes())
+        content[4096:] = b"\xff" * (len(content) - 4096)
+        file.write_bytes(content)
+
+        after = World(scenario(1), state_file=str(file))
+        await after.exporter.start()
+        await asyncio.sleep(1)
+        await after.exporter.stop()
+        return after.samples("chatapp_space_up")
+
+    assert run(main()) == ["chatapp_space_up{} 1"]
+
+
 def test_a_state_file_that_cannot_be_used_does_not_stop_the_polls(tmp_path: Path) -> None:
     file = tmp_path / "state.db"
     file.write_bytes(b"this is no database" * 100)

@@ -230,8 +230,23 @@ def test_without_a_code_the_http_status_decides(status: int, kind: type[QueryErr
 
 
 def test_code_ok_with_an_error_status_is_a_failure() -> None:
-    with pytest.raises(ServerError):
+    with pytest.raises(ServerError) as caught:
         decode_document({"Code": "OK", "PhoneNumbers": []}, status=500)
+
+    assert caught.value.code == "http_500"
+
+
+def test_a_message_reaches_no_terminal_as_a_command() -> None:
+    with pytest.raises(RejectedError) as caught:
+        decode_document({"Code": "New\x1b[2J", "Message": "a\nb\x1b[31m"}, status=400)
+
+    assert str(caught.value) == "New?[2J: a?b?[31m"
+
+
+def test_a_field_is_kept_to_512_characters() -> None:
+    answer = decode_document({"Code": "OK", "PhoneNumbers": [{"PhoneNumber": "1", "VerifiedName": "x" * 10**6}]})
+
+    assert len(answer.phone_numbers[0].verified_name) == 512
 
 
 def test_a_number_listed_twice_is_one_number() -> None:

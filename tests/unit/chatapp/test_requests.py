@@ -11,6 +11,7 @@ import httpx
 import pytest
 from virtual_time import VirtualClock, run
 
+from exporter.app import http_client
 from exporter.chatapp.client import MAX_ANSWER_BYTES, Client
 from exporter.chatapp.errors import MalformedError, RequestTimeout, TransportError
 from exporter.chatapp.signing import Credentials, authorization, canonical_query
@@ -181,3 +182,19 @@ def test_a_connection_that_fails_is_a_transport_error(error: Exception) -> None:
 
     with pytest.raises(TransportError):
         send(fail, "1")
+
+
+def test_a_time_out_of_the_transport_is_a_time_out() -> None:
+    def fail(_: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("slow")
+
+    with pytest.raises(RequestTimeout):
+        send(fail, "1")
+
+
+def test_the_real_http_client_gives_up_no_earlier_than_ours() -> None:
+    async def main() -> httpx.Timeout:
+        async with http_client("https://cams.ap-southeast-1.aliyuncs.com") as http:
+            return http.timeout
+
+    assert run(main()) == httpx.Timeout(None)

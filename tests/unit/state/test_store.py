@@ -66,12 +66,13 @@ def test_a_number_that_leaves_takes_its_dates_along() -> None:
 
 def test_the_store_tells_of_every_change_and_counts_what_was_not_polled() -> None:
     told: list[tuple[Key, SpaceState]] = []
-    store = Store({("acme", "s1"): SpaceState(), ("acme", "s2"): SpaceState()}, lambda k, s: told.append((k, s)))
+    states = {("acme", "s1"): SpaceState(), ("acme", "s2"): SpaceState()}
+    store = Store(states, states, lambda key, state: told.append((key, state)))
 
     state = store.record(success(100, GREEN))
 
     assert told[-1] == (("acme", "s1"), state)
-    assert store.unpolled == 1
+    assert store.unpolled == {("acme", "s2")}
 
 
 def test_a_state_file_gives_back_what_was_saved(tmp_path: Path) -> None:

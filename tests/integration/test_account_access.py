@@ -1,0 +1,177 @@
+"""An account refused as a whole, and spaces refused for themselves: neither may be taken for the other."""
+
+import asyncio
+from random import Random
+
+import httpx
+from virtual_time import VirtualClock, run
+from world import World, scenario
+
+from exporter.chatapp.client import Client
+from exporter.chatapp.signing import Credentials
+from exporter.config.settings import Account
+from exporter.metrics.instruments import Instruments
+from exporter.polling.account import AccountPolling
+from exporter.polling.budget import Budget
+from exporter.polling.plan import AccountAccess
+from exporter.polling.poller import Outcome, Poller
+from exporter.polling.schedule import Schedule
+
+
+class TickingClock(VirtualClock):
+    """A microsecond passes with every reading, as on a real machine: no two moments are alike."""
+
+    ticks = 0
+
+    def monotonic(self) -> float:
+        self.ticks += 1
+        return super().monotonic() + self.ticks * 1e-6
+
+
+def test_neighbours_that_are_denied_for_themselves_do_not_close_the_account_for_the_others() -> None:
+    denied = tuple({"at": "0s", "space": n, "answer": "Ram.PermissionDeny"} for n in (4, 5, 6, 7))
+
+    async def main() -> tuple[World, list[str]]:
+        world = World(scenario(30, qps=10, poll_interval="5m", events=denied), clock=TickingClock())
+        await world.exporter.start()
+        await asyncio.sleep(3600)
+        await world.exporter.stop()
+        return world, world.samples("chatapp_account_up")
+
+    world, up = run(main())
+    polls = [len(world.polls_of(world.space_id(n))) for n in range(1, 31)]
+
+    assert up == ["chatapp_account_up{} 1"]
+    assert all(11 <= count <= 14 for count in polls[:3] + polls[7:]), polls
+    assert all(2 <= count <= 5 for count in polls[3:7]), polls
+
+
+def after_a_repair(*failing: tuple[int, str], minutes: float) -> tuple[list[str], World]:
+    """chatapp_account_up so many minutes after a key, revoked for half an hour, works again."""
+    events = [{"at": "60s", "answer": "InvalidAccessKeyId.NotFound", "for": "30m"}]
+    events += [{"at": "0s", "space": str(space), "answer": code} for space, code in failing]
+
+    async def main() -> tuple[list[str], World]:
+        world = World(scenario(10, qps=10, poll_interval="5m", events=tuple(events)))
+        await world.exporter.start()
+        await asyncio.sleep(31 * 60)
+        assert world.samples("chatapp_account_up") == ["chatapp_account_up{} 0"]
+        await asyncio.sleep(minutes * 60)
+        up = world.samples("chatapp_account_up")
+        await world.exporter.stop()
+        return up, world
+
+    return run(main())
+
+
+def test_a_probe_space_that_fails_for_another_reason_does_not_keep_the_account_closed() -> None:
+    for space in range(1, 11):
+        up, _ = after_a_repair((space, "InternalError"), minutes=6)
+
+        assert up == ["chatapp_account_up{} 1"], space
+
+
+def test_a_probe_space_that_is_rejected_for_its_own_sake_shows_that_the_account_is_let_in() -> None:
+    up, _ = after_a_repair(*((space, "Unknown.ResourceOwnerId") for space in range(1, 11)), minutes=6)
+
+    assert up == ["chatapp_account_up{} 1"]
+
+
+def test_an_account_that_is_let_in_again_has_all_its_spaces_polled_at_once() -> None:
+    _, world = after_a_repair(minutes=6)
+    let_in = next(at for at, _ in world.polls if at >= 31 * 60)
+
+    assert len({space for at, space in world.polls if let_in <= at < let_in + 2}) == 10
+
+
+def test_what_is_said_of_access_depends_on_the_order_of_the_answers() -> None:
+    access = AccountAccess(spaces=5).after_denial("a").after_denial("b")
+    assert not access.refused
+    assert access.after_denial("c").refused
+    assert not access.after_admission("d").after_denial("c").refused
+    assert not access.after_admission("d").after_denial("a").after_denial("b").after_denial("c").refused
+    assert access.after_admission("d").after_denial("c").after_denial("d").after_denial("e").refused
+
+
+def test_an_account_with_fewer_than_three_spaces_is_refused_once_all_are() -> None:
+    assert AccountAccess(spaces=1).after_denial("a").refused
+    assert not AccountAccess(spaces=2).after_denial("a").refused
+    assert AccountAccess(spaces=2).after_denial("a").after_denial("b").refused
+
+
+def test_a_second_attempt_takes_a_permit_and_is_counted() -> None:
+    stale = {"at": "0s", "answer": "InvalidTimeStamp.Expired"}
+
+    async def main() -> tuple[list[float], list[str]]:
+        world = World(scenario(1, qps=0.5, poll_interval="5m", events=(stale,)))
+        await world.exporter.start()
+        await asyncio.sleep(10)
+        await world.exporter.stop()
+        return [at for at, _ in world.polls], world.samples("chatapp_api_requests_total")
+
+    times, requests = run(main())
+
+    assert [round(at, 3) for at in times] == [0, 2]
+    assert requests == ['chatapp_api_requests_total{code="InvalidTimeStamp.Expired"} 2.0']
+
+
+def test_a_stop_does_not_wait_for_permits() -> None:
+    throttled = {"at": "0s", "answer": "Throttling.User"}
+
+    async def main() -> float:
+        world = World(scenario(40, qps=10, poll_interval="5s", events=(throttled,)))
+        await world.exporter.start()
+        await asyncio.sleep(20.2)
+        before = world.clock.monotonic()
+        await world.exporter.stop()
+        return world.clock.monotonic() - before
+
+    assert run(main()) < 0.5
+
+
+def test_a_bug_in_what_follows_a_poll_costs_that_poll_only() -> None:
+    outcomes: list[Outcome] = []
+
+    def fails_once(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        if len(outcomes) == 1:
+            raise ZeroDivisionError
+
+    async def main() -> None:
+        clock, schedule = VirtualClock(), Schedule(VirtualClock())
+        account = Account.model_validate({"name": "acme", "poll_interval": "1m", "qps": 1})
+        answers = httpx.MockTransport(
+            lambda _: httpx.Response(200, stream=httpx.ByteStream(b'{"Code": "OK", "PhoneNumbers": []}'))
+        )
+        async with httpx.AsyncClient(transport=answers) as http:
+            budget = Budget(account.qps, clock)
+            client = Client(http, account.endpoint, lambda: Credentials("id", "secret"), clock)
+            poller = Poller(account, client, budget, clock, Instruments(["acme"], {}))
+            polling = AccountPolling(account, poller, budget, schedule, clock, fails_once, Random(1))
+            schedule.start()
+            polling.start()
+            await asyncio.sleep(200)
+            await polling.stop()
+            await schedule.stop()
+
+    run(main())
+
+    assert len(outcomes) == 4
+
+
+def test_names_that_look_alike_when_joined_are_told_apart() -> None:
+    async def main() -> int:
+        world = World(scenario(1))
+        account = world.settings.accounts[0]
+        space = account.polled_spaces[0]
+        accounts = [
+            account.model_copy(update={"name": "a", "spaces": [space.model_copy(update={"id": "b/c"})]}),
+            account.model_copy(update={"name": "a/b", "spaces": [space.model_copy(update={"id": "c"})]}),
+        ]
+        world = World(scenario(1), accounts=accounts)
+        await world.exporter.start()
+        await asyncio.sleep(1)
+        await world.exporter.stop()
+        return world.exporter.missing()
+
+    assert run(main()) == 0

@@ -1,0 +1,74 @@
+"""Names, types and labels of all families, as people build dashboards and alerts on them."""
+
+import asyncio
+
+from prometheus_client.parser import text_string_to_metric_families
+from virtual_time import run
+from world import World
+
+from exporter.chatapp.errors import ServerError
+from exporter.metrics.instruments import Instruments
+from exporter.simulator.scenario import load_scenario
+
+NUMBER = {"account", "space", "phone_number"}
+CONTRACT: dict[str, tuple[str, set[str]]] = {
+    "chatapp_phone_number_quality_rating": ("gauge", {*NUMBER, "quality_rating"}),
+    "chatapp_phone_number_messaging_limit": ("gauge", NUMBER),
+    "chatapp_phone_number_messaging_limit_tier": ("gauge", {*NUMBER, "messaging_limit_tier"}),
+    "chatapp_phone_number_status": ("gauge", {*NUMBER, "status"}),
+    "chatapp_phone_number_name_status": ("gauge", {*NUMBER, "name_status"}),
+    "chatapp_phone_number_new_name_status": ("gauge", {*NUMBER, "new_name_status"}),
+    "chatapp_phone_number_code_verification_status": ("gauge", {*NUMBER, "code_verification_status"}),
+    "chatapp_phone_number_info": (
+        "gauge",
+        {*NUMBER, "verified_name", "is_official", "inbound_callback", "status_callback"},
+    ),
+    "chatapp_phone_number_last_change_timestamp_seconds": ("gauge", {*NUMBER, "field"}),
+    "chatapp_space_up": ("gauge", {"account", "space"}),
+    "chatapp_space_last_success_timestamp_seconds": ("gauge", {"account", "space"}),
+    "chatapp_space_phone_numbers": ("gauge", {"account", "space"}),
+    "chatapp_space_info": ("gauge", {"account", "space", "name", "region"}),  # region: the demo's configuration
+    "chatapp_space_polls": ("counter", {"account", "space"}),
+    "chatapp_space_poll_failures": ("counter", {"account", "space", "reason"}),
+    "chatapp_account_up": ("gauge", {"account"}),
+    "chatapp_account_spaces": ("gauge", {"account"}),
+    "chatapp_account_poll_interval_seconds": ("gauge", {"account", "kind"}),
+    "chatapp_account_qps": ("gauge", {"account", "kind"}),
+    "chatapp_api_requests": ("counter", {"account", "code"}),
+    "chatapp_api_request_duration_seconds": ("histogram", {"account"}),
+    "chatapp_api_throttled": ("counter", {"account"}),
+    "chatapp_api_unknown_values": ("counter", {"field", "value"}),
+    "chatapp_poll_delay_seconds": ("histogram", {"account"}),
+    "chatapp_exporter_build_info": ("gauge", {"version"}),
+    "chatapp_exporter_config_last_reload_successful": ("gauge", set()),
+    "chatapp_exporter_config_last_reload_success_timestamp_seconds": ("gauge", set()),
+}
+
+
+def test_every_family_has_its_type_and_labels_and_no_other_is_shown() -> None:
+    async def main() -> str:
+        world = World(load_scenario(None))
+        await world.exporter.start()
+        await asyncio.sleep(15)
+        await world.exporter.stop()
+        return world.exporter.exposition(openmetrics=False).decode()
+
+    shown = {
+        family.name: (family.type, {label for sample in family.samples for label in sample.labels} - {"le"})
+        for family in text_string_to_metric_families(run(main()))
+        if family.name.startswith("chatapp_")
+    }
+
+    assert shown == CONTRACT
+
+
+def test_codes_are_bounded_and_the_rest_is_other() -> None:
+    instruments = Instruments(["acme"], {})
+
+    for number in range(60):
+        instruments.request_ended("acme", 0.1, ServerError(f"Code{number}"))
+
+    (family,) = (f for f in instruments.registry.collect() if f.name == "chatapp_api_requests")
+    counted = {sample.labels["code"]: sample.value for sample in family.samples}
+    assert len(counted) == 51
+    assert counted["other"] == 10
