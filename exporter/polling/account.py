@@ -124,6 +124,7 @@ class AccountPolling:
             except Exception:
                 # the schedule calls again after an interval; a worker that died would leave the account blind
                 _log.exception("poll lost by a bug, please report it", account=self.account.name, space=turn.space.id)
+            finally:
                 turn.waiting = False
 
     async def _take(self, turn: _Turn) -> None:
@@ -171,7 +172,7 @@ class AccountPolling:
         return next_due(due=turn.due, slot=turn.slot, interval=self.plan.interval, now=self._clock.monotonic())
 
     def _plan_next(self, turn: _Turn, due: float) -> None:
-        turn.due, turn.waiting = due, False
+        turn.due = due
         self._schedule.postpone(self._key(turn), due)
 
     def _log_change(self, turn: _Turn, outcome: Outcome) -> None:

@@ -84,6 +84,25 @@ def test_an_account_that_is_let_in_again_has_all_its_spaces_polled_at_once() -> 
     assert len({space for at, space in world.polls if let_in <= at < let_in + 2}) == 10
 
 
+def test_answers_to_what_was_sent_before_a_refusal_do_not_lift_it() -> None:
+    revoked = {"at": "60s", "answer": "InvalidAccessKeyId.NotFound"}
+
+    async def main() -> list[str]:
+        world = World(scenario(60, qps=10, poll_interval="10s", latency="3s", events=(revoked,)))
+        await world.exporter.start()
+        seen = []
+        for _ in range(500):
+            await asyncio.sleep(0.2)
+            seen += [line[-1] for line in world.samples("chatapp_account_up")]
+        await world.exporter.stop()
+        return seen
+
+    seen = run(main())
+
+    assert "0" in seen
+    assert set(seen[seen.index("0") :]) == {"0"}
+
+
 def test_what_is_said_of_access_depends_on_the_order_of_the_answers() -> None:
     access = AccountAccess(spaces=5).after_denial("a").after_denial("b")
     assert not access.refused
