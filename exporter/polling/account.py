@@ -61,6 +61,7 @@ class AccountPolling:
         self.plan = Plan(len(account.polled_spaces), account.poll_interval, account.qps)
         self._access = AccountAccess(self.plan.spaces)
         self._last_probe = -math.inf
+        self._prober: _Turn | None = None
         self._poller = poller
         self._schedule = schedule
         self._clock = clock
@@ -129,8 +130,8 @@ class AccountPolling:
 
     async def _take(self, turn: _Turn) -> None:
         now = self._clock.monotonic()
-        if self.up or now - self._last_probe >= _PROBE_SHARE * self.plan.interval:
-            self._last_probe, probe = now, not self.up
+        if self.up or self._may_probe(turn, now):
+            self._last_probe, self._prober, probe = now, turn, not self.up
             outcome = await self._poller.poll(turn.space, due=turn.due, retry=not probe)
             self._log_change(turn, outcome)
             turn.failures = turn.failures + 1 if outcome.error else 0
@@ -140,6 +141,16 @@ class AccountPolling:
             self._on_outcome(outcome)
         else:
             self._plan_next(turn, self._next_slot(turn))
+
+    def _may_probe(self, turn: _Turn, now: float) -> bool:
+        """One space an interval asks for a refused account, and another each time: a space that has a refusal of its
+        own by now would keep the account closed."""
+        able = self.plan.spaces - len(self._access.own)
+        return (
+            now - self._last_probe >= _PROBE_SHARE * self.plan.interval
+            and turn.space.id not in self._access.own
+            and (turn is not self._prober or able == 1)
+        )
 
     def _judge(self, outcome: Outcome) -> None:
         """What an outcome tells of the account as a whole."""

@@ -50,7 +50,7 @@ def test_neighbours_that_are_denied_for_themselves_do_not_close_the_account_for_
 def after_a_repair(*failing: tuple[int, str], minutes: float) -> tuple[list[str], World]:
     """chatapp_account_up so many minutes after a key, revoked for half an hour, works again."""
     events = [{"at": "60s", "answer": "InvalidAccessKeyId.NotFound", "for": "30m"}]
-    events += [{"at": "0s", "space": str(space), "answer": code} for space, code in failing]
+    events += [{"at": "10m", "space": str(space), "answer": code} for space, code in failing]
 
     async def main() -> tuple[list[str], World]:
         world = World(scenario(10, qps=10, poll_interval="5m", events=tuple(events)))
@@ -68,6 +68,13 @@ def after_a_repair(*failing: tuple[int, str], minutes: float) -> tuple[list[str]
 def test_a_probe_space_that_fails_for_another_reason_does_not_keep_the_account_closed() -> None:
     for space in range(1, 11):
         up, _ = after_a_repair((space, "InternalError"), minutes=6)
+
+        assert up == ["chatapp_account_up{} 1"], space
+
+
+def test_a_probe_space_that_is_denied_for_its_own_sake_does_not_keep_the_account_closed() -> None:
+    for space in range(1, 11):
+        up, _ = after_a_repair((space, "NoPermission"), minutes=11)
 
         assert up == ["chatapp_account_up{} 1"], space
 
