@@ -31,7 +31,7 @@ from exporter.polling.schedule import Schedule
 from exporter.state.history import History
 from exporter.state.store import Key, SpaceState, Store
 from exporter.web.app import create_app
-from exporter.web.server import serving
+from exporter.web.server import serving, url_of
 
 Encoder = Callable[[Collector], bytes]
 HttpFactory = Callable[[str], httpx.AsyncClient]
@@ -128,8 +128,8 @@ class Exporter:
             for polling in self._polling
         ]
 
-    def missing(self) -> int:
-        """How many spaces have no value yet since the start."""
+    def unpolled(self) -> int:
+        """How many spaces have been neither polled nor known since the start."""
         return len(self._store.unpolled)
 
     def redacted_config(self) -> str:
@@ -177,7 +177,7 @@ async def serve(settings: Settings, environ: Mapping[str, str], listener: socket
     exporter = Exporter(settings, environ, SystemClock())
     async with serving(create_app(exporter), listener):
         await exporter.start()
-        _log.info("listening", address="{}:{}".format(*listener.getsockname()[:2]), version=__version__)
+        _log.info("listening", url=url_of(listener), version=__version__)
         await stop.wait()
         _log.info("stopping")
         await exporter.stop()

@@ -26,7 +26,7 @@ def configure_logs(level: str, form: Literal["logfmt", "json"]) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-            foreign_pre_chain=[structlog.stdlib.add_log_level, *shared[1:]],
+            foreign_pre_chain=shared,
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -47,60 +47,54 @@ class Instruments:
         self._limits = limits
         self._codes = _Bounded()
         self._values = _Bounded()
-        self._requests = Counter(
+        self._add_api_families()
+        self._add_exporter_families()
+        for account in accounts:
+            for family in (self._duration, self._throttled, self._delay):
+                family.labels(account)
+
+    def _add_api_families(self) -> None:
+        self._requests = self._counter(
             "chatapp_api_requests",
             "HTTP attempts, by the API's Code or, where it gave none, by what happened instead.",
-            ["account", "code"],
-            registry=self.registry,
+            "account",
+            "code",
         )
-        self._duration = Histogram(
-            "chatapp_api_request_duration_seconds",
-            "How long an HTTP attempt took, well or badly.",
-            ["account"],
-            buckets=(*_REQUEST_BUCKETS, math.inf),
-            registry=self.registry,
+        self._duration = self._histogram(
+            "chatapp_api_request_duration_seconds", "How long an HTTP attempt took, well or badly.", _REQUEST_BUCKETS
         )
-        self._throttled = Counter(
-            "chatapp_api_throttled", "Answers that said: too fast.", ["account"], registry=self.registry
-        )
-        self._unknown = Counter(
+        self._throttled = self._counter("chatapp_api_throttled", "Answers that said: too fast.", "account")
+        self._unknown = self._counter(
             "chatapp_api_unknown_values",
             "Values in answers that this version does not know, counted at every poll. Field phone_number counts"
             " entries that name no number.",
-            ["field", "value"],
-            registry=self.registry,
+            "field",
+            "value",
         )
-        self._delay = Histogram(
-            "chatapp_poll_delay_seconds",
-            "How late a poll started after it was due.",
-            ["account"],
-            buckets=(*_DELAY_BUCKETS, math.inf),
-            registry=self.registry,
+        self._delay = self._histogram(
+            "chatapp_poll_delay_seconds", "How late a poll started after it was due.", _DELAY_BUCKETS
         )
-        for account in accounts:
-            self._duration.labels(account)
-            self._throttled.labels(account)
-            self._delay.labels(account)
-        self._add_exporter_families()
 
     def _add_exporter_families(self) -> None:
-        build = Gauge(
-            "chatapp_exporter_build_info", "1, with the exporter's version.", ["version"], registry=self.registry
-        )
+        build = self._gauge("chatapp_exporter_build_info", "1, with the exporter's version.", "version")
         build.labels(__version__).set(1)
-        self._reload_successful = Gauge(
-            "chatapp_exporter_config_last_reload_successful",
-            "1 if the last configuration was taken over, else 0.",
-            registry=self.registry,
+        self._reload_successful = self._gauge(
+            "chatapp_exporter_config_last_reload_successful", "1 if the last configuration was taken over, else 0."
         )
-        self._reload_timestamp = Gauge(
-            "chatapp_exporter_config_last_reload_success_timestamp_seconds",
-            "When a configuration was taken over last.",
-            registry=self.registry,
+        self._reload_timestamp = self._gauge(
+            "chatapp_exporter_config_last_reload_success_timestamp_seconds", "When a configuration was taken over last."
         )
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
+        for process_families in (ProcessCollector, PlatformCollector, GCCollector):
+            process_families(registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, ("account",), buckets=(*buckets, math.inf), registry=self.registry)
 
     def poll_started(self, account: str, delay_seconds: float) -> None:
         """A poll's first request goes out."""

@@ -14,7 +14,7 @@ from exporter.config.settings import Account, Settings, Space, format_duration
 from exporter.simulator.api import SimulatedApi, create_simulator
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.scenario import Scenario
-from exporter.web.server import bind, serving
+from exporter.web.server import bind, serving, url_of
 
 _REGIONS = ("apac", "emea", "latam")
 
@@ -22,16 +22,13 @@ _REGIONS = ("apac", "emea", "latam")
 async def run_demo(scenario: Scenario, listener: socket, say: Callable[[str], None]) -> None:
     """Serve the simulated API on a free port and the exporter on `listener`, until SIGTERM or SIGINT."""
     simulator = bind("127.0.0.1:0")
-    endpoint = f"http://127.0.0.1:{simulator.getsockname()[1]}"
     api = SimulatedApi(scenario, SystemClock())
     async with serving(create_simulator(api, scenario.latency, scenario.seed), simulator):
-        settings = demo_settings(scenario, endpoint)
-        host, port = listener.getsockname()[:2]
-        shown = f"localhost:{port}" if host in ("::", "0.0.0.0") else f"{host}:{port}"  # noqa: S104
+        settings = demo_settings(scenario, url_of(simulator))
         spaces = sum(account.spaces for account in scenario.accounts)
         say(f"A simulated fleet of {spaces} spaces; something happens every few seconds.")
-        say(f"  metrics   http://{shown}/metrics")
-        say(f"  overview  http://{shown}/")
+        say(f"  metrics   {url_of(listener)}/metrics")
+        say(f"  overview  {url_of(listener)}/")
         say("Press Ctrl-C to stop.")
         await serve(settings, {}, listener)
 
@@ -41,7 +38,7 @@ async def run_simulator(scenario: Scenario, listener: socket, say: Callable[[str
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    endpoint = "http://{}:{}".format(*listener.getsockname()[:2])
+    endpoint = url_of(listener)
     api = SimulatedApi(scenario, SystemClock())
     async with serving(create_simulator(api, scenario.latency, scenario.seed), listener):
         say(f"# The simulated API listens on {endpoint}; this configuration polls it:")

@@ -63,7 +63,7 @@ def _changes(before: SpaceState, numbers: Iterable[PhoneNumber], at: float) -> C
 class Store:
     """Every configured space's state. `on_change` is told of each new one.
 
-    `unpolled` are the spaces without a value to show: those not polled yet, and not known from before.
+    `unpolled` are the spaces that were neither polled since the start nor known, fresh enough to show, from before.
     """
 
     def __init__(

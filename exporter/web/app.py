@@ -29,8 +29,8 @@ class Source(Protocol):
     def accounts(self) -> Collection[AccountView]:
         """The accounts as they are now."""
 
-    def missing(self) -> int:
-        """How many spaces have no value yet since the start."""
+    def unpolled(self) -> int:
+        """How many spaces have been neither polled nor known since the start."""
 
     def redacted_config(self) -> str:
         """The configuration in YAML, its secrets left out."""
@@ -47,15 +47,15 @@ def create_app(source: Source) -> Starlette:
         return Response(body, headers={"content-type": OPENMETRICS if openmetrics else TEXT})
 
     async def home(_: Request) -> Response:
-        return HTMLResponse(index.render(version=__version__, accounts=source.accounts(), missing=source.missing()))
+        return HTMLResponse(index.render(version=__version__, accounts=source.accounts(), unpolled=source.unpolled()))
 
     async def healthy(_: Request) -> Response:
         return PlainTextResponse("healthy\n")
 
     async def ready(_: Request) -> Response:
-        missing = source.missing()
-        text = f"not ready: {missing} spaces not polled yet\n" if missing else "ready\n"
-        return PlainTextResponse(text, status_code=503 if missing else 200)
+        unpolled = source.unpolled()
+        text = f"not ready: {unpolled} spaces not polled yet\n" if unpolled else "ready\n"
+        return PlainTextResponse(text, status_code=503 if unpolled else 200)
 
     async def config(_: Request) -> Response:
         return PlainTextResponse(source.redacted_config())

@@ -35,6 +35,14 @@ def bind(address: str) -> socket.socket:
         raise AddressError(f"cannot listen on {address}: {error.strerror or error}") from error
 
 
+def url_of(listener: socket.socket) -> str:
+    """Where people reach a listening socket: one on every interface, at localhost."""
+    host, port = listener.getsockname()[:2]
+    if host in ("::", "0.0.0.0"):  # noqa: S104
+        return f"http://localhost:{port}"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: it would end the process by the signal, and the exporter ends with 0."""
 

@@ -210,6 +210,6 @@ def test_names_that_look_alike_when_joined_are_told_apart() -> None:
         await world.exporter.start()
         await asyncio.sleep(1)
         await world.exporter.stop()
-        return world.exporter.missing()
+        return world.exporter.unpolled()
 
     assert run(main()) == 0

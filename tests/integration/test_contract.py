@@ -2,6 +2,7 @@
 
 import asyncio
 
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from virtual_time import run
 from world import World
@@ -60,6 +61,24 @@ def test_every_family_has_its_type_and_labels_and_no_other_is_shown() -> None:
     }
 
     assert shown == CONTRACT
+
+
+def test_those_who_embed_the_exporter_get_the_same_from_its_collector() -> None:
+    async def main() -> tuple[bytes, str]:
+        world = World(load_scenario(None))
+        await world.exporter.start()
+        await asyncio.sleep(15)
+        await world.exporter.stop()
+        registry = CollectorRegistry()
+        registry.register(world.exporter.collector())
+        return generate_latest(registry), world.exporter.exposition(openmetrics=False).decode()
+
+    collected, page = run(main())
+    shown = {family.name: family.samples for family in text_string_to_metric_families(page)}
+
+    for family in text_string_to_metric_families(collected.decode()):
+        assert family.samples
+        assert family.samples == shown[family.name]
 
 
 def test_codes_are_bounded_and_the_rest_is_other() -> None:

@@ -22,7 +22,7 @@ def test_a_restart_shows_the_known_values_at_once_and_is_ready(tmp_path: Path) -
 
         after = World(scenario(3, poll_interval="30s"), state_file=file)
         again = after.samples("chatapp_phone_number") + after.samples("chatapp_space_last_success")
-        missing = after.exporter.missing()
+        missing = after.exporter.unpolled()
         await after.exporter.start()
         await asyncio.sleep(1)
         await after.exporter.stop()
@@ -48,11 +48,11 @@ def test_after_a_stop_longer_than_max_age_the_spaces_count_as_unknown_and_go_fir
         await asyncio.sleep(3 * 3600)
 
         after = World(scenario(20, poll_interval="5m"), state_file=file)
-        at_first = after.exporter.missing()
+        at_first = after.exporter.unpolled()
         await after.exporter.start()
         await asyncio.sleep(3)
         await after.exporter.stop()
-        return at_first, after.exporter.missing()
+        return at_first, after.exporter.unpolled()
 
     assert run(main()) == (20, 0)
 
@@ -104,7 +104,7 @@ def test_a_state_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
         await world.exporter.start()
         await asyncio.sleep(1)
         await world.exporter.stop()
-        return world.exporter.missing()
+        return world.exporter.unpolled()
 
     assert run(main()) == 0
     again = sqlite3.connect(file)
