@@ -47,7 +47,14 @@ class World:
         self.polls: list[tuple[float, str]] = []
         """When the API was asked, and for which space."""
         self._simulator = create_simulator(self.api, scenario.latency)
-        self.exporter = Exporter(self.settings, {}, self.clock, http=self._client, random=Random(1))
+        self.exporter = self.fresh_exporter()
+
+    def fresh_exporter(self, spaces: int | None = None) -> Exporter:
+        """Another process on the same API, with nothing in its memory; it polls only the first so many `spaces`."""
+        first = self.settings.accounts[0]
+        accounts = [first.model_copy(update={"spaces": (first.spaces or [])[:spaces]}), *self.settings.accounts[1:]]
+        settings = self.settings.model_copy(update={"accounts": accounts}) if spaces else self.settings
+        return Exporter(settings, {}, self.clock, http=self._client, random=Random(1))
 
     def space_id(self, number: int) -> str:
         """The id of a space of the first account, counted from 1."""

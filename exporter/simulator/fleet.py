@@ -24,18 +24,27 @@ class SimulatedSpace:
     name: str
     numbers: tuple[Number, ...]
     events: list[Event] = field(default_factory=list)
+    arrivals: list[tuple["SimulatedSpace", Event]] = field(default_factory=list, repr=False)
+    """From where numbers move here, and the events that move them."""
 
     def numbers_at(self, elapsed: float) -> list[Number]:
         """The entries of PhoneNumbers so many seconds after the start."""
-        listed: list[Number] = []
-        for position, number in enumerate(self.numbers, start=1):
-            entry: dict[str, Any] | None = dict(number)
-            for event in self.events:
-                if event.number == position and event.holds(elapsed):
-                    entry = None if event.remove else {**(entry or number), **(event.set or {})}
-            if entry is not None:
-                listed.append(entry)
-        return listed
+        here = [self._entry(position, elapsed) for position in range(1, len(self.numbers) + 1)]
+        arrived = [origin._entry(number, elapsed, arrived=True) for origin, number in self._arrived_at(elapsed)]
+        return [entry for entry in (*here, *arrived) if entry is not None]
+
+    def _entry(self, position: int, elapsed: float, *, arrived: bool = False) -> Number | None:
+        """A number at a moment; None where it is removed, or moved away and not asked for where it `arrived`."""
+        holding = [e for e in self.events if e.number in (position, None) and e.holds(elapsed)]
+        if any(event.remove or (event.move_to and not arrived) for event in holding):
+            return None
+        entry = dict(self.numbers[position - 1])
+        for event in holding:
+            entry.update(event.set or {})
+        return entry
+
+    def _arrived_at(self, elapsed: float) -> list[tuple["SimulatedSpace", int]]:
+        return [(origin, event.number) for origin, event in self.arrivals if event.number and event.holds(elapsed)]
 
     def error_at(self, elapsed: float) -> str | None:
         """The error Code that it answers with instead, if any."""
@@ -69,6 +78,10 @@ class Fleet:
         if event.number and event.number > len(space.numbers):
             raise _no_such("number", event.number, f"1 to {len(space.numbers)}", place)
         space.events.append(event)
+        if event.move_to:
+            if event.move_to > len(spaces):
+                raise _no_such("move_to", event.move_to, f"1 to {len(spaces)}", place)
+            spaces[event.move_to - 1].arrivals.append((space, event))
 
     def account_error_at(self, account: str, elapsed: float) -> str | None:
         """The error Code that the whole account answers with, if any."""

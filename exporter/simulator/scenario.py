@@ -39,7 +39,8 @@ class SimulatedAccount(_Strict):
 class Event(_Strict):
     """Something that happens to an account, to one of its spaces (1 is the first), or to a number in that space.
 
-    Exactly one of: `set` fields of a number, `remove` the number, or `answer` with an error Code.
+    Exactly one of: `set` fields of a number, `move_to` another space of the account with it, `remove` a number or all
+    of a space, or `answer` with an error Code.
     """
 
     at: Moment
@@ -48,15 +49,17 @@ class Event(_Strict):
     space: int | None = Field(None, ge=1)
     number: int | None = Field(None, ge=1)
     set: dict[str, str] | None = None
+    move_to: int | None = Field(None, ge=1)
     remove: bool = False
     answer: str | None = None
 
     @model_validator(mode="after")
     def _one_effect(self) -> "Event":
-        effects = (self.set is not None) + self.remove + (self.answer is not None)
-        of_number = self.set is not None or self.remove
-        if effects != 1 or of_number != (self.number is not None) or (self.number and not self.space):
-            raise ValueError("one of answer (of an account or space), set or remove (of a space's number)")
+        of_number = (self.set is not None) + (self.move_to is not None)
+        effects = of_number + self.remove + (self.answer is not None)
+        placed = self.number if of_number else not self.number or self.remove
+        if effects != 1 or not placed or ((self.number or self.remove) and not self.space):
+            raise ValueError("one of answer (of an account or space), remove (a space's number or all), set or move_to")
         return self
 
     def holds(self, elapsed: float) -> bool:

@@ -148,8 +148,8 @@ def test_a_bad_scenario_starts_nothing(tmp_path: Path, command: str) -> None:
     assert done.stderr == (
         f"{path}:2: accounts[0].spaces: expected a whole number, found 'many'\n"
         f"{path}:4: events[0].at: expected a duration such as 30s, 5m or 1h30m, found nothing\n"
-        f"{path}:5: events[1]: expected one of answer (of an account or space), set or remove (of a space's number),"
-        " found a mapping\n"
+        f"{path}:5: events[1]: expected one of answer (of an account or space), remove (a space's number or all),"
+        " set or move_to, found a mapping\n"
         "3 problems found, nothing was started\n"
     )
     assert (done.stdout, done.returncode) == ("", 2)

@@ -121,6 +121,30 @@ def test_the_same_seed_gives_the_same_fleet_and_another_seed_another() -> None:
     assert fleet(7) != fleet(8)
 
 
+def test_a_number_moves_to_another_space_as_it_is_then_and_a_space_can_be_emptied() -> None:
+    events = (
+        {"at": "10s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}},
+        {"at": "20s", "for": "10s", "space": 1, "number": 1, "move_to": 2},
+        {"at": "40s", "space": 2, "remove": True},
+    )
+    one, two = Fleet(scenario(2, events=events)).spaces["acme"]
+    moved = one.numbers[0]["PhoneNumber"]
+
+    def listed(elapsed: float) -> tuple[bool, bool]:
+        return tuple(moved in [n["PhoneNumber"] for n in space.numbers_at(elapsed)] for space in (one, two))  # type: ignore[return-value]
+
+    assert [listed(elapsed) for elapsed in (0, 19, 20, 29, 30)] == [
+        (True, False),
+        (True, False),
+        (False, True),
+        (False, True),
+        (True, False),
+    ]
+    assert two.numbers_at(25)[-1] == {**one.numbers[0], "QualityRating": "RED"}
+    assert two.numbers_at(40) == []
+    assert len(one.numbers_at(40)) == len(one.numbers)
+
+
 def test_an_account_without_spaces_in_its_configuration_is_asked_for_its_own_numbers() -> None:
     async def main() -> list[str]:
         world = World(scenario(1))
@@ -232,6 +256,7 @@ def test_numbers_leave_after_max_age_without_a_success_and_the_space_stays() -> 
     [
         ({"account": "acmee", "answer": "X"}, "scenario: events[0].account: expected one of acme, found acmee"),
         ({"space": 2, "answer": "X"}, "scenario: events[0].space: expected 1 to 1, found 2"),
+        ({"space": 1, "number": 1, "move_to": 3}, "scenario: events[0].move_to: expected 1 to 1, found 3"),
     ],
 )
 def test_an_event_for_what_the_fleet_does_not_have_is_an_error(event: Mapping[str, Any], message: str) -> None:
