@@ -6,10 +6,14 @@ begin at 0, so that timestamps in samples are those of promtool's world.
 """
 
 import asyncio
+import subprocess
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+from installed import installed
 from pydantic import BaseModel, ConfigDict, Field
 from virtual_time import START, VirtualClock, run
 from world import World, scenario
@@ -20,12 +24,15 @@ from exporter.simulator.scenario import Moment
 
 INCIDENTS = Path(__file__).parent / "rules" / "incidents"
 RULES = Path(__file__).parents[1] / "config" / "prometheus" / "chatapp.rules.yml"
+JOB = "chatapp-exporter"
 MINUTE = 60
 Series = dict[str, list[str]]
 """Values by series, in promtool's notation, one a minute."""
 
 _ACCOUNT: Mapping[str, Any] = {"spaces": "3", "qps": "5", "poll_interval": "5m", "latency": "100ms"}
-_IDENTITY = ("alertname", "account", "space", "phone_number", "field", "value")
+_IDENTITY = "alertname, account, space, phone_number, field, value"
+FIRING = f'group by ({_IDENTITY}) (ALERTS{{alertstate="firing"}})'
+"""What fires, by what makes it one alert and not another."""
 
 
 class _Strict(BaseModel):
@@ -33,11 +40,16 @@ class _Strict(BaseModel):
 
 
 class Outage(_Strict):
-    """The exporter does not run; where it moves, it comes back as another instance and its old target is gone."""
+    """The exporter does not run.
+
+    Where it `moves`, it comes back as another instance and its old target is gone. From then on it polls the first
+    `spaces`, where that is given.
+    """
 
     at: Moment
     down: Duration
     moves: bool = False
+    spaces: int | None = None
 
 
 class Firing(_Strict):
@@ -74,9 +86,25 @@ class Incident(_Strict):
     def outage(self, elapsed: float) -> Outage | None:
         return next((o for o in self.exporter if o.at <= elapsed < o.at + o.down), None)
 
+    def outages_before(self, elapsed: float) -> list[Outage]:
+        return [outage for outage in self.exporter if outage.at + outage.down <= elapsed]
+
     def instance(self, elapsed: float) -> str:
-        moved = sum(outage.moves and outage.at + outage.down <= elapsed for outage in self.exporter)
-        return f"exporter-{moved}:10144"
+        return f"exporter-{sum(outage.moves for outage in self.outages_before(elapsed))}:10144"
+
+
+@dataclass(frozen=True)
+class Span:
+    """When an alert must be firing, in seconds from the start; each end may come up to `slack` later."""
+
+    labels: Mapping[str, str]
+    since: float
+    until: float
+    slack: float
+
+    @property
+    def selector(self) -> str:
+        return "{" + ", ".join(f'{name}="{value}"' for name, value in self.labels.items()) + "}"
 
 
 def load(path: Path) -> Incident:
@@ -103,7 +131,7 @@ async def _play(incident: Incident) -> tuple[World, Series]:
             running = False
         elif not outage and not running:
             if now:
-                world.exporter = world.fresh_exporter()
+                world.exporter = world.fresh_exporter(incident.outages_before(now)[-1].spaces)
             await world.exporter.start()
             running = True
         scrapes.append(_scrape(world, incident, now, running=running))
@@ -114,7 +142,7 @@ async def _play(incident: Incident) -> tuple[World, Series]:
 
 def _scrape(world: World, incident: Incident, now: float, *, running: bool) -> dict[str, str]:
     """The samples of a scrape by series, `up` among them as Prometheus adds it."""
-    target = f'job="chatapp-exporter",instance="{incident.instance(now)}"'
+    target = f'job="{JOB}",instance="{incident.instance(now)}"'
     outage = incident.outage(now)
     if outage and outage.moves:
         return {}
@@ -143,7 +171,7 @@ def _series(scrapes: list[Mapping[str, str]]) -> Series:
 
 def promtool_test(incident: Incident, world: World, series: Series, rules: Path = RULES) -> dict[str, Any]:
     """The document that `promtool test rules` judges: what fires in each minute, and nothing else."""
-    expected = list(_expected(incident, world))
+    spans = expected(incident, world)
     return {
         "rule_files": [str(rules)],
         "evaluation_interval": "1m",
@@ -152,7 +180,8 @@ def promtool_test(incident: Incident, world: World, series: Series, rules: Path 
             {
                 "interval": "1m",
                 "input_series": [{"series": name, "values": _compressed(values)} for name, values in series.items()],
-                "promql_expr_test": [_at(minute, expected) for minute in incident.minutes],
+                "promql_expr_test": [_at(minute, spans) for minute in incident.minutes],
+                "alert_rule_test": [_described(alert, world, rules) for alert in incident.firing if alert.description],
             }
         ],
     }
@@ -174,41 +203,64 @@ def _compressed(values: list[str]) -> str:
     return " ".join(parts)
 
 
-def _expected(incident: Incident, world: World) -> Iterator[tuple[str, float, float, float]]:
-    """For each alert that is to fire: its identity, since, until, and by how much each may be late."""
+def expected(incident: Incident, world: World) -> list[Span]:
+    """The alerts that are to fire, one span each."""
     usual = world.settings.accounts[0].poll_interval + 2 * MINUTE
-    for firing in incident.firing:
-        slack = usual if firing.slack is None else firing.slack
-        for labels in _labels(firing, world):
-            identity = {"alertname": firing.alert, **labels, **firing.labels}
-            written = ", ".join(f'{name}="{identity[name]}"' for name in _IDENTITY if name in identity)
-            yield f"{{{written}}}", firing.since, firing.until, slack
+    return [
+        Span(labels, firing.since, firing.until, usual if firing.slack is None else firing.slack)
+        for firing in incident.firing
+        for labels in _labels(firing, world)
+    ]
 
 
 def _labels(firing: Firing, world: World) -> Iterator[dict[str, str]]:
+    own = {"alertname": firing.alert, **firing.labels}
     if not firing.spaces:
-        yield {}
+        yield own
     for position in firing.spaces:
         space = world.api.fleet.spaces["acme"][position - 1]
-        labels = {"account": "acme", "space": space.id}
+        labels = {**own, "account": "acme", "space": space.id}
         for number in firing.numbers:
             yield {**labels, "phone_number": str(space.numbers[number - 1]["PhoneNumber"])}
         if not firing.numbers:
             yield labels
 
 
-def _at(minute: int, expected: list[tuple[str, float, float, float]]) -> dict[str, Any]:
+def _at(minute: int, spans: list[Span]) -> dict[str, Any]:
     now = minute * MINUTE
-    firing = f'group by ({", ".join(_IDENTITY)}) (ALERTS{{alertstate="firing"}})'
-    must = {labels for labels, since, until, slack in expected if since + slack <= now < until}
-    may = {labels for labels, since, until, slack in expected if since <= now < until + slack} - must
-    expression = firing
+    must = {span.selector for span in spans if span.since + span.slack <= now < span.until}
+    may = {span.selector for span in spans if span.since <= now < span.until + span.slack} - must
+    expression = FIRING
     if may:
-        either = " or ".join(f"ALERTS{labels}" for labels in sorted(may))
-        expression += f" unless on ({', '.join(_IDENTITY)}) ({either})"
+        expression += f" unless on ({_IDENTITY}) ({' or '.join(f'ALERTS{labels}' for labels in sorted(may))})"
     return {
         "expr": expression,
         "eval_time": f"{minute}m",
         "exp_samples": [{"labels": labels, "value": 1} for labels in sorted(must)],
     }
 
+
+def _described(firing: Firing, world: World, rules: Path) -> dict[str, Any]:
+    """The whole alert, with the names that people know, half way through its span."""
+    groups = yaml.safe_load(rules.read_text())["groups"]
+    rule = next(rule for group in groups for rule in group["rules"] if rule.get("alert") == firing.alert)
+    labels = next(_labels(firing, world))
+    del labels["alertname"]
+    return {
+        "eval_time": f"{int((firing.since + firing.until) / 2 // MINUTE)}m",
+        "alertname": firing.alert,
+        "exp_alerts": [
+            {
+                "exp_labels": {"job": JOB, **labels, **rule["labels"]},
+                "exp_annotations": {**rule["annotations"], "description": firing.description},
+            }
+        ],
+    }
+
+
+def judge(test: Mapping[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+    """promtool's verdict; exit status 0 where everything is as expected."""
+    document = folder / "test.yml"
+    document.write_text(yaml.dump(test, Dumper=yaml.CSafeDumper, sort_keys=False, width=100_000))
+    promtool = installed("promtool", package="prometheus")
+    return subprocess.run([promtool, "test", "rules", document], capture_output=True, text=True, check=False)
