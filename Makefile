@@ -5,11 +5,11 @@ UV ?= uv
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint bench lock clean
+.PHONY: help demo test lint incidents bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/runtime ## start a simulated API and the exporter on it; no account is needed
 	@exec $(BIN)/python -m exporter demo
@@ -21,6 +21,9 @@ lint: .venv/dev ## check style, format and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+
+incidents: .venv/dev ## print which alerts each incident must raise, and which it raised
+	@PYTHONPATH=tests $(BIN)/python tests/incident_table.py
 
 bench: .venv/dev ## measure the budget against other ways to limit a rate
 	@$(BIN)/python tests/benchmarks/budget.py

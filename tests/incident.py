@@ -175,7 +175,7 @@ def promtool_test(incident: Incident, world: World, series: Series, rules: Path 
     return {
         "rule_files": [str(rules)],
         "evaluation_interval": "1m",
-        "group_eval_order": ["chatapp.recording", "chatapp.alerts"],
+        "group_eval_order": ["chatapp.recording", "chatapp.hourly", "chatapp.alerts"],
         "tests": [
             {
                 "interval": "1m",
