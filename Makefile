@@ -5,11 +5,11 @@ UV ?= uv
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint incidents bench lock clean
+.PHONY: help demo test lint notifications generate incidents bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/runtime ## start a simulated API and the exporter on it; no account is needed
 	@exec $(BIN)/python -m exporter demo
@@ -21,6 +21,17 @@ lint: .venv/dev ## check style, format and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+
+notifications: .venv/dev ## send the demo's alerts through Prometheus and Alertmanager to a webhook; 7 minutes
+	@$(BIN)/python -m pytest -s -m slow
+
+generate: .venv/dev config/kubernetes/prometheusrule.yaml ## write the dashboards and the PrometheusRule anew
+	@$(BIN)/python -m dashboards
+
+config/kubernetes/prometheusrule.yaml: config/prometheus/chatapp.rules.yml Makefile
+	@printf '%s\n' '# Written by make generate from $<.' 'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' \
+	  'metadata: {name: chatapp-exporter, labels: {app.kubernetes.io/name: chatapp-exporter}}' 'spec:' >$@
+	@sed 's/^\(.\)/  \1/' $< >>$@
 
 incidents: .venv/dev ## print which alerts each incident must raise, and which it raised
 	@PYTHONPATH=tests $(BIN)/python tests/incident_table.py

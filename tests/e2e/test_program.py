@@ -1,23 +1,21 @@
 """The real program in a process of its own, over real sockets, with the real promtool."""
 
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from installed import installed
+from processes import answers, free_port, program, until
 
 from exporter.metrics.catalogue import ACCOUNT_FAMILIES, SPACE_FAMILIES
 
-DEADLINE_SECONDS = 30
 DESIGNED = """
 chatapp_phone_number_quality_rating chatapp_phone_number_messaging_limit chatapp_phone_number_messaging_limit_tier
 chatapp_phone_number_status chatapp_phone_number_name_status chatapp_phone_number_new_name_status
@@ -30,43 +28,6 @@ chatapp_api_unknown_values_total chatapp_poll_delay_seconds chatapp_exporter_bui
 chatapp_exporter_config_last_reload_successful chatapp_exporter_config_last_reload_success_timestamp_seconds
 process_resident_memory_bytes python_info
 """.split()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-@contextmanager
-def program(*arguments: str, log: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "exporter", *arguments]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **environ})
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-
-def until(probe: Callable[[], bool], what: str) -> None:
-    """Wait for something that another process does; real sockets know no virtual time."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not probe():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {DEADLINE_SECONDS} s: {what}")
-        time.sleep(0.05)
-
-
-def answers(url: str) -> Callable[[], bool]:
-    def probe() -> bool:
-        try:
-            return httpx.get(url, trust_env=False).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    return probe
 
 
 @pytest.fixture(scope="module")

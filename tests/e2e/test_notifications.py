@@ -1,0 +1,201 @@
+"""From the simulated API to a webhook: the demo, a real Prometheus and a real Alertmanager with the shipped files.
+
+All durations of the rules and of Alertmanager are shorter by one factor, that between the default poll interval and the
+demo's. The demo takes its five minutes, and YELLOW for six hours takes six.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from installed import installed
+from processes import answers, free_port, program, running, until
+from shortened import shortened
+
+from exporter.simulator.fleet import Fleet
+from exporter.simulator.scenario import load_scenario
+
+CONFIG = Path(__file__).parents[2] / "config"
+FACTOR = 60
+POLL_INTERVAL_SECONDS = 300 / FACTOR
+SECONDS = 415
+RED_AT_SECONDS = 60
+"""When the demo makes the first number of acme's second space RED."""
+
+FIRING = {
+    ("on-call", "ChatAppAccountRefused", "globex"),
+    ("on-call", "ChatAppPhoneNumberDown", "acme 5 #1"),
+    ("on-call", "ChatAppPhoneNumberQualityRed", "acme 2 #1"),
+    ("on-call", "ChatAppPhoneNumberQualityRed", "acme 10 #1"),
+    ("account-managers", "ChatAppMessagingLimitDropped", "acme 3 #1"),
+    ("account-managers", "ChatAppPhoneNumberQualityYellow", "acme 1 #1"),  # not acme 2: it is RED, and that is told
+    ("account-managers", "ChatAppPhoneNumberQualityYellow", "acme 9 #1"),
+    ("account-managers", "ChatAppPhoneNumberRestricted", "acme 10 #1"),
+    ("account-managers", "ChatAppPhoneNumberVanished", "acme 12 #1"),
+    ("operators", "ChatAppScheduleOverrun", "initech"),
+    ("operators", "ChatAppThrottled", "acme"),
+    ("operators", "ChatAppUnknownValue", "messaging_limit_tier TIER_5M"),
+    ("operators", "ChatAppUnknownValue", "status HIBERNATING"),
+    # while acme is throttled for 12 poll intervals, none of its spaces is seen; 6, 13 and 14 have troubles of their own
+    *(("operators", "ChatAppSpaceBlind", f"acme {space}") for space in range(1, 29)),
+}
+RESOLVED = {
+    ("on-call", "ChatAppAccountRefused", "globex"),
+    ("on-call", "ChatAppPhoneNumberQualityRed", "acme 10 #1"),
+    ("account-managers", "ChatAppPhoneNumberRestricted", "acme 10 #1"),
+    ("operators", "ChatAppThrottled", "acme"),
+    *(("operators", "ChatAppSpaceBlind", f"acme {space}") for space in range(1, 29) if space != 6),
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """An alert in a notification, and how many seconds after the demo's start it came."""
+
+    after: float
+    receiver: str
+    status: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.receiver, self.labels["alertname"], _subject(self.labels)
+
+
+FLEET = Fleet(load_scenario(None))
+
+
+def _subject(labels: dict[str, str]) -> str:
+    """What an alert is about: account, space and number by their positions in the fleet, or field and value."""
+    if "field" in labels:
+        return f"{labels['field']} {labels['value']}"
+    if "space" not in labels:
+        return labels["account"]
+    spaces = FLEET.spaces[labels["account"]]
+    position, space = next((n, space) for n, space in enumerate(spaces, start=1) if space.id == labels["space"])
+    numbers = [number["PhoneNumber"] for number in space.numbers]
+    number = f" #{numbers.index(labels['phone_number']) + 1}" if "phone_number" in labels else ""
+    return f"{labels['account']} {position}{number}"
+
+
+@contextmanager
+def webhook(told: list[Told], started: float) -> Iterator[int]:
+    """The port of a server that notes what it is told."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            payload = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            after = time.monotonic() - started
+            for alert in payload["alerts"]:
+                told.append(Told(after, payload["receiver"], alert["status"], alert["labels"], alert["annotations"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+def alertmanager_config(folder: Path, hook: int) -> Path:
+    """The shipped one, shortened; each receiver is the webhook under its own name."""
+    document = yaml.safe_load(shortened((CONFIG / "alertmanager" / "alertmanager.yml").read_text(), FACTOR))
+    del document["global"], document["templates"]
+    url = f"http://127.0.0.1:{hook}/"
+    document["receivers"] = [
+        {"name": receiver["name"], "webhook_configs": [{"url": url, "send_resolved": True}]}
+        for receiver in document["receivers"]
+    ]
+    path = folder / "alertmanager.yml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def prometheus_config(folder: Path, demo: int, alertmanager: int) -> Path:
+    """One that scrapes and evaluates every second, a fifth of the demo's poll interval."""
+    rules = folder / "chatapp.rules.yml"
+    rules.write_text(shortened((CONFIG / "prometheus" / rules.name).read_text(), FACTOR))
+    document = yaml.safe_load((CONFIG / "prometheus" / "prometheus.yml").read_text())
+    document["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    document["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{demo}"]
+    document["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{alertmanager}"]
+    path = folder / "prometheus.yml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> list[Told]:
+    prometheus = installed("prometheus", package="prometheus")
+    alertmanager = installed("prometheus-alertmanager", "alertmanager", package="prometheus-alertmanager")
+    folder = tmp_path_factory.mktemp("notifications")
+    notes: list[Told] = []
+    ports = {name: free_port() for name in ("demo", "prometheus", "alertmanager")}
+    with ExitStack() as stack:
+        started = time.monotonic()
+        stack.enter_context(program("demo", "--web.listen-address", f":{ports['demo']}", log=folder / "demo.log"))
+        hook = stack.enter_context(webhook(notes, started))
+        stack.enter_context(
+            running(
+                alertmanager,
+                f"--config.file={alertmanager_config(folder, hook)}",
+                f"--storage.path={folder / 'alertmanager'}",
+                f"--web.listen-address=127.0.0.1:{ports['alertmanager']}",
+                "--cluster.listen-address=",
+                log=folder / "alertmanager.log",
+            )
+        )
+        stack.enter_context(
+            running(
+                prometheus,
+                f"--config.file={prometheus_config(folder, ports['demo'], ports['alertmanager'])}",
+                f"--storage.tsdb.path={folder / 'prometheus'}",
+                f"--web.listen-address=127.0.0.1:{ports['prometheus']}",
+                log=folder / "prometheus.log",
+            )
+        )
+        until(answers(f"http://127.0.0.1:{ports['prometheus']}/-/ready"), "Prometheus answers")
+        until(answers(f"http://127.0.0.1:{ports['alertmanager']}/-/ready"), "Alertmanager answers")
+        time.sleep(SECONDS - (time.monotonic() - started))
+    return notes
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_demo_leads_to_the_right_notifications_and_to_no_others(told: list[Told]) -> None:
+    for status, expected in (("firing", FIRING), ("resolved", RESOLVED)):
+        seen = {alert.key for alert in told if alert.status == status}
+        assert {"missing": expected - seen, "unexpected": seen - expected} == {"missing": set(), "unexpected": set()}
+
+
+def test_an_outage_of_many_spaces_is_few_notifications(told: list[Told]) -> None:
+    blind = {alert.after for alert in told if alert.labels["alertname"] == "ChatAppSpaceBlind"}
+
+    assert len(blind) < 28
+
+
+def test_red_is_told_soon_and_with_names(told: list[Told]) -> None:
+    red = next(a for a in told if a.key == ("on-call", "ChatAppPhoneNumberQualityRed", "acme 2 #1"))
+    space = FLEET.spaces["acme"][1]
+    intervals = (red.after - RED_AT_SECONDS) / POLL_INTERVAL_SECONDS
+    print(f"\nRED was told {red.after - RED_AT_SECONDS:.1f} s after the API had it: {intervals:.1f} poll intervals")
+
+    assert red.annotations["description"].startswith(
+        f"+{space.numbers[0]['PhoneNumber']} ({space.numbers[0]['VerifiedName']}, {space.name}) in space {space.id}"
+    )
+    # 10 minutes are two poll intervals; until a poll sees it takes up to one more
+    assert 2 <= intervals <= 6

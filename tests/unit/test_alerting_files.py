@@ -1,0 +1,95 @@
+"""The files that people copy to Prometheus, its operator and Alertmanager: valid, whole, and of one mind."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from installed import installed
+
+from exporter.metrics.catalogue import ACCOUNT_FAMILIES, SPACE_FAMILIES
+from exporter.metrics.instruments import Instruments
+
+CONFIG = Path(__file__).parents[2] / "config"
+RULES = CONFIG / "prometheus" / "chatapp.rules.yml"
+GROUPS = yaml.safe_load(RULES.read_text())["groups"]
+ALERTS = [rule for group in GROUPS for rule in group["rules"] if "alert" in rule]
+RECORDS = {rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule}
+ALERTMANAGER = yaml.safe_load((CONFIG / "alertmanager" / "alertmanager.yml").read_text())
+DESIGNED = {
+    "ChatAppPhoneNumberQualityRed": ("critical", "10m"),
+    "ChatAppPhoneNumberQualityYellow": ("warning", "6h"),
+    "ChatAppMessagingLimitDropped": ("warning", "10m"),
+    "ChatAppPhoneNumberDown": ("critical", "10m"),
+    "ChatAppPhoneNumberRestricted": ("warning", "10m"),
+    "ChatAppPhoneNumberVanished": ("warning", "10m"),
+    "ChatAppSpaceBlind": ("warning", "1m"),
+    "ChatAppAccountRefused": ("critical", "2m"),
+    "ChatAppThrottled": ("warning", "10m"),
+    "ChatAppScheduleOverrun": ("warning", "15m"),
+    "ChatAppUnknownValue": ("info", None),
+    "ChatAppConfigReloadFailed": ("warning", "5m"),
+    "ChatAppExporterDown": ("critical", "5m"),
+}
+
+
+def families() -> set[str]:
+    own = {sample.name for family in Instruments(["acme"], {}).registry.collect() for sample in family.samples} | {
+        "chatapp_api_unknown_values_total",
+        "chatapp_api_requests_total",
+    }  # without a series at the start
+    catalogue = [(row.name, row.type) for row in SPACE_FAMILIES] + [(row.name, row.type) for row in ACCOUNT_FAMILIES]
+    return own | {f"{name}_total" if kind == "counter" else name for name, kind in catalogue}
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "arguments"),
+    [
+        ("promtool", "prometheus", ["check", "rules", "--lint-fatal", RULES]),
+        ("promtool", "prometheus", ["check", "config", CONFIG / "prometheus" / "prometheus.yml"]),
+        ("amtool", "prometheus-alertmanager", ["check-config", CONFIG / "alertmanager" / "alertmanager.yml"]),
+    ],
+)
+def test_its_own_tool_accepts_the_file(command: str, package: str, arguments: list[Any]) -> None:
+    checked = subprocess.run([installed(command, package=package), *arguments], capture_output=True, text=True)
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_alerts_are_those_of_the_design() -> None:
+    assert {rule["alert"]: (rule["labels"]["severity"], rule.get("for")) for rule in ALERTS} == DESIGNED
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_an_alert_has_a_static_summary_a_description_and_a_runbook(rule: dict[str, Any]) -> None:
+    annotations = rule["annotations"]
+
+    assert set(annotations) == {"summary", "description", "runbook_url"}
+    assert "{{" not in annotations["summary"]
+    page = annotations["runbook_url"].partition("/blob/main/")[2]
+    assert (CONFIG.parent / page).is_file(), page
+
+
+def test_every_metric_of_the_rules_is_one_of_ours_or_recorded_above() -> None:
+    written = " ".join(rule["expr"] for group in GROUPS for rule in group["rules"])
+    described = " ".join(rule["annotations"]["description"] for rule in ALERTS)
+    names = set(re.findall(r"(?:\w+:)?chatapp_\w+(?::\w+)?", written + described))
+
+    assert names <= families() | RECORDS
+
+
+def test_the_prometheus_rule_has_the_same_groups() -> None:
+    manifest = yaml.safe_load((CONFIG / "kubernetes" / "prometheusrule.yaml").read_text())
+
+    assert (manifest["kind"], manifest["spec"]) == ("PrometheusRule", {"groups": GROUPS}), "run: make generate"
+
+
+def test_alertmanager_names_alerts_and_receivers_that_there_are() -> None:
+    named = set(re.findall(r"ChatApp\w+", str(ALERTMANAGER)))
+    receivers = {receiver["name"] for receiver in ALERTMANAGER["receivers"]}
+    routed = {ALERTMANAGER["route"]["receiver"], *(route["receiver"] for route in ALERTMANAGER["route"]["routes"])}
+
+    assert named <= set(DESIGNED)
+    assert routed == receivers
