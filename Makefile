@@ -25,7 +25,8 @@ lint: .venv/dev ## check style, format and types
 notifications: .venv/dev ## send the demo's alerts through Prometheus and Alertmanager to a webhook; 7 minutes
 	@$(BIN)/python -m pytest -s -m slow
 
-generate: config/kubernetes/prometheusrule.yaml ## write the PrometheusRule anew from the rules file
+generate: .venv/dev config/kubernetes/prometheusrule.yaml ## write the dashboards and the PrometheusRule anew
+	@$(BIN)/python -m dashboards
 
 config/kubernetes/prometheusrule.yaml: config/prometheus/chatapp.rules.yml Makefile
 	@printf '%s\n' '# Written by make generate from $<.' 'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' \

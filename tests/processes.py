@@ -38,12 +38,12 @@ def running(*command: str, log: Path, **environ: str) -> Iterator[subprocess.Pop
         process.wait()
 
 
-def until(probe: Callable[[], bool], what: str) -> None:
-    """Wait for something that another process does; real sockets know no virtual time."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
+def until(probe: Callable[[], bool], what: object, seconds: float = DEADLINE_SECONDS) -> None:
+    """Wait for something that another process does; `what` is told as it is then, when it does not."""
+    deadline = time.monotonic() + seconds
     while not probe():
         if time.monotonic() > deadline:
-            pytest.fail(f"not within {DEADLINE_SECONDS} s: {what}")
+            pytest.fail(f"not within {seconds} s: {what}")
         time.sleep(0.05)
 
 

@@ -1,0 +1,1 @@
+"""Grafana dashboards: the JSON that people import, and the Python that writes it (`python -m dashboards`)."""
