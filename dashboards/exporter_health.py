@@ -1,6 +1,6 @@
 """Exporter: is it keeping up, what fails, how old is what it shows, and what does it cost."""
 
-from dashboards.panels import BAD, EXPORTER, WARNING, Page, Panel, count, lines, listing, query, rows
+from dashboards.panels import BAD, EXPORTER, WARNING, Page, Panel, count, dashed, lines, listing, query, rows
 
 ACCOUNTS = 'job=~"$job",account=~"$account"'
 JOB = 'job=~"$job"'
@@ -38,7 +38,7 @@ def _state(page: Page) -> None:
 
 
 def _budget() -> Panel:
-    return lines(
+    panel = lines(
         "Budget used and allowed",
         "Requests a second, and what the exporter allows itself: as configured, and now, after throttling.",
         "reqps",
@@ -48,6 +48,7 @@ def _budget() -> Panel:
         query(f"max by (account, kind) (chatapp_account_qps{{{ACCOUNTS}}})", "{{account}} {{kind}}", ref="B"),
         empty="No request was made",
     )
+    return dashed(panel, "(limit|current)")
 
 
 def _throttled() -> Panel:
@@ -61,13 +62,14 @@ def _throttled() -> Panel:
 
 
 def _intervals() -> Panel:
-    return lines(
+    panel = lines(
         "Sweep: time between two polls of a space",
         "As configured, and as spaces and budget allow.",
         "s",
         query(f"max by (account, kind) (chatapp_account_poll_interval_seconds{{{ACCOUNTS}}})", "{{account}} {{kind}}"),
         empty="No account is known",
     )
+    return dashed(panel, "configured")
 
 
 def _delay() -> Panel:

@@ -35,6 +35,10 @@ TO_NUMBER = (
     f"/d/{PHONE_NUMBER}?var-datasource=${{datasource}}&var-account=${{__data.fields.Account}}"
     "&var-space=${__data.fields.Space}&var-phone_number=${__data.fields.Number}&${__url_time_range}"
 )
+TO_SPACE = (
+    f"/d/{FLEET}?var-datasource=${{datasource}}&var-account=${{__data.fields.Account}}"
+    "&var-space=${__value.raw}&${__url_time_range}"
+)
 _MOST_ROWS = 100
 _WORST = f"topk({_MOST_ROWS}, max by ({NUMBER}) (2.5 * {STATUS_RANK} ^ 2) + max by ({NUMBER}) ({RANK}))"
 """The numbers of the table: down before RED, RED before restricted, then YELLOW."""
@@ -114,11 +118,12 @@ def _worst() -> Panel:
         return rows(f"max by ({labels}) ({expression}) and on ({NUMBER}) {_WORST}", ref=ref)
 
     last_success = f"chatapp_space_last_success_timestamp_seconds{{{SELECTED}}}"
-    changed = f'chatapp_phone_number_last_change_timestamp_seconds{{{SELECTED},field="quality_rating"}}'
+    fields = 'field=~"quality_rating|status"'
+    changed = f"chatapp_phone_number_last_change_timestamp_seconds{{{SELECTED},{fields}}}"
     panel = listing(
         f"The {_MOST_ROWS} numbers that are worst off",
         "Down, then RED, restricted, YELLOW. A number leads to its own dashboard."
-        " Since: when the rating was seen to change.",
+        " Since: when the rating or the status was seen to change.",
         rows(_WORST),
         with_value(f"{_NAMES}{{{SELECTED}}}", "B", f"{NUMBER}, verified_name, name"),
         with_value(RANK, "C"),
@@ -190,6 +195,7 @@ def _blind() -> Panel:
         columns={"Value": "Not seen for", "name": "Space name", "space": "Space", "account": "Account"},
         empty="Every space is seen",
     )
+    panel = panel.override_by_name("Space", link("Only this space", TO_SPACE))
     return panel.override_by_name("Not seen for", [override("unit", "s")])
 
 
@@ -228,5 +234,4 @@ def _by_space() -> Panel:
         columns={"Value": "Numbers", "space": "Space", "account": "Account"},
         empty="Every number is well",
     )
-    to_space = f"/d/{FLEET}?var-account=${{__data.fields.Account}}&var-space=${{__value.raw}}&${{__url_time_range}}"
-    return panel.override_by_name("Space", link("Only this space", to_space))
+    return panel.override_by_name("Space", link("Only this space", TO_SPACE))

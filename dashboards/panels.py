@@ -63,17 +63,33 @@ def count(
     return _worded(panel, title, description, unit, empty).with_target(instant(expression))
 
 
+def figures(title: str, description: str, unit: str, *queries: Query, empty: str) -> stat.Panel:
+    """Numbers in large digits, each with its name."""
+    panel = stat.Panel().graph_mode(common.BigValueGraphMode.NONE).text_mode(common.BigValueTextMode.VALUE_AND_NAME)
+    panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.FIXED).fixed_color(CALM))
+    panel = _worded(panel, title, description, unit, empty)
+    for target in queries:
+        panel = panel.with_target(target)
+    return panel
+
+
 def lines(title: str, description: str, unit: str, *queries: Query, empty: str) -> timeseries.Panel:
     """Values over time, with a legend."""
     legend = common_builders.VizLegendOptions().show_legend(True)
     legend = legend.display_mode(common.LegendDisplayMode.LIST).placement(common.LegendPlacement.BOTTOM)
     panel = timeseries.Panel().legend(legend).fill_opacity(8).min(0)
-    panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
+    panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.PALETTE_CLASSIC))
     panel = panel.tooltip(common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI))
     panel = _worded(panel, title, description, unit, empty)
     for target in queries:
         panel = panel.with_target(target)
     return panel
+
+
+def dashed(panel: timeseries.Panel, names: str) -> timeseries.Panel:
+    """What is allowed or asked for, apart from what is: broken lines for the legends that end with `names`."""
+    line = [override("custom.lineStyle", {"fill": "dash", "dash": [10, 10]}), override("custom.fillOpacity", 0)]
+    return panel.override_by_regexp(f"/ {names}$/", line)
 
 
 def timeline(

@@ -9,6 +9,8 @@ from dashboards.panels import (
     Page,
     Panel,
     ago,
+    figures,
+    instant,
     lines,
     listing,
     query,
@@ -38,7 +40,7 @@ def phone_number() -> Page:
     page.lay(_identity(), height=4)
     page.lay(_words("quality_rating", "Quality rating", RATINGS), height=6)
     page.lay(_words("messaging_limit_tier", "Messaging limit tier", {}), _words("status", "Status", STATUSES), height=6)
-    page.lay(_limit(), _changes(), height=8)
+    page.lay(_limit(), _changes(), height=6)
     page.lay(_alerts(), _freshness(), height=7)
     return page
 
@@ -73,18 +75,15 @@ def _identity() -> Panel:
 
 
 def _limit() -> Panel:
-    now = f"max(phone_number:chatapp_phone_number_messaging_limit:last{{{MATCHING}}} {_CHOSEN})"
-    highest = f"max(max_over_time(phone_number:chatapp_phone_number_messaging_limit:last{{{MATCHING}}}[7d]) {_CHOSEN})"
-    panel = lines(
+    limit = f"phone_number:chatapp_phone_number_messaging_limit:last{{{MATCHING}}}"
+    return figures(
         "Messaging limit",
-        "How many people the number may write to in 24 hours, and the highest of the last 7 days. No line: unlimited,"
-        " or a tier that stands for no known number.",
+        "How many people the number may write to in 24 hours, and the highest of the last 7 days.",
         "locale",
-        query(now, "now"),
-        query(highest, "highest of 7 days", ref="B"),
-        empty="Unlimited, or not known",
-    )
-    return panel.mappings([UNLIMITED])
+        instant(f"max({limit} {_CHOSEN})", "now"),
+        instant(f"max(max_over_time({limit}[7d]) {_CHOSEN})", "highest of 7 days", ref="B"),
+        empty="Not known",
+    ).mappings([UNLIMITED])
 
 
 def _changes() -> Panel:
