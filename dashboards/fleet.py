@@ -52,6 +52,7 @@ def fleet() -> Page:
     )
     page.choice("space", "Space", 'label_values(chatapp_space_up{job=~"$job",account=~"$account"}, space)')
     _counts(page)
+    page.lay(_ratings_over_time(), _blind_over_time(), height=7, widths=(16, 8))
     page.section("Worst first")
     page.lay(_worst(), height=11)
     page.section("What changed in the last 24 hours, and what nobody sees")
@@ -61,35 +62,39 @@ def fleet() -> Page:
     return page
 
 
-def _counts(page: Page) -> None:
-    def numbers(title: str, description: str, condition: str, colour: str) -> Panel:
-        return count(title, description, f"count({condition}) or vector(0)", colour)
+def _numbers(title: str, description: str, condition: str, colour: str) -> Panel:
+    return count(title, description, f"count({condition}) or vector(0)", colour)
 
+
+def _counts(page: Page) -> None:
     held = "As last seen, also while nobody can see the space."
     dropped = f'ALERTS{{alertname="ChatAppMessagingLimitDropped",alertstate="firing",{SELECTED}}}'
     page.lay(
-        numbers("RED", f"Numbers with the quality rating RED. {held}", f"{RANK} == 3", BAD),
-        numbers("YELLOW", f"Numbers with the quality rating YELLOW. {held}", f"{RANK} == 2", WARNING),
-        numbers("Down", f"Numbers that can neither send nor receive. {held}", f"{STATUS_RANK} == 2", BAD),
-        numbers(
+        _numbers("RED", f"Numbers with the quality rating RED. {held}", f"{RANK} == 3", BAD),
+        _numbers("YELLOW", f"Numbers with the quality rating YELLOW. {held}", f"{RANK} == 2", WARNING),
+        _numbers("Down", f"Numbers that can neither send nor receive. {held}", f"{STATUS_RANK} == 2", BAD),
+        _numbers(
             "Restricted",
             f"Numbers that are FLAGGED, PAUSED, RATE_LIMITED or RESTRICTED. {held}",
             f"{STATUS_RANK} == 1",
             WARNING,
         ),
-        numbers(
+        _numbers(
             "Limit dropped", "Numbers that may write to fewer people than within the last 7 days.", dropped, WARNING
         ),
-        numbers("Blind spaces", "Spaces whose polls fail, or that nobody polls now.", UNSEEN, BAD),
-        numbers(
+        _numbers("Blind spaces", "Spaces whose polls fail, or that nobody polls now.", UNSEEN, BAD),
+        _numbers(
             "Unknown",
             "Numbers without a rating yet, or with a rating that the exporter does not know.",
             f"{RANK} == 1",
             UNSURE,
         ),
-        numbers("All numbers", "Phone numbers that are listed, or were when their space was seen last.", RANK, CALM),
+        _numbers("All numbers", "Phone numbers that are listed, or were when their space was seen last.", RANK, CALM),
         height=4,
     )
+
+
+def _ratings_over_time() -> Panel:
     rated = query(
         "sum by (quality_rating)"
         ' (account_quality_rating:chatapp_phone_numbers:sum{job=~"$job",account=~"$account"} > 0)',
@@ -104,36 +109,20 @@ def _counts(page: Page) -> None:
     )
     for rating, colour in RATINGS.items():
         panel = panel.override_by_name(rating, [override("color", {"mode": "fixed", "fixedColor": colour})])
+    return panel
+
+
+def _blind_over_time() -> Panel:
     blind = query(f"count({UNSEEN}) or vector(0)", "blind spaces")
-    page.lay(
-        panel,
-        lines("Blind spaces", "Spaces whose polls fail, or that nobody polls now.", "short", blind, empty="No space"),
-        height=7,
-        widths=(16, 8),
-    )
+    return lines("Blind spaces", "Spaces whose polls fail, or that nobody polls now.", "short", blind, empty="No space")
 
 
 def _worst() -> Panel:
-    def with_value(expression: str, ref: str, labels: str = NUMBER) -> Query:
-        return rows(f"max by ({labels}) ({expression}) and on ({NUMBER}) {_WORST}", ref=ref)
-
-    last_success = f"chatapp_space_last_success_timestamp_seconds{{{SELECTED}}}"
-    fields = 'field=~"quality_rating|status"'
-    changed = f"chatapp_phone_number_last_change_timestamp_seconds{{{SELECTED},{fields}}}"
     panel = listing(
         f"The {_MOST_ROWS} numbers that are worst off",
         "Down, then RED, restricted, YELLOW. A number leads to its own dashboard."
         " Since: when the rating or the status was seen to change.",
-        rows(_WORST),
-        with_value(f"{_NAMES}{{{SELECTED}}}", "B", f"{NUMBER}, verified_name, name"),
-        with_value(RANK, "C"),
-        with_value(f"phone_number:chatapp_phone_number_status:last{{{SELECTED}}}", "D", f"{NUMBER}, status"),
-        with_value(f"chatapp_phone_number_messaging_limit{{{SELECTED}}}", "E"),
-        with_value(f"1000 * {changed}", "F"),
-        with_value(
-            f"{RANK} * 0 + on (job, account, space) group_left () 1000 * max by (job, account, space) ({last_success})",
-            "G",
-        ),
+        *_worst_queries(),
         columns={
             "phone_number": "Number",
             "verified_name": "Verified name",
@@ -158,6 +147,27 @@ def _worst() -> Panel:
     panel = panel.override_by_name("Status", coloured({word: (word, colour) for word, colour in STATUSES.items()}))
     panel = panel.override_by_name("Since", ago()).override_by_name("Last seen", ago())
     return panel.override_by_name("Badness", [override("custom.hidden", True)])
+
+
+def _worst_queries() -> tuple[Query, ...]:
+    def with_value(expression: str, ref: str, labels: str = NUMBER) -> Query:
+        return rows(f"max by ({labels}) ({expression}) and on ({NUMBER}) {_WORST}", ref=ref)
+
+    last_success = f"chatapp_space_last_success_timestamp_seconds{{{SELECTED}}}"
+    fields = 'field=~"quality_rating|status"'
+    changed = f"chatapp_phone_number_last_change_timestamp_seconds{{{SELECTED},{fields}}}"
+    return (
+        rows(_WORST),
+        with_value(f"{_NAMES}{{{SELECTED}}}", "B", f"{NUMBER}, verified_name, name"),
+        with_value(RANK, "C"),
+        with_value(f"phone_number:chatapp_phone_number_status:last{{{SELECTED}}}", "D", f"{NUMBER}, status"),
+        with_value(f"chatapp_phone_number_messaging_limit{{{SELECTED}}}", "E"),
+        with_value(f"1000 * {changed}", "F"),
+        with_value(
+            f"{RANK} * 0 + on (job, account, space) group_left () 1000 * max by (job, account, space) ({last_success})",
+            "G",
+        ),
+    )
 
 
 def _changed() -> Panel:
