@@ -8,6 +8,7 @@ from pathlib import Path
 from incident import FIRING, INCIDENTS, MINUTE, Span, expected, judge, load, promtool_test, record
 
 from exporter.config.settings import format_duration
+from exporter.logs import configure_logs
 
 _FAILED = re.compile(r"time: (?P<time>\S+),\n\s+exp: .*\n\s+got: (?P<got>.*)")
 _SERIES = re.compile(r"\{[^}]*\}")
@@ -36,7 +37,8 @@ def rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _words(labels: Mapping[str, str]) -> str:
-    return " ".join(labels[name] for name in ("alertname", "space", "phone_number", "field", "value") if name in labels)
+    subject = ("space", "phone_number") if "space" in labels else ("account", "field", "value")
+    return " ".join(labels[name] for name in ("alertname", *subject) if name in labels)
 
 
 def _seen(output: str) -> dict[str, list[int]]:
@@ -72,6 +74,7 @@ def _minutes(minutes: list[int]) -> str:
 
 
 if __name__ == "__main__":
+    configure_logs("critical", "logfmt")  # what goes wrong here is meant to
     print("| incident | alert | expected | seen |\n|---|---|---|---|")
     for path in sorted(INCIDENTS.glob("*.yml")):
         for row in rows(path):
