@@ -1,12 +1,9 @@
-"""The whole program, put together: the one place that chooses clock, network and files for everything else."""
+"""The exporter, put together: polling, state and pages of one configuration, and the step to another one."""
 
 import asyncio
-import signal
-import sqlite3
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from random import Random
-from socket import socket
 
 import httpx
 import structlog
@@ -15,9 +12,9 @@ from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from exporter import __version__
 from exporter.chatapp.client import Client
 from exporter.chatapp.errors import QueryError
+from exporter.chatapp.signing import Credentials
 from exporter.clock import Clock, SystemClock
 from exporter.config.credentials import CredentialReader
 from exporter.config.settings import Account, Settings, Space, is_loopback
@@ -28,10 +25,8 @@ from exporter.polling.account import AccountPolling
 from exporter.polling.budget import Budget
 from exporter.polling.poller import Outcome, Poller
 from exporter.polling.schedule import Schedule
-from exporter.state.history import History
+from exporter.state.history import History, open_history
 from exporter.state.store import Key, SpaceState, Store
-from exporter.web.app import create_app
-from exporter.web.server import serving, url_of
 
 Encoder = Callable[[Collector], bytes]
 HttpFactory = Callable[[str], httpx.AsyncClient]
@@ -43,10 +38,11 @@ _log = structlog.get_logger()
 def http_client(endpoint: str) -> httpx.AsyncClient:
     """The client for the real network; what is on this machine is not asked for through a proxy.
 
-    It has no time-outs of its own: `Client` bounds the whole request.
+    It has no time-outs of its own: `Client` bounds the whole request. SSL_CERT_FILE counts for every endpoint.
     """
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-    return httpx.AsyncClient(limits=limits, timeout=None, trust_env=not is_loopback(endpoint))  # noqa: S113
+    tls = httpx.create_ssl_context()
+    return httpx.AsyncClient(limits=limits, timeout=None, trust_env=not is_loopback(endpoint), verify=tls)  # noqa: S113
 
 
 class Exporter:
@@ -61,50 +57,70 @@ class Exporter:
         random: Random | None = None,
     ) -> None:
         self._settings = settings
+        self._environ = environ
         self._clock = clock
+        self._http = http
         self._random = random or Random()
-        self._spaces: dict[Key, Space] = {
-            (account.name, space.id): space for account in settings.accounts for space in account.polled_spaces
-        }
+        self._stopped = False
+        self._spaces = _spaces(settings)
         self._instruments = Instruments([account.name for account in settings.accounts], settings.limits)
         self._instruments.config_loaded(clock.now())
-        self._history, known = _open_history(settings.state_file, self._spaces)
+        self._history, known = self._open_history()
         self._page = Page(self._view, self.accounts, settings.max_age)
         states = {key: known.get(key, SpaceState()) for key in self._spaces}
         unpolled = [key for key, state in states.items() if state.fresh_until(settings.max_age) <= clock.now()]
         self._store = Store(states, unpolled, self._page.update)
-        self._http = {account.name: http(account.endpoint) for account in settings.accounts}
         self._schedule = Schedule(clock)
-        self._polling = [self._account_polling(account, environ) for account in settings.accounts]
+        self._accounts = {account.name: self._account(account) for account in settings.accounts}
 
     async def start(self) -> None:
         """Begin polling."""
         self._schedule.start()
-        for polling in self._polling:
-            polling.start()
-            plan = polling.plan
-            _log.info(
-                "polling",
-                account=polling.account.name,
-                spaces=plan.spaces,
-                qps=plan.qps,
-                needed_qps=round(plan.needed_qps, 3),
-                interval=plan.interval,
-                effective_interval=round(plan.effective_interval, 1),
-            )
+        for running in self._accounts.values():
+            running.start()
+
+    async def reconfigure(self, settings: Settings) -> None:
+        """Take over other settings, known to be right. What they do not change goes on as it is."""
+        before, self._settings = self._settings, settings
+        self._take_over_spaces(before)
+        renewed = {account.name: account for account in settings.accounts}
+        left = [name for name, running in self._accounts.items() if not running.serves(renewed.get(name))]
+        leaving = [self._accounts.pop(name) for name in left]
+        for name, running in self._accounts.items():
+            running.reconfigure(renewed[name], self._environ)
+        await asyncio.gather(*(running.stop() for running in leaving))
+        if self._stopped:
+            return
+        for account in settings.accounts:
+            if account.name not in self._accounts:
+                self._accounts[account.name] = begun = self._account(account)
+                if leaving:  # perhaps it only has another name, and what was sent under the old one still counts
+                    begun.polling.budget.rest(max(1.0, 1 / account.qps))
+                begun.start()
+        self._instruments.config_loaded(self._clock.now())
+
+    def refuse_configuration(self) -> None:
+        """Other settings were wrong: say so, and go on."""
+        self._instruments.config_refused()
+
+    def follow_credentials(self) -> None:
+        """Let a refused account ask at once whose key was changed in its file."""
+        for running in self._accounts.values():
+            if running.credentials_changed():
+                running.polling.probe_now()
 
     async def sweep(self) -> list[tuple[SpaceView, QueryError | None]]:
         """Poll every space once, within the budgets, and nothing more; the spaces, with their errors, in order."""
-        swept = await asyncio.gather(*(polling.sweep() for polling in self._polling))
+        swept = await asyncio.gather(*(running.polling.sweep() for running in self._accounts.values()))
         errors = {(outcome.account, outcome.space): outcome.error for outcomes in swept for outcome in outcomes}
         return [(view, errors[view.account, view.space.id]) for view in self._page.views(self._clock.now())]
 
     async def stop(self) -> None:
         """Let polls under way end, within a few seconds, and close what is open."""
+        self._stopped = True
         self._schedule.pause()
-        await asyncio.gather(*(polling.stop() for polling in self._polling))
+        await asyncio.gather(*(running.stop() for running in self._accounts.values()))
         await self._schedule.stop()
-        await asyncio.gather(*(client.aclose() for client in self._http.values()))
         if self._history:
             self._history.close()
 
@@ -123,10 +139,8 @@ class Exporter:
 
     def accounts(self) -> list[AccountView]:
         """The accounts as they are now."""
-        return [
-            AccountView(polling.account.name, polling.up, polling.plan, polling.budget.current_qps())
-            for polling in self._polling
-        ]
+        pollings = [running.polling for running in self._accounts.values()]
+        return [AccountView(p.account.name, p.up, p.plan, p.budget.current_qps()) for p in pollings]
 
     def unpolled(self) -> int:
         """How many spaces have been neither polled nor known since the start."""
@@ -139,49 +153,115 @@ class Exporter:
             account.update({key: "<secret>" for key in ("access_key_id", "access_key_secret") if key in account})
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
-    def _account_polling(self, account: Account, environ: Mapping[str, str]) -> AccountPolling:
+    def _account(self, account: Account) -> "_RunningAccount":
+        reader, http = CredentialReader(account, self._environ), self._http(account.endpoint)
         budget = Budget(account.qps, self._clock)
-        client = Client(self._http[account.name], account.endpoint, CredentialReader(account, environ), self._clock)
+        client = Client(http, account.endpoint, reader.current, self._clock)
         poller = Poller(account, client, budget, self._clock, self._instruments)
-        known = [space for name, space in self._spaces.keys() - self._store.unpolled if name == account.name]
-        return AccountPolling(account, poller, budget, self._schedule, self._clock, self._record, self._random, known)
+        known = self._known_slots(account)
+        polling = AccountPolling(
+            account, poller, budget, self._schedule, self._clock, self._record, self._random, known
+        )
+        return _RunningAccount(polling, client, http, reader)
+
+    def _known_slots(self, account: Account) -> dict[str, float]:
+        """The next slots, in monotonic seconds, of the account's spaces whose values are known."""
+        ahead = self._clock.monotonic() - self._clock.now()
+        keys = [(account.name, space.id) for space in account.polled_spaces]
+        slots = {key[1]: self._store[key].next_slot for key in keys if key not in self._store.unpolled}
+        return {space: slot + ahead for space, slot in slots.items() if slot is not None}
+
+    def _take_over_spaces(self, before: Settings) -> None:
+        settings, old = self._settings, self._spaces
+        self._spaces = spaces = _spaces(settings)
+        self._instruments.reconfigure([account.name for account in settings.accounts], settings.limits)
+        self._store.retain(spaces)
+        self._page.retain(spaces)
+        self._page.max_age = settings.max_age
+        shown_anew = (settings.limits, settings.max_age) != (before.limits, before.max_age)
+        for key, space in spaces.items():
+            if shown_anew or old.get(key) != space:
+                self._page.update(key, self._store[key])
+        self._take_over_history(before)
+
+    def _take_over_history(self, before: Settings) -> None:
+        if self._history and self._settings.state_file == before.state_file:
+            self._history.retain(self._spaces)
+            return
+        if self._history:
+            self._history.close()
+        self._instruments.state_file_left()
+        self._history, _ = self._open_history()
+        if self._history:
+            self._history.save({key: self._store[key] for key in self._spaces if key not in self._store.unpolled})
+
+    def _open_history(self) -> tuple[History | None, dict[Key, SpaceState]]:
+        file = self._settings.state_file
+        if file is None:
+            return None, {}
+        return open_history(Path(file), self._spaces, self._clock.now(), self._instruments)
 
     def _record(self, outcome: Outcome) -> None:
+        key = (outcome.account, outcome.space)
         state = self._store.record(outcome)
         if outcome.answer:
             self._instruments.answered(outcome.answer)
         if self._history:
-            self._history.save((outcome.account, outcome.space), state)
+            self._history.save({key: state})
 
     def _view(self, key: Key, state: SpaceState, fresh: bool) -> SpaceView:
         return SpaceView(key[0], self._spaces[key], state, fresh, self._settings.limits)
 
 
-def _open_history(path: str | None, keys: Collection[Key]) -> tuple[History | None, dict[Key, SpaceState]]:
-    """The state file and what it knows; neither where there is none that can be used."""
-    if path is None:
-        return None, {}
-    try:
-        history = History(Path(path))
-        return history, history.load(keys)
-    except sqlite3.Error as error:
-        _log.error("state file unusable, nothing will be kept over a restart", file=path, problem=str(error))
-        return None, {}
+class _RunningAccount:
+    """One account's polling, with what it holds open."""
+
+    def __init__(
+        self, polling: AccountPolling, client: Client, http: httpx.AsyncClient, reader: CredentialReader
+    ) -> None:
+        self.polling = polling
+        self._client = client
+        self._http = http
+        self._reader = reader
+        self._credentials: Credentials | None = None
+
+    def start(self) -> None:
+        self.polling.start()
+        plan = self.polling.plan
+        _log.info(
+            "polling",
+            account=self.polling.account.name,
+            spaces=plan.spaces,
+            qps=plan.qps,
+            needed_qps=round(plan.needed_qps, 3),
+            interval=plan.interval,
+            effective_interval=round(plan.effective_interval, 1),
+        )
+
+    def serves(self, account: Account | None) -> bool:
+        """Whether these settings are of this account: at another endpoint, one of the same name is another one."""
+        return account is not None and account.endpoint == self.polling.account.endpoint
+
+    def reconfigure(self, account: Account, environ: Mapping[str, str]) -> None:
+        if account == self.polling.account:
+            return
+        self._reader = CredentialReader(account, environ)
+        self._client.credentials = self._reader.current
+        self.polling.reconfigure(account)
+        self.polling.probe_now()
+
+    def credentials_changed(self) -> bool:
+        """Whether they are others than when this was asked last."""
+        before, self._credentials = self._credentials, self._reader()
+        return before not in (None, self._credentials)
+
+    async def stop(self) -> None:
+        await self.polling.stop()
+        await self._http.aclose()
 
 
-async def serve(settings: Settings, environ: Mapping[str, str], listener: socket) -> None:
-    """Poll, and serve on the listening socket, until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    exporter = Exporter(settings, environ, SystemClock())
-    async with serving(create_app(exporter), listener):
-        await exporter.start()
-        _log.info("listening", url=url_of(listener), version=__version__)
-        await stop.wait()
-        _log.info("stopping")
-        await exporter.stop()
-    _log.info("stopped")
+def _spaces(settings: Settings) -> dict[Key, Space]:
+    return {(account.name, space.id): space for account in settings.accounts for space in account.polled_spaces}
 
 
 async def sweep(settings: Settings, environ: Mapping[str, str]) -> list[tuple[SpaceView, QueryError | None]]:

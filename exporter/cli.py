@@ -67,15 +67,34 @@ def main() -> None:
 @main.command()
 @_config_file
 @_server_options
-def serve(config_file: Path | None, address: str, log_level: str, log_format: Any) -> None:
+@click.option(
+    "--web.config.file",
+    "web_config_file",
+    type=click.Path(path_type=Path),
+    help="TLS and logins, in the format of Prometheus' exporter-toolkit.",
+)
+@click.option("--web.enable-lifecycle", "lifecycle", is_flag=True, help="Reload on POST /-/reload. SIGHUP always does.")
+def serve(
+    config_file: Path | None,
+    address: str,
+    log_level: str,
+    log_format: Any,
+    web_config_file: Path | None,
+    lifecycle: bool,
+) -> None:
     """Poll the configured spaces and serve /metrics (the default command)."""
     _end_well_on_sigterm()
-    from exporter.app import serve as run
+    from exporter.clock import SystemClock
+    from exporter.config.loading import Configuration
     from exporter.logs import configure_logs
+    from exporter.service import serve as run
+    from exporter.web.access import Access
 
-    settings = _load(config_file)
+    configuration = Configuration(config_file, os.environ)
+    settings = _valid(configuration.load, config_file)
+    access = _valid(lambda: Access(web_config_file, SystemClock()), web_config_file) if web_config_file else None
     configure_logs(log_level, log_format)
-    _run(run(settings, os.environ, _bind(address)))
+    _run(run(configuration, settings, os.environ, _bind(address), access=access, lifecycle=lifecycle))
 
 
 @main.command()
@@ -146,13 +165,19 @@ def schema() -> None:
 
 def _load(config_file: Path | None) -> "Settings":
     from exporter.config.loading import load
+
+    return _valid(lambda: load(config_file, os.environ), config_file)
+
+
+def _valid(make: Callable[[], Result], file: Path | None) -> Result:
+    """What `make` gives; where the configuration is wrong, the end."""
     from exporter.config.problems import ConfigError
 
     try:
-        return load(config_file, os.environ)
+        return make()
     except ConfigError as error:
         _refuse(str(error), len(error.problems))
-        if config_file is None:
+        if file is None:
             click.echo("Name a file with --config.file, or try without an account: chatapp-exporter demo", err=True)
         sys.exit(2)
 
@@ -184,6 +209,7 @@ def _end_well_on_sigterm() -> None:
     """Before the event loop takes the signals over, and as PID 1, which would not hear SIGTERM at all."""
     import signal
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload, while there is nothing to reload yet
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 

@@ -1,7 +1,7 @@
 """The real exporter on the simulated API in one process, under virtual time: what most tests start from."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 from typing import Any
 from urllib.parse import unquote
@@ -10,6 +10,7 @@ import httpx
 from virtual_time import VirtualClock
 
 from exporter.app import Exporter
+from exporter.chatapp.signing import Credentials
 from exporter.clock import Clock
 from exporter.config.settings import Settings
 from exporter.simulator.api import SimulatedApi, create_simulator
@@ -82,3 +83,12 @@ class _Recording(httpx.AsyncBaseTransport):
         space = re.search(r"CustSpaceId=([^&]*)", request.url.query.decode())
         self._world.polls.append((self._world.clock.monotonic(), unquote(space[1]) if space else ""))
         return await self._inner.handle_async_request(request)
+
+
+def given(credentials: Credentials) -> Callable[[], Awaitable[Credentials]]:
+    """Credentials as a client asks for them."""
+
+    async def current() -> Credentials:
+        return credentials
+
+    return current

@@ -2,11 +2,11 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import httpx
 
-from exporter.chatapp.errors import MalformedError, RequestTimeout, TransportError
+from exporter.chatapp.errors import MalformedError, QueryError, RequestTimeout, TransportError
 from exporter.chatapp.model import Answer
 from exporter.chatapp.signing import Credentials
 from exporter.chatapp.wire import decode_answer, encode_request
@@ -23,19 +23,22 @@ def fresh_nonce() -> str:
 
 
 class Client:
-    """Asks one account's endpoint. `credentials` is called for every attempt, so a rotated key is seen at once."""
+    """Asks one account's endpoint. `credentials` is called for every attempt, so a rotated key is seen at once.
+
+    `credentials` may raise a QueryError of its own.
+    """
 
     def __init__(
         self,
         http: httpx.AsyncClient,
         endpoint: str,
-        credentials: Callable[[], Credentials],
+        credentials: Callable[[], Awaitable[Credentials]],
         clock: Clock,
         nonce: Callable[[], str] = fresh_nonce,
     ) -> None:
         self._http = http
         self._endpoint = httpx.URL(endpoint)
-        self._credentials = credentials
+        self.credentials = credentials
         self._clock = clock
         self._nonce = nonce
 
@@ -45,24 +48,30 @@ class Client:
         Raises:
             QueryError: no numbers; its class says why.
         """
-        request = self._request(space_id, isv_code)
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
-                return await self._exchange(request)
+                credentials = await self.credentials()
+                return await self._ask(self._request(space_id, isv_code, credentials), credentials)
         except (TimeoutError, httpx.TimeoutException) as error:
             detail = f"no whole answer within {REQUEST_TIMEOUT_SECONDS:g} s"
             raise RequestTimeout("timeout", detail) from error
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             raise TransportError("transport", f"{type(error).__name__}: {error}"[:200]) from error
 
-    def _request(self, space_id: str | None, isv_code: str | None) -> httpx.Request:
+    def _request(self, space_id: str | None, isv_code: str | None, credentials: Credentials) -> httpx.Request:
         host = self._endpoint.netloc.decode("ascii")
-        signed = encode_request(
-            host, space_id, isv_code, self._credentials(), now=self._clock.now(), nonce=self._nonce()
-        )
+        signed = encode_request(host, space_id, isv_code, credentials, now=self._clock.now(), nonce=self._nonce())
         # as part of the URL, for httpx encodes `params=` in its own way and breaks the signature
         url = self._endpoint.join(f"/?{signed.query}") if signed.query else self._endpoint
         return httpx.Request("POST", url, headers=dict(signed.headers), content=b"")
+
+    async def _ask(self, request: httpx.Request, credentials: Credentials) -> Answer:
+        try:
+            return await self._exchange(request)
+        except QueryError as error:
+            # an answer may repeat what was sent, and what it says goes to the logs
+            error.leave_out(credentials.access_key_id, credentials.access_key_secret, credentials.security_token)
+            raise
 
     async def _exchange(self, request: httpx.Request) -> Answer:
         response = await self._http.send(request, stream=True)

@@ -38,10 +38,20 @@ class QueryError(Exception):
     reason: ClassVar[Reason]
 
     def __init__(self, code: str, detail: str = "", *, request_id: str = "") -> None:
-        super().__init__(f"{code}: {detail}" if detail else code)
+        super().__init__(code, detail)
         self.code = code
         self.detail = detail
         self.request_id = request_id
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}" if self.detail else self.code
+
+    def leave_out(self, *secrets: str) -> None:
+        """Show none of these, wherever they stand."""
+        for secret in filter(None, secrets):
+            self.code, self.detail, self.request_id = (
+                text.replace(secret, "<secret>") for text in (self.code, self.detail, self.request_id)
+            )
 
 
 class PassingError(QueryError):

@@ -89,6 +89,10 @@ class CredentialReader:
     def __call__(self) -> Credentials:
         return Credentials(self._id(), self._secret(), self._token())
 
+    async def current(self) -> Credentials:
+        """The same for a client, which awaits its credentials."""
+        return self()
+
     def problems(self) -> Iterator[CredentialProblem]:
         """What is wrong with each part of the key, where a call would stop at the first."""
         for source in (self._id, self._secret, self._token):

@@ -8,11 +8,53 @@ from typing import Any
 
 from exporter.config.credentials import CredentialReader, variable
 from exporter.config.document import Source, read_yaml
+from exporter.config.following import Version, version_of
 from exporter.config.problems import ConfigError, Place, Problem
 from exporter.config.settings import Account, Settings, Space
 from exporter.config.validation import validate
 
+_SpaceFiles = frozenset[tuple[str, Version]]
 _FILE_KEYS = ("access_key_id_file", "access_key_secret_file", "security_token_file")
+
+
+class Configuration:
+    """The configuration where it stands: in a file and the space files that it names, or in the environment."""
+
+    def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
+        self._path = path
+        self._environ = environ
+        self._document: Any = None
+        self._spaces_seen: _SpaceFiles = frozenset()
+
+    def load(self) -> Settings:
+        """The settings as they stand there now.
+
+        Raises:
+            ConfigError: anything is wrong.
+        """
+        if self._path is None:
+            return _load_environment(self._environ)
+        document = read_yaml(self._path)
+        seen = _space_files(document, self._path.parent)
+        settings = _load_document(document, self._path, self._environ)
+        self._document, self._spaces_seen = document, seen
+        return settings
+
+    def load_changed_spaces(self) -> Settings | None:
+        """The settings that were loaded last, with the space files as they are now; None where those have not changed.
+
+        The main file may be half way through an edit: what stands there now is not looked at.
+
+        Raises:
+            ConfigError: anything is wrong; told once, until the files change again.
+        """
+        if self._path is None or self._document is None:
+            return None
+        seen = _space_files(self._document, self._path.parent)
+        if seen == self._spaces_seen:
+            return None
+        self._spaces_seen = seen
+        return _load_document(self._document, self._path, self._environ)
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -21,9 +63,26 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     Raises:
         ConfigError: anything is wrong.
     """
-    if path is None:
-        return _load_environment(environ)
-    document = read_yaml(path)
+    return Configuration(path, environ).load()
+
+
+def _space_files(document: Any, folder: Path) -> "_SpaceFiles":
+    """The files that the document's patterns lead to, each with its version; of a document that may be wrong."""
+    found = set()
+    for entry in _list(document, "accounts"):
+        for pattern in _list(entry, "space_files"):
+            found |= {
+                (file, version_of([folder / file])) for file in glob(str(pattern), root_dir=folder, recursive=True)
+            }
+    return frozenset(found)
+
+
+def _list(document: Any, key: str) -> list[Any]:
+    entries = document.get(key) if isinstance(document, dict) else None
+    return entries if isinstance(entries, list) else []
+
+
+def _load_document(document: Any, path: Path, environ: Mapping[str, str]) -> Settings:
     source = Source(path)
     settings, problems = validate(Settings, document, source)
     accounts = list(_accounts(document, source))
@@ -57,8 +116,7 @@ def _load_environment(environ: Mapping[str, str]) -> Settings:
 
 def _accounts(document: Any, source: Source) -> Iterator[tuple[Place, Account]]:
     """The accounts that are right in themselves, so that their files are looked at even when others are wrong."""
-    entries = document.get("accounts") if isinstance(document, dict) else None
-    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+    for index, entry in enumerate(_list(document, "accounts")):
         account, _ = validate(Account, entry, source)
         if account:
             yield ("accounts", index), account

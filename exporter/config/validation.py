@@ -12,7 +12,7 @@ from exporter.config.problems import ConfigError, Place, Problem, is_like_a_key
 from exporter.config.settings import A_DURATION
 
 Model = TypeVar("Model", bound=BaseModel)
-_SECRET_KEYS = frozenset({"access_key_secret", "access_key_id", "security_token"})
+_SECRET_KEYS = frozenset({"access_key_secret", "access_key_id", "security_token", "basic_auth_users"})
 _LONGEST_FOUND = 60
 _EXPECTED = {
     "greater_than": "a number above {gt:g}",
@@ -23,6 +23,7 @@ _EXPECTED = {
     "too_short": "a list with at least one entry",
     "model_type": "a mapping of keys to values",
     "dict_type": "a mapping of keys to values",
+    "literal_error": "{expected}",
 }
 _EXPECTED_OF = {float: "a number", int: "a whole number", bool: "true or false"}
 _GROUPS = ("list_type", "model_type", "dict_type")
@@ -120,7 +121,7 @@ def _found(place: Place, value: object, *, group: bool) -> str:
     if group:
         return "text"
     text = str(value)
-    if place[-1] in _SECRET_KEYS or "@" in text:
+    if not _SECRET_KEYS.isdisjoint(place) or "@" in text:
         return "something else (not shown, for it may be secret)"
     return repr(text if len(text) <= _LONGEST_FOUND else text[:_LONGEST_FOUND] + "…")
 

@@ -1,7 +1,8 @@
 """The exporter's own counters: what happens between it and the API, and what it is."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,6 +18,7 @@ from prometheus_client import (
 from exporter import __version__
 from exporter.chatapp.errors import QueryError, ThrottledError
 from exporter.chatapp.model import Answer, unknown_values
+from exporter.state.history import Trouble
 
 _MOST_VALUES = 50
 """Label values a family may take from the API before the rest are counted as "other"."""
@@ -37,21 +39,35 @@ class _Bounded:
         seen.add(value)
         return of, value
 
+    def forget(self, of: str) -> None:
+        self._seen.pop(of, None)
+
 
 class Instruments:
     """Families in a registry of their own. An account's series exist from the start, at 0."""
 
-    def __init__(self, accounts: list[str], limits: Mapping[str, float]) -> None:
+    def __init__(self, accounts: Collection[str], limits: Mapping[str, float]) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self._limits = limits
+        self._accounts: Collection[str] = ()
         self._codes = _Bounded()
         self._values = _Bounded()
         self._add_api_families()
         self._add_exporter_families()
+        self.reconfigure(accounts, limits)
+
+    def reconfigure(self, accounts: Collection[str], limits: Mapping[str, float]) -> None:
+        """These are the accounts and the tiers' limits from now on; the series of other accounts leave."""
+        self._limits = limits
+        families = (self._requests, self._duration, self._throttled, self._delay)
+        for gone in set(self._accounts) - set(accounts):
+            self._codes.forget(gone)
+            for family in families:
+                family.remove_by_labels({"account": gone})
         for account in accounts:
-            for family in (self._duration, self._throttled, self._delay):
+            for family in families[1:]:
                 family.labels(account)
+        self._accounts = accounts
 
     def _add_api_families(self) -> None:
         self._requests = self._counter(
@@ -84,6 +100,15 @@ class Instruments:
         self._reload_timestamp = self._gauge(
             "chatapp_exporter_config_last_reload_success_timestamp_seconds", "When a configuration was taken over last."
         )
+        self._state_file_up = self._gauge(
+            "chatapp_exporter_state_file_up", "1 while what is known is kept in the state file, else 0.", "file"
+        )
+        self._state_file_failures = self._counter(
+            "chatapp_exporter_state_file_failures",
+            "Times that the state file could not be opened, read or written, by what is the matter with it.",
+            "file",
+            "reason",
+        )
         for process_families in (ProcessCollector, PlatformCollector, GCCollector):
             process_families(registry=self.registry)
 
@@ -114,6 +139,23 @@ class Instruments:
                 self._unknown.labels(*self._values(field, value)).inc()
         if answer.unnamed:
             self._unknown.labels("phone_number", "missing").inc(answer.unnamed)
+
+    def state_file_up(self, file: Path, *, up: bool) -> None:
+        """Whether what is known is being kept."""
+        self._state_file_up.labels(str(file)).set(up)
+
+    def state_file_failed(self, file: Path, trouble: Trouble) -> None:
+        """The state file could not be opened, read or written."""
+        self._state_file_failures.labels(str(file), trouble).inc()
+
+    def state_file_left(self) -> None:
+        """The configuration names another state file, or none."""
+        self._state_file_up.clear()
+        self._state_file_failures.clear()
+
+    def config_refused(self) -> None:
+        """A new configuration cannot be used, the old one goes on."""
+        self._reload_successful.set(0)
 
     def config_loaded(self, at: float) -> None:
         """The configuration was taken over at `at`, in Unix seconds."""

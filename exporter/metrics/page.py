@@ -65,7 +65,7 @@ class Page:
     ) -> None:
         self._view = view
         self._accounts = accounts
-        self._max_age = max_age
+        self.max_age = max_age
         self._states: dict[Key, SpaceState] = {}
         self._blocks: dict[Key, _Block] = {}
 
@@ -73,6 +73,11 @@ class Page:
         """A space's state is new."""
         self._states[key] = state
         self._blocks[key] = self._render(key, fresh=state.last_success is not None)
+
+    def retain(self, keys: Collection[Key]) -> None:
+        """Show these spaces only."""
+        for key in self._states.keys() - set(keys):
+            del self._states[key], self._blocks[key]
 
     def render(self, now: float, *, openmetrics: bool, names: Collection[str] = ()) -> Iterator[bytes]:
         """The page in pieces, without OpenMetrics' closing line; `names` keeps the families or samples of that name."""
@@ -92,7 +97,7 @@ class Page:
     def views(self, now: float) -> Iterator[SpaceView]:
         """What the page shows, as values."""
         for key, state in self._states.items():
-            yield self._view(key, state, now < state.fresh_until(self._max_age))
+            yield self._view(key, state, now < state.fresh_until(self.max_age))
 
     def _expire(self, now: float) -> None:
         for key, block in self._blocks.items():
@@ -102,7 +107,7 @@ class Page:
     def _render(self, key: Key, *, fresh: bool) -> _Block:
         state = self._states[key]
         view = self._view(key, state, fresh)
-        expires = state.fresh_until(self._max_age) if fresh else float("inf")
+        expires = state.fresh_until(self.max_age) if fresh else float("inf")
         return _Block(tuple(render_lines(family, view) for family in SPACE_FAMILIES), expires)
 
 

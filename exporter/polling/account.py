@@ -6,10 +6,11 @@ interval. An account refused as a whole is probed, by one space an interval, unt
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
+from types import MappingProxyType
 
 import structlog
 
@@ -17,7 +18,7 @@ from exporter.chatapp.errors import DeniedError, RefusedError, RejectedError
 from exporter.clock import Clock
 from exporter.config.settings import Account, Space
 from exporter.polling.budget import Budget
-from exporter.polling.plan import AccountAccess, Plan, next_due, pause_after_failure, pause_after_refusal
+from exporter.polling.plan import AccountAccess, Plan, next_due, pause_after_failure, pause_after_refusal, places
 from exporter.polling.poller import Outcome, Poller
 from exporter.polling.schedule import Schedule
 
@@ -32,18 +33,20 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Turn:
-    """A space's place in the schedule. `waiting` from when it is due until its poll has ended."""
+    """A space's place in the schedule. `waiting` from when it is due until its poll has ended; `first` until then, if
+    it has no value."""
 
     space: Space
     slot: float
     due: float
+    first: bool
     waiting: bool = False
     failures: int = 0
 
 
 class AccountPolling:
-    """Polls every space of an account, for ever. `on_outcome` is told of each poll; `known` names the spaces whose
-    values are known already, which need not go first."""
+    """Polls every space of an account, for ever. `on_outcome` is told of each poll; `known` are the next slots
+    (monotonic seconds) of the spaces whose values are known already, which need not go first."""
 
     def __init__(
         self,
@@ -54,11 +57,11 @@ class AccountPolling:
         clock: Clock,
         on_outcome: Callable[[Outcome], None],
         random: Random,
-        known: Iterable[str] = (),
+        known: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.account = account
         self.budget = budget
-        self.plan = Plan(len(account.polled_spaces), account.poll_interval, account.qps)
+        self.plan = _plan(account)
         self._access = AccountAccess(self.plan.spaces)
         self._last_probe = -math.inf
         self._prober: _Turn | None = None
@@ -67,9 +70,9 @@ class AccountPolling:
         self._clock = clock
         self._on_outcome = on_outcome
         self._random = random
-        self._known = frozenset(known)
+        self._known = known
         self._queue: asyncio.Queue[_Turn] = asyncio.Queue()
-        self._turns: list[_Turn] = []
+        self._turns: dict[str, _Turn] = {}
         self._workers: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -80,14 +83,35 @@ class AccountPolling:
 
     def start(self) -> None:
         """Put every space into the schedule; those without a value are due at once."""
-        start = self._clock.monotonic()
-        for index, space in enumerate(self.account.polled_spaces):
-            slot = start + self.plan.slot(index)
-            turn = _Turn(space, slot, due=slot if space.id in self._known else start + self.plan.first_due(index))
-            self._turns.append(turn)
-            on_due = partial(self._enqueue, turn)
-            self._schedule.add(self._key(turn), due=turn.due, interval=self.plan.interval, on_due=on_due)
-        self._workers = [asyncio.create_task(self._work()) for _ in range(self.budget.concurrency)]
+        self._add(self.account.polled_spaces, self._known)
+        self._hire()
+
+    def reconfigure(self, account: Account) -> None:
+        """Take over other settings of the account. Spaces that stay keep their place, new ones go first."""
+        interval = self.plan.interval
+        self.account = self._poller.account = account
+        self.plan = _plan(account)
+        self.budget.set_limit(account.qps)
+        spaces = {space.id: space for space in account.polled_spaces}
+        not_yet = {name for name, turn in self._turns.items() if turn.first and not turn.waiting}
+        for left in (self._turns.keys() - spaces.keys()) | not_yet:
+            self._schedule.remove(self._key(self._turns.pop(left)))
+        for turn in self._turns.values():
+            turn.space = spaces[turn.space.id]
+        self._access = self._access.among(spaces)
+        if self.plan.interval != interval:
+            self._spread_anew()
+        if added := [space for name, space in spaces.items() if name not in self._turns]:
+            self._add(added, {})
+        self._hire()
+
+    def probe_now(self) -> None:
+        """The credentials have changed: where the account is refused, a space asks now, and not after an interval."""
+        if not self.up:
+            self._last_probe, self._prober = -math.inf, None
+            able = [turn for name, turn in self._turns.items() if name not in self._access.own and not turn.waiting]
+            for turn in able[:1]:
+                self._plan_next(turn, self._clock.monotonic())
 
     async def sweep(self) -> list[Outcome]:
         """Poll every space once, outside the schedule."""
@@ -109,6 +133,29 @@ class AccountPolling:
         for worker in self._workers:
             worker.cancel()
 
+    def _add(self, spaces: Sequence[Space], known: Mapping[str, float]) -> None:
+        plan = replace(self.plan, spaces=len(spaces))
+        by_id = {space.id: space for space in spaces}
+        for name, place in places(list(by_id), known, plan, self._clock.monotonic()).items():
+            self._turns[name] = turn = _Turn(by_id[name], place.slot, place.due, first=name not in known)
+            on_due = partial(self._enqueue, turn)
+            self._schedule.add(self._key(turn), due=turn.due, interval=plan.interval, on_due=on_due)
+
+    def _spread_anew(self) -> None:
+        """Spaces over another interval, those that wait or were due earlier excepted."""
+        now = self._clock.monotonic()
+        for index, turn in enumerate(self._turns.values()):
+            turn.slot = now + self.plan.interval * (index + 1) / len(self._turns)
+            on_due = partial(self._enqueue, turn)
+            due = turn.slot if not turn.failures else min(turn.due, turn.slot)
+            turn.due = turn.due if turn.waiting else due
+            self._schedule.add(self._key(turn), due=due, interval=self.plan.interval, on_due=on_due)
+
+    def _hire(self) -> None:
+        """As many workers as requests can be under way."""
+        for _ in range(self.budget.concurrency - len(self._workers)):
+            self._workers.append(asyncio.create_task(self._work()))
+
     def _key(self, turn: _Turn) -> str:
         return repr((self.account.name, turn.space.id))
 
@@ -126,21 +173,30 @@ class AccountPolling:
                 # the schedule calls again after an interval; a worker that died would leave the account blind
                 _log.exception("poll lost by a bug, please report it", account=self.account.name, space=turn.space.id)
             finally:
-                turn.waiting = False
+                turn.waiting = turn.first = False
 
     async def _take(self, turn: _Turn) -> None:
         now = self._clock.monotonic()
+        if self._is_gone(turn):
+            return
         if self.up or self._may_probe(turn, now):
             self._last_probe, self._prober, probe = now, turn, not self.up
             outcome = await self._poller.poll(turn.space, due=turn.due, retry=not probe)
+            if self._is_gone(turn):
+                return
             self._log_change(turn, outcome)
             turn.failures = turn.failures + 1 if outcome.error else 0
             if self.up or probe:  # what was sent before the account was refused tells nothing of it now
                 self._judge(outcome)
+            outcome = replace(outcome, next_slot=self._in_unix_seconds(self._next_slot(turn)))
             self._plan_next(turn, self._due_after(turn, outcome))
             self._on_outcome(outcome)
         else:
             self._plan_next(turn, self._next_slot(turn))
+
+    def _is_gone(self, turn: _Turn) -> bool:
+        """Whether the space left the configuration since it was due."""
+        return self._turns.get(turn.space.id) is not turn
 
     def _may_probe(self, turn: _Turn, now: float) -> bool:
         """One space an interval asks for a refused account, and another each time: a space that has a refusal of its
@@ -165,7 +221,7 @@ class AccountPolling:
         before, self._access = self._access, access
         if self.up and before.refused:
             _log.info("account let in again", account=self.account.name)
-            for turn in self._turns:
+            for turn in self._turns.values():
                 if not turn.waiting and turn.space.id not in before.own:
                     self._plan_next(turn, self._clock.monotonic())
         elif not self.up and not before.refused:
@@ -182,6 +238,9 @@ class AccountPolling:
     def _next_slot(self, turn: _Turn) -> float:
         return next_due(due=turn.due, slot=turn.slot, interval=self.plan.interval, now=self._clock.monotonic())
 
+    def _in_unix_seconds(self, monotonic: float) -> float:
+        return self._clock.now() + monotonic - self._clock.monotonic()
+
     def _plan_next(self, turn: _Turn, due: float) -> None:
         turn.due = due
         self._schedule.postpone(self._key(turn), due)
@@ -196,3 +255,7 @@ class AccountPolling:
             )
         elif turn.failures and not outcome.error:
             _log.info("space recovered", **where, failed_polls=turn.failures)
+
+
+def _plan(account: Account) -> Plan:
+    return Plan(len(account.polled_spaces), account.poll_interval, account.qps)

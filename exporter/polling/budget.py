@@ -71,9 +71,13 @@ class Rate:
         """Seconds for which nothing may be sent, 0 to 60."""
         return max(0.0, self._paused_until - now)
 
+    def pause_for(self, now: float, seconds: float) -> None:
+        """Nothing may be sent for so long, at most 60 seconds."""
+        self._paused_until = max(self._paused_until, now + min(seconds, MAX_PAUSE_SECONDS))
+
     def throttled(self, now: float, *, sent_at: float, wait_seconds: float) -> None:
         """An answer said "too fast". Requests that were under way when the rate was lowered lower it no further."""
-        self._paused_until = max(self._paused_until, now + min(wait_seconds, MAX_PAUSE_SECONDS))
+        self.pause_for(now, wait_seconds)
         if sent_at > self._lowered_at:
             self._lowered_to = max(self.current(now) / 2, self.limit * _LOWEST_SHARE)
             self._lowered_at = now
@@ -97,7 +101,15 @@ class Budget:
     @property
     def concurrency(self) -> int:
         """How many requests can be under way at once."""
-        return max(1, math.floor(self.limit))
+        return max(1, math.floor(self._rate.limit))
+
+    def set_limit(self, qps: float) -> None:
+        """Another configuration allows so much; what was sent before still counts."""
+        self._rate.limit = qps
+
+    def rest(self, seconds: float) -> None:
+        """Send nothing for so long: until what another budget of the same account sent no longer counts."""
+        self._rate.pause_for(self._clock.monotonic(), seconds)
 
     def current_qps(self) -> float:
         """What the limit is now, after throttling."""

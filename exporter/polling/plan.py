@@ -1,6 +1,7 @@
 """When a space is due, as arithmetic: slots, pauses and how old values can get. Knows no scheduler and no clock."""
 
 import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -30,14 +31,36 @@ class Plan:
         """Seconds between two polls of one space: the configured interval, or what the budget makes of it."""
         return max(self.interval, self.spaces / self.qps)
 
-    def first_due(self, index: int) -> float:
-        """When a space without a value is due, in seconds after the start: as soon as the budget allows."""
-        return index / self.qps
-
     def slot(self, index: int) -> float:
         """A space's first regular time, in seconds after the start: the interval that follows the first sweep has the
         spaces spread evenly over it. Counting from the start would poll some twice before others have a value."""
         return self.spaces / self.qps + self.interval * (index + 1) / self.spaces
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A space's place in the schedule: `slot` is its first regular time, `due` when it is polled first."""
+
+    slot: float
+    due: float
+
+
+def places(spaces: Sequence[str], known: Mapping[str, float], plan: Plan, now: float) -> dict[str, Place]:
+    """Where spaces begin, by space; `known` are the slots that those have whose values are known already.
+
+    Spaces without a value go first. A known one goes on where it stood; where that has passed, it is late and polled as
+    soon as the budget allows, the one that waits longest first.
+    """
+    farthest = now + plan.slot(plan.spaces - 1)
+    slots = {space: now + plan.slot(index) for index, space in enumerate(spaces)}
+    # a slot farther ahead than any can be is that of a longer interval, or of a clock that was wrong
+    slots |= {space: known[space] for space in spaces if known.get(space, math.inf) <= farthest}
+    ordered = sorted(spaces, key=lambda space: (space in known, slots[space]))
+    earliest = {space: now + rank / plan.qps for rank, space in enumerate(ordered)}
+    return {
+        space: Place(slots[space], max(slots[space], earliest[space]) if space in known else earliest[space])
+        for space in ordered
+    }
 
 
 def next_due(*, due: float, slot: float, interval: float, now: float) -> float:
@@ -77,6 +100,11 @@ class AccountAccess:
     def refused(self) -> bool:
         """No space but a probe is polled while this holds."""
         return len(self.denied) >= max(1, min(_DENIED_IN_A_ROW, self.spaces - len(self.own)))
+
+    def among(self, spaces: Collection[str]) -> "AccountAccess":
+        """What is known of it once these are the account's spaces."""
+        kept = frozenset(spaces)
+        return AccountAccess(len(kept), self.denied & kept, self.own & kept)
 
     def after_denial(self, space: str) -> "AccountAccess":
         """A space was denied."""

@@ -23,13 +23,15 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a poll gave: an answer or an error, never both. `at` is when it ended, in Unix seconds."""
+    """What a poll gave: an answer or an error, never both. `at` is when it ended, `next_slot` when the space is due by
+    its place in the schedule, both in Unix seconds."""
 
     account: str
     space: str
     at: float
     answer: Answer | None = None
     error: QueryError | None = None
+    next_slot: float | None = None
 
 
 class Observer(Protocol):
@@ -46,7 +48,7 @@ class Poller:
     """Polls the spaces of one account. A poll never raises: a failure is an outcome too."""
 
     def __init__(self, account: Account, client: Client, budget: Budget, clock: Clock, observer: Observer) -> None:
-        self._account = account
+        self.account = account
         self._client = client
         self._budget = budget
         self._clock = clock
@@ -59,13 +61,13 @@ class Poller:
         try:
             answer = await self._query(space, due=due, retry=retry)
         except QueryError as error:
-            return Outcome(self._account.name, space.id, self._clock.now(), error=error)
+            return Outcome(self.account.name, space.id, self._clock.now(), error=error)
         except Exception as error:
             # a bug of ours costs this poll, is told, and stops no other space
-            _log.exception("poll failed by a bug, please report it", account=self._account.name, space=space.id)
+            _log.exception("poll failed by a bug, please report it", account=self.account.name, space=space.id)
             bug = MalformedError("internal", type(error).__name__)
-            return Outcome(self._account.name, space.id, self._clock.now(), error=bug)
-        return Outcome(self._account.name, space.id, self._clock.now(), answer)
+            return Outcome(self.account.name, space.id, self._clock.now(), error=bug)
+        return Outcome(self.account.name, space.id, self._clock.now(), answer)
 
     async def _query(self, space: Space, *, due: float, retry: bool) -> Answer:
         try:
@@ -80,10 +82,10 @@ class Poller:
             sent_at, task = self._clock.monotonic(), asyncio.current_task()
             self.under_way.add(task)
             if due is not None:
-                self._observer.poll_started(self._account.name, max(0.0, sent_at - due))
-            space_id = None if self._account.polls_own_numbers else space.id
+                self._observer.poll_started(self.account.name, max(0.0, sent_at - due))
+            space_id = None if self.account.polls_own_numbers else space.id
             try:
-                answer = await self._client.query_phone_numbers(space_id, space.isv_code or self._account.isv_code)
+                answer = await self._client.query_phone_numbers(space_id, space.isv_code or self.account.isv_code)
             except QueryError as error:
                 self._ended(sent_at, error)
                 raise
@@ -93,7 +95,7 @@ class Poller:
             return answer
 
     def _ended(self, sent_at: float, error: QueryError | None) -> None:
-        self._observer.request_ended(self._account.name, self._clock.monotonic() - sent_at, error)
+        self._observer.request_ended(self.account.name, self._clock.monotonic() - sent_at, error)
         if isinstance(error, ThrottledError):
             wait = _UNASKED_PAUSE_SECONDS if error.wait_seconds is None else error.wait_seconds
             self._budget.throttled(sent_at=sent_at, wait_seconds=wait)

@@ -27,16 +27,22 @@ class Schedule:
         self._scheduler.start()
 
     def add(self, key: str, *, due: float, interval: float, on_due: Callable[[], None]) -> None:
-        """Call `on_due` at `due` and every `interval` seconds after it."""
+        """Call `on_due` at `due` and every `interval` seconds after it; what was said of this key before is void."""
 
         async def call() -> None:  # as a coroutine, for plain functions would run in a thread
             on_due()
 
-        self._scheduler.add_job(call, _Every(interval), id=key, next_run_time=self._zone.moment(due))
+        self._scheduler.add_job(
+            call, _Every(interval), id=key, next_run_time=self._zone.moment(due), replace_existing=True
+        )
 
     def postpone(self, key: str, due: float) -> None:
         """Call back at `due` next, then every interval after it."""
         self._scheduler.modify_job(key, next_run_time=self._zone.moment(due))
+
+    def remove(self, key: str) -> None:
+        """Call back no more for this key."""
+        self._scheduler.remove_job(key)
 
     def pause(self) -> None:
         """Call back no more; what is under way may still postpone itself."""

@@ -8,9 +8,9 @@ from socket import socket
 import yaml
 from pydantic import SecretStr
 
-from exporter.app import serve
 from exporter.clock import SystemClock
 from exporter.config.settings import Account, Settings, Space, format_duration
+from exporter.service import Fixed, serve
 from exporter.simulator.api import SimulatedApi, create_simulator
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.scenario import Scenario
@@ -30,7 +30,7 @@ async def run_demo(scenario: Scenario, listener: socket, say: Callable[[str], No
         say(f"  metrics   {url_of(listener)}/metrics")
         say(f"  overview  {url_of(listener)}/")
         say("Press Ctrl-C to stop.")
-        await serve(settings, {}, listener)
+        await serve(Fixed(settings), settings, {}, listener)
 
 
 async def run_simulator(scenario: Scenario, listener: socket, say: Callable[[str], None]) -> None:

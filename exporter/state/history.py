@@ -1,95 +1,253 @@
-"""The state file: what is known of every space, kept over a restart in SQLite. A trouble with it never stops a poll."""
+"""The state file: what is known of every space, kept over a restart in SQLite. A trouble with it never stops a poll.
+
+Each row carries a checksum, for SQLite has none: a flipped bit must not become a number's rating. A damaged file is
+kept aside, and what is still readable of it goes into a new one. A file that we did not write is left alone.
+"""
 
 import json
 import sqlite3
-from collections.abc import Collection
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
+from typing import Literal, Protocol
 
 import structlog
 
 from exporter.chatapp.model import Callback, PhoneNumber
 from exporter.state.store import Key, SpaceState
 
+_APPLICATION_ID = int.from_bytes(b"CHAT")
 _SCHEMA_VERSION = 1
-_SCHEMA = """
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+PRAGMA application_id={_APPLICATION_ID};
+PRAGMA user_version={_SCHEMA_VERSION};
 CREATE TABLE IF NOT EXISTS space (
-    account TEXT NOT NULL, space TEXT NOT NULL, up INTEGER NOT NULL, last_success REAL, known TEXT NOT NULL,
+    account TEXT NOT NULL, space TEXT NOT NULL, known TEXT NOT NULL, checksum INTEGER NOT NULL,
     PRIMARY KEY (account, space)
-) WITHOUT ROWID
+) WITHOUT ROWID;
+COMMIT;
 """
-
+_SQLITE_HEADER = b"SQLite format 3\0"
+_HEADER_BYTES = 100
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""SQLite's codes for a file that does not hold what it must; all others tell of the file system or of locks."""
 _LOCKED_SECONDS = 0.1
 """How long a file that someone else has locked may hold up the polls."""
+
+Trouble = Literal["damaged", "foreign", "newer", "unwritable"]
+TROUBLES: tuple[Trouble, ...] = ("damaged", "foreign", "newer", "unwritable")
 
 _log = structlog.get_logger()
 
 
-class History:
-    """One file, one writer. A poll's outcome is durable against a kill of this process once `save` returns."""
+class Observer(Protocol):
+    """Who counts what goes wrong with the state file."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or create the file.
+    def state_file_up(self, file: Path, *, up: bool) -> None:
+        """Whether what is known is being kept."""
+
+    def state_file_failed(self, file: Path, trouble: Trouble) -> None:
+        """The file could not be opened, read or written."""
+
+
+class _Unusable(Exception):
+    def __init__(self, trouble: Trouble, problem: str) -> None:
+        super().__init__(problem)
+        self.trouble = trouble
+
+
+def open_history(
+    path: Path, keys: Collection[Key], now: float, observer: Observer
+) -> tuple["History | None", dict[Key, SpaceState]]:
+    """The state file and what it knows of these spaces. None, and a warning, where it cannot be used."""
+    known: dict[Key, SpaceState] = {}
+    try:
+        _require_ours(path)
+        history = History(path, observer)
+        history.load(keys, known)
+    except _Unusable as unusable:
+        observer.state_file_failed(path, unusable.trouble)
+        if unusable.trouble == "damaged":
+            return _begin_anew(path, known, now, observer, str(unusable)), known
+        observer.state_file_up(path, up=False)
+        _log.error("state file unusable, polling goes on without it", file=str(path), problem=str(unusable))
+        return None, {}
+    observer.state_file_up(path, up=True)
+    return history, known
+
+
+def _begin_anew(
+    path: Path, known: Mapping[Key, SpaceState], now: float, observer: Observer, problem: str
+) -> "History | None":
+    """A new file, with what was readable of the damaged one, which is kept aside."""
+    try:
+        aside = _keep_aside(path, now)
+        _log.error("state file damaged, it is kept aside", file=str(path), kept=str(aside), problem=problem)
+        history = History(path, observer)
+    except (OSError, _Unusable) as error:
+        observer.state_file_up(path, up=False)
+        _log.error("state file unusable, polling goes on without it", file=str(path), problem=str(error))
+        return None
+    observer.state_file_up(path, up=True)
+    history.save(known)
+    return history
+
+
+def _require_ours(path: Path) -> None:
+    """By the header, before SQLite touches anything: a file that is not ours must stay as it is."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _Unusable("unwritable", error.strerror or str(error)) from error
+    if header.startswith(_SQLITE_HEADER) and len(header) == _HEADER_BYTES:
+        if int.from_bytes(header[68:72]) != _APPLICATION_ID:
+            raise _Unusable("foreign", "a database of another program")
+    elif header:
+        raise _Unusable(*(("foreign", "a text") if _is_text(header) else ("damaged", "its header is lost")))
+
+
+def _is_text(header: bytes) -> bool:
+    text = header.decode("utf-8", "replace")
+    return "\0" not in text and text.count("\N{REPLACEMENT CHARACTER}") <= 1  # the last character may be cut
+
+
+def _keep_aside(path: Path, now: float) -> Path:
+    """Rename the file, and SQLite's files beside it, to a name that is free."""
+    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    names = (path.with_name(f"{path.name}.damaged-{stamp}{f'-{n}' if n else ''}") for n in count())
+    aside = next(name for name in names if not name.exists())
+    for suffix in ("", "-wal", "-shm"):
+        beside = Path(f"{path}{suffix}")
+        if beside.exists():
+            beside.rename(f"{aside}{suffix}")
+    return aside
+
+
+class History:
+    """One file, one writer. A poll's outcome is durable against a kill of this process once `save` returns; a crash of
+    the whole machine may cost the last seconds."""
+
+    def __init__(self, path: Path, observer: Observer) -> None:
+        self._path = path
+        self._observer = observer
+        self._unsaved: dict[Key, SpaceState] = {}
+        try:
+            self._database = sqlite3.connect(path, timeout=_LOCKED_SECONDS)
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
+        # text that is no UTF-8 must fail its row's checksum, and not the whole load
+        self._database.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        with self._closed_if_unusable():
+            self._prepare()
+
+    def load(self, keys: Collection[Key], known: dict[Key, SpaceState]) -> None:
+        """Put what the file knows of these spaces into `known`, as far as it is readable, and forget all others.
 
         Raises:
-            sqlite3.Error: it cannot be used, or a newer version wrote it.
+            _Unusable: it is damaged; `known` has what could be read.
         """
-        self._database = sqlite3.connect(path, isolation_level=None, timeout=_LOCKED_SECONDS)
-        self._failing = False
-        try:
-            self._prepare()
-        except sqlite3.Error:
-            self._database.close()
-            raise
+        unreadable = 0
+        with self._closed_if_unusable():
+            for account, space, text, checksum in self._database.execute("SELECT * FROM space"):
+                if checksum != _checksum(account, space, text):
+                    unreadable += 1
+                elif (account, space) in keys:
+                    known[account, space] = _decode(text)
+            if unreadable:
+                raise _Unusable("damaged", f"{unreadable} rows are unreadable")
+            self._forget_others(keys)
 
-    def load(self, keys: Collection[Key]) -> dict[Key, SpaceState]:
-        """The states of these spaces as far as they are known; what is known of others is forgotten."""
-        states = {}
-        for account, space, *row in self._database.execute("SELECT * FROM space").fetchall():
-            if (account, space) not in keys:
-                self._database.execute("DELETE FROM space WHERE account=? AND space=?", (account, space))
-                continue
-            try:
-                states[account, space] = _decode(*row)
-            except (ValueError, KeyError, TypeError) as error:
-                _log.warning("state of a space unreadable, it is polled anew", space=space, problem=str(error))
-        return states
-
-    def save(self, key: Key, state: SpaceState) -> None:
-        """Keep a space's state; a failure is logged when it begins and when it ends."""
-        row = (*key, state.up, state.last_success, _encode(state))
+    def save(self, states: Mapping[Key, SpaceState]) -> None:
+        """Keep these states, and those that could not be kept before; a failure is logged when it begins and ends."""
+        was_failing = bool(self._unsaved)
+        self._unsaved.update(states)
         try:
-            self._database.execute("INSERT OR REPLACE INTO space VALUES (?, ?, ?, ?, ?)", row)
+            with self._database:
+                self._database.executemany("INSERT OR REPLACE INTO space VALUES (?, ?, ?, ?)", self._rows())
         except sqlite3.Error as error:
-            if not self._failing:
-                _log.warning("state file not written, polling goes on without it", problem=str(error))
-            self._failing = True
+            self._observer.state_file_failed(self._path, _unusable(error).trouble)
+            if not was_failing:
+                self._observer.state_file_up(self._path, up=False)
+                _log.error("state file not written, polling goes on without it", problem=str(error))
         else:
-            if self._failing:
+            self._unsaved.clear()
+            if was_failing:
+                self._observer.state_file_up(self._path, up=True)
                 _log.info("state file written again")
-            self._failing = False
+
+    def retain(self, keys: Collection[Key]) -> None:
+        """Forget what is known of all other spaces; what cannot be forgotten now, the next start forgets."""
+        self._unsaved = {key: state for key, state in self._unsaved.items() if key in keys}
+        try:
+            self._forget_others(keys)
+        except sqlite3.Error as error:
+            self._observer.state_file_failed(self._path, _unusable(error).trouble)
+            _log.warning("state file not written, what left the configuration is still in it", problem=str(error))
 
     def close(self) -> None:
         self._database.close()
 
+    @contextmanager
+    def _closed_if_unusable(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, _Unusable) as error:
+            self._database.close()
+            raise (error if isinstance(error, _Unusable) else _unusable(error)) from error
+
     def _prepare(self) -> None:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version > _SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(f"written by a newer version (schema {version}, expected {_SCHEMA_VERSION})")
+            raise _Unusable("newer", f"written by a newer version (schema {version}, expected {_SCHEMA_VERSION})")
+        if version < _SCHEMA_VERSION:
+            # before WAL, so that the header itself says whose file it is
+            self._database.executescript(_SCHEMA)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
-        self._database.execute(_SCHEMA)
-        self._database.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+
+    def _forget_others(self, keys: Collection[Key]) -> None:
+        stored = self._database.execute("SELECT account, space FROM space").fetchall()
+        with self._database:
+            gone = [key for key in stored if key not in keys]
+            self._database.executemany("DELETE FROM space WHERE account=? AND space=?", gone)
+
+    def _rows(self) -> Iterator[tuple[str, str, str, int]]:
+        for (account, space), state in self._unsaved.items():
+            text = _encode(state)
+            yield account, space, text, _checksum(account, space, text)
+
+
+def _unusable(error: sqlite3.Error) -> _Unusable:
+    damaged = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DAMAGE
+    return _Unusable("damaged" if damaged else "unwritable", str(error))
+
+
+def _checksum(account: str, space: str, text: str) -> int:
+    return zlib.crc32("\0".join((account, space, text)).encode())
 
 
 def _encode(state: SpaceState) -> str:
-    numbers = [asdict(number) for number in state.phone_numbers]
-    changes = [[number, field, at] for (number, field), at in state.changes.items()]
-    return json.dumps({"phone_numbers": numbers, "changes": changes})
+    """All but the counters, which begin anew with the process."""
+    document = {
+        "up": state.up,
+        "last_success": state.last_success,
+        "next_slot": state.next_slot,
+        "phone_numbers": [asdict(number) for number in state.phone_numbers],
+        "changes": [[number, field, at] for (number, field), at in state.changes.items()],
+    }
+    return json.dumps(document)
 
 
-def _decode(up: int, last_success: float | None, known: str) -> SpaceState:
-    document = json.loads(known)
+def _decode(text: str) -> SpaceState:
+    document = json.loads(text)
     numbers = (
         PhoneNumber(
             **{
@@ -101,4 +259,6 @@ def _decode(up: int, last_success: float | None, known: str) -> SpaceState:
         for fields in document["phone_numbers"]
     )
     changes = {(number, field): at for number, field, at in document["changes"]}
-    return SpaceState(bool(up), last_success, tuple(numbers), changes)
+    return SpaceState(
+        document["up"], document["last_success"], tuple(numbers), changes, next_slot=document["next_slot"]
+    )

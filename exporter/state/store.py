@@ -1,6 +1,6 @@
 """What is known of every space: the values of its last success, and how its polls went. One writer: `record`."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from exporter.chatapp.errors import Reason
@@ -15,7 +15,8 @@ Changes = Mapping[tuple[str, str], float]
 
 @dataclass(frozen=True, slots=True)
 class SpaceState:
-    """A space as we know it. `phone_numbers` are those of the last success, however long ago that was."""
+    """A space as we know it. `phone_numbers` are those of the last success, however long ago that was; `next_slot` is
+    its next regular time in the schedule (Unix seconds)."""
 
     up: bool = False
     last_success: float | None = None
@@ -23,13 +24,14 @@ class SpaceState:
     changes: Changes = field(default_factory=dict)
     polls: int = 0
     failures: Mapping[Reason, int] = field(default_factory=dict)
+    next_slot: float | None = None
 
     def after(self, outcome: Outcome) -> "SpaceState":
         """What is known once a poll has ended: a failure changes no number."""
         if outcome.error:
             reason = outcome.error.reason
             failures = {**self.failures, reason: self.failures.get(reason, 0) + 1}
-            return replace(self, up=False, polls=self.polls + 1, failures=failures)
+            return replace(self, up=False, polls=self.polls + 1, failures=failures, next_slot=outcome.next_slot)
         numbers = outcome.answer.phone_numbers if outcome.answer else ()
         return replace(
             self,
@@ -38,6 +40,7 @@ class SpaceState:
             phone_numbers=numbers,
             changes=_changes(self, numbers, outcome.at),
             polls=self.polls + 1,
+            next_slot=outcome.next_slot,
         )
 
     def fresh_until(self, max_age: float) -> float:
@@ -74,6 +77,20 @@ class Store:
         self._on_change = on_change
         for key, state in self._states.items():
             on_change(key, state)
+
+    def __getitem__(self, key: Key) -> SpaceState:
+        return self._states[key]
+
+    def retain(self, keys: Collection[Key]) -> None:
+        """Forget all other spaces, and begin with those that are new."""
+        for key in self._states.keys() - set(keys):
+            del self._states[key]
+            self.unpolled.discard(key)
+        for key in keys:
+            if key not in self._states:
+                self._states[key] = SpaceState()
+                self.unpolled.add(key)
+                self._on_change(key, self._states[key])
 
     def record(self, outcome: Outcome) -> SpaceState:
         """Take in what a poll gave; returns what is known now."""

@@ -1,6 +1,9 @@
 """The HTTP side: what is answered under which path. Knows no polling; asks its `Source`."""
 
-from collections.abc import Collection
+import re
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Collection
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +16,9 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from exporter import __version__
+from exporter.config.problems import ConfigError
 from exporter.metrics.catalogue import AccountView
+from exporter.web.guard import Admits, Guard
 
 _TEMPLATES = Path(__file__).parent / "templates"
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -36,8 +41,10 @@ class Source(Protocol):
         """The configuration in YAML, its secrets left out."""
 
 
-def create_app(source: Source) -> Starlette:
-    """The application that answers from `source`."""
+def create_app(
+    source: Source, *, reload: Callable[[], Awaitable[None]] | None = None, admits: Admits | None = None
+) -> Starlette:
+    """The application that answers from `source`; `reload`, where it may be asked for over HTTP, raises ConfigError."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
     index = environment.get_template("index.html")
 
@@ -60,16 +67,34 @@ def create_app(source: Source) -> Starlette:
     async def config(_: Request) -> Response:
         return PlainTextResponse(source.redacted_config())
 
+    async def reload_config(_: Request) -> Response:
+        if reload is None:
+            return PlainTextResponse("Lifecycle API is not enabled: start with --web.enable-lifecycle\n", 403)
+        try:
+            await reload()
+        except ConfigError as error:
+            return PlainTextResponse(f"configuration refused, the old one goes on:\n{error}\n", 500)
+        return PlainTextResponse("configuration taken over\n")
+
     routes = [
         Route("/", home),
         Route("/metrics", metrics),
         Route("/-/healthy", healthy),
         Route("/-/ready", ready),
         Route("/-/config", config),
+        Route("/-/reload", reload_config, methods=["POST", "PUT"]),
     ]
-    app = Starlette(routes=routes, middleware=[Middleware(GZipMiddleware, compresslevel=1)])
+    guard = Middleware(Guard, admits=admits, content_security_policy=_content_security_policy(index.render()))
+    app = Starlette(routes=routes, middleware=[guard, Middleware(GZipMiddleware, compresslevel=1)])
     app.router.redirect_slashes = False
     return app
+
+
+def _content_security_policy(page: str) -> str:
+    """Nothing may run, be loaded or framed; the page's own style, known by its hash, may apply."""
+    styles = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    hashes = " ".join(f"'sha256-{b64encode(sha256(style.encode()).digest()).decode()}'" for style in styles)
+    return f"default-src 'none'; style-src {hashes}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
 def prefers_openmetrics(accept: str) -> bool:

@@ -8,6 +8,14 @@ from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from exporter.web.access import CurrentTls
+
+MAX_HEADER_BYTES = 16 * 1024
+PATIENCE_SECONDS = 60.0
+_MOST_CONNECTIONS = 200
+"""So that open files are left for the polls and the state, whoever holds connections to us."""
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
 
@@ -51,12 +59,52 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Impatient(H11Protocol):
+    """A connection that is cut when a request is not complete, or its answer not taken, within a minute.
+
+    uvicorn itself waits for ever for the rest of a request, and for a client that does not read.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        if len(self.connections) >= _MOST_CONNECTIONS:
+            transport.abort()
+            return
+        super().connection_made(transport)
+        self._begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+            super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+        self._deadline = self.loop.call_later(PATIENCE_SECONDS, self.transport.abort)
+
+
 @asynccontextmanager
-async def serving(app: Starlette, listener: socket.socket) -> AsyncIterator[None]:
+async def serving(app: Starlette, listener: socket.socket, tls: CurrentTls | None = None) -> AsyncIterator[None]:
     """Serve the application as long as the context lasts."""
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, lifespan="off", timeout_graceful_shutdown=2
+        app,
+        http=_Impatient,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=2,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
     )
+    config.load()
+    config.ssl = tls  # type: ignore[assignment]  # asyncio uses no more of a context than this has
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:

@@ -5,7 +5,7 @@ from random import Random
 
 import httpx
 from virtual_time import VirtualClock, run
-from world import World, scenario
+from world import World, given, scenario
 
 from exporter.app import Exporter
 from exporter.chatapp.client import Client
@@ -183,7 +183,7 @@ def test_a_bug_in_what_follows_a_poll_costs_that_poll_only() -> None:
         )
         async with httpx.AsyncClient(transport=answers) as http:
             budget = Budget(account.qps, clock)
-            client = Client(http, account.endpoint, lambda: Credentials("id", "secret"), clock)
+            client = Client(http, account.endpoint, given(Credentials("id", "secret")), clock)
             poller = Poller(account, client, budget, clock, Instruments(["acme"], {}))
             polling = AccountPolling(account, poller, budget, schedule, clock, fails_once, Random(1))
             schedule.start()

@@ -1,6 +1,7 @@
 """Names, types and labels of all families, as people build dashboards and alerts on them."""
 
 import asyncio
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -43,12 +44,14 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "chatapp_exporter_build_info": ("gauge", {"version"}),
     "chatapp_exporter_config_last_reload_successful": ("gauge", set()),
     "chatapp_exporter_config_last_reload_success_timestamp_seconds": ("gauge", set()),
+    "chatapp_exporter_state_file_up": ("gauge", {"file"}),
+    "chatapp_exporter_state_file_failures": ("counter", {"file", "reason"}),
 }
 
 
-def test_every_family_has_its_type_and_labels_and_no_other_is_shown() -> None:
+def test_every_family_has_its_type_and_labels_and_no_other_is_shown(tmp_path: Path) -> None:
     async def main() -> str:
-        world = World(load_scenario(None))
+        world = World(load_scenario(None), state_file=str(tmp_path))  # a folder: it fails, and that is told too
         await world.exporter.start()
         await asyncio.sleep(15)
         await world.exporter.stop()

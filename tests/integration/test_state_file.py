@@ -1,112 +1,294 @@
-"""A restart with a state file shows what was known, with its true age."""
+"""A restart with a state file shows what was known, with its true age; no trouble with the file stops a poll."""
 
 import asyncio
+import itertools
 import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from virtual_time import VirtualClock, run
+import pytest
+from structlog.testing import capture_logs
+from virtual_time import run
 from world import World, scenario
 
+RED = ({"at": "60s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}},)
+VALUES = ("chatapp_phone_number", "chatapp_space_last_success", "chatapp_space_up", "chatapp_space_phone_numbers")
 
-def test_a_restart_shows_the_known_values_at_once_and_is_ready(tmp_path: Path) -> None:
-    file = str(tmp_path / "state.db")
-    events = ({"at": "60s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}},)
 
-    async def main() -> tuple[list[str], list[str], int, int]:
-        before = World(scenario(3, poll_interval="30s", events=events), state_file=file)
-        await before.exporter.start()
-        await asyncio.sleep(120)
-        await before.exporter.stop()
-        shown = before.samples("chatapp_phone_number") + before.samples("chatapp_space_last_success")
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+def values(world: World) -> list[str]:
+    return [line for prefix in VALUES for line in world.samples(prefix)]
+
+
+def trouble(world: World) -> list[str]:
+    """What the metrics say of the state file."""
+    lines = world.samples("chatapp_exporter_state_file")
+    return [line.replace(f'file="{world.settings.state_file}"', "").replace("{,", "{") for line in lines]
+
+
+async def polled(world: World, seconds: float) -> None:
+    await world.exporter.start()
+    await asyncio.sleep(seconds)
+    await world.exporter.stop()
+
+
+def test_a_restart_shows_the_known_values_with_their_ages_at_once_and_is_ready(file: Path) -> None:
+    async def main() -> tuple[list[str], list[str], int]:
+        world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(file))
+        await polled(world, 120)
+        shown = values(world)
         await asyncio.sleep(100)
+        world.exporter = world.fresh_exporter()
+        again = values(world), world.exporter.unpolled()
+        await world.exporter.stop()
+        return shown, *again
 
-        after = World(scenario(3, poll_interval="30s"), state_file=file)
-        again = after.samples("chatapp_phone_number") + after.samples("chatapp_space_last_success")
-        missing = after.exporter.unpolled()
-        await after.exporter.start()
-        await asyncio.sleep(1)
-        await after.exporter.stop()
-        return shown, again, missing, len(after.polls)
+    shown, again, missing = run(main())
 
-    shown, again, missing, polls = run(main())
-
-    assert 'quality_rating="RED"} 1' in "\n".join(shown)
+    assert any('quality_rating="RED"} 1' in line for line in shown)
     assert any(line.startswith("chatapp_phone_number_last_change_timestamp_seconds") for line in shown)
-    assert again == shown
-    assert missing == 0
-    assert polls == 0  # known spaces wait for their slots
+    assert (again, missing) == (shown, 0)
 
 
-def test_after_a_stop_longer_than_max_age_the_spaces_count_as_unknown_and_go_first(tmp_path: Path) -> None:
-    file = str(tmp_path / "state.db")
+def test_a_restart_goes_on_with_the_schedule_where_it_stood(file: Path) -> None:
+    async def main() -> World:
+        world = World(scenario(10, poll_interval="5m", qps=10), state_file=str(file))
+        for seconds in (600, 30, 100, 900):
+            await polled(world, seconds)
+            world.exporter = world.fresh_exporter()
+        await world.exporter.stop()
+        return world
 
+    world = run(main())
+    for number in range(1, 11):
+        first, *regular = world.polls_of(world.space_id(number))
+        gaps = [later - earlier for earlier, later in itertools.pairwise(regular)]
+        assert gaps == [pytest.approx(300, abs=0.1)] * len(gaps)
+        assert (first < 2, len(gaps) >= 4) == (True, True)
+
+
+def test_after_an_hour_away_the_spaces_that_wait_longest_go_first(file: Path) -> None:
+    async def main() -> list[str]:
+        world = World(scenario(10, poll_interval="5m", qps=10), state_file=str(file), max_age=86_400.0)
+        await polled(world, 700)
+        order = list(dict.fromkeys(space for _, space in reversed(world.polls)))[::-1]
+        await asyncio.sleep(3600)
+        world.polls.clear()
+        world.exporter = world.fresh_exporter()
+        await polled(world, 2)
+        assert [space for _, space in world.polls][:10] == order
+        return [f"{at % 3600:.1f}" for at, _ in world.polls[:10]]
+
+    assert len(set(run(main()))) == 10  # the budget holds
+
+
+def test_a_slot_of_a_clock_that_was_wrong_does_not_postpone_a_poll(file: Path) -> None:
+    async def main() -> int:
+        world = World(scenario(3, poll_interval="5m"), state_file=str(file))
+        world.clock.offset = 86_400.0  # type: ignore[attr-defined]  # a virtual clock
+        await polled(world, 400)
+        world.clock.offset = 0.0  # type: ignore[attr-defined]
+        world.polls.clear()
+        world.exporter = world.fresh_exporter()
+        await polled(world, 302)
+        return len({space for _, space in world.polls})
+
+    assert run(main()) == 3
+
+
+def test_after_a_stop_longer_than_max_age_the_spaces_count_as_unknown_and_go_first(file: Path) -> None:
     async def main() -> tuple[int, int]:
-        before = World(scenario(20), state_file=file)
-        await before.exporter.start()
-        await asyncio.sleep(10)
-        await before.exporter.stop()
+        world = World(scenario(20, poll_interval="5m"), state_file=str(file))
+        await polled(world, 10)
         await asyncio.sleep(3 * 3600)
-
-        after = World(scenario(20, poll_interval="5m"), state_file=file)
-        at_first = after.exporter.unpolled()
-        await after.exporter.start()
-        await asyncio.sleep(3)
-        await after.exporter.stop()
-        return at_first, after.exporter.unpolled()
+        world.exporter = world.fresh_exporter()
+        at_first = world.exporter.unpolled()
+        await polled(world, 3)
+        return at_first, world.exporter.unpolled()
 
     assert run(main()) == (20, 0)
 
 
-def test_a_state_file_with_damaged_pages_does_not_stop_the_start(tmp_path: Path) -> None:
-    file = tmp_path / "state.db"
-
+def test_what_left_the_configuration_leaves_the_file(file: Path) -> None:
     async def main() -> list[str]:
-        before = World(scenario(200, poll_interval="5m"), state_file=str(file))
-        await before.exporter.start()
-        await asyncio.sleep(30)
-        await before.exporter.stop()
-        content = bytearray(file.read_bytes())
-        content[4096:] = b"\xff" * (len(content) - 4096)
-        file.write_bytes(content)
-
-        after = World(scenario(1), state_file=str(file))
-        await after.exporter.start()
-        await asyncio.sleep(1)
-        await after.exporter.stop()
-        return after.samples("chatapp_space_up")
-
-    assert run(main()) == ["chatapp_space_up{} 1"]
-
-
-def test_a_state_file_that_cannot_be_used_does_not_stop_the_polls(tmp_path: Path) -> None:
-    file = tmp_path / "state.db"
-    file.write_bytes(b"this is no database" * 100)
-
-    async def main() -> list[str]:
-        world = World(scenario(1), state_file=str(file))
-        await world.exporter.start()
-        await asyncio.sleep(1)
+        world = World(scenario(5), state_file=str(file))
+        await polled(world, 10)
+        world.exporter = world.fresh_exporter(spaces=2)
         await world.exporter.stop()
-        return world.samples("chatapp_space_up")
+        left = stored(file)
+        assert left == sorted(world.space_id(number) for number in (1, 2))
+        return left
 
-    assert run(main()) == ["chatapp_space_up{} 1"]
-    assert file.read_bytes().startswith(b"this is no database")
+    assert len(run(main())) == 2
 
 
-def test_a_state_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
-    file = tmp_path / "state.db"
-    with sqlite3.connect(file) as database:
-        database.execute("PRAGMA user_version=99")
+def stored(file: Path) -> list[str]:
+    database = sqlite3.connect(file)
+    spaces = [space for (space,) in database.execute("SELECT space FROM space ORDER BY space")]
+    database.close()
+    return spaces
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """What an exporter showed at its start, what it shows after a sweep, and what was logged at its start."""
+
+    at_first: list[str]
+    trouble: list[str]
+    up: set[str]
+    logged: list[str]
+
+
+def restarted_after(damage: Callable[[Path], object], file: Path) -> Restarted:
+    """An exporter on a file that was damaged after a minute's polls."""
+
+    async def main() -> Restarted:
+        world = World(scenario(40, poll_interval="5s"), state_file=str(file))
+        await polled(world, 60)
+        damage(file)
+        with capture_logs() as logs:
+            world.exporter = world.fresh_exporter()
+        at_first = values(world)
+        await polled(world, 5)
+        up = set(world.samples("chatapp_space_up"))
+        return Restarted(at_first, trouble(world), up, [line["event"] for line in logs])
+
+    return run(main())
+
+
+def overwrite(at: int, content: bytes) -> Callable[[Path], object]:
+    def damage(file: Path) -> None:
+        with file.open("r+b") as opened:
+            opened.seek(at)
+            opened.write(content)
+
+    return damage
+
+
+def flip_a_rating(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b'"GREEN"', b'"GREAN"', 1))
+
+
+def kept_aside(file: Path) -> list[Path]:
+    return [path for path in file.parent.glob("state.db.damaged-*") if not path.name.endswith(("-wal", "-shm"))]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(overwrite(0, b"\xff" * 100), id="header"),
+        pytest.param(overwrite(0, b"\0" * 4096), id="first page"),
+        pytest.param(overwrite(4096, b"\xff" * 4096), id="second page"),
+        pytest.param(lambda file: file.write_bytes(file.read_bytes()[:5000]), id="truncated"),
+        pytest.param(lambda file: file.write_bytes(file.read_bytes()[:50]), id="truncated header"),
+        pytest.param(lambda file: file.write_bytes(b"\x93" * 9000), id="other bytes"),
+    ],
+)
+def test_a_damaged_file_is_kept_aside_and_a_new_one_begun(file: Path, damage: Callable[[Path], object]) -> None:
+    damaged = b""
+
+    def harm(path: Path) -> None:
+        nonlocal damaged
+        damage(path)
+        damaged = path.read_bytes()
+
+    after = restarted_after(harm, file)
+
+    assert [path.read_bytes() for path in kept_aside(file)] == [damaged]
+    assert after.logged == ["state file damaged, it is kept aside"]
+    assert after.trouble == [
+        "chatapp_exporter_state_file_up{} 1.0",
+        'chatapp_exporter_state_file_failures_total{reason="damaged"} 1.0',
+    ]
+    assert after.up == {"chatapp_space_up{} 1"}
+    assert len(stored(file)) == 40
+
+
+def test_a_flipped_bit_costs_one_space_and_is_never_shown(file: Path) -> None:
+    after = restarted_after(flip_a_rating, file)
+
+    assert not any("GREAN" in line for line in after.at_first)
+    assert sum(line.startswith("chatapp_space_last_success") for line in after.at_first) == 39
+    assert len(kept_aside(file)) == 1
+    assert len(stored(file)) == 40
+
+
+def test_a_second_damaged_file_does_not_replace_the_first(file: Path) -> None:
+    async def main() -> None:
+        world = World(scenario(1), state_file=str(file))
+        for _ in range(3):
+            await world.exporter.stop()
+            overwrite(0, b"\xff" * 100)(file)
+            world.exporter = world.fresh_exporter()
+        await world.exporter.stop()
+
+    run(main())
+
+    assert len(kept_aside(file)) == 3
+
+
+def another_program_s(file: Path) -> None:
+    file.unlink()
+    database = sqlite3.connect(file)
+    database.execute("CREATE TABLE theirs (what)")
     database.close()
 
-    async def main() -> int:
-        world = World(scenario(1), state_file=str(file), clock=VirtualClock())
-        await world.exporter.start()
-        await asyncio.sleep(1)
-        await world.exporter.stop()
-        return world.exporter.unpolled()
 
-    assert run(main()) == 0
-    again = sqlite3.connect(file)
-    assert again.execute("PRAGMA user_version").fetchone() == (99,)
-    again.close()
+def of_a_newer_version(file: Path) -> None:
+    database = sqlite3.connect(file)
+    database.execute("PRAGMA user_version=99")
+    database.close()
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def in_no_folder(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(file.parent / "nowhere" / "state.db")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        pytest.param(another_program_s, "foreign", id="database of another program"),
+        pytest.param(lambda file: file.write_text("accounts: [] # précis\n" * 20), "foreign", id="text"),
+        pytest.param(of_a_newer_version, "newer", id="newer"),
+        pytest.param(a_folder, "unwritable", id="folder"),
+        pytest.param(in_no_folder, "unwritable", id="no folder"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_left_alone(file: Path, damage: Callable[[Path], object], reason: str) -> None:
+    before: list[object] = []
+
+    def make(path: Path) -> None:
+        damage(path)
+        before.append(path.read_bytes() if path.is_file() else path.exists())
+
+    after = restarted_after(make, file)
+
+    assert before == [file.read_bytes() if file.is_file() else file.exists()]
+    assert kept_aside(file) == []
+    assert after.logged == ["state file unusable, polling goes on without it"]
+    assert after.trouble == [
+        "chatapp_exporter_state_file_up{} 0.0",
+        f'chatapp_exporter_state_file_failures_total{{reason="{reason}"}} 1.0',
+    ]
+    assert after.up == {"chatapp_space_up{} 1"}
+
+
+def test_without_a_state_file_nothing_is_said_of_one() -> None:
+    async def main() -> list[str]:
+        world = World(scenario(1))
+        await world.exporter.stop()
+        return world.samples("chatapp_exporter_state_file")
+
+    assert run(main()) == []

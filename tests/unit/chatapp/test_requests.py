@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 import httpx
 import pytest
 from virtual_time import VirtualClock, run
+from world import given
 
 from exporter.app import http_client
 from exporter.chatapp.client import MAX_ANSWER_BYTES, Client
@@ -44,7 +45,7 @@ def send(
 
     async def main() -> None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(wire)) as http:
-            client = Client(http, "http://127.0.0.1:18089", lambda: credentials, VirtualClock())
+            client = Client(http, "http://127.0.0.1:18089", given(credentials), VirtualClock())
             for _ in range(times):
                 await client.query_phone_numbers(space_id, isv_code)
 

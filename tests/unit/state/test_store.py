@@ -1,11 +1,8 @@
 """What is known of a space after a poll."""
 
-from pathlib import Path
-
 from exporter.chatapp.errors import Reason, ServerError, ThrottledError
 from exporter.chatapp.model import Answer, PhoneNumber
 from exporter.polling.poller import Outcome
-from exporter.state.history import History
 from exporter.state.store import Key, SpaceState, Store
 
 
@@ -73,28 +70,3 @@ def test_the_store_tells_of_every_change_and_counts_what_was_not_polled() -> Non
 
     assert told[-1] == (("acme", "s1"), state)
     assert store.unpolled == {("acme", "s2")}
-
-
-def test_a_state_file_gives_back_what_was_saved(tmp_path: Path) -> None:
-    state = SpaceState().after(success(100.5, GREEN)).after(success(200.25, RED)).after(failure(300))
-    history = History(tmp_path / "state.db")
-    history.save(("acme", "s1"), state)
-    history.close()
-
-    again = History(tmp_path / "state.db")
-    known = again.load([("acme", "s1")])
-    again.close()
-
-    found = known["acme", "s1"]
-    assert (found.up, found.last_success, found.phone_numbers) == (False, 200.25, (RED,))
-    assert found.changes == {("1", "quality_rating"): 200.25, ("1", "status"): 200.25}
-    assert (found.polls, dict(found.failures)) == (0, {})
-
-
-def test_spaces_that_left_the_configuration_leave_the_state_file(tmp_path: Path) -> None:
-    history = History(tmp_path / "state.db")
-    history.save(("acme", "gone"), SpaceState(True, 1))
-
-    assert history.load([("acme", "s1")]) == {}
-    assert history.load([("acme", "gone")]) == {}
-    history.close()

@@ -1,0 +1,126 @@
+"""The running program: an exporter behind its HTTP server, with the signals and files that it follows."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from socket import socket
+from typing import Protocol
+
+import structlog
+
+from exporter import __version__
+from exporter.app import Exporter
+from exporter.clock import SystemClock
+from exporter.config.problems import ConfigError
+from exporter.config.settings import Settings
+from exporter.web.access import Access
+from exporter.web.app import create_app
+from exporter.web.server import serving, url_of
+
+FOLLOW_SECONDS = 10.0
+"""How often files are looked at that count without a reload: secrets of refused accounts, and space files."""
+
+_log = structlog.get_logger()
+
+
+class Source(Protocol):
+    """Where the configuration comes from."""
+
+    def load(self) -> Settings:
+        """The settings as they stand there now. Raises ConfigError."""
+
+    def load_changed_spaces(self) -> Settings | None:
+        """The last settings with changed space files; None where those have not changed. Raises ConfigError."""
+
+
+class Fixed:
+    """A configuration that stands in no file."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def load(self) -> Settings:
+        return self._settings
+
+    def load_changed_spaces(self) -> Settings | None:
+        return None
+
+
+class Reloader:
+    """Brings a new configuration to a running exporter: whole, or not at all, and one at a time."""
+
+    def __init__(self, source: Source, exporter: Exporter) -> None:
+        self._source = source
+        self._exporter = exporter
+        self._one_at_a_time = asyncio.Lock()
+
+    async def reload(self) -> None:
+        """Take over the configuration as it stands now.
+
+        Raises:
+            ConfigError: it is wrong, and the old one goes on.
+        """
+        await self._take_over(self._source.load)
+
+    async def follow(self) -> None:
+        """Take over changes of what is followed, for ever."""
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            try:
+                self._exporter.follow_credentials()
+                await self._take_over(self._source.load_changed_spaces)
+            except ConfigError:
+                pass  # it was logged, and is told by a metric
+            except Exception:
+                _log.exception("files not followed by a bug, please report it")
+
+    async def _take_over(self, load: Callable[[], Settings | None]) -> None:
+        async with self._one_at_a_time:
+            try:
+                settings = await asyncio.to_thread(load)
+            except ConfigError as error:
+                self._exporter.refuse_configuration()
+                _log.error("configuration refused, the old one goes on", problems=str(error))
+                raise
+            if settings:
+                await self._exporter.reconfigure(settings)
+                _log.info("configuration taken over", accounts=len(settings.accounts))
+
+
+async def serve(
+    source: Source,
+    settings: Settings,
+    environ: Mapping[str, str],
+    listener: socket,
+    *,
+    access: Access | None = None,
+    lifecycle: bool = False,
+) -> None:
+    """Poll, and serve on the listening socket, until SIGTERM or SIGINT; SIGHUP reloads from `source`."""
+    stop, hangup = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    exporter = Exporter(settings, environ, SystemClock())
+    reloader = Reloader(source, exporter)
+    app = create_app(exporter, reload=reloader.reload if lifecycle else None, admits=access.admits if access else None)
+    async with serving(app, listener, tls=access.tls if access else None):
+        await exporter.start()
+        following = [asyncio.create_task(work) for work in (reloader.follow(), _reload_on(hangup, reloader))]
+        _log.info("listening", url=url_of(listener), version=__version__)
+        await stop.wait()
+        _log.info("stopping")
+        for task in following:
+            task.cancel()
+        await exporter.stop()
+    _log.info("stopped")
+
+
+async def _reload_on(hangup: asyncio.Event, reloader: Reloader) -> None:
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        with suppress(ConfigError):  # it was logged, and is told by a metric
+            await reloader.reload()

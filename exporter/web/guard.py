@@ -1,0 +1,62 @@
+"""What comes before every answer: the login, a limit on what is sent to us, and headers for browsers."""
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_BODY_BYTES = 64 * 1024
+"""No path reads a body; what is announced to be longer is refused at once."""
+
+Admits = Callable[[str, str], Awaitable[bool]]
+"""Whether someone with this name and password may ask."""
+
+
+class Guard:
+    """An application behind a login, where there is one. All paths are behind it, as the exporter-toolkit has it."""
+
+    def __init__(self, app: ASGIApp, admits: Admits | None, content_security_policy: str) -> None:
+        self._app = app
+        self._admits = admits
+        self._headers = {
+            "content-security-policy": content_security_policy,
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "no-referrer",
+            "cache-control": "no-store",
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self._headers)
+            await send(message)
+
+        refusal = await self._refusal(Headers(scope=scope))
+        await (refusal or self._app)(scope, receive, send_with_headers)
+
+    async def _refusal(self, headers: Headers) -> Response | None:
+        if not _is_small(headers.get("content-length", "0")):
+            return PlainTextResponse("Request too large\n", 413, {"connection": "close"})
+        if self._admits and not await self._admits(*_basic_auth(headers.get("authorization", ""))):
+            return PlainTextResponse("Unauthorized\n", 401, {"www-authenticate": "Basic"})
+        return None
+
+
+def _is_small(content_length: str) -> bool:
+    return content_length.isascii() and content_length.isdigit() and int(content_length[:9]) <= MAX_BODY_BYTES
+
+
+def _basic_auth(authorization: str) -> tuple[str, str]:
+    """The name and password of an Authorization header; "" for both where it has none."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return "", ""
+    try:
+        text = base64.b64decode(encoded, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return "", ""
+    user, _, password = text.partition(":")
+    return user, password

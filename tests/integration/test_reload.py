@@ -1,0 +1,436 @@
+"""A new configuration while the exporter runs: what it does not change goes on as if nothing had happened."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from virtual_time import START, run
+from world import World, scenario
+
+from exporter.config.loading import Configuration
+from exporter.config.problems import ConfigError, Problem
+from exporter.config.settings import Settings, Space
+from exporter.service import Fixed, Reloader
+
+REVOKED = {"at": "60s", "answer": "InvalidAccessKeyId.NotFound"}
+
+
+def with_spaces(world: World, *numbers: int, **changes: Any) -> Settings:
+    """The world's settings with these of its first account's spaces (from 1), and the account changed."""
+    account = world.settings.accounts[0]
+    spaces = [account.polled_spaces[number - 1] for number in numbers]
+    changed = account.model_copy(update={"spaces": spaces, **changes})
+    return world.settings.with_accounts([changed, *world.settings.accounts[1:]])
+
+
+def spaces_shown(world: World) -> set[str]:
+    lines = world.exporter.exposition(openmetrics=False).decode().splitlines()
+    return {line.split('space="')[1].split('"')[0] for line in lines if line.startswith("chatapp_space_up{")}
+
+
+def gaps(moments: list[float]) -> list[float]:
+    return [later - earlier for earlier, later in itertools.pairwise(moments)]
+
+
+def test_a_space_that_stays_keeps_its_values_its_place_and_its_counters() -> None:
+    async def main() -> tuple[World, list[str], list[str]]:
+        world = World(scenario(20, poll_interval="1m", qps=10))
+        await world.exporter.reconfigure(with_spaces(world, *range(1, 11)))
+        await world.exporter.start()
+        await asyncio.sleep(400)
+        before = world.samples()
+        await world.exporter.reconfigure(with_spaces(world, *range(6, 16)))
+        after = world.samples()
+        await asyncio.sleep(400)
+        await world.exporter.stop()
+        return world, before, after
+
+    world, before, after = run(main())
+    for number in range(6, 11):
+        regular = world.polls_of(world.space_id(number))[1:]
+        assert gaps(regular) == [pytest.approx(60, abs=0.2)] * 12
+    kept = [line for line in before if line.startswith("chatapp_phone_number") and line in after]
+    assert kept
+    assert "chatapp_space_polls_total{} 7" in after
+
+
+def test_new_spaces_are_polled_first_and_gone_ones_leave_at_once() -> None:
+    async def main() -> World:
+        world = World(scenario(20, poll_interval="5m", qps=10))
+        await world.exporter.reconfigure(with_spaces(world, *range(1, 16)))
+        await world.exporter.start()
+        await asyncio.sleep(1000)
+        world.polls.clear()
+        await world.exporter.reconfigure(with_spaces(world, *range(6, 21)))
+        assert spaces_shown(world) == {world.space_id(number) for number in range(6, 21)}
+        assert world.exporter.unpolled() == 5
+        await asyncio.sleep(1)
+        assert {space for _, space in world.polls} >= {world.space_id(number) for number in range(16, 21)}
+        assert world.exporter.unpolled() == 0
+        await asyncio.sleep(1000)
+        await world.exporter.stop()
+        return world
+
+    world = run(main())
+    assert not any(world.polls_of(world.space_id(number)) for number in range(1, 6))
+    for number in range(16, 21):
+        _, *regular = world.polls_of(world.space_id(number))
+        assert gaps(regular) == [pytest.approx(300, abs=0.2)] * len(regular[1:])
+
+
+def test_a_poll_under_way_of_a_space_that_leaves_is_not_shown() -> None:
+    async def main() -> set[str]:
+        world = World(scenario(2, poll_interval="5m", latency="2s"))
+        await world.exporter.start()
+        await asyncio.sleep(0.5)
+        await world.exporter.reconfigure(with_spaces(world, 2))
+        await asyncio.sleep(10)
+        shown = spaces_shown(world)
+        await world.exporter.stop()
+        assert shown == {world.space_id(2)}
+        return shown
+
+    assert len(run(main())) == 1
+
+
+def test_names_labels_limits_and_ages_count_at_once() -> None:
+    async def main() -> tuple[list[str], list[str], list[str]]:
+        world = World(scenario(1, poll_interval="5m"))
+        await world.exporter.start()
+        await asyncio.sleep(10)
+        space = world.settings.accounts[0].polled_spaces[0]
+        named = Space(id=space.id, name="Contoso", labels={"team": "emea"})
+        account = world.settings.accounts[0].model_copy(update={"spaces": [named]})
+        tiers = dict.fromkeys(("TIER_250", "TIER_2K", "TIER_10K", "TIER_100K", "TIER_UNLIMITED"), 7.0)
+        await world.exporter.reconfigure(Settings(accounts=[account], messaging_limits=tiers))
+        info, limits = world.samples("chatapp_space_info"), world.samples("chatapp_phone_number_messaging_limit{")
+        await world.exporter.reconfigure(Settings(accounts=[account], max_age="5s"))
+        too_old = world.samples("chatapp_phone_number")
+        await world.exporter.stop()
+        return info, limits, too_old
+
+    info, limits, too_old = run(main())
+
+    assert info == ['chatapp_space_info{name="Contoso",team="emea"} 1']
+    assert {line.rsplit(" ", 1)[1] for line in limits} == {"7.0"}
+    assert too_old == []
+
+
+def test_an_account_that_comes_or_goes_has_its_series_come_or_go() -> None:
+    async def main() -> tuple[str, str]:
+        world = World(scenario(2))
+        await world.exporter.start()
+        await asyncio.sleep(10)
+        renamed = world.settings.accounts[0].model_copy(update={"name": "globex"})
+        await world.exporter.reconfigure(world.settings.with_accounts([*world.settings.accounts, renamed]))
+        await asyncio.sleep(10)
+        both = world.exporter.exposition(openmetrics=False).decode()
+        await world.exporter.reconfigure(world.settings.with_accounts([renamed]))
+        await asyncio.sleep(10)
+        one = world.exporter.exposition(openmetrics=False).decode()
+        await world.exporter.stop()
+        return both, one
+
+    both, one = run(main())
+
+    assert (both.count("chatapp_account_up{"), one.count("chatapp_account_up{")) == (2, 1)
+    assert 'chatapp_api_requests_total{account="acme",code="OK"}' in both
+    assert 'account="acme"' not in one
+    assert 'chatapp_api_requests_total{account="globex",code="OK"}' in one
+
+
+@pytest.mark.parametrize("change", ["name", "endpoint", "qps"])
+def test_the_budget_holds_over_a_reload(change: str) -> None:
+    changes: Mapping[str, Callable[[int], Any]] = {
+        "name": lambda n: f"acme-{n}",
+        "endpoint": lambda n: f"http://127.0.0.1:{n + 1}",
+        "qps": lambda n: 10 if n % 2 else 3,
+    }
+
+    async def main() -> list[float]:
+        arrivals: list[float] = []
+        world = World(scenario(200, poll_interval="5s", qps=10, latency="300ms"))
+        world.api._arrived = lambda _, at: arrivals.append(at)  # the API's own seam
+        await world.exporter.start()
+        for number in range(20):
+            await asyncio.sleep(1.37)
+            account = world.settings.accounts[0].model_copy(update={change: changes[change](number)})
+            await world.exporter.reconfigure(world.settings.with_accounts([account]))
+        await asyncio.sleep(2)
+        await world.exporter.stop()
+        return arrivals
+
+    arrivals = run(main())
+
+    assert max(sum(start <= at < start + 1 for at in arrivals) for start in arrivals) <= 10
+    assert len(arrivals) > 50
+
+
+def test_more_queries_a_second_are_used_at_once() -> None:
+    async def main() -> tuple[int, int]:
+        world = World(scenario(200, poll_interval="5s", qps=2))
+        await world.exporter.start()
+        await asyncio.sleep(20)
+        slow = len(world.polls)
+        await world.exporter.reconfigure(with_spaces(world, *range(1, 201), qps=10.0))
+        await asyncio.sleep(20)
+        await world.exporter.stop()
+        return slow, len(world.polls) - slow
+
+    slow, fast = run(main())
+
+    assert 35 <= slow <= 42
+    assert 190 <= fast <= 202
+
+
+def test_another_interval_spreads_the_spaces_over_it() -> None:
+    async def main() -> World:
+        world = World(scenario(30, poll_interval="5m", qps=10))
+        await world.exporter.start()
+        await asyncio.sleep(100)
+        world.polls.clear()
+        await world.exporter.reconfigure(with_spaces(world, *range(1, 31), poll_interval=60.0))
+        await asyncio.sleep(120.5)
+        await world.exporter.stop()
+        return world
+
+    world = run(main())
+    assert gaps([at for at, _ in world.polls]) == [pytest.approx(2, abs=0.1)] * 59
+    assert {len(world.polls_of(world.space_id(number))) for number in range(1, 31)} == {2}
+
+
+def test_a_reload_asks_at_once_where_the_account_was_refused() -> None:
+    async def main() -> list[float]:
+        world = World(scenario(5, poll_interval="5m", events=(REVOKED,)))
+        await world.exporter.start()
+        await asyncio.sleep(900)
+        assert world.samples("chatapp_account_up") == ["chatapp_account_up{} 0"]
+        asked = len(world.polls)
+        await world.exporter.reconfigure(with_spaces(world, *range(1, 6), isv_code="other"))
+        await asyncio.sleep(1)
+        await world.exporter.stop()
+        return [at for at, _ in world.polls[asked:]]
+
+    assert run(main()) == [900]
+
+
+def test_the_state_file_follows_the_configuration(tmp_path: Path) -> None:
+    async def main() -> tuple[list[str], list[str], list[str]]:
+        world = World(scenario(2, poll_interval="5m"), state_file=str(tmp_path / "one.db"))
+        await world.exporter.start()
+        await asyncio.sleep(10)
+        shown = world.samples("chatapp_phone_number")
+        other = world.settings.model_copy(update={"state_file": str(tmp_path / "other.db")})
+        await world.exporter.reconfigure(other)
+        file = world.samples("chatapp_exporter_state_file_up")
+        await world.exporter.stop()
+        world.settings = other
+        world.exporter = world.fresh_exporter()
+        again = world.samples("chatapp_phone_number")
+        await world.exporter.stop()
+        return shown, again, file
+
+    shown, again, file = run(main())
+
+    assert shown == again
+    assert file == [f'chatapp_exporter_state_file_up{{file="{tmp_path / "other.db"}"}} 1.0']
+
+
+def test_a_state_file_that_was_repaired_is_used_after_a_reload(tmp_path: Path) -> None:
+    async def main() -> tuple[list[str], int]:
+        folder = tmp_path / "not-yet"
+        world = World(scenario(2, poll_interval="5m"), state_file=str(folder / "state.db"))
+        await world.exporter.start()
+        await asyncio.sleep(10)
+        folder.mkdir()
+        await world.exporter.reconfigure(world.settings)
+        up = world.samples("chatapp_exporter_state_file_up")
+        await world.exporter.stop()
+        world.exporter = world.fresh_exporter()
+        missing = world.exporter.unpolled()
+        await world.exporter.stop()
+        return up, missing
+
+    up, missing = run(main())
+    assert up[0].endswith(" 1.0")
+    assert missing == 0
+
+
+class Scripted:
+    """A configuration that is what the test says, or wrong."""
+
+    def __init__(self, *loads: Settings | ConfigError) -> None:
+        self._loads = iter(loads)
+
+    def load(self) -> Settings:
+        loaded = next(self._loads)
+        if isinstance(loaded, ConfigError):
+            raise loaded
+        return loaded
+
+    def load_changed_spaces(self) -> Settings | None:
+        return None
+
+
+def test_a_bad_configuration_changes_nothing_and_both_metrics_say_so() -> None:
+    async def main() -> tuple[list[list[str]], World]:
+        world = World(scenario(2))
+        await world.exporter.start()
+        await asyncio.sleep(100)
+        reloader = Reloader(Scripted(ConfigError([Problem("x.yml", (), "wrong")]), world.settings), world.exporter)
+        before = world.samples("chatapp_space")
+        with pytest.raises(ConfigError, match=r"x\.yml: wrong"):
+            await reloader.reload()
+        assert world.samples("chatapp_space") == before
+        told = [world.samples("chatapp_exporter_config")]
+        await asyncio.sleep(50)
+        await reloader.reload()
+        told.append(world.samples("chatapp_exporter_config"))
+        await world.exporter.stop()
+        return told, world
+
+    (refused, taken), _ = run(main())
+
+    assert refused == [
+        "chatapp_exporter_config_last_reload_successful 0.0",
+        "chatapp_exporter_config_last_reload_success_timestamp_seconds 1.8e+09",
+    ]
+    assert taken[0] == "chatapp_exporter_config_last_reload_successful 1.0"
+    assert float(taken[1].split(" ")[1]) >= START + 150
+
+
+def test_two_reloads_at_once_are_done_one_after_the_other() -> None:
+    async def main() -> list[str]:
+        world = World(scenario(4, poll_interval="5m", latency="1s"))
+        await world.exporter.start()
+        await asyncio.sleep(0.1)
+        renamed = world.settings.accounts[0].model_copy(update={"name": "globex"})
+        one, other = world.settings.with_accounts([renamed]), world.settings
+        reloader = Reloader(Scripted(one, other), world.exporter)
+        await asyncio.gather(reloader.reload(), reloader.reload())
+        await asyncio.sleep(20)
+        accounts = [view.account for view in world.exporter.accounts()]
+        await world.exporter.stop()
+        return accounts
+
+    assert run(main()) == ["acme"]
+
+
+def test_a_thousand_reloads_leave_nothing_behind() -> None:
+    async def main() -> tuple[tuple[int, ...], tuple[int, ...]]:
+        world = World(scenario(20, poll_interval="5s", latency="50ms"))
+        renamed = world.settings.accounts[0].model_copy(update={"name": "globex"})
+        forms = [
+            with_spaces(world, *range(1, 11)),
+            with_spaces(world, *range(6, 21), poll_interval=7.0),
+            world.settings.with_accounts([*world.settings.accounts, renamed]),
+            with_spaces(world, *range(1, 21), qps=3.0),
+        ]
+        await world.exporter.start()
+
+        def held() -> tuple[int, ...]:
+            page = world.exporter.exposition(openmetrics=False)
+            jobs = world.exporter._schedule._scheduler.get_jobs()  # what no page shows
+            return len(asyncio.all_tasks()), len(jobs), page.count(b"\n")
+
+        for number in range(40):
+            await world.exporter.reconfigure(forms[number % 4])
+            await asyncio.sleep(0.31)
+        await asyncio.sleep(20)
+        before = held()
+        for number in range(1000):
+            await world.exporter.reconfigure(forms[number % 4])
+            await asyncio.sleep(0.31)
+        await asyncio.sleep(20)
+        after = held()
+        await world.exporter.stop()
+        return before, after
+
+    before, after = run(main())
+
+    assert after == before
+
+
+CONFIG = """
+accounts:
+  - {name: acme, access_key_id: id, access_key_secret: secret, space_files: [spaces/*.yml]}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "spaces").mkdir()
+    (tmp_path / "spaces" / "one.yml").write_text("- {id: s1}")
+    (tmp_path / "exporter.yml").write_text(CONFIG)
+    return tmp_path
+
+
+def ids(settings: Settings | None) -> list[str]:
+    return [space.id for space in settings.accounts[0].polled_spaces] if settings else []
+
+
+def test_space_files_are_followed_while_the_main_file_is_half_way_through_an_edit(folder: Path) -> None:
+    configuration = Configuration(folder / "exporter.yml", {})
+    assert ids(configuration.load()) == ["s1"]
+    assert configuration.load_changed_spaces() is None
+
+    (folder / "exporter.yml").write_text("accounts: [{name: ac")
+    (folder / "spaces" / "two.yml").write_text("- {id: s2}")
+
+    assert ids(configuration.load_changed_spaces()) == ["s1", "s2"]
+    assert configuration.load_changed_spaces() is None
+
+
+def test_a_space_file_that_turns_bad_is_told_once_and_taken_when_it_is_good_again(folder: Path) -> None:
+    configuration = Configuration(folder / "exporter.yml", {})
+    configuration.load()
+
+    (folder / "spaces" / "one.yml").write_text("- {idd: s1}")
+    with pytest.raises(ConfigError, match=r"one\.yml:1: \[0\]\.idd: unknown key; did you mean id\?"):
+        configuration.load_changed_spaces()
+    assert configuration.load_changed_spaces() is None
+
+    (folder / "spaces" / "one.yml").write_text("- {id: s1}\n- {id: s3}")
+    assert ids(configuration.load_changed_spaces()) == ["s1", "s3"]
+
+
+def test_space_files_that_are_all_gone_are_an_error_and_no_empty_account(folder: Path) -> None:
+    configuration = Configuration(folder / "exporter.yml", {})
+    configuration.load()
+
+    (folder / "spaces" / "one.yml").unlink()
+
+    with pytest.raises(ConfigError, match="expected at least one file, found none"):
+        configuration.load_changed_spaces()
+
+
+def test_what_is_followed_counts_within_thirty_seconds(folder: Path) -> None:
+    """A key that was replaced in its file while the account was refused, and a space file."""
+    key = folder / "key"
+
+    async def main() -> tuple[list[str], int]:
+        world = World(scenario(3, poll_interval="5m"))
+        key.write_text("wrong-secret")
+        account = {"access_key_secret": None, "access_key_secret_file": str(key)}
+        world.settings = with_spaces(world, 1, 2, 3, **account)
+        world.exporter = world.fresh_exporter()
+        await world.exporter.start()
+        reloader = Reloader(Fixed(world.settings), world.exporter)
+        following = asyncio.create_task(reloader.follow())
+        await asyncio.sleep(1000)
+        asked = len(world.polls)
+        assert world.samples("chatapp_account_up") == ["chatapp_account_up{} 0"]
+        key.write_text("secret-acme")
+        await asyncio.sleep(30)
+        up = world.samples("chatapp_account_up")
+        following.cancel()
+        await world.exporter.stop()
+        return up, asked
+
+    up, asked = run(main())
+
+    assert up == ["chatapp_account_up{} 1"]
+    assert asked <= 3 + 1000 / 300
