@@ -5,7 +5,7 @@ UV ?= uv
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint notifications generate incidents bench lock clean
+.PHONY: help demo test lint notifications faults generate incidents bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -23,7 +23,10 @@ lint: .venv/dev ## check style, format and types
 	@$(BIN)/mypy
 
 notifications: .venv/dev ## send the demo's alerts through Prometheus and Alertmanager to a webhook; 7 minutes
-	@$(BIN)/python -m pytest -s -m slow
+	@$(BIN)/python -m pytest -s -m slow tests/e2e/test_notifications.py
+
+faults: .venv/dev ## break the API and the network in every way, and print what it did; 3 minutes
+	@$(BIN)/python -m pytest -q -s -m slow tests/e2e/test_faults.py
 
 generate: .venv/dev config/kubernetes/prometheusrule.yaml ## write the dashboards and the PrometheusRule anew
 	@$(BIN)/python -m dashboards

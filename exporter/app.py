@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pathlib import Path
 from random import Random
+from ssl import SSLContext
 
 import httpx
 import structlog
@@ -41,8 +43,13 @@ def http_client(endpoint: str) -> httpx.AsyncClient:
     It has no time-outs of its own: `Client` bounds the whole request. SSL_CERT_FILE counts for every endpoint.
     """
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-    tls = httpx.create_ssl_context()
-    return httpx.AsyncClient(limits=limits, timeout=None, trust_env=not is_loopback(endpoint), verify=tls)  # noqa: S113
+    return httpx.AsyncClient(limits=limits, timeout=None, trust_env=not is_loopback(endpoint), verify=_tls())  # noqa: S113
+
+
+@cache
+def _tls() -> SSLContext:
+    """One for all accounts: each would read all certificates of the world anew."""
+    return httpx.create_ssl_context()
 
 
 class Exporter:

@@ -18,7 +18,7 @@ from exporter.clock import Clock
 
 MAX_PAUSE_SECONDS = 60.0
 _RECOVERY_SECONDS = 240.0
-"""How long the rate takes to climb from nothing back to the limit."""
+"""How long the rate takes to climb from nothing back to the limit, from the end of a pause on."""
 _LOWEST_SHARE = 1 / 16
 
 
@@ -64,7 +64,7 @@ class Rate:
 
     def current(self, now: float) -> float:
         """Between a sixteenth of the limit and the limit."""
-        climbed = (now - self._lowered_at) / _RECOVERY_SECONDS * self.limit
+        climbed = max(0.0, now - max(self._lowered_at, self._paused_until)) / _RECOVERY_SECONDS * self.limit
         return min(self.limit, self._lowered_to + climbed)
 
     def pause(self, now: float) -> float:
@@ -77,10 +77,10 @@ class Rate:
 
     def throttled(self, now: float, *, sent_at: float, wait_seconds: float) -> None:
         """An answer said "too fast". Requests that were under way when the rate was lowered lower it no further."""
-        self.pause_for(now, wait_seconds)
         if sent_at > self._lowered_at:
             self._lowered_to = max(self.current(now) / 2, self.limit * _LOWEST_SHARE)
             self._lowered_at = now
+        self.pause_for(now, wait_seconds)
 
 
 class Budget:

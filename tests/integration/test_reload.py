@@ -338,12 +338,12 @@ def test_a_thousand_reloads_leave_nothing_behind() -> None:
 
         for number in range(40):
             await world.exporter.reconfigure(forms[number % 4])
-            await asyncio.sleep(0.31)
+            await asyncio.sleep(0.07)
         await asyncio.sleep(20)
         before = held()
         for number in range(1000):
             await world.exporter.reconfigure(forms[number % 4])
-            await asyncio.sleep(0.31)
+            await asyncio.sleep(0.07)
         await asyncio.sleep(20)
         after = held()
         await world.exporter.stop()

@@ -1,0 +1,213 @@
+"""The simulated API on real sockets of this machine, and everything that can go wrong on the way to it."""
+
+import asyncio
+import json
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from exporter.clock import SystemClock
+from exporter.simulator.api import SimulatedApi
+from exporter.simulator.scenario import Scenario
+
+MEBIBYTE = 1024 * 1024
+
+
+class SkewedClock(SystemClock):
+    """A machine's clock that someone has set wrong."""
+
+    skew = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.skew
+
+
+Fault = Callable[["Exchange"], Awaitable[None]]
+
+
+@dataclass
+class Exchange:
+    """One request, and the way to answer it."""
+
+    query: str
+    answer: Callable[[], Response]
+    writer: asyncio.StreamWriter
+
+    async def send(self, status: int, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+        """A whole answer."""
+        self.writer.write(head(status, len(body), headers) + body)
+        await self.writer.drain()
+
+    async def send_answer(self) -> None:
+        """What the API says."""
+        answer = self.answer()
+        await self.send(answer.status_code, bytes(answer.body), dict(answer.headers))
+
+
+def head(status: int, length: int, headers: Mapping[str, str]) -> bytes:
+    kept = {name: value for name, value in headers.items() if name.lower() not in ("content-length", "connection")}
+    lines = [f"{name}: {value}" for name, value in {**kept, "content-length": str(length)}.items()]
+    return ("\r\n".join([f"HTTP/1.1 {status} x", *lines]) + "\r\n\r\n").encode()
+
+
+@dataclass
+class HostileApi:
+    """A simulated API behind a port of its own. While `fault` is set, it answers instead."""
+
+    scenario: Scenario
+    latency: float = 0.01
+    tls: ssl.SSLContext | None = None
+    port: int = 0
+    fault: Fault | None = None
+    clock: SkewedClock = field(default_factory=SkewedClock)
+    arrivals: list[float] = field(default_factory=list)
+    """When requests arrived, in monotonic seconds."""
+
+    def __post_init__(self) -> None:
+        self.api = SimulatedApi(self.scenario, self.clock)
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.StreamWriter] = set()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http{'s' if self.tls else ''}://localhost:{self.port}"
+
+    async def open(self) -> None:
+        """Listen, at the same port again after a `close`."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls, backlog=512)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Refuse connections, and end those that are open."""
+        if self._server:
+            self._server.close()
+        for writer in list(self._connections):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(writer)
+        with suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+            while True:
+                request = (await reader.readuntil(b"\r\n\r\n")).decode()
+                self.arrivals.append(self.clock.monotonic())
+                await asyncio.sleep(self.latency)
+                exchange = self._exchange(request, writer)
+                await (self.fault(exchange) if self.fault else exchange.send_answer())
+        self._connections.discard(writer)
+        writer.close()
+
+    def _exchange(self, request: str, writer: asyncio.StreamWriter) -> Exchange:
+        first, *lines = request.split("\r\n")
+        method, target, _ = first.split(" ")
+        query = target.partition("?")[2]
+        headers = Headers(dict(line.split(": ", 1) for line in lines if line))
+        return Exchange(query, lambda: self.api.answer(method, query, headers, b""), writer)
+
+
+@contextmanager
+def serving(*apis: HostileApi) -> Iterator[Callable[[Awaitable[None]], None]]:
+    """These, in a thread and loop of their own; gives a function that runs something there."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def there(work: Awaitable[None]) -> None:
+        async def awaited() -> None:
+            await work
+
+        asyncio.run_coroutine_threadsafe(awaited(), loop).result(30)
+
+    async def close() -> None:
+        async with AsyncExitStack() as stack:
+            for api in apis:
+                stack.push_async_callback(api.close)
+
+    try:
+        for api in apis:
+            there(api.open())
+        yield there
+    finally:
+        there(close())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0.1))
+        loop.close()
+
+
+# ---- faults
+
+
+def answers(status: int, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> Fault:
+    """The same to everyone."""
+
+    async def fault(exchange: Exchange) -> None:
+        await exchange.send(status, body, headers)
+
+    return fault
+
+
+def refuses(
+    code: str, status: int = 400, *, only: str | None = None, headers: Mapping[str, str] = MappingProxyType({})
+) -> Fault:
+    """An error Code to everyone, or to one space only."""
+    refusal = answers(status, json.dumps({"RequestId": "R", "Code": code, "Message": code}).encode(), headers)
+
+    async def fault(exchange: Exchange) -> None:
+        if only is None or only in exchange.query:
+            await refusal(exchange)
+        else:
+            await exchange.send_answer()
+
+    return fault
+
+
+async def resets(exchange: Exchange) -> None:
+    """Half an answer, then a reset."""
+    exchange.writer.write(head(200, 1000, {}) + b'{"Code": "OK", "PhoneNum')
+    await exchange.writer.drain()
+    raw = exchange.writer.get_extra_info("socket")
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    exchange.writer.transport.abort()
+
+
+async def never_ends(exchange: Exchange) -> None:
+    """A byte every now and then, for ever."""
+    exchange.writer.write(head(200, 100_000, {}) + b'{"Code": "OK", "PhoneNumbers": [')
+    while True:
+        exchange.writer.write(b" ")
+        await exchange.writer.drain()
+        await asyncio.sleep(0.2)
+
+
+async def huge(exchange: Exchange) -> None:
+    """64 MiB of a right answer."""
+    exchange.writer.write(head(200, 64 * MEBIBYTE, {}))
+    for _ in range(64):
+        exchange.writer.write(b" " * MEBIBYTE)
+        await exchange.writer.drain()
+
+
+async def truncates(exchange: Exchange) -> None:
+    """JSON that stops in the middle, as a whole answer."""
+    body = bytes(exchange.answer().body)
+    await exchange.send(200, body[: len(body) // 2])
+
+
+def takes(seconds: float) -> Fault:
+    """A right answer, late."""
+
+    async def fault(exchange: Exchange) -> None:
+        await asyncio.sleep(seconds)
+        await exchange.send_answer()
+
+    return fault

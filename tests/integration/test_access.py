@@ -1,0 +1,405 @@
+"""Who may ask: logins, certificates, and what the exporter-toolkit's file says of them."""
+
+import asyncio
+import base64
+import socket
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import bcrypt
+import httpx
+import pytest
+import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+from virtual_time import VirtualClock, run
+
+from exporter.clock import SystemClock
+from exporter.config.problems import ConfigError
+from exporter.web.access import Access, Logins
+from exporter.web.app import create_app
+from exporter.web.server import bind, serving, url_of
+
+PASSWORD = "correct horse: battery"
+HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+PATHS = ("/", "/metrics", "/-/healthy", "/-/ready", "/-/config", "/nothing")
+
+
+class Nothing:
+    """A source with nothing in it."""
+
+    def exposition(self, **_: Any) -> bytes:
+        return b"# EOF\n"
+
+    def accounts(self) -> list[Any]:
+        return []
+
+    def unpolled(self) -> int:
+        return 0
+
+    def redacted_config(self) -> str:
+        return ""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "web.yml"
+    path.write_text(text)
+    return path
+
+
+def access(folder: Path, text: str) -> Access:
+    return Access(written(folder, text), SystemClock())
+
+
+def message(folder: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as refused:
+        access(folder, text)
+    return str(refused.value).replace(f"{folder}/", "")
+
+
+def get(path: str, of: Access | None, method: str = "GET", **headers: str) -> httpx.Response:
+    async def main() -> httpx.Response:
+        app = create_app(Nothing(), admits=of.admits if of else None)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as http:
+            return await http.request(method, path, headers=headers)
+
+    return asyncio.run(main())
+
+
+def login(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_everything_is_behind_the_login(tmp_path: Path, path: str) -> None:
+    of = access(tmp_path, f"basic_auth_users: {{prometheus: {HASH}}}")
+    refused = get(path, of)
+
+    assert (refused.status_code, refused.headers["www-authenticate"], refused.text) == (401, "Basic", "Unauthorized\n")
+    assert get(path, of, authorization=login("prometheus", PASSWORD)).status_code == (
+        404 if path == "/nothing" else 200
+    )
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        login("prometheus", "wrong"),
+        login("nobody", PASSWORD),
+        login("", ""),
+        login("prometheus", ""),
+        login("prometheus", PASSWORD + "x"),
+        "Basic",
+        "Basic !!!",
+        "Basic " + base64.b64encode(b"\xff\xfe").decode(),
+        "Basic " + base64.b64encode(b"prometheus").decode(),
+        f"Bearer {PASSWORD}",
+        login("prometheus", "x" * 500),
+        login("prometheus", "a\0b"),
+    ],
+)
+def test_nothing_else_opens_it(tmp_path: Path, authorization: str) -> None:
+    of = access(tmp_path, f"basic_auth_users: {{prometheus: {HASH}}}")
+
+    assert get("/metrics", of, authorization=authorization).status_code == 401
+
+
+def test_without_users_no_login_is_asked_for(tmp_path: Path) -> None:
+    assert get("/metrics", access(tmp_path, "{}")).status_code == 200
+
+
+def test_users_count_at_once_when_the_file_changes_and_a_broken_file_keeps_the_last(tmp_path: Path) -> None:
+    of = access(tmp_path, f"basic_auth_users: {{prometheus: {HASH}}}")
+    asked = {"authorization": login("prometheus", PASSWORD)}
+    assert get("/metrics", of, **asked).status_code == 200
+
+    with capture_logs() as logs:
+        written(tmp_path, "basic_auth_users: {prometheus: not-a-hash}")
+        assert get("/metrics", of, **asked).status_code == 200
+        assert get("/metrics", of).status_code == 401
+    assert [line["event"] for line in logs] == ["web configuration refused, the last one stays"]
+    assert "not-a-hash" not in str(logs)
+
+    written(tmp_path, f"basic_auth_users: {{grafana: {HASH}}}")
+    assert get("/metrics", of, **asked).status_code == 401
+    assert get("/metrics", of, authorization=login("grafana", PASSWORD)).status_code == 200
+
+
+def test_a_success_is_remembered_for_five_minutes_after_its_last_use() -> None:
+    class Counting(Logins):
+        verified = 0
+
+        async def verify(self, users: Any, user: str, password: str) -> bool:
+            submit = self._threads.submit
+            self._threads.submit = lambda *work: self._count(submit, *work)  # type: ignore[method-assign,assignment]
+            try:
+                return await super().verify(users, user, password)
+            finally:
+                self._threads.submit = submit  # type: ignore[method-assign]
+
+        def _count(self, submit: Callable[..., Any], *work: Any) -> Any:
+            self.verified += 1
+            return submit(*work)
+
+    async def main() -> list[int]:
+        logins, counts, users = Counting(VirtualClock()), [], {"prometheus": HASH}
+        for pause in (0, 200, 200, 200, 301):
+            await asyncio.sleep(pause)
+            assert await logins.verify(users, "prometheus", PASSWORD)
+            counts.append(logins.verified)
+        for password in ("wrong", "wrong"):
+            assert not await logins.verify(users, "prometheus", password)
+            counts.append(logins.verified)
+        assert not await logins.verify(users, "nobody", "x")
+        return [*counts, logins.verified]
+
+    # a name that is unknown is verified as any other, and a failure is never remembered
+    assert run(main()) == [1, 1, 1, 1, 2, 3, 4, 5]
+
+
+def test_the_event_loop_goes_on_while_passwords_are_verified() -> None:
+    slow = bcrypt.hashpw(b"x", bcrypt.gensalt(12)).decode()
+
+    async def main() -> int:
+        logins, turns = Logins(SystemClock()), 0
+        verifying = asyncio.create_task(logins.verify({"a": slow}, "a", "wrong"))
+        while not verifying.done():
+            turns += 1
+            await asyncio.sleep(0)
+        return turns
+
+    assert asyncio.run(main()) > 50
+
+
+def test_many_who_guess_are_turned_away_before_they_cost_anything() -> None:
+    async def main() -> int:
+        logins = Logins(SystemClock())
+        await asyncio.gather(*(logins.verify({"a": HASH}, "a", f"guess {n}") for n in range(500)))
+        return threading.active_count()
+
+    assert asyncio.run(main()) <= 4
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("basic_auth_user: {}", "web.yml:1: basic_auth_user: unknown key; did you mean basic_auth_users?"),
+        (
+            "tls_server_config: {cert_file: c, key_file: k, cipher_suites: []}",
+            "web.yml:1: tls_server_config.cipher_suites: unknown key; expected one of cert_file, key_file,"
+            " client_ca_file, client_auth_type, min_version",
+        ),
+        ("tls_server_config: {cert_file: c}", "web.yml:1: tls_server_config.key_file: expected text, found nothing"),
+        (
+            "basic_auth_users: {alice: hunter2}",
+            "web.yml:1: basic_auth_users.alice: expected a bcrypt hash of a password, as htpasswd -nBC 10 makes it,"
+            " found something else (not shown, for it may be secret)",
+        ),
+        (
+            "tls_server_config: {cert_file: c, key_file: k, min_version: TLS10}",
+            "web.yml:1: tls_server_config.min_version: expected 'TLS12' or 'TLS13', found 'TLS10'",
+        ),
+        (
+            "tls_server_config: {cert_file: c, key_file: k, client_auth_type: RequestClientCert}",
+            "web.yml:1: tls_server_config.client_auth_type: expected 'NoClientCert', 'VerifyClientCertIfGiven' or"
+            " 'RequireAndVerifyClientCert', found 'RequestClientCert'",
+        ),
+        (
+            "tls_server_config: {cert_file: c, key_file: k, client_ca_file: ca}",
+            "web.yml:1: tls_server_config: expected client_ca_file and a client_auth_type that verifies,"
+            " found one of them",
+        ),
+        (
+            "tls_server_config: {cert_file: c, key_file: k}",
+            "web.yml:1: tls_server_config.cert_file: expected a certificate and its key, in PEM,"
+            " found: No such file or directory",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_told(tmp_path: Path, text: str, problem: str) -> None:
+    assert message(tmp_path, text) == problem
+
+
+@given(st.text(max_size=40) | st.builds("basic_auth_users: {{a: '{}'}}".format, st.text(max_size=70)))
+def test_any_file_is_access_or_a_config_error(text: str) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "web.yml"
+        path.write_bytes(text.encode("utf-8", "replace"))
+        try:
+            problems: tuple[object, ...] = ("none",) if Access(path, SystemClock()) else ()
+        except ConfigError as error:
+            problems = error.problems
+    assert problems
+
+
+# ---- TLS, over real sockets
+
+
+@pytest.fixture(scope="module")
+def ca() -> trustme.CA:
+    return trustme.CA()
+
+
+def issue(ca: trustme.CA, folder: Path, name: str = "localhost") -> str:
+    """A certificate for the server in its files; its serial number."""
+    cert = ca.issue_cert(name)
+    cert.private_key_pem.write_to_path(str(folder / "key.pem"))
+    cert.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+    ca.cert_pem.write_to_path(str(folder / "ca.pem"))
+    return serial_of(folder / "cert.pem")
+
+
+def serial_of(path: Path) -> str:
+    return str(ssl._ssl._test_decode_cert(str(path))["serialNumber"])  # type: ignore[attr-defined]
+
+
+TLS = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}"
+
+
+@contextmanager
+def listening(of: Access) -> Iterator[str]:
+    """The exporter's server, in a thread and loop of its own; its port."""
+    listener, stop, loop = bind("127.0.0.1:0"), asyncio.Event(), asyncio.new_event_loop()
+
+    async def main() -> None:
+        async with serving(create_app(Nothing(), admits=of.admits), listener, tls=of.tls):
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
+    thread.start()
+    try:
+        yield url_of(listener).rsplit(":", 1)[1]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+def client(ca: trustme.CA, identity: trustme.LeafCert | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    if identity:
+        identity.configure_cert(context)
+    return context
+
+
+def status(port: str, context: ssl.SSLContext) -> int:
+    return httpx.get(f"https://localhost:{port}/-/healthy", verify=context, trust_env=False).status_code
+
+
+def test_with_a_certificate_it_speaks_tls_and_nothing_else(ca: trustme.CA, tmp_path: Path) -> None:
+    issue(ca, tmp_path)
+    with listening(access(tmp_path, TLS)) as port:
+        assert status(port, client(ca)) == 200
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://localhost:{port}/-/healthy", trust_env=False)
+
+
+def test_a_renewed_certificate_counts_for_the_next_connection_and_a_broken_one_never(
+    ca: trustme.CA, tmp_path: Path
+) -> None:
+    first = issue(ca, tmp_path)
+
+    def served(port: str) -> str:
+        plain = socket.create_connection(("127.0.0.1", int(port)))
+        with client(ca).wrap_socket(plain, server_hostname="localhost") as secure:
+            return str((secure.getpeercert() or {})["serialNumber"])
+
+    with listening(access(tmp_path, TLS)) as port:
+        assert served(port) == first
+        second = issue(ca, tmp_path)
+        assert served(port) == second != first
+        (tmp_path / "cert.pem").write_text("half a certif")
+        assert served(port) == second
+        assert served(port) == second
+        third = issue(ca, tmp_path)
+        assert served(port) == third
+
+
+def test_clients_need_the_certificate_that_is_asked_of_them(ca: trustme.CA, tmp_path: Path) -> None:
+    issue(ca, tmp_path)
+    text = (
+        "tls_server_config: {cert_file: cert.pem, key_file: key.pem, client_ca_file: ca.pem,"
+        " client_auth_type: RequireAndVerifyClientCert}"
+    )
+    strangers = trustme.CA()
+    with listening(access(tmp_path, text)) as port:
+        assert status(port, client(ca, ca.issue_cert("prometheus"))) == 200
+        with pytest.raises(httpx.TransportError):
+            status(port, client(ca))
+        with pytest.raises(httpx.TransportError):
+            status(port, client(ca, strangers.issue_cert("prometheus")))
+
+
+def test_an_older_tls_than_allowed_is_refused(ca: trustme.CA, tmp_path: Path) -> None:
+    issue(ca, tmp_path)
+    old = client(ca)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with listening(access(tmp_path, TLS.replace("}", ", min_version: TLS13}"))) as port:
+        with pytest.raises(httpx.TransportError):
+            status(port, old)
+        assert status(port, client(ca)) == 200
+    with listening(access(tmp_path, TLS)) as port:
+        assert status(port, old) == 200
+
+
+def test_tls_is_not_turned_off_by_a_change_of_the_file(ca: trustme.CA, tmp_path: Path) -> None:
+    issue(ca, tmp_path)
+    of = access(tmp_path, TLS)
+    with listening(of) as port:
+        written(tmp_path, "{}")
+        with capture_logs() as logs:
+            assert status(port, client(ca)) == 200
+    assert "it takes a restart to turn it on or off" in str(logs)
+
+
+# ---- what browsers and hostile clients get
+
+
+def test_a_browser_may_run_load_or_frame_nothing() -> None:
+    page = get("/", None)
+
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert policy.endswith("; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+    for path in PATHS:
+        headers = get(path, None).headers
+        assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+
+
+@pytest.mark.parametrize("length", ["65537", "99999999999999999999", "-1", "x", "१"])
+def test_what_is_sent_to_us_is_small(length: str) -> None:
+    async def ask() -> int:
+        app, sent = create_app(Nothing()), []
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/-/reload",
+            "headers": [(b"content-length", length.encode("utf-8"))],
+            "query_string": b"",
+        }
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        receive: Callable[[], Awaitable[Any]] = asyncio.Event().wait
+        await app(scope, receive, send)
+        return int(sent[0]["status"])
+
+    assert asyncio.run(ask()) == 413
+
+
+def test_reload_takes_a_flag_and_a_post() -> None:
+    refused = get("/-/reload", None, method="POST")
+
+    assert (refused.status_code, refused.text) == (
+        403,
+        "Lifecycle API is not enabled: start with --web.enable-lifecycle\n",
+    )
+    assert get("/-/reload", None).status_code == 405
