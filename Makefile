@@ -5,7 +5,7 @@ UV ?= uv
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint notifications faults generate incidents bench lock clean
+.PHONY: help demo test lint notifications faults soak generate incidents bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -27,6 +27,9 @@ notifications: .venv/dev ## send the demo's alerts through Prometheus and Alertm
 
 faults: .venv/dev ## break the API and the network in every way, and print what it did; 3 minutes
 	@$(BIN)/python -m pytest -q -s -m slow tests/e2e/test_faults.py
+
+soak: .venv/dev ## 200 spaces with random faults for half an hour; SOAK_MINUTES and SOAK_SEED choose another
+	@SOAK_MINUTES=$${SOAK_MINUTES:-30} $(BIN)/python -m pytest -q -s -m slow tests/soak
 
 generate: .venv/dev config/kubernetes/prometheusrule.yaml ## write the dashboards and the PrometheusRule anew
 	@$(BIN)/python -m dashboards

@@ -1,0 +1,195 @@
+"""Two hundred spaces, values that change every second, and faults at random, for as long as one likes.
+
+`make soak` takes half an hour; CI plays a minute of it. At the end: nothing unexpected in the log, memory as it was,
+every value as the API has it, and never more requests in a second than the budget.
+"""
+
+import json
+import os
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from hostile import (
+    Exchange,
+    Fault,
+    HostileApi,
+    answers,
+    huge,
+    never_ends,
+    refuses,
+    resets,
+    serving,
+    takes,
+    truncates,
+)
+from processes import answers as answers_at
+from processes import free_port, program, until
+
+from exporter.chatapp.wire import decode_answer
+from exporter.simulator.demo import demo_settings
+from exporter.simulator.scenario import Scenario
+
+pytestmark = pytest.mark.slow
+
+SECONDS = float(os.environ.get("SOAK_MINUTES", "1")) * 60
+SEED = int(os.environ.get("SOAK_SEED", "1"))
+ACCOUNTS, SPACES, QPS, INTERVAL = 4, 50, 10, 5
+FAULTS = (
+    *(resets, truncates, takes(0.5), takes(3), answers(200, b"[]"), answers(200, b"{" * 5000), answers(500, b"")),
+    *(answers(502, b"<html>"), answers(429, b""), refuses("InternalError", 500), refuses("Authentication.NoAuth", 200)),
+    *(refuses("Ram.PermissionDeny"), refuses("Throttling.User", headers={"x-acs-retry-after": "1500"})),
+    *(refuses("System.LimitControl"), refuses("SignatureNonceUsed"), never_ends, huge),
+)
+EXPECTED_ERRORS = ("account refused, probing it once an interval", "configuration refused, the old one goes on")
+
+
+def scenario(number: int) -> Scenario:
+    """An account whose numbers change all the time."""
+    chance = random.Random(SEED * 100 + number)
+    name = f"account-{number}"
+    changes = {
+        "QualityRating": ("GREEN", "YELLOW", "RED", "UNKNOWN", "PURPLE"),
+        "Status": ("CONNECTED", "FLAGGED", "BANNED", "PENDING"),
+        "MessagingLimitTier": ("TIER_250", "TIER_1K", "TIER_100K", "TIER_5M"),
+    }
+    events: list[dict[str, Any]] = []
+    for second in range(1, int(SECONDS)):
+        field = chance.choice(list(changes))
+        where = {"at": f"{second}s", "account": name, "space": chance.randint(1, SPACES)}
+        what = (
+            {"remove": True, "for": "20s"}
+            if chance.random() < 0.05
+            else {"set": {field: chance.choice(changes[field])}}
+        )
+        events.append({**where, **({} if "remove" in what else {"number": 1}), **what})
+    account = {"name": name, "access_key_id": name, "access_key_secret": name, "spaces": SPACES}
+    document = {
+        "seed": number,
+        "limit_qps": QPS,
+        "accounts": [{**account, "qps": QPS, "poll_interval": f"{INTERVAL}s"}],
+    }
+    return Scenario.model_validate({**document, "events": events})
+
+
+class Weather:
+    """Which requests fail: none in calm, some in rain, all alike in a storm; it changes every few seconds."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._until = 0.0
+        self._share = 0.0
+        self._storm: Fault = resets
+
+    async def __call__(self, exchange: Exchange) -> None:
+        if time.monotonic() > self._until:
+            self._until = time.monotonic() + self._random.uniform(2, 12)
+            self._share = self._random.choice((0.0, 0.1, 0.3, 1.0))
+            self._storm = self._random.choice(FAULTS)
+        if self._random.random() < self._share:
+            await (self._storm if self._share == 1.0 else self._random.choice(FAULTS))(exchange)
+        else:
+            await exchange.send_answer()
+
+
+def config(apis: list[HostileApi], *, without_last_space: bool = False) -> str:
+    accounts = []
+    for api in apis:
+        (account,) = demo_settings(api.scenario, api.endpoint).accounts
+        written = account.model_dump(mode="json", exclude_defaults=True)
+        written["access_key_secret"] = account.name
+        written["spaces"] = written["spaces"][:-1] if without_last_space else written["spaces"]
+        accounts.append(written)
+    return yaml.safe_dump({"accounts": accounts, "max_age": "1h", "state_file": "state.db"})
+
+
+def truth(apis: list[HostileApi]) -> dict[tuple[str, str], tuple[str, str, str]]:
+    """Rating, status and tier of every number, by space and number."""
+    known = {}
+    for api in apis:
+        for space in api.api.fleet.spaces[api.scenario.accounts[0].name]:
+            entries = space.numbers_at(SECONDS + 60)
+            body = json.dumps({"Code": "OK", "PhoneNumbers": [dict(entry) for entry in entries]}).encode()
+            for n in decode_answer(200, {}, body).phone_numbers:
+                known[space.id, n.phone_number] = (n.quality_rating, n.status, n.messaging_limit_tier)
+    return known
+
+
+def shown(page: str) -> dict[tuple[str, str], tuple[str, str, str]]:
+    """The same as the exporter shows it."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for line in page.splitlines():
+        for family in ("quality_rating", "status", "messaging_limit_tier"):
+            if line.startswith(f"chatapp_phone_number_{family}{{") and line.endswith(" 1"):
+                labels = dict(pair.split("=", 1) for pair in line.split("{")[1].split("}")[0].split(","))
+                key = labels["space"].strip('"'), labels["phone_number"].strip('"')
+                found.setdefault(key, {})[family] = labels[family].strip('"')
+    order = ("quality_rating", "status", "messaging_limit_tier")
+    return {key: (values[order[0]], values[order[1]], values[order[2]]) for key, values in found.items()}
+
+
+def reading(page: str, name: str) -> float:
+    return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name))
+
+
+def busiest_second(arrivals: list[float]) -> int:
+    begin = most = 0
+    for end, at in enumerate(arrivals):
+        while arrivals[begin] <= at - 1:
+            begin += 1
+        most = max(most, end - begin + 1)
+    return most
+
+
+def test_whatever_happens_in_the_end_every_value_is_true(tmp_path: Path) -> None:
+    apis = [HostileApi(scenario(number)) for number in range(1, ACCOUNTS + 1)]
+    port, file, log = free_port(), tmp_path / "exporter.yml", tmp_path / "log"
+    url, chance, memory, reloads = f"http://127.0.0.1:{port}", random.Random(SEED), [], 0
+    arguments = ("--config.file", str(file), "--web.listen-address", f"127.0.0.1:{port}", "--web.enable-lifecycle")
+    with serving(*apis), httpx.Client(base_url=url, trust_env=False, timeout=30) as http:
+        file.write_text(config(apis))
+        with program(*arguments, log=log):
+            until(answers_at(f"{url}/-/healthy"), "the exporter answers")
+            for number, api in enumerate(apis):
+                api.fault = Weather(SEED * 10 + number)
+            started = last = time.monotonic()
+
+            def weather_is_over() -> bool:
+                nonlocal last, reloads
+                if time.monotonic() - last < 1:
+                    return False
+                last = time.monotonic()
+                memory.append(reading(http.get("/metrics").text, "process_resident_memory_bytes"))
+                if chance.random() < 0.1:
+                    file.write_text(chance.choice((config(apis), config(apis, without_last_space=True), "accounts: [")))
+                    reloads += http.post("/-/reload").status_code == 200
+                return time.monotonic() - started > SECONDS
+
+            until(weather_is_over, "the soak ends", SECONDS + 60)
+            for api in apis:
+                api.fault = None
+            file.write_text(config(apis))
+            assert http.post("/-/reload").status_code == 200
+            expected = truth(apis)
+            until(lambda: shown(http.get("/metrics").text) == expected, "every value is the API's", 120)
+            page = http.get("/metrics").text
+    tenth = max(1, len(memory) // 10)
+    before, after = statistics.median(memory[2 * tenth : 4 * tenth]), statistics.median(memory[-2 * tenth :])
+    seconds = [busiest_second(api.arrivals) for api in apis]
+    print(
+        f"\n{SECONDS / 60:g} minutes, {ACCOUNTS * SPACES} spaces, {len(expected)} numbers;"
+        f" {reading(page, 'chatapp_space_polls_total'):.0f} polls,"
+        f" {reading(page, 'chatapp_space_poll_failures_total'):.0f} of them failed, {reloads} reloads;"
+        f" busiest second {max(seconds)} of {QPS};"
+        f" resident memory {before / 1e6:.1f} MB, at the end {after / 1e6:.1f} MB"
+    )
+    errors = [line for line in log.read_text().splitlines() if "level=error" in line]
+    assert [line for line in errors if not any(expected in line for expected in EXPECTED_ERRORS)] == []
+    assert "Traceback" not in log.read_text()
+    assert max(seconds) <= QPS
+    assert after <= before * 1.05
