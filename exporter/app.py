@@ -80,11 +80,11 @@ class Exporter:
         self._schedule = Schedule(clock)
         self._accounts = {account.name: self._account(account) for account in settings.accounts}
 
-    async def start(self) -> None:
-        """Begin polling."""
+    async def start(self, *, may_follow_another: bool = False) -> None:
+        """Begin polling; a second later where another process may have polled the same accounts just now."""
         self._schedule.start()
         for running in self._accounts.values():
-            running.start()
+            running.start(rest=may_follow_another)
 
     async def reconfigure(self, settings: Settings) -> None:
         """Take over other settings, known to be right. What they do not change goes on as it is."""
@@ -101,9 +101,7 @@ class Exporter:
         for account in settings.accounts:
             if account.name not in self._accounts:
                 self._accounts[account.name] = begun = self._account(account)
-                if leaving:  # perhaps it only has another name, and what was sent under the old one still counts
-                    begun.polling.budget.rest(max(1.0, 1 / account.qps))
-                begun.start()
+                begun.start(rest=True)  # perhaps it had another name, or was away for a moment only
         self._instruments.config_loaded(self._clock.now())
 
     def refuse_configuration(self) -> None:
@@ -232,9 +230,12 @@ class _RunningAccount:
         self._reader = reader
         self._credentials: Credentials | None = None
 
-    def start(self) -> None:
-        self.polling.start()
+    def start(self, *, rest: bool) -> None:
+        """Begin polling; `rest` until nothing that others sent can count any more."""
         plan = self.polling.plan
+        if rest:
+            self.polling.budget.rest(max(1.0, 1 / plan.qps))
+        self.polling.start()
         _log.info(
             "polling",
             account=self.polling.account.name,

@@ -107,7 +107,7 @@ async def serve(
     reloader = Reloader(source, exporter)
     app = create_app(exporter, reload=reloader.reload if lifecycle else None, admits=access.admits if access else None)
     async with serving(app, listener, tls=access.tls if access else None):
-        await exporter.start()
+        await exporter.start(may_follow_another=True)
         following = [asyncio.create_task(work) for work in (reloader.follow(), _reload_on(hangup, reloader))]
         _log.info("listening", url=url_of(listener), version=__version__)
         await stop.wait()

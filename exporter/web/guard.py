@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 64 * 1024
 """No path reads a body; what is announced to be longer is refused at once."""
+MAX_HEADER_BYTES = 16 * 1024
 
 Admits = Callable[[str, str], Awaitable[bool]]
 """Whether someone with this name and password may ask."""
@@ -34,15 +35,22 @@ class Guard:
                 MutableHeaders(scope=message).update(self._headers)
             await send(message)
 
-        refusal = await self._refusal(Headers(scope=scope))
+        refusal = await self._refusal(scope, Headers(scope=scope))
         await (refusal or self._app)(scope, receive, send_with_headers)
 
-    async def _refusal(self, headers: Headers) -> Response | None:
+    async def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        # h11 bounds only headers that arrive in pieces
+        if len(scope["path"]) + len(scope["query_string"]) + sum(map(_length, headers.raw)) > MAX_HEADER_BYTES:
+            return PlainTextResponse("Request header too large\n", 431, {"connection": "close"})
         if not _is_small(headers.get("content-length", "0")):
             return PlainTextResponse("Request too large\n", 413, {"connection": "close"})
         if self._admits and not await self._admits(*_basic_auth(headers.get("authorization", ""))):
             return PlainTextResponse("Unauthorized\n", 401, {"www-authenticate": "Basic"})
         return None
+
+
+def _length(header: tuple[bytes, bytes]) -> int:
+    return len(header[0]) + len(header[1])
 
 
 def _is_small(content_length: str) -> bool:

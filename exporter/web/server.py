@@ -11,8 +11,8 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from exporter.web.access import CurrentTls
+from exporter.web.guard import MAX_HEADER_BYTES
 
-MAX_HEADER_BYTES = 16 * 1024
 PATIENCE_SECONDS = 60.0
 _MOST_CONNECTIONS = 200
 """So that open files are left for the polls and the state, whoever holds connections to us."""

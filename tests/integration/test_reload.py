@@ -142,7 +142,7 @@ def test_an_account_that_comes_or_goes_has_its_series_come_or_go() -> None:
     assert 'chatapp_api_requests_total{account="globex",code="OK"}' in one
 
 
-@pytest.mark.parametrize("change", ["name", "endpoint", "qps"])
+@pytest.mark.parametrize("change", ["name", "endpoint", "qps", "gone"])
 def test_the_budget_holds_over_a_reload(change: str) -> None:
     changes: Mapping[str, Callable[[int], Any]] = {
         "name": lambda n: f"acme-{n}",
@@ -157,7 +157,11 @@ def test_the_budget_holds_over_a_reload(change: str) -> None:
         await world.exporter.start()
         for number in range(20):
             await asyncio.sleep(1.37)
-            account = world.settings.accounts[0].model_copy(update={change: changes[change](number)})
+            if change == "gone":
+                await world.exporter.reconfigure(with_spaces(world, 1, name="meanwhile", qps=0.001))
+                await asyncio.sleep(0.2)
+            changed = {change: changes[change](number)} if change in changes else {}
+            account = world.settings.accounts[0].model_copy(update=changed)
             await world.exporter.reconfigure(world.settings.with_accounts([account]))
         await asyncio.sleep(2)
         await world.exporter.stop()
