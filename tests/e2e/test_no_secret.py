@@ -1,0 +1,163 @@
+"""Everything that the program writes, shows or keeps while all goes wrong, searched for secrets that are marked."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import bcrypt
+import httpx
+import yaml
+from hostile import Exchange, HostileApi, answers, serving
+from processes import answers as answers_at
+from processes import free_port, program, running, until
+
+from exporter.simulator.demo import demo_settings
+from exporter.simulator.scenario import Scenario
+
+MARK = "Zq7pW3vXk9RtB2mLs8DfH4nJc6GyTa"
+KEY, SECRET, TOKEN, PASSWORD, CALLBACK = (f"{kind}{MARK}{number}" for number, kind in enumerate("KSTPC"))
+PATHS = ("/", "/metrics", "/-/healthy", "/-/ready", "/-/config", "/nothing", f"/metrics?name[]={SECRET[:3]}")
+
+
+def scenario() -> Scenario:
+    account = {"name": "acme", "access_key_id": KEY, "access_key_secret": SECRET, "spaces": 3, "poll_interval": "1s"}
+    address = f"https://customer.example/hook?token={CALLBACK}"
+    callbacks = {"UpCallbackUrl": address, "StatusCallbackUrl": address, "UpQueue": f"queue-{CALLBACK}"}
+    events = [{"at": "0s", "account": "acme", "space": n, "number": 1, "set": callbacks} for n in (1, 2, 3)]
+    return Scenario.model_validate({"accounts": [account], "events": events})
+
+
+async def echoes(exchange: Exchange) -> None:
+    """An error that repeats whatever it was told, as verbose gateways do."""
+    text = f"key {KEY} secret {SECRET} token {TOKEN}"
+    body = {"Code": "InternalError", "Message": text, "RequestId": KEY}
+    await exchange.send(500, json.dumps(body).encode(), {"x-acs-request-id": KEY})
+
+
+FAULTS = (
+    echoes,
+    answers(400, json.dumps({"Code": KEY, "Message": SECRET}).encode()),
+    answers(302, b"", {"location": f"https://elsewhere.example/{SECRET}"}),
+    answers(200, b"not json " + TOKEN.encode()),
+    None,
+)
+
+
+def config(folder: Path, api: HostileApi) -> Path:
+    (account,) = demo_settings(api.scenario, api.endpoint).accounts
+    written = account.model_dump(mode="json", exclude_defaults=True)
+    (folder / "secret").write_text(SECRET)
+    (folder / "token").write_text(TOKEN)
+    literal = {**written, "name": "literal", "access_key_secret": SECRET}
+    in_files = {key: value for key, value in written.items() if key != "access_key_secret"}
+    in_files |= {"name": "files", "access_key_secret_file": "secret", "security_token_file": "token"}
+    from_environment = {key: value for key, value in written.items() if not key.startswith("access_key")}
+    accounts = [literal, in_files, {**from_environment, "name": "environment"}]
+    file = folder / "exporter.yml"
+    file.write_text(yaml.safe_dump({"accounts": accounts, "state_file": "state.db"}))
+    return file
+
+
+def secrets_in(text: str) -> list[str]:
+    return re.findall(rf".{{0,60}}{MARK}.{{0,20}}", text)
+
+
+ENVIRON = {
+    "ALIBABA_CLOUD_ACCESS_KEY_ID": KEY,
+    "ALIBABA_CLOUD_ACCESS_KEY_SECRET": SECRET,
+    "ALIBABA_CLOUD_SECURITY_TOKEN": TOKEN,
+}
+
+
+def test_no_secret_is_written_shown_or_kept(tmp_path: Path) -> None:
+    api, url, log = HostileApi(scenario()), f"http://127.0.0.1:{free_port()}", tmp_path / "log"
+    web = tmp_path / "web.yml"
+    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    web.write_text(yaml.safe_dump({"basic_auth_users": {"prometheus": hashed}}))
+    seen = {}
+    with serving(api), httpx.Client(base_url=url, trust_env=False, auth=("prometheus", PASSWORD)) as http:
+        file = config(tmp_path, api)
+        arguments = ["--config.file", str(file), "--web.listen-address", url.removeprefix("http://")]
+        arguments += ["--web.config.file", str(web), "--web.enable-lifecycle", "--log.level", "debug"]
+        with program(*arguments, log=log, PYTHONASYNCIODEBUG="1", **ENVIRON) as process:
+            until(lambda: _ready(http), "the exporter is ready")
+            for number, fault in enumerate(FAULTS):
+                api.fault, before = fault, len(api.arrivals)
+                until(lambda before=before: len(api.arrivals) > before + 12, "it is polled")  # type: ignore[misc]
+                for path in PATHS:
+                    seen[f"{path} {number}"] = "".join(f"{h}: {v}\n" for h, v in http.get(path).headers.items())
+                    seen[f"{path} {number}"] += http.get(path, headers={"accept-encoding": "identity"}).text
+            for text in (f"accounts: [{{access_key_secret: [{SECRET}]}}]", f"{SECRET}: x", "accounts: ["):
+                file.write_text(text)
+                seen[f"reload {len(seen)}"] = http.post("/-/reload").text
+            web.write_text(f"basic_auth_users: {{prometheus: {PASSWORD}}}")
+            httpx.get(url, auth=("nobody", PASSWORD), trust_env=False)
+            seen["title"] = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode()
+            seen["name"] = Path(f"/proc/{process.pid}/comm").read_text()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0
+    seen["log"] = log.read_text()
+    for kept in tmp_path.glob("state.db*"):
+        seen[kept.name] = kept.read_bytes().decode("utf-8", "replace")
+
+    assert "chatapp_phone_number_info" in seen["/metrics 0"]
+    assert 'inbound_callback="both"' in seen["/metrics 4"]
+    assert "15551058756" in "".join(text for name, text in seen.items() if name.startswith("state.db"))
+    assert "level=debug" in seen["log"] or "level=warning" in seen["log"]
+    assert "<secret>" in seen["log"]
+    assert {name: secrets_in(text) for name, text in seen.items() if secrets_in(text)} == {}
+    assert hashed not in "".join(seen.values())
+
+
+def _ready(http: httpx.Client) -> bool:
+    try:
+        return http.get("/-/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_no_command_prints_one(tmp_path: Path) -> None:
+    api = HostileApi(scenario())
+    with serving(api):
+        file = config(tmp_path, api)
+        for fault in FAULTS:
+            api.fault = fault
+            for command in (["check"], ["poll"], ["poll", "--output", "json"]):
+                done = subprocess.run(
+                    [sys.executable, "-m", "exporter", *command, "--config.file", str(file)],
+                    env={**os.environ, **ENVIRON},
+                    capture_output=True,
+                    text=True,
+                    timeout=60,
+                    check=False,
+                )
+                assert secrets_in(done.stdout + done.stderr) == []
+                assert done.returncode in (0, 1)
+                assert "Traceback" not in done.stderr
+
+
+def test_a_bug_s_traceback_shows_no_secret(tmp_path: Path) -> None:
+    """One in the client, where the credentials are at hand."""
+    planted = tmp_path / "planted.py"
+    planted.write_text(
+        "import exporter.chatapp.client as client\n"
+        "def broken(*arguments, **named): raise ZeroDivisionError('planted')\n"
+        "client.encode_request = broken\n"
+        "from exporter.cli import main\n"
+        "main()\n"
+    )
+    port, log = free_port(), tmp_path / "log"
+    api = HostileApi(scenario())
+    with serving(api):
+        file = config(tmp_path, api)
+        command = [sys.executable, str(planted), "--config.file", str(file), "--log.level", "debug"]
+        with running(*command, "--web.listen-address", f"127.0.0.1:{port}", log=log, **ENVIRON):
+            until(answers_at(f"http://127.0.0.1:{port}/-/healthy"), "the exporter answers")
+            until(lambda: "ZeroDivisionError" in log.read_text(), "the bug is told")
+
+    assert "poll failed by a bug, please report it" in log.read_text()
+    assert secrets_in(log.read_text()) == []
