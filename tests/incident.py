@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -43,13 +44,29 @@ class Outage(_Strict):
     """The exporter does not run.
 
     Where it `moves`, it comes back as another instance and its old target is gone. From then on it polls the first
-    `spaces`, where that is given.
+    `spaces`, where that is given. Meanwhile its state file may be damaged.
     """
 
     at: Moment
     down: Duration
     moves: bool = False
     spaces: int | None = None
+    damages_state: bool = False
+
+
+class Reload(_Strict):
+    """A new configuration: the old one again, or a `bad` one."""
+
+    at: Moment
+    bad: bool = False
+
+
+class Competitor(_Strict):
+    """Someone else who uses the account's limit."""
+
+    at: Moment
+    lasts: Duration = Field(alias="for")
+    qps: float
 
 
 class Firing(_Strict):
@@ -77,6 +94,9 @@ class Incident(_Strict):
     account: dict[str, str] = {}
     events: list[dict[str, Any]] = []
     exporter: list[Outage] = []
+    state_file: bool = False
+    reloads: list[Reload] = []
+    competitor: Competitor | None = None
     firing: list[Firing] = []
 
     @property
@@ -114,12 +134,18 @@ def load(path: Path) -> Incident:
 
 def record(incident: Incident) -> tuple[World, Series]:
     """The series that Prometheus would have, and the world that they come from."""
-    return run(_play(incident))
+    with TemporaryDirectory() as folder:
+        return run(_play(incident, Path(folder) / "state.db"))
 
 
-async def _play(incident: Incident) -> tuple[World, Series]:
+async def _play(incident: Incident, state: Path) -> tuple[World, Series]:
     account = {**_ACCOUNT, **incident.account}
-    world = World(scenario(events=tuple(incident.events), **account), clock=VirtualClock(offset=-START))
+    world = World(
+        scenario(events=tuple(incident.events), **account),
+        clock=VirtualClock(offset=-START),
+        state_file=str(state) if incident.state_file else None,
+    )
+    competing = asyncio.create_task(_compete(world, incident.competitor))
     running = False
     scrapes: list[Mapping[str, str]] = []
     for minute in incident.minutes:
@@ -129,15 +155,41 @@ async def _play(incident: Incident) -> tuple[World, Series]:
         if outage and running:
             await world.exporter.stop()
             running = False
+            if outage.damages_state:
+                _damage(state)
         elif not outage and not running:
             if now:
                 world.exporter = world.fresh_exporter(incident.outages_before(now)[-1].spaces)
             await world.exporter.start()
             running = True
+        for reload in incident.reloads:
+            if reload.at == now:
+                await _reload(world, reload)
         scrapes.append(_scrape(world, incident, now, running=running))
     if running:
         await world.exporter.stop()
+    competing.cancel()
     return world, _series(scrapes)
+
+
+def _damage(file: Path) -> None:
+    file.write_bytes(b"\xff" * file.stat().st_size)
+
+
+async def _reload(world: World, reload: Reload) -> None:
+    if reload.bad:
+        world.exporter.refuse_configuration()
+    else:
+        await world.exporter.reconfigure(world.settings)
+
+
+async def _compete(world: World, competitor: Competitor | None) -> None:
+    if competitor is None:
+        return
+    await asyncio.sleep(competitor.at)
+    while world.clock.monotonic() < competitor.at + competitor.lasts:
+        world.ask_as_another()
+        await asyncio.sleep(1 / competitor.qps)
 
 
 def _scrape(world: World, incident: Incident, now: float, *, running: bool) -> dict[str, str]:

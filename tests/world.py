@@ -11,6 +11,7 @@ from virtual_time import VirtualClock
 
 from exporter.app import Exporter
 from exporter.chatapp.signing import Credentials
+from exporter.chatapp.wire import encode_request
 from exporter.clock import Clock
 from exporter.config.settings import Settings
 from exporter.simulator.api import SimulatedApi, create_simulator
@@ -45,6 +46,7 @@ class World:
         self.clock = clock or VirtualClock()
         self.api = SimulatedApi(scenario, self.clock)
         self.settings = (settings or demo_settings(scenario, "http://127.0.0.1:1")).model_copy(update=changes)
+        self._asked_as_another = 0
         self.polls: list[tuple[float, str]] = []
         """When the API was asked, and for which space."""
         self._simulator = create_simulator(self.api, scenario.latency)
@@ -69,6 +71,14 @@ class World:
         lines = self.exporter.exposition(openmetrics=False).decode().splitlines()
         chosen = [line for line in lines if line.startswith(prefix) and not line.startswith("#")]
         return [re.sub(r'(account="acme"|space="[^"]*"),?', "", line).replace(",}", "}") for line in chosen]
+
+    def ask_as_another(self) -> None:
+        """One request with the account's key that is not the exporter's: it counts against the same limit."""
+        self._asked_as_another += 1
+        credentials = Credentials("key-acme", "secret-acme")
+        nonce = f"another-{self._asked_as_another}"
+        signed = encode_request("simulator", None, None, credentials, now=self.clock.now(), nonce=nonce)
+        self.api.answer("POST", signed.query, httpx.Headers(dict(signed.headers)), b"")
 
     def _client(self, _: str) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=_Recording(self, httpx.ASGITransport(self._simulator)))
