@@ -5,7 +5,7 @@ UV ?= uv
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint notifications faults soak generate incidents bench lock clean
+.PHONY: help demo test lint notifications slow faults soak generate incidents bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,6 +24,9 @@ lint: .venv/dev ## check style, format and types
 
 notifications: .venv/dev ## send the demo's alerts through Prometheus and Alertmanager to a webhook; 7 minutes
 	@$(BIN)/python -m pytest -s -m slow tests/e2e/test_notifications.py
+
+slow: .venv/dev ## run the tests that take minutes of real time; 15 minutes
+	@$(BIN)/python -m pytest -s -m slow
 
 faults: .venv/dev ## break the API and the network in every way, and print what it did; 3 minutes
 	@$(BIN)/python -m pytest -q -s -m slow tests/e2e/test_faults.py

@@ -16,9 +16,8 @@ from prometheus_client.registry import Collector
 
 from exporter.chatapp.client import Client
 from exporter.chatapp.errors import QueryError
-from exporter.chatapp.signing import Credentials
 from exporter.clock import Clock, SystemClock
-from exporter.config.credentials import CredentialReader
+from exporter.config.credentials import CredentialSource, credential_source
 from exporter.config.settings import Account, Settings, Space, is_loopback
 from exporter.metrics.catalogue import AccountView, SpaceView
 from exporter.metrics.instruments import Instruments
@@ -111,7 +110,7 @@ class Exporter:
     def follow_credentials(self) -> None:
         """Let a refused account ask at once whose key was changed in its file."""
         for running in self._accounts.values():
-            if running.credentials_changed():
+            if running.credentials.changed():
                 running.polling.probe_now()
 
     async def sweep(self) -> list[tuple[SpaceView, QueryError | None]]:
@@ -159,15 +158,15 @@ class Exporter:
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
     def _account(self, account: Account) -> "_RunningAccount":
-        reader, http = CredentialReader(account, self._environ), self._http(account.endpoint)
+        credentials, http = credential_source(account, self._environ), self._http(account.endpoint)
         budget = Budget(account.qps, self._clock)
-        client = Client(http, account.endpoint, reader.current, self._clock)
+        client = Client(http, account.endpoint, credentials.current, self._clock)
         poller = Poller(account, client, budget, self._clock, self._instruments)
         known = self._known_slots(account)
         polling = AccountPolling(
             account, poller, budget, self._schedule, self._clock, self._record, self._random, known
         )
-        return _RunningAccount(polling, client, http, reader)
+        return _RunningAccount(polling, client, http, credentials)
 
     def _known_slots(self, account: Account) -> dict[str, float]:
         """The next slots, in monotonic seconds, of the account's spaces whose values are known."""
@@ -222,13 +221,12 @@ class _RunningAccount:
     """One account's polling, with what it holds open."""
 
     def __init__(
-        self, polling: AccountPolling, client: Client, http: httpx.AsyncClient, reader: CredentialReader
+        self, polling: AccountPolling, client: Client, http: httpx.AsyncClient, credentials: CredentialSource
     ) -> None:
         self.polling = polling
         self._client = client
         self._http = http
-        self._reader = reader
-        self._credentials: Credentials | None = None
+        self.credentials = credentials
 
     def start(self, *, rest: bool) -> None:
         """Begin polling; `rest` until nothing that others sent can count any more."""
@@ -253,15 +251,10 @@ class _RunningAccount:
     def reconfigure(self, account: Account, environ: Mapping[str, str]) -> None:
         if account == self.polling.account:
             return
-        self._reader = CredentialReader(account, environ)
-        self._client.credentials = self._reader.current
+        self.credentials = credential_source(account, environ)
+        self._client.credentials = self.credentials.current
         self.polling.reconfigure(account)
         self.polling.probe_now()
-
-    def credentials_changed(self) -> bool:
-        """Whether they are others than when this was asked last."""
-        before, self._credentials = self._credentials, self._reader()
-        return before not in (None, self._credentials)
 
     async def stop(self) -> None:
         await self.polling.stop()

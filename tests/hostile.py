@@ -38,6 +38,7 @@ class Exchange:
     """One request, and the way to answer it."""
 
     query: str
+    headers: Headers
     answer: Callable[[], Response]
     writer: asyncio.StreamWriter
 
@@ -109,7 +110,7 @@ class HostileApi:
         method, target, _ = first.split(" ")
         query = target.partition("?")[2]
         headers = Headers(dict(line.split(": ", 1) for line in lines if line))
-        return Exchange(query, lambda: self.api.answer(method, query, headers, b""), writer)
+        return Exchange(query, headers, lambda: self.api.answer(method, query, headers, b""), writer)
 
 
 @contextmanager

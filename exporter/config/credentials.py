@@ -3,10 +3,12 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
 from exporter.chatapp.signing import Credentials
+from exporter.config.default_chain import DefaultChain
 from exporter.config.settings import Account
 
 _log = structlog.get_logger()
@@ -80,6 +82,7 @@ class CredentialReader:
     def __init__(self, account: Account, environ: Mapping[str, str]) -> None:
         secret = account.access_key_secret
         self._environ = environ
+        self._seen: Credentials | None = None
         self._id = self._source("access_key_id", account.access_key_id, account.access_key_id_file)
         self._secret = self._source(
             "access_key_secret", secret.get_secret_value() if secret else None, account.access_key_secret_file
@@ -92,6 +95,11 @@ class CredentialReader:
     async def current(self) -> Credentials:
         """The same for a client, which awaits its credentials."""
         return self()
+
+    def changed(self) -> bool:
+        """Whether they are others than when this was asked last."""
+        before, self._seen = self._seen, self()
+        return before not in (None, self._seen)
 
     def problems(self) -> Iterator[CredentialProblem]:
         """What is wrong with each part of the key, where a call would stop at the first."""
@@ -114,6 +122,21 @@ class CredentialReader:
             missing = f"expected this key, {key}_file or the variable {name}, found none of them"
             return _failing(key, missing) if required else lambda: ""
         return lambda: _checked(key, text, of=f" in the variable {name}")
+
+
+class CredentialSource(Protocol):
+    """Where a client's credentials come from."""
+
+    async def current(self) -> Credentials:
+        """The credentials as they are now. Raises QueryError."""
+
+    def changed(self) -> bool:
+        """Whether they are known to be others than when this was asked last."""
+
+
+def credential_source(account: Account, environ: Mapping[str, str]) -> CredentialSource:
+    """What the account's settings ask for."""
+    return DefaultChain() if account.credentials == "default" else CredentialReader(account, environ)
 
 
 def variable(key: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.config.credentials import CredentialReader, variable
+from exporter.config.default_chain import is_installed
 from exporter.config.document import Source, read_yaml
 from exporter.config.following import Version, version_of
 from exporter.config.problems import ConfigError, Place, Problem
@@ -134,14 +135,24 @@ def _load_account(account: Account, place: Place, source: Source, folder: Path, 
     found = {name: getattr(account, name) for name in _FILE_KEYS}
     account = account.model_copy(update={name: str(folder / file) for name, file in found.items() if file})
     listed, problems = _listed(account, place, source, folder)
-    reader = CredentialReader(account, environ)
-    problems += [source.problem((*place, problem.key), str(problem)) for problem in reader.problems()]
+    problems += [source.problem((*place, key), text) for key, text in _credential_problems(account, environ)]
     problems += _repeated_spaces(listed)
     if problems:
         raise ConfigError(problems)
     if account.polls_own_numbers:
         return account
     return account.model_copy(update={"spaces": [entry.space for entry in listed]})
+
+
+def _credential_problems(account: Account, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    if account.credentials is None:
+        for problem in CredentialReader(account, environ).problems():
+            yield problem.key, str(problem)
+        return
+    if any(getattr(account, key) is not None for key in (*_FILE_KEYS, "access_key_id", "access_key_secret")):
+        yield "credentials", "expected either credentials or a key, found both"
+    if not is_installed():
+        yield "credentials", "expected the extra that it needs (pip install chatapp-exporter[credentials]), found none"
 
 
 def _listed(account: Account, place: Place, source: Source, folder: Path) -> tuple[list["_Listed"], list[Problem]]:

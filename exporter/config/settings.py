@@ -5,7 +5,7 @@ A validator's error says what was expected, as in "a duration such as 30s, 5m or
 
 import re
 from ipaddress import ip_address
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -142,6 +142,11 @@ class Account(_Strict):
     access_key_secret_file: Text | None = Field(None, description="read again when it changes")
     security_token_file: Text | None = Field(
         None, description="for temporary keys (STS); else ALIBABA_CLOUD_SECURITY_TOKEN; read again when it changes"
+    )
+    credentials: Literal["default"] | None = Field(
+        None,
+        description="default: instead of a key, Alibaba Cloud's default chain (RAM roles, OIDC, profiles); needs the"
+        " extra chatapp-exporter[credentials]",
     )
     isv_code: Text | None = Field(None, description="IsvCode of all its spaces")
     qps: float = Field(

@@ -1,0 +1,57 @@
+"""Credentials from Alibaba Cloud's default chain: environment, OIDC, profiles, ECS role, URI.
+
+The only module that knows alibabacloud-credentials, which is an optional extra. That reads its variables when it is
+imported, blocks while it asks, and logs on its own.
+"""
+
+import asyncio
+import logging
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from exporter.chatapp.errors import DeniedError
+from exporter.chatapp.signing import Credentials
+
+if TYPE_CHECKING:
+    from alibabacloud_credentials.provider import DefaultCredentialsProvider
+
+
+def is_installed() -> bool:
+    """Whether the extra is there."""
+    return find_spec("alibabacloud_credentials") is not None
+
+
+class DefaultChain:
+    """The chain's credentials; there is one chain for all accounts. It renews them 15 minutes before they expire."""
+
+    async def current(self) -> Credentials:
+        """The credentials as they are now, asked for in a thread.
+
+        Raises:
+            DeniedError: the chain has none.
+        """
+        try:
+            return await asyncio.to_thread(_credentials)
+        except Exception as error:  # whatever its sources raise; their texts repeat answers that hold secrets
+            detail = "no source of the default chain (environment, OIDC, profiles, ECS role, URI) gave credentials"
+            raise DeniedError("credentials", f"{detail}: {type(error).__name__}") from None
+
+    def changed(self) -> bool:
+        """Never: a refused account finds out when it asks again."""
+        return False
+
+
+def _credentials() -> Credentials:
+    given = _chain().get_credentials()
+    return Credentials(given.get_access_key_id(), given.get_access_key_secret(), given.get_security_token() or "")
+
+
+@cache
+def _chain() -> "DefaultCredentialsProvider":
+    from alibabacloud_credentials.provider import DefaultCredentialsProvider
+
+    logger = logging.getLogger("credentials")
+    logger.handlers.clear()
+    logger.setLevel(logging.WARNING)
+    return DefaultCredentialsProvider()

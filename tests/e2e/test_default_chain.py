@@ -1,0 +1,127 @@
+"""`credentials: default`: Alibaba Cloud's own chain, in the real program, with sources on this machine."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import yaml
+from hostile import Exchange, HostileApi, serving
+from processes import free_port, program, until
+
+from exporter.simulator.scenario import Scenario
+
+QUIET = {
+    "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true",
+    "ALIBABA_CLOUD_ACCESS_KEY_ID": "",
+    "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "",
+}
+
+
+@contextmanager
+def role_server(*lifetimes: timedelta) -> Iterator[str]:
+    """Temporary keys as a metadata service gives them: key-1, key-2 and so on, the last again and again."""
+    given = 0
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            nonlocal given
+            given = min(given + 1, len(lifetimes))
+            expires = datetime.now(UTC) + lifetimes[given - 1]
+            keys = {"AccessKeyId": f"key-{given}", "AccessKeySecret": f"secret-{given}", "SecurityToken": "token"}
+            document = {"Code": "Success", **keys, "Expiration": f"{expires:%Y-%m-%dT%H:%M:%SZ}"}
+            body = json.dumps(document if lifetimes else {"Code": "Forbidden", "secret": "marked"}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/role"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def exporter(folder: Path, **environ: str) -> Iterator[tuple[httpx.Client, list[str], Path]]:
+    """A running exporter, the access keys that the API saw, and the log."""
+    keys: list[str] = []
+    account = {"name": "acme", "access_key_id": "key-1", "access_key_secret": "secret-1", "spaces": 3}
+    api = HostileApi(Scenario.model_validate({"accounts": [account]}))
+
+    async def note_the_key(exchange: Exchange) -> None:
+        keys.append(exchange.headers["authorization"].split("Credential=")[1].split(",")[0])
+        await exchange.send_answer()
+
+    api.fault = note_the_key
+    with serving(api):
+        space = {"id": api.api.fleet.spaces["acme"][0].id}
+        polled = {"name": "acme", "credentials": "default", "endpoint": api.endpoint, "poll_interval": "1s"}
+        file, log, address = folder / "exporter.yml", folder / "log", f"127.0.0.1:{free_port()}"
+        file.write_text(yaml.safe_dump({"accounts": [{**polled, "spaces": [space]}]}))
+        arguments = ("--config.file", str(file), "--web.listen-address", address)
+        with (
+            program(*arguments, log=log, **QUIET, HOME=str(folder), **environ),
+            httpx.Client(base_url=f"http://{address}", trust_env=False) as http,
+        ):
+            yield http, keys, log
+
+
+def shows(http: httpx.Client, line: str) -> bool:
+    try:
+        return line in http.get("/metrics").text
+    except httpx.TransportError:
+        return False
+
+
+def test_a_role_s_temporary_key_is_used_and_renewed_before_it_expires(tmp_path: Path) -> None:
+    almost = timedelta(minutes=15, seconds=4)
+    with (
+        role_server(almost, timedelta(hours=1)) as uri,
+        exporter(tmp_path, ALIBABA_CLOUD_CREDENTIALS_URI=uri) as (http, keys, log),
+    ):
+        until(lambda: shows(http, 'chatapp_space_up{account="acme"'), "a first scrape")
+        until(lambda: "key-1" in keys, "the first key is used")
+        until(lambda: "key-2" in keys, "the second key is used")
+
+    assert keys == sorted(keys)
+    assert "secret" not in log.read_text()
+
+
+def test_a_profile_s_key_is_used(tmp_path: Path) -> None:
+    folder = tmp_path / ".alibabacloud"
+    folder.mkdir()
+    profile = "[default]\ntype = access_key\naccess_key_id = key-1\naccess_key_secret = secret-1\n"
+    (folder / "credentials.ini").write_text(profile)
+    with exporter(tmp_path) as (http, keys, _):
+        until(lambda: shows(http, 'chatapp_account_up{account="acme"} 1'), "the account is let in")
+        until(lambda: keys != [], "the profile's key is used")
+
+    assert set(keys) == {"key-1"}
+
+
+def test_without_credentials_the_account_is_refused_and_nothing_is_sent(tmp_path: Path) -> None:
+    with (
+        role_server() as uri,
+        exporter(tmp_path, ALIBABA_CLOUD_CREDENTIALS_URI=uri) as (http, keys, log),
+    ):
+        until(lambda: shows(http, 'chatapp_account_up{account="acme"} 0'), "the refusal is shown")
+        page = http.get("/metrics").text
+
+    assert 'chatapp_api_requests_total{account="acme",code="credentials"}' in page
+    assert 'reason="denied"' in page
+    assert keys == []
+    assert "no source of the default chain" in log.read_text()
+    assert "marked" not in log.read_text()

@@ -1,0 +1,68 @@
+"""Whatever is asked over HTTP, there is an answer, and never a 500."""
+
+import asyncio
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from virtual_time import run
+from world import World, scenario
+
+from exporter.web.app import create_app
+
+paths = st.sampled_from(["/", "/metrics", "/-/healthy", "/-/ready", "/-/config", "/-/reload", "/metrics/", "//", "/.."])
+texts = st.text(st.characters(codec="utf-8"), max_size=30)
+header_texts = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=60)
+headers = st.fixed_dictionaries(
+    {},
+    optional={
+        name: header_texts
+        | st.sampled_from(["*/*", "text/plain;q=x", "application/openmetrics-text;q=1e9;version=", ";;="])
+        for name in (
+            "accept",
+            "accept-encoding",
+            "authorization",
+            "range",
+            "if-none-match",
+            "cookie",
+            "x-forwarded-for",
+        )
+    },
+)
+
+
+async def ask(path: str, query: str, method: str, sent: dict[str, str]) -> httpx.Response:
+    world = World(scenario(1))
+    await world.exporter.start()
+    await asyncio.sleep(1)
+    app: Any = create_app(world.exporter, admits=_nobody if "authorization" in sent else None)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
+        raw = [(name.encode(), text.strip().encode("latin-1")) for name, text in sent.items()]
+        response = await http.request(method, f"{path}?{query}", headers=raw)
+    await world.exporter.stop()
+    return response
+
+
+async def _nobody(user: str, password: str) -> bool:
+    assert isinstance(user, str)
+    assert isinstance(password, str)
+    return False
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    paths | texts.map(lambda text: "/" + quote(text)),
+    texts.map(quote) | texts.map(lambda text: f"name[]={quote(text)}"),
+    st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"]),
+    headers,
+)
+def test_any_request_is_answered(path: str, query: str, method: str, sent: dict[str, str]) -> None:
+    response = run(ask(path, query, method, sent))
+
+    assert response.status_code in (200, 400, 401, 403, 404, 405, 413, 431, 503)
+    assert response.headers["x-content-type-options"] == "nosniff"
+    if "authorization" in sent:
+        assert response.status_code == 401

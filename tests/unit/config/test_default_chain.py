@@ -1,0 +1,31 @@
+"""What the configuration says of `credentials: default`."""
+
+from pathlib import Path
+
+import pytest
+
+from exporter.config.loading import load
+from exporter.config.problems import ConfigError
+
+
+def test_it_needs_no_key(tmp_path: Path) -> None:
+    file = tmp_path / "exporter.yml"
+    file.write_text("accounts: [{name: acme, credentials: default}]")
+
+    assert load(file, {}).accounts[0].credentials == "default"
+
+
+def test_it_stands_for_a_key_and_not_beside_one(tmp_path: Path) -> None:
+    file = tmp_path / "exporter.yml"
+    file.write_text("accounts: [{name: acme, credentials: default, access_key_id: x}]")
+
+    with pytest.raises(ConfigError, match="expected either credentials or a key, found both"):
+        load(file, {})
+
+
+def test_another_word_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "exporter.yml"
+    file.write_text("accounts: [{name: acme, credentials: ecs}]")
+
+    with pytest.raises(ConfigError, match=r"accounts\[0\]\.credentials: expected 'default', found 'ecs'"):
+        load(file, {})

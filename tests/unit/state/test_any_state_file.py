@@ -1,0 +1,89 @@
+"""Whatever a state file holds, opening it gives what it truly knew, or less, and never an error."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.chatapp.model import Callback, PhoneNumber
+from exporter.state.history import Trouble, open_history
+from exporter.state.store import Key, SpaceState
+
+KNOWN: dict[Key, SpaceState] = {
+    ("acme", f"s{number}"): SpaceState(
+        number % 2 == 0,
+        1000.25 + number,
+        (PhoneNumber(f"1555000{number}", "Contoso é", "RED", status_callback=Callback.BOTH),),
+        {(f"1555000{number}", "status"): 900.5},
+        next_slot=1300.5,
+    )
+    for number in range(60)
+}
+
+
+class Silent:
+    def state_file_up(self, file: Path, *, up: bool) -> None: ...
+
+    def state_file_failed(self, file: Path, trouble: Trouble) -> None: ...
+
+
+def opened(file: Path) -> dict[Key, SpaceState]:
+    history, known = open_history(file, KNOWN, 1_800_000_000.0, Silent())
+    if history:
+        history.save({("acme", "s1"): KNOWN["acme", "s1"]})
+        history.close()
+    return known
+
+
+@pytest.fixture(scope="module")
+def content() -> Iterator[bytes]:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "state.db"
+        history, _ = open_history(file, KNOWN, 1_800_000_000.0, Silent())
+        assert history
+        history.save(KNOWN)
+        history.close()
+        assert opened(file) == KNOWN
+        yield file.read_bytes()
+
+
+damages = st.lists(st.tuples(st.integers(0, 2**16), st.binary(min_size=1, max_size=40)), max_size=5)
+
+
+@settings(deadline=None)
+@given(damages, st.none() | st.integers(0, 2**16), st.booleans())
+def test_any_damage_costs_at_most_what_it_hit_and_never_shows_anything_else(
+    content: bytes, damages: list[tuple[int, bytes]], length: int | None, with_a_log: bool
+) -> None:
+    damaged = bytearray(content[:length])
+    for at, written in damages:
+        begin = at % (len(damaged) + 1)
+        damaged[begin : begin + len(written)] = written
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "state.db"
+        file.write_bytes(damaged)
+        if with_a_log:
+            Path(f"{file}-wal").write_bytes(damaged[::-1])
+        known = opened(file)
+        kept = [
+            path.read_bytes() for path in Path(folder).glob("state.db*") if not path.name.endswith(("-wal", "-shm"))
+        ]
+
+    assert all(KNOWN[key] == state for key, state in known.items())
+    assert bytes(damaged) == content or known == KNOWN or bytes(damaged) in kept or len(kept) == 1
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300) | st.text().map(str.encode))
+def test_any_other_file_is_no_error_either(content: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "state.db"
+        file.write_bytes(content)
+
+        assert opened(file) == {}
+
+        files = [path.read_bytes() for path in Path(folder).iterdir()]
+        assert content == b"" or content in files  # kept, aside or where it was
