@@ -94,7 +94,7 @@ class Exporter:
         leaving = [self._accounts.pop(name) for name in left]
         for name, running in self._accounts.items():
             running.reconfigure(renewed[name], self._environ)
-        await asyncio.gather(*(running.stop() for running in leaving))
+        await asyncio.gather(*(running.leave() for running in leaving))
         if self._stopped:
             return
         for account in settings.accounts:
@@ -255,6 +255,10 @@ class _RunningAccount:
         self._client.credentials = self.credentials.current
         self.polling.reconfigure(account)
         self.polling.probe_now()
+
+    async def leave(self) -> None:
+        await self.polling.leave()
+        await self._http.aclose()
 
     async def stop(self) -> None:
         await self.polling.stop()

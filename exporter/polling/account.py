@@ -6,7 +6,7 @@ interval. An account refused as a whole is probed, by one space an interval, unt
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -94,8 +94,7 @@ class AccountPolling:
         self.budget.set_limit(account.qps)
         spaces = {space.id: space for space in account.polled_spaces}
         not_yet = {name for name, turn in self._turns.items() if turn.first and not turn.waiting}
-        for left in (self._turns.keys() - spaces.keys()) | not_yet:
-            self._schedule.remove(self._key(self._turns.pop(left)))
+        self._drop((self._turns.keys() - spaces.keys()) | not_yet)
         for turn in self._turns.values():
             turn.space = spaces[turn.space.id]
         self._access = self._access.among(spaces)
@@ -122,6 +121,11 @@ class AccountPolling:
             self._on_outcome(outcome)
         return outcomes
 
+    async def leave(self) -> None:
+        """The account left the configuration: nothing of it is due any more, and what is under way tells nobody."""
+        self._drop(set(self._turns))
+        await self.stop()
+
     async def stop(self) -> None:
         """Let polls under way end, for a few seconds, then stop."""
         self._stopping = True
@@ -132,6 +136,10 @@ class AccountPolling:
             await asyncio.wait(self._workers, timeout=_STOP_SECONDS)
         for worker in self._workers:
             worker.cancel()
+
+    def _drop(self, names: Collection[str]) -> None:
+        for name in names:
+            self._schedule.remove(self._key(self._turns.pop(name)))
 
     def _add(self, spaces: Sequence[Space], known: Mapping[str, float]) -> None:
         plan = replace(self.plan, spaces=len(spaces))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from virtual_time import START, run
 from world import World, scenario
 
@@ -167,10 +168,30 @@ def test_the_budget_holds_over_a_reload(change: str) -> None:
         await world.exporter.stop()
         return arrivals
 
-    arrivals = run(main())
+    with capture_logs() as logs:
+        arrivals = run(main())
 
+    assert [line for line in logs if line["log_level"] == "error"] == []
     assert max(sum(start <= at < start + 1 for at in arrivals) for start in arrivals) <= 10
     assert len(arrivals) > 50
+
+
+def test_an_account_that_left_is_asked_no_more() -> None:
+    async def main() -> tuple[int, int, int]:
+        world = World(scenario(5, poll_interval="5s"))
+        await world.exporter.start()
+        await asyncio.sleep(20)
+        other = with_spaces(world, 1, name="globex", poll_interval=600.0)
+        await world.exporter.reconfigure(other)
+        await asyncio.sleep(5)
+        asked = len(world.polls)
+        await asyncio.sleep(500)
+        jobs = world.exporter._schedule._scheduler.get_jobs()  # what no page shows
+        await world.exporter.stop()
+        return asked, len(world.polls), len(jobs)
+
+    before, after, jobs = run(main())
+    assert (after, jobs) == (before, 1)
 
 
 def test_more_queries_a_second_are_used_at_once() -> None:
