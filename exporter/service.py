@@ -109,7 +109,7 @@ async def serve(
     async with serving(app, listener, tls=access.tls if access else None):
         await exporter.start(may_follow_another=True)
         following = [asyncio.create_task(work) for work in (reloader.follow(), _reload_on(hangup, reloader))]
-        _log.info("listening", url=url_of(listener), version=__version__)
+        _log.info("listening", url=url_of(listener, tls=bool(access and access.tls)), version=__version__)
         await stop.wait()
         _log.info("stopping")
         for task in following:

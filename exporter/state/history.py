@@ -109,9 +109,11 @@ def _require_ours(path: Path) -> None:
         raise _Unusable("unwritable", error.strerror or str(error)) from error
     if header.startswith(_SQLITE_HEADER) and len(header) == _HEADER_BYTES:
         if int.from_bytes(header[68:72]) != _APPLICATION_ID:
-            raise _Unusable("foreign", "a database of another program")
+            raise _Unusable("foreign", "expected a state file, found a database of another program")
     elif header:
-        raise _Unusable(*(("foreign", "a text") if _is_text(header) else ("damaged", "its header is lost")))
+        if _is_text(header):
+            raise _Unusable("foreign", "expected a state file, found a text")
+        raise _Unusable("damaged", "expected a state file, found no header")
 
 
 def _is_text(header: bytes) -> bool:
@@ -206,7 +208,7 @@ class History:
     def _prepare(self) -> None:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version > _SCHEMA_VERSION:
-            raise _Unusable("newer", f"written by a newer version (schema {version}, expected {_SCHEMA_VERSION})")
+            raise _Unusable("newer", f"expected schema {_SCHEMA_VERSION}, found {version} of a newer version")
         if version < _SCHEMA_VERSION:
             # before WAL, so that the header itself says whose file it is
             self._database.executescript(_SCHEMA)
