@@ -36,6 +36,8 @@ _SQLITE_HEADER = b"SQLite format 3\0"
 _HEADER_BYTES = 100
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 """SQLite's codes for a file that does not hold what it must; all others tell of the file system or of locks."""
+_SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""Python cannot decode a message of SQLite's that quotes damage."""
 _LOCKED_SECONDS = 0.1
 """How long a file that someone else has locked may hold up the polls."""
 
@@ -143,7 +145,7 @@ class History:
         self._unsaved: dict[Key, SpaceState] = {}
         try:
             self._database = sqlite3.connect(path, timeout=_LOCKED_SECONDS)
-        except sqlite3.Error as error:
+        except _SQLITE_ERRORS as error:
             raise _unusable(error) from error
         # text that is no UTF-8 must fail its row's checksum, and not the whole load
         self._database.text_factory = lambda raw: raw.decode("utf-8", "replace")
@@ -158,8 +160,11 @@ class History:
         """
         unreadable = 0
         with self._closed_if_unusable():
-            for account, space, text, checksum in self._database.execute("SELECT * FROM space"):
-                if checksum != _checksum(account, space, text):
+            for account, space, text, checksum in self._database.execute(
+                "SELECT account, space, known, checksum FROM space"
+            ):
+                # damage can give a column any type
+                if checksum != _checksum(str(account), str(space), str(text)):
                     unreadable += 1
                 elif (account, space) in keys:
                     known[account, space] = _decode(text)
@@ -174,7 +179,7 @@ class History:
         try:
             with self._database:
                 self._database.executemany("INSERT OR REPLACE INTO space VALUES (?, ?, ?, ?)", self._rows())
-        except sqlite3.Error as error:
+        except _SQLITE_ERRORS as error:
             self._observer.state_file_failed(self._path, _unusable(error).trouble)
             if not was_failing:
                 self._observer.state_file_up(self._path, up=False)
@@ -190,7 +195,7 @@ class History:
         self._unsaved = {key: state for key, state in self._unsaved.items() if key in keys}
         try:
             self._forget_others(keys)
-        except sqlite3.Error as error:
+        except _SQLITE_ERRORS as error:
             self._observer.state_file_failed(self._path, _unusable(error).trouble)
             _log.warning("state file not written, what left the configuration is still in it", problem=str(error))
 
@@ -201,7 +206,7 @@ class History:
     def _closed_if_unusable(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, _Unusable) as error:
+        except (*_SQLITE_ERRORS, _Unusable) as error:
             self._database.close()
             raise (error if isinstance(error, _Unusable) else _unusable(error)) from error
 
@@ -227,7 +232,7 @@ class History:
             yield account, space, text, _checksum(account, space, text)
 
 
-def _unusable(error: sqlite3.Error) -> _Unusable:
+def _unusable(error: Exception) -> _Unusable:
     damaged = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DAMAGE
     return _Unusable("damaged" if damaged else "unwritable", str(error))
 
