@@ -101,11 +101,13 @@ class Exporter:
             if account.name not in self._accounts:
                 self._accounts[account.name] = begun = self._account(account)
                 begun.start(rest=True)  # perhaps it had another name, or was away for a moment only
-        self._instruments.config_loaded(self._clock.now())
 
-    def refuse_configuration(self) -> None:
-        """Other settings were wrong: say so, and go on."""
-        self._instruments.config_refused()
+    def tell_of_configuration(self, *, good: bool) -> None:
+        """Say whether the configuration as it stands in its files is the one that counts."""
+        if good:
+            self._instruments.config_loaded(self._clock.now())
+        else:
+            self._instruments.config_refused()
 
     def follow_credentials(self) -> None:
         """Let a refused account ask at once whose key was changed in its file."""

@@ -54,6 +54,8 @@ class Reloader:
         self._source = source
         self._exporter = exporter
         self._one_at_a_time = asyncio.Lock()
+        self._refused: set[bool] = set()
+        """Whether whole configurations (True) or space files were refused, and not taken over since."""
 
     async def reload(self) -> None:
         """Take over the configuration as it stands now.
@@ -61,30 +63,43 @@ class Reloader:
         Raises:
             ConfigError: it is wrong, and the old one goes on.
         """
-        await self._take_over(self._source.load)
+        await self._take_over(self._source.load, whole=True)
 
     async def follow(self) -> None:
-        """Take over changes of what is followed, for ever."""
+        """Take over what is followed, for ever."""
         while True:
             await asyncio.sleep(FOLLOW_SECONDS)
             try:
-                self._exporter.follow_credentials()
-                await self._take_over(self._source.load_changed_spaces)
+                await self.take_over_changes()
             except ConfigError:
                 pass  # it was logged, and is told by a metric
             except Exception:
                 _log.exception("files not followed by a bug, please report it")
 
-    async def _take_over(self, load: Callable[[], Settings | None]) -> None:
+    async def take_over_changes(self) -> None:
+        """Take over keys and space files that have changed.
+
+        Raises:
+            ConfigError: a space file is wrong, and the old ones go on.
+        """
+        self._exporter.follow_credentials()
+        await self._take_over(self._source.load_changed_spaces, whole=False)
+
+    async def _take_over(self, load: Callable[[], Settings | None], *, whole: bool) -> None:
         async with self._one_at_a_time:
             try:
                 settings = await asyncio.to_thread(load)
             except ConfigError as error:
-                self._exporter.refuse_configuration()
+                self._refused.add(whole)
+                self._exporter.tell_of_configuration(good=False)
                 _log.error("configuration refused, the old one goes on", problems=str(error))
                 raise
             if settings:
                 await self._exporter.reconfigure(settings)
+                # a good space file does not make a main file good that was refused
+                self._refused -= {True, False} if whole else {False}
+                if not self._refused:
+                    self._exporter.tell_of_configuration(good=True)
                 _log.info("configuration taken over", accounts=len(settings.accounts))
 
 

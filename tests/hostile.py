@@ -113,6 +113,16 @@ class HostileApi:
         return Exchange(query, headers, lambda: self.api.answer(method, query, headers, b""), writer)
 
 
+def busiest_second(arrivals: list[float]) -> int:
+    """The most that arrived within one second, of moments in order."""
+    begin = most = 0
+    for end, at in enumerate(arrivals):
+        while arrivals[begin] <= at - 1:
+            begin += 1
+        most = max(most, end - begin + 1)
+    return most
+
+
 @contextmanager
 def serving(*apis: HostileApi) -> Iterator[Callable[[Awaitable[None]], None]]:
     """These, in a thread and loop of their own; gives a function that runs something there."""

@@ -177,10 +177,9 @@ def _damage(file: Path) -> None:
 
 
 async def _reload(world: World, reload: Reload) -> None:
-    if reload.bad:
-        world.exporter.refuse_configuration()
-    else:
+    if not reload.bad:
         await world.exporter.reconfigure(world.settings)
+    world.exporter.tell_of_configuration(good=not reload.bad)
 
 
 async def _compete(world: World, competitor: Competitor | None) -> None:

@@ -150,7 +150,7 @@ class AccountPolling:
             self._schedule.add(self._key(turn), due=turn.due, interval=plan.interval, on_due=on_due)
 
     def _spread_anew(self) -> None:
-        """Spaces over another interval, those that wait or were due earlier excepted."""
+        """Slots over another interval. What failed, and is due sooner than its new slot, stays due then."""
         now = self._clock.monotonic()
         for index, turn in enumerate(self._turns.values()):
             turn.slot = now + self.plan.interval * (index + 1) / len(self._turns)

@@ -42,7 +42,6 @@ _LOCKED_SECONDS = 0.1
 """How long a file that someone else has locked may hold up the polls."""
 
 Trouble = Literal["damaged", "foreign", "newer", "unwritable"]
-TROUBLES: tuple[Trouble, ...] = ("damaged", "foreign", "newer", "unwritable")
 
 _log = structlog.get_logger()
 
@@ -170,7 +169,7 @@ class History:
                     known[account, space] = _decode(text)
             if unreadable:
                 raise _Unusable("damaged", f"{unreadable} rows are unreadable")
-            self._forget_others(keys)
+        self.retain(keys)
 
     def save(self, states: Mapping[Key, SpaceState]) -> None:
         """Keep these states, and those that could not be kept before; a failure is logged when it begins and ends."""
@@ -194,7 +193,10 @@ class History:
         """Forget what is known of all other spaces; what cannot be forgotten now, the next start forgets."""
         self._unsaved = {key: state for key, state in self._unsaved.items() if key in keys}
         try:
-            self._forget_others(keys)
+            stored = self._database.execute("SELECT account, space FROM space").fetchall()
+            with self._database:
+                gone = [key for key in stored if key not in keys]
+                self._database.executemany("DELETE FROM space WHERE account=? AND space=?", gone)
         except _SQLITE_ERRORS as error:
             self._observer.state_file_failed(self._path, _unusable(error).trouble)
             _log.warning("state file not written, what left the configuration is still in it", problem=str(error))
@@ -219,12 +221,6 @@ class History:
             self._database.executescript(_SCHEMA)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
-
-    def _forget_others(self, keys: Collection[Key]) -> None:
-        stored = self._database.execute("SELECT account, space FROM space").fetchall()
-        with self._database:
-            gone = [key for key in stored if key not in keys]
-            self._database.executemany("DELETE FROM space WHERE account=? AND space=?", gone)
 
     def _rows(self) -> Iterator[tuple[str, str, str, int]]:
         for (account, space), state in self._unsaved.items():

@@ -29,7 +29,6 @@ _HASH = re.compile(r"\$2[aby]\$(0[4-9]|1[0-9])\$[./A-Za-z0-9]{53}")
 """What bcrypt writes; a cost above 19 takes minutes a login."""
 _LONGEST_PASSWORD = 72
 """Bytes that bcrypt looks at."""
-_NOBODY = "$2b$10$" + "." * 53
 _REMEMBERED_SECONDS = 300.0
 _MOST_REMEMBERED = 100
 _VERIFYING_THREADS = 2
@@ -84,7 +83,9 @@ class Access:
         self._path = path
         self._doors = Followed("web configuration", self._read)
         self._logins = Logins(clock)
-        self.tls = CurrentTls(self) if self._doors().tls else None
+        self._has_tls: bool | None = None
+        self._has_tls = self._doors().tls is not None
+        self.tls = CurrentTls(self) if self._has_tls else None
 
     def current_tls(self) -> ssl.SSLContext:
         """The context for a new connection; only where there is TLS at all."""
@@ -100,7 +101,7 @@ class Access:
     def _read(self) -> tuple[_Doors, tuple[Path, ...]]:
         config = load_document(self._path, WebConfig)
         tls, folder, files = config.tls_server_config, self._path.parent, (self._path,)
-        if hasattr(self, "tls") and bool(self.tls) != bool(tls):
+        if self._has_tls not in (None, tls is not None):
             raise self._problem((), "expected TLS as it was at the start, for it takes a restart to turn it on or off")
         if tls is None:
             return _Doors(config.basic_auth_users, None), files
@@ -168,9 +169,9 @@ class Logins:
         self._waiting = 0
 
     async def verify(self, users: Mapping[str, str], user: str, password: str) -> bool:
-        """Whether it is the user's password; False too where too many others wait to be told."""
+        """Whether it is the password of one of `users` (at least one); False too where too many wait to be told."""
         known = users.get(user)
-        expected = known or next(iter(users.values()), _NOBODY)
+        expected = known or next(iter(users.values()))
         of = hashlib.sha256("\0".join((user, expected, password)).encode("utf-8", "surrogatepass")).digest()
         if known and self._remembered.get(of, 0.0) > self._clock.monotonic():
             return self._remember(of)

@@ -41,53 +41,65 @@ class Source(Protocol):
         """The configuration in YAML, its secrets left out."""
 
 
-def create_app(
-    source: Source, *, reload: Callable[[], Awaitable[None]] | None = None, admits: Admits | None = None
-) -> Starlette:
-    """The application that answers from `source`; `reload`, where it may be asked for over HTTP, raises ConfigError."""
+Reload = Callable[[], Awaitable[None]]
+"""Takes over the configuration; raises ConfigError where it is wrong."""
+
+
+def create_app(source: Source, *, reload: Reload | None = None, admits: Admits | None = None) -> Starlette:
+    """The application that answers from `source`; without `reload` none may be asked for over HTTP."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
     index = environment.get_template("index.html")
-
-    async def metrics(request: Request) -> Response:
-        openmetrics = prefers_openmetrics(request.headers.get("accept", ""))
-        body = source.exposition(openmetrics=openmetrics, names=request.query_params.getlist("name[]"))
-        return Response(body, headers={"content-type": OPENMETRICS if openmetrics else TEXT})
-
-    async def home(_: Request) -> Response:
-        return HTMLResponse(index.render(version=__version__, accounts=source.accounts(), unpolled=source.unpolled()))
-
-    async def healthy(_: Request) -> Response:
-        return PlainTextResponse("healthy\n")
-
-    async def ready(_: Request) -> Response:
-        unpolled = source.unpolled()
-        text = f"not ready: {unpolled} spaces not polled yet\n" if unpolled else "ready\n"
-        return PlainTextResponse(text, status_code=503 if unpolled else 200)
-
-    async def config(_: Request) -> Response:
-        return PlainTextResponse(source.redacted_config())
-
-    async def reload_config(_: Request) -> Response:
-        if reload is None:
-            return PlainTextResponse("Lifecycle API is not enabled: start with --web.enable-lifecycle\n", 403)
-        try:
-            await reload()
-        except ConfigError as error:
-            return PlainTextResponse(f"configuration refused, the old one goes on:\n{error}\n", 500)
-        return PlainTextResponse("configuration taken over\n")
-
+    pages = _Pages(source, index, reload)
     routes = [
-        Route("/", home),
-        Route("/metrics", metrics),
-        Route("/-/healthy", healthy),
-        Route("/-/ready", ready),
-        Route("/-/config", config),
-        Route("/-/reload", reload_config, methods=["POST", "PUT"]),
+        Route("/", pages.home),
+        Route("/metrics", pages.metrics),
+        Route("/-/healthy", pages.healthy),
+        Route("/-/ready", pages.ready),
+        Route("/-/config", pages.config),
+        Route("/-/reload", pages.reload, methods=["POST", "PUT"]),
     ]
     guard = Middleware(Guard, admits=admits, content_security_policy=_content_security_policy(index.render()))
     app = Starlette(routes=routes, middleware=[guard, Middleware(GZipMiddleware, compresslevel=1)])
     app.router.redirect_slashes = False
     return app
+
+
+class _Pages:
+    """One method a path."""
+
+    def __init__(self, source: Source, index: jinja2.Template, reload: Reload | None) -> None:
+        self._source = source
+        self._index = index
+        self._reload = reload
+
+    async def home(self, _: Request) -> Response:
+        accounts, unpolled = self._source.accounts(), self._source.unpolled()
+        return HTMLResponse(self._index.render(version=__version__, accounts=accounts, unpolled=unpolled))
+
+    async def metrics(self, request: Request) -> Response:
+        openmetrics = prefers_openmetrics(request.headers.get("accept", ""))
+        body = self._source.exposition(openmetrics=openmetrics, names=request.query_params.getlist("name[]"))
+        return Response(body, headers={"content-type": OPENMETRICS if openmetrics else TEXT})
+
+    async def healthy(self, _: Request) -> Response:
+        return PlainTextResponse("healthy\n")
+
+    async def ready(self, _: Request) -> Response:
+        unpolled = self._source.unpolled()
+        text = f"not ready: {unpolled} spaces not polled yet\n" if unpolled else "ready\n"
+        return PlainTextResponse(text, status_code=503 if unpolled else 200)
+
+    async def config(self, _: Request) -> Response:
+        return PlainTextResponse(self._source.redacted_config())
+
+    async def reload(self, _: Request) -> Response:
+        if self._reload is None:
+            return PlainTextResponse("Lifecycle API is not enabled: start with --web.enable-lifecycle\n", 403)
+        try:
+            await self._reload()
+        except ConfigError as error:
+            return PlainTextResponse(f"configuration refused, the old one goes on:\n{error}\n", 500)
+        return PlainTextResponse("configuration taken over\n")
 
 
 def _content_security_policy(page: str) -> str:

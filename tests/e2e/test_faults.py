@@ -16,7 +16,19 @@ import httpx
 import pytest
 import trustme
 import yaml
-from hostile import Fault, HostileApi, answers, huge, never_ends, refuses, resets, serving, takes, truncates
+from hostile import (
+    Fault,
+    HostileApi,
+    answers,
+    busiest_second,
+    huge,
+    never_ends,
+    refuses,
+    resets,
+    serving,
+    takes,
+    truncates,
+)
 from processes import answers as answers_at
 from processes import free_port, program, until
 
@@ -211,10 +223,6 @@ class Network:
         certificate.configure_cert(api.tls)
         await api.close()
         await api.open()
-
-
-def busiest_second(arrivals: list[float]) -> int:
-    return max((sum(start <= at < start + 1 for at in arrivals) for start in arrivals), default=0)
 
 
 @pytest.fixture(scope="module")

@@ -110,6 +110,14 @@ def test_nothing_else_opens_it(tmp_path: Path, authorization: str) -> None:
     assert get("/metrics", of, authorization=authorization).status_code == 401
 
 
+@pytest.mark.parametrize("kind", ["2a", "2b", "2y"])
+def test_every_kind_of_hash_that_htpasswd_and_others_write_is_known(tmp_path: Path, kind: str) -> None:
+    of = access(tmp_path, f"basic_auth_users: {{prometheus: {HASH.replace('$2b$', f'${kind}$')}}}")
+
+    assert get("/metrics", of, authorization=login("prometheus", PASSWORD)).status_code == 200
+    assert get("/metrics", of, authorization=login("prometheus", "wrong")).status_code == 401
+
+
 def test_without_users_no_login_is_asked_for(tmp_path: Path) -> None:
     assert get("/metrics", access(tmp_path, "{}")).status_code == 200
 

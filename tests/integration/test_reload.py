@@ -327,6 +327,32 @@ def test_a_bad_configuration_changes_nothing_and_both_metrics_say_so() -> None:
     assert float(taken[1].split(" ")[1]) >= START + 150
 
 
+def test_a_good_space_file_does_not_hide_that_the_main_file_is_refused(folder: Path) -> None:
+    async def main() -> list[str]:
+        configuration = Configuration(folder / "exporter.yml", {})
+        world = World(scenario(1))
+        world.settings = configuration.load()
+        world.exporter = world.fresh_exporter()
+        reloader = Reloader(configuration, world.exporter)
+
+        def told() -> str:
+            return world.samples("chatapp_exporter_config_last_reload_successful")[0].split(" ")[1]
+
+        (folder / "exporter.yml").write_text("accounts: [{name: ac")
+        with pytest.raises(ConfigError):
+            await reloader.reload()
+        seen = [told()]
+        (folder / "spaces" / "two.yml").write_text("- {id: s2}")
+        await reloader.take_over_changes()
+        seen += [str(len(spaces_shown(world))), told()]
+        (folder / "exporter.yml").write_text(CONFIG)
+        await reloader.reload()
+        await world.exporter.stop()
+        return [*seen, told()]
+
+    assert run(main()) == ["0.0", "2", "0.0", "1.0"]
+
+
 def test_two_reloads_at_once_are_done_one_after_the_other() -> None:
     async def main() -> list[str]:
         world = World(scenario(4, poll_interval="5m", latency="1s"))

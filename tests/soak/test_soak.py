@@ -20,6 +20,7 @@ from hostile import (
     Fault,
     HostileApi,
     answers,
+    busiest_second,
     huge,
     never_ends,
     refuses,
@@ -135,15 +136,6 @@ def shown(page: str) -> dict[tuple[str, str], tuple[str, str, str]]:
 
 def reading(page: str, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name))
-
-
-def busiest_second(arrivals: list[float]) -> int:
-    begin = most = 0
-    for end, at in enumerate(arrivals):
-        while arrivals[begin] <= at - 1:
-            begin += 1
-        most = max(most, end - begin + 1)
-    return most
 
 
 def test_whatever_happens_in_the_end_every_value_is_true(tmp_path: Path) -> None:
