@@ -37,23 +37,25 @@ class Followed(Generic[Value]):
         self._what = what
         self._make = make
         self._files: tuple[Path, ...] = ()
-        self._version: Version | None = None
+        self._made_of: Version | None = None
         self._refused: Version | None = None
         self._value: Value
 
     def __call__(self) -> Value:
         """Raises ConfigError if it was never made."""
+        # as they were before: what changes while it is made is seen the next time
         version = version_of(self._files)
-        if self._version is None:
-            self._take(*self._make())
-        elif version != self._version:
-            try:
-                self._take(*self._make())
-            except ConfigError as error:
-                if version != self._refused:  # one line when it starts failing, not one for every use
-                    _log.error(f"{self._what} refused, the last one stays", problems=str(error))
-                self._refused = version
+        if version != self._made_of:
+            self._renew(version)
         return self._value
 
-    def _take(self, value: Value, files: tuple[Path, ...]) -> None:
-        self._value, self._files, self._version, self._refused = value, files, version_of(files), None
+    def _renew(self, version: Version) -> None:
+        try:
+            self._value, self._files = self._make()
+            self._made_of, self._refused = version, None
+        except ConfigError as error:
+            if self._made_of is None:
+                raise
+            if version != self._refused:  # one line when it starts failing, not one for every use
+                _log.error(f"{self._what} refused, the last one stays", problems=str(error))
+            self._refused = version
