@@ -226,4 +226,10 @@ def _bind(address: str) -> "socket":
 def _run(work: Coroutine[Any, Any, Result]) -> Result:
     import asyncio
 
-    return asyncio.run(work)
+    from exporter.threads import DaemonThreads
+
+    async def with_threads() -> Result:
+        asyncio.get_running_loop().set_default_executor(DaemonThreads())
+        return await work
+
+    return asyncio.run(with_threads())

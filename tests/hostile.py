@@ -10,12 +10,14 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from exporter.clock import SystemClock
 from exporter.simulator.api import SimulatedApi
+from exporter.simulator.demo import demo_settings
 from exporter.simulator.scenario import Scenario
 
 MEBIBYTE = 1024 * 1024
@@ -80,6 +82,12 @@ class HostileApi:
     @property
     def endpoint(self) -> str:
         return f"http{'s' if self.tls else ''}://localhost:{self.port}"
+
+    def account(self, **changes: object) -> dict[str, Any]:
+        """Its account, with these keys changed, as a configuration file that polls this API has it."""
+        (polled,) = demo_settings(self.scenario, self.endpoint).accounts
+        secret = {"access_key_secret": self.scenario.accounts[0].access_key_secret}
+        return {**polled.model_dump(mode="json", exclude_defaults=True), **secret, **changes}
 
     async def open(self) -> None:
         """Listen, at the same port again after a `close`."""

@@ -9,8 +9,7 @@ import hashlib
 import re
 import ssl
 from collections import OrderedDict
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,7 +30,7 @@ _LONGEST_PASSWORD = 72
 """Bytes that bcrypt looks at."""
 _REMEMBERED_SECONDS = 300.0
 _MOST_REMEMBERED = 100
-_VERIFYING_THREADS = 2
+_VERIFIED_AT_ONCE = 2
 _MOST_WAITING = 50
 
 _CLIENT_CERTIFICATES = {
@@ -156,16 +155,22 @@ class CurrentTls:
         return self._access.current_tls().wrap_bio(incoming, outgoing, server_side, server_hostname)
 
 
+def matches(password: str, hashed: str) -> bool:
+    """Whether it is the password that was hashed; takes a tenth of a second by design."""
+    return bcrypt.checkpw(password.encode("utf-8", "surrogatepass")[:_LONGEST_PASSWORD], hashed.encode())
+
+
 class Logins:
     """Passwords against bcrypt hashes, off the event loop; a success is remembered for five minutes after its last use.
 
     So a scraper does not wait behind someone who tries passwords. A name that is unknown costs as much as one that is.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, matches: Callable[[str, str], bool] = matches) -> None:
         self._clock = clock
+        self._matches = matches
         self._remembered: OrderedDict[bytes, float] = OrderedDict()
-        self._threads = ThreadPoolExecutor(_VERIFYING_THREADS, thread_name_prefix="login")
+        self._turns = asyncio.Semaphore(_VERIFIED_AT_ONCE)
         self._waiting = 0
 
     async def verify(self, users: Mapping[str, str], user: str, password: str) -> bool:
@@ -179,7 +184,8 @@ class Logins:
             return False
         self._waiting += 1
         try:
-            right = await asyncio.get_running_loop().run_in_executor(self._threads, _matches, password, expected)
+            async with self._turns:
+                right = await asyncio.to_thread(self._matches, password, expected)
         finally:
             self._waiting -= 1
         return bool(known) and right and self._remember(of)
@@ -190,7 +196,3 @@ class Logins:
         while len(self._remembered) > _MOST_REMEMBERED:
             self._remembered.popitem(last=False)
         return True
-
-
-def _matches(password: str, hashed: str) -> bool:
-    return bcrypt.checkpw(password.encode("utf-8", "surrogatepass")[:_LONGEST_PASSWORD], hashed.encode())

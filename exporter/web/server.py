@@ -36,9 +36,9 @@ def bind(address: str) -> socket.socket:
     host, port = found["six"] or found["host"] or "", int(found["port"])
     try:
         if not host and socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
+            return _Listener(socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512))
         family = socket.AF_INET6 if found["six"] else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=512)
+        return _Listener(socket.create_server((host, port), family=family, backlog=512))
     except OSError as error:
         raise AddressError(f"cannot listen on {address}: {error.strerror or error}") from error
 
@@ -49,6 +49,23 @@ def url_of(listener: socket.socket, *, tls: bool = False) -> str:
     if host in ("::", "0.0.0.0"):  # noqa: S104
         host = "localhost"
     return f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class _Listener(socket.socket):
+    """A listening socket that hangs up on whoever comes while too many are connected, before TLS costs anything."""
+
+    def __init__(self, plain: socket.socket) -> None:
+        super().__init__(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        self._connected: list[socket.socket] = []
+
+    def accept(self) -> tuple[socket.socket, object]:
+        connection, address = super().accept()
+        self._connected = [one for one in self._connected if one.fileno() >= 0]  # the others have been closed
+        if len(self._connected) >= _MOST_CONNECTIONS:
+            connection.close()
+            raise ConnectionAbortedError  # as if it had gone away by itself, which asyncio expects
+        self._connected.append(connection)
+        return connection, address
 
 
 class _Server(uvicorn.Server):
@@ -68,16 +85,13 @@ class _Impatient(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        if len(self.connections) >= _MOST_CONNECTIONS:
-            transport.abort()
-            return
         super().connection_made(transport)
         self._begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline:
             self._deadline.cancel()
-            super().connection_lost(exc)
+        super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -32,7 +32,6 @@ from hostile import (
 from processes import answers as answers_at
 from processes import free_port, program, until
 
-from exporter.simulator.demo import demo_settings
 from exporter.simulator.scenario import Scenario
 
 pytestmark = pytest.mark.slow
@@ -167,12 +166,9 @@ class Seen:
 def config(apis: dict[str, HostileApi]) -> str:
     accounts = []
     for name, api in apis.items():
-        (account,) = demo_settings(api.scenario, api.endpoint).accounts
-        written = account.model_dump(mode="json", exclude_defaults=True)
-        written["access_key_secret"] = api.scenario.accounts[0].access_key_secret
-        if name == "name not found":  # a host that is not this one has to be left alone for longer
-            written |= {"endpoint": "https://chatapp-exporter.invalid", "poll_interval": "30s"}
-        accounts.append(written)
+        # a host that is not this one has to be left alone for longer
+        elsewhere = {"endpoint": "https://chatapp-exporter.invalid", "poll_interval": "30s"}
+        accounts.append(api.account(**(elsewhere if name == "name not found" else {})))
     return yaml.safe_dump({"accounts": accounts, "max_age": "1h"})
 
 

@@ -15,7 +15,6 @@ from hostile import Exchange, HostileApi, answers, serving
 from processes import answers as answers_at
 from processes import free_port, program, running, until
 
-from exporter.simulator.demo import demo_settings
 from exporter.simulator.scenario import Scenario
 
 MARK = "Zq7pW3vXk9RtB2mLs8DfH4nJc6GyTa"
@@ -48,15 +47,14 @@ FAULTS = (
 
 
 def config(folder: Path, api: HostileApi) -> Path:
-    (account,) = demo_settings(api.scenario, api.endpoint).accounts
-    written = account.model_dump(mode="json", exclude_defaults=True)
+    literal = api.account(name="literal")
     (folder / "secret").write_text(SECRET)
     (folder / "token").write_text(TOKEN)
-    literal = {**written, "name": "literal", "access_key_secret": SECRET}
-    in_files = {key: value for key, value in written.items() if key != "access_key_secret"}
-    in_files |= {"name": "files", "access_key_secret_file": "secret", "security_token_file": "token"}
-    from_environment = {key: value for key, value in written.items() if not key.startswith("access_key")}
-    accounts = [literal, in_files, {**from_environment, "name": "environment"}]
+    from_environment = {key: value for key, value in literal.items() if not key.startswith("access_key")}
+    from_environment["name"] = "environment"
+    in_files = from_environment | {"name": "files", "access_key_id": KEY}
+    in_files |= {"access_key_secret_file": "secret", "security_token_file": "token"}
+    accounts = [literal, in_files, from_environment]
     file = folder / "exporter.yml"
     file.write_text(yaml.safe_dump({"accounts": accounts, "state_file": "state.db"}))
     return file

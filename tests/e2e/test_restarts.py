@@ -17,7 +17,6 @@ import yaml
 from hostile import Exchange, HostileApi, serving
 from processes import answers, free_port, program, until
 
-from exporter.simulator.demo import demo_settings
 from exporter.simulator.scenario import Scenario
 
 pytestmark = pytest.mark.slow
@@ -54,12 +53,8 @@ def apis() -> list[HostileApi]:
 
 
 def written(folder: Path, of: list[HostileApi]) -> Path:
-    accounts = []
-    for api in of:
-        (account,) = demo_settings(api.scenario, api.endpoint).accounts
-        accounts.append({**account.model_dump(mode="json", exclude_defaults=True), "access_key_secret": account.name})
     file = folder / "exporter.yml"
-    file.write_text(yaml.safe_dump({"accounts": accounts, "state_file": "state.db"}))
+    file.write_text(yaml.safe_dump({"accounts": [api.account() for api in of], "state_file": "state.db"}))
     return file
 
 

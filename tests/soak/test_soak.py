@@ -33,7 +33,6 @@ from processes import answers as answers_at
 from processes import free_port, program, until
 
 from exporter.chatapp.wire import decode_answer
-from exporter.simulator.demo import demo_settings
 from exporter.simulator.scenario import Scenario
 
 pytestmark = pytest.mark.slow
@@ -101,9 +100,7 @@ class Weather:
 def config(apis: list[HostileApi], *, without_last_space: bool = False) -> str:
     accounts = []
     for api in apis:
-        (account,) = demo_settings(api.scenario, api.endpoint).accounts
-        written = account.model_dump(mode="json", exclude_defaults=True)
-        written["access_key_secret"] = account.name
+        written = api.account()
         written["spaces"] = written["spaces"][:-1] if without_last_space else written["spaces"]
         accounts.append(written)
     return yaml.safe_dump({"accounts": accounts, "max_age": "1h", "state_file": "state.db"})

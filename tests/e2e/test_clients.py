@@ -1,0 +1,107 @@
+"""Clients that mean no good: slow ones, many at once, and requests beyond all limits, against the real program."""
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import trustme
+from processes import until
+from real_world import RealWorld, real_world
+
+from exporter.web.server import PATIENCE_SECONDS
+
+
+@pytest.mark.slow
+def test_clients_that_dawdle_are_cut_and_scrapes_go_on(tmp_path: Path) -> None:
+    with real_world(tmp_path) as it, ExitStack() as sockets:
+        half, deaf = (sockets.enter_context(connected(it)) for _ in range(2))
+        half.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n")
+        for _ in range(400):
+            deaf.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
+        started = time.monotonic()
+
+        def both_are_cut() -> bool:
+            it.http.get("/metrics").raise_for_status()
+            return is_cut(half, 0.5) and not is_established(it.process.pid, deaf)
+
+        until(both_are_cut, "both are cut", PATIENCE_SECONDS + 15)
+        print(f"\ncut after {time.monotonic() - started:.0f} s")
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_a_crowd_of_connections_takes_nothing_from_the_polls(tmp_path: Path, tls: bool) -> None:
+    """With TLS they are in the middle of a handshake, which costs a server most."""
+    flags, trusting = with_tls(tmp_path) if tls else ((), None)
+    with real_world(tmp_path, *flags, tls=trusting) as it, ExitStack() as sockets:
+        crowd = [sockets.enter_context(connected(it)) for _ in range(600)]
+
+        polled = len(it.api.arrivals)
+        until(lambda: len(it.api.arrivals) > polled + 30, "polls go on at their pace", 5)
+        assert sum(is_cut(one, 0) for one in crowd) >= 400
+        assert len(list(Path(f"/proc/{it.process.pid}/fd").iterdir())) < 300
+        sockets.close()
+        until(lambda: it.http.get("/-/healthy").status_code == 200, "it is reached again")
+
+
+def with_tls(folder: Path) -> tuple[tuple[str, ...], ssl.SSLContext]:
+    """The flags that ask for TLS, and what a client needs that trusts the certificate."""
+    ca = trustme.CA()
+    certificate, trusting = ca.issue_cert("localhost"), ssl.create_default_context()
+    ca.configure_trust(trusting)
+    certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+    (folder / "web.yml").write_text("tls_server_config: {cert_file: cert.pem, key_file: key.pem}")
+    return ("--web.config.file", str(folder / "web.yml")), trusting
+
+
+def connected(it: RealWorld) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", it.port), timeout=10)
+
+
+def is_cut(one: socket.socket, seconds: float) -> bool:
+    one.settimeout(seconds)
+    try:
+        return one.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def is_established(pid: int, one: socket.socket) -> bool:
+    """Whether the program's end of a connection is still open, as the system has it."""
+    port = f":{one.getsockname()[1]:04X}"
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return any(remote.endswith(port) and state == "01" for _, _, remote, state, *_ in lines)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
+    with real_world(tmp_path_factory.mktemp("limits")) as it:
+        yield it
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"x: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"\0\1\2\3" * 100,
+        b"POST /-/reload HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n",
+    ],
+    ids=["header", "path", "no HTTP", "body"],
+)
+def test_requests_beyond_the_limits_are_answered_and_cost_nothing(running: RealWorld, request_bytes: bytes) -> None:
+    with connected(running) as one:
+        try:
+            one.sendall(request_bytes)
+            status = one.recv(12)
+        except OSError:
+            status = b""  # cut before we had sent all
+        assert status in (b"", b"HTTP/1.1 400", b"HTTP/1.1 413", b"HTTP/1.1 431")
+        assert running.http.get("/-/healthy").status_code == 200
+        assert "Traceback" not in running.log.read_text()

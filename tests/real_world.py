@@ -1,0 +1,82 @@
+"""The real program in a process of its own on the hostile API, over real sockets: what tests of reloads start from."""
+
+import re
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from hostile import Fault, HostileApi, serving
+from processes import free_port, running, until
+
+from exporter.simulator.scenario import Scenario
+
+SPACES = 20
+
+
+@dataclass
+class RealWorld:
+    """The running program, its configuration file and log, and how it is reached."""
+
+    http: httpx.Client
+    port: int
+    process: subprocess.Popen[bytes]
+    file: Path
+    log: Path
+    api: HostileApi
+
+    def metric(self, name: str) -> str:
+        """The value of the first sample that starts so."""
+        lines = self.http.get("/metrics").text.splitlines()
+        return next((line.rsplit(" ", 1)[1] for line in lines if re.match(rf"{name}[{{ ]", line)), "absent")
+
+    def write(self, *accounts: Mapping[str, object], **changes: object) -> None:
+        """Another configuration; the API's own account where none is given."""
+        document = {"accounts": [dict(one) for one in accounts] or [self.api.account()], **changes}
+        self.file.write_text(yaml.safe_dump(document))
+
+    def with_spaces(self, first: int, **changes: object) -> dict[str, Any]:
+        """The API's account with its first spaces only."""
+        account = self.api.account(**changes)
+        return account | {"spaces": account["spaces"][:first]}
+
+    def reload(self) -> httpx.Response:
+        return self.http.post("/-/reload")
+
+
+@contextmanager
+def real_world(
+    folder: Path,
+    *flags: str,
+    fault: Fault | None = None,
+    tls: ssl.SSLContext | None = None,
+    main: Path | None = None,
+) -> Iterator[RealWorld]:
+    """The program with these flags, once it is ready.
+
+    `tls` is how it is reached, where its flags ask for TLS; `main` is a script that starts it with a fault planted.
+    """
+    key = {"access_key_id": "key", "access_key_secret": "secret"}
+    polled = {"name": "acme", "spaces": SPACES, "poll_interval": "2s", **key}
+    api, port = HostileApi(Scenario.model_validate({"accounts": [polled]}), fault=fault), free_port()
+    base_url = f"http{'s' if tls else ''}://localhost:{port}"
+    with serving(api), httpx.Client(base_url=base_url, trust_env=False, timeout=30, verify=tls or True) as http:
+        file, log = folder / "exporter.yml", folder / "log"
+        file.write_text(yaml.safe_dump({"accounts": [api.account()]}))
+        arguments = ("--config.file", str(file), "--web.listen-address", f"127.0.0.1:{port}", *flags)
+        with running(sys.executable, *([str(main)] if main else ["-m", "exporter"]), *arguments, log=log) as process:
+            until(lambda: _is_ready(http), "the exporter is ready")
+            yield RealWorld(http, port, process, file, log, api)
+
+
+def _is_ready(http: httpx.Client) -> bool:
+    try:
+        return http.get("/-/ready").status_code == 200
+    except httpx.TransportError:
+        return False
