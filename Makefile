@@ -25,7 +25,7 @@ lint: .venv/dev ## check style, format and types
 notifications: .venv/dev ## send the demo's alerts through Prometheus and Alertmanager to a webhook; 7 minutes
 	@$(BIN)/python -m pytest -s -m slow tests/e2e/test_notifications.py
 
-slow: .venv/dev ## run the tests that take minutes of real time; 15 minutes
+slow: .venv/dev ## run the tests that take minutes of real time; half an hour
 	@$(BIN)/python -m pytest -s -m slow
 
 faults: .venv/dev ## break the API and the network in every way, and print what it did; 3 minutes

@@ -1,6 +1,5 @@
 """The real program in a process of its own on the hostile API, over real sockets: what tests of reloads start from."""
 
-import re
 import ssl
 import subprocess
 import sys
@@ -32,9 +31,9 @@ class RealWorld:
     api: HostileApi
 
     def metric(self, name: str) -> str:
-        """The value of the first sample that starts so."""
+        """The value of the first sample of this name, or of this whole series."""
         lines = self.http.get("/metrics").text.splitlines()
-        return next((line.rsplit(" ", 1)[1] for line in lines if re.match(rf"{name}[{{ ]", line)), "absent")
+        return next((line.rsplit(" ", 1)[1] for line in lines if line.startswith((f"{name} ", f"{name}{{"))), "absent")
 
     def write(self, *accounts: Mapping[str, object], **changes: object) -> None:
         """Another configuration; the API's own account where none is given."""
@@ -57,13 +56,14 @@ def real_world(
     fault: Fault | None = None,
     tls: ssl.SSLContext | None = None,
     main: Path | None = None,
+    spaces: int = SPACES,
 ) -> Iterator[RealWorld]:
     """The program with these flags, once it is ready.
 
     `tls` is how it is reached, where its flags ask for TLS; `main` is a script that starts it with a fault planted.
     """
     key = {"access_key_id": "key", "access_key_secret": "secret"}
-    polled = {"name": "acme", "spaces": SPACES, "poll_interval": "2s", **key}
+    polled = {"name": "acme", "spaces": spaces, "poll_interval": "2s", **key}
     api, port = HostileApi(Scenario.model_validate({"accounts": [polled]}), fault=fault), free_port()
     base_url = f"http{'s' if tls else ''}://localhost:{port}"
     with serving(api), httpx.Client(base_url=base_url, trust_env=False, timeout=30, verify=tls or True) as http:

@@ -38,9 +38,13 @@ pytestmark = pytest.mark.slow
 
 INTERVAL = 5
 SPACES = 5
-HOLD_SECONDS = 40
+USUAL_SECONDS, HOLD_SECONDS = 15, 40
+BETWEEN_SCRAPES = 0.5
+"""More of them would take the exporter's time from the polls."""
 LIMIT = 10
 MANY = 500
+MANY_TAKE = MANY / LIMIT
+"""Seconds between two polls of one of the many: their interval is shorter than the budget allows."""
 DETECTED_WITHIN = INTERVAL + 10 + 3
 """One interval, a request's time-out, and what a scrape and this machine take."""
 
@@ -138,6 +142,9 @@ class Scrape:
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         return sum(float(line.rsplit(" ", 1)[1]) for line in chosen if all(label in line for label in wanted))
 
+    def requests(self, account: str) -> float:
+        return self.sum("chatapp_api_requests_total", account)
+
     def up(self, account: str) -> float:
         return self.sum("chatapp_space_up", account)
 
@@ -153,13 +160,14 @@ class Scrape:
 class Seen:
     """What became of one fault."""
 
+    usual: Scrape
     before: Scrape
     during: Scrape
-    begun: float
-    shown_after: float
+    shown_after: float | None
     requests: int
+    """A minute, as the exporter counts its attempts: some never arrive anywhere."""
     busiest_second: int
-    recovered_after: float
+    recovered_after: float | None
     after: Scrape
 
 
@@ -182,7 +190,7 @@ class Network:
             row.name: HostileApi(scenario(row.name, SPACES, seed, f"{INTERVAL}s"), tls=self._tls_of(row))
             for seed, row in enumerate(ROWS, 1)
         }
-        self.apis[ONE_OF_MANY] = HostileApi(scenario(ONE_OF_MANY, MANY, 99, "1m"))
+        self.apis[ONE_OF_MANY] = HostileApi(scenario(ONE_OF_MANY, MANY, 99, "10s"))
 
     def refused_space(self) -> str:
         return self.apis[ONE_OF_MANY].api.fleet.spaces[ONE_OF_MANY][200].id
@@ -245,11 +253,14 @@ def play(network: Network, url: str, there: object) -> dict[str, Seen]:
     """Break all, look, mend all, look again."""
     assert callable(there)
     rows = {row.name: row for row in (*ROWS, Row(ONE_OF_MANY, None, "denied", "Ram.PermissionDeny"))}
+    usual = Scrape(url)
+    time.sleep(USUAL_SECONDS)
     before, begun = Scrape(url), time.monotonic()
     there(network.break_all())
     shown: dict[str, float] = {}
 
     def note_what_shows() -> bool:
+        time.sleep(BETWEEN_SCRAPES)
         scrape = Scrape(url)
         for name in rows:
             all_up = MANY if name == ONE_OF_MANY else SPACES
@@ -263,23 +274,24 @@ def play(network: Network, url: str, there: object) -> dict[str, Seen]:
     recovered: dict[str, float] = {}
 
     def note_what_recovers() -> bool:
+        time.sleep(BETWEEN_SCRAPES)
         scrape = Scrape(url)
         for name in rows:
             if name not in recovered and scrape.up(name) == (MANY if name == ONE_OF_MANY else SPACES):
                 recovered[name] = scrape.at - mended
-        return set(rows) - set(recovered) <= {"name not found", ONE_OF_MANY} and time.monotonic() - mended > 10
+        return set(rows) - set(recovered) <= {"name not found"} and time.monotonic() - mended > 10
 
-    until(note_what_recovers, "all recover", 90)
+    until(note_what_recovers, "all recover", 150)
     after = Scrape(url)
     return {
         name: Seen(
+            usual,
             before,
             during,
-            begun,
-            shown.get(name, float("nan")),
-            round(sum(begun <= at < mended for at in network.apis[name].arrivals) * 60 / (mended - begun)),
+            shown.get(name),
+            round((during.requests(name) - before.requests(name)) * 60 / (during.at - before.at)),
             busiest_second(network.apis[name].arrivals),
-            recovered.get(name, float("nan")),
+            recovered.get(name) if name in shown else None,
             after,
         )
         for name in rows
@@ -295,6 +307,7 @@ def test_a_fault_is_shown_by_its_reason_within_an_interval_and_the_last_numbers_
 ) -> None:
     of = seen[row.name]
 
+    assert of.shown_after is not None
     assert of.shown_after <= DETECTED_WITHIN or row.name == "name not found"
     assert of.during.up(row.name) == SPACES - row.down
     failures = {
@@ -323,6 +336,7 @@ def test_a_fault_costs_no_more_than_its_share_and_never_the_budget(row: Row, see
 def test_it_recovers_by_itself(row: Row, seen: dict[str, Seen]) -> None:
     of = seen[row.name]
 
+    assert of.recovered_after is not None
     assert of.recovered_after <= row.recovers_within
     assert of.after.sum("chatapp_account_up", row.name) == 1
     assert len(of.after.last_successes(row.name) - of.during.last_successes(row.name)) == SPACES
@@ -331,24 +345,30 @@ def test_it_recovers_by_itself(row: Row, seen: dict[str, Seen]) -> None:
 @pytest.mark.parametrize("name", ["healthy", "3-second answers"])
 def test_who_answers_is_polled_at_the_usual_pace_all_the_while(name: str, seen: dict[str, Seen]) -> None:
     of = seen[name]
-    polls = of.during.sum("chatapp_space_polls_total", name) - of.before.sum("chatapp_space_polls_total", name)
 
-    assert polls >= (of.during.at - of.before.at) / INTERVAL * SPACES - 2 * SPACES
+    assert pace(name, of.before, of.during) >= 0.8 * pace(name, of.usual, of.before)
     assert of.during.up(name) == SPACES
     assert of.during.sum("chatapp_space_poll_failures_total", name) == 0
 
 
+def pace(name: str, start: Scrape, end: Scrape) -> float:
+    """Polls a second of an account between two scrapes."""
+    polls = [scrape.sum("chatapp_space_polls_total", name) for scrape in (start, end)]
+    return (polls[1] - polls[0]) / (end.at - start.at)
+
+
 def test_one_space_that_is_refused_is_down_alone_and_499_go_on(seen: dict[str, Seen]) -> None:
     of = seen[ONE_OF_MANY]
-    polls = of.during.sum("chatapp_space_polls_total", ONE_OF_MANY) - of.before.sum(
-        "chatapp_space_polls_total", ONE_OF_MANY
-    )
+    usual = pace(ONE_OF_MANY, of.usual, of.before)
 
     assert of.during.up(ONE_OF_MANY) == MANY - 1
     assert of.during.sum("chatapp_account_up", ONE_OF_MANY) == 1
     assert of.during.sum("chatapp_space_poll_failures_total", ONE_OF_MANY) <= 2
-    assert polls >= (of.during.at - of.before.at) / 60 * MANY * 0.9
+    assert pace(ONE_OF_MANY, of.before, of.during) >= 0.8 * usual
+    assert usual > LIMIT / 2
     assert of.busiest_second <= LIMIT
+    assert of.recovered_after is not None
+    assert of.recovered_after <= 60 + MANY_TAKE
 
 
 @pytest.mark.parametrize("name", [row.name for row in ROWS if row.reason == "throttled"])
@@ -358,9 +378,8 @@ def test_throttling_lowers_the_rate_which_is_shown(name: str, seen: dict[str, Se
     assert of.before.sum("chatapp_account_qps", name, kind="current") == LIMIT
     assert of.during.sum("chatapp_account_qps", name, kind="current") <= LIMIT / 2
     assert of.during.sum("chatapp_account_qps", name, kind="limit") == LIMIT
-    assert of.during.sum("chatapp_api_throttled_total", name) == of.during.sum(
-        "chatapp_api_requests_total", name
-    ) - of.during.sum("chatapp_api_requests_total", name, code="OK")
+    throttled = of.during.requests(name) - of.during.sum("chatapp_api_requests_total", name, code="OK")
+    assert of.during.sum("chatapp_api_throttled_total", name) == throttled
 
 
 def test_the_table(seen: dict[str, Seen]) -> None:
@@ -377,5 +396,9 @@ def test_the_table(seen: dict[str, Seen]) -> None:
             f" qps {of.during.sum('chatapp_account_qps', name, kind='current'):.3g}; {told};"
             f" {len(of.during.of_numbers(name))} series of numbers stay"
         )
-        cells = (name, f"{of.shown_after:.1f} s", state, of.requests, of.busiest_second, f"{of.recovered_after:.1f} s")
+        cells = (name, after(of.shown_after), state, of.requests, of.busiest_second, after(of.recovered_after))
         print(f"| {' | '.join(map(str, cells))} |")
+
+
+def after(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.1f} s"

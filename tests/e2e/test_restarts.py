@@ -6,22 +6,26 @@ import random
 import re
 import resource
 import signal
+import sqlite3
 import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
-from hostile import Exchange, HostileApi, serving
-from processes import answers, free_port, program, until
+from hostile import Exchange, HostileApi, never_ends, serving
+from processes import answers, free_port, program, running, until
 
 from exporter.simulator.scenario import Scenario
 
 pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("KILLS", "20"))
+START_SECONDS = 1.5
 ACCOUNTS, SPACES = 5, 10
 Shown = Mapping[tuple[str, str], float]
 """The newest that was shown: the times of successes, and what the API counted into the numbers' names."""
@@ -85,19 +89,23 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_shown(tmp_path: Path) -> No
         for kill in range(KILLS + 1):
             url = f"http://127.0.0.1:{free_port()}"
             arguments = ("--config.file", str(file), "--web.listen-address", url.removeprefix("http://"))
+            with program(*arguments, log=tmp_path / "log"):
+                time.sleep(chance.uniform(0, START_SECONDS))  # then it is killed, mostly while it is still starting
             with program(*arguments, log=tmp_path / "log") as process:
                 until(answers(f"{url}/-/healthy"), "the exporter answers")
                 page = http.get(f"{url}/metrics").text
                 now = shown(page)
                 assert {key: (value, now.get(key)) for key, value in before.items() if now.get(key, 0) < value} == {}
                 assert state_file(page) == ["1.0"], (tmp_path / "log").read_text()
+                assert list(tmp_path.glob("state.db.damaged*")) == []
                 if kill:
                     assert http.get(f"{url}/-/ready").status_code == 200
                     started += 1
                 else:
                     until(answers(f"{url}/-/ready"), "all are polled")
                 before = until_killed(process, http, url, time.monotonic() + chance.uniform(0, 0.7))
-    print(f"\n{KILLS} kills, {started} starts from what they left, {len(before)} values each, none lost")
+    print(f"\n{KILLS} kills while it ran and as many while it started, {started} starts from what they left")
+    print(f"{len(before)} values each, none lost")
 
 
 def until_killed(process: subprocess.Popen[bytes], http: httpx.Client, url: str, moment: float) -> Shown:
@@ -108,6 +116,73 @@ def until_killed(process: subprocess.Popen[bytes], http: httpx.Client, url: str,
     process.send_signal(signal.SIGKILL)
     process.wait()
     return last
+
+
+def a_bit_flipped(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b'"GREEN"', b'"GREAN"', 1))
+
+
+def another_program_s(file: Path) -> None:
+    file.unlink()
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE theirs (what)")
+
+
+def of_a_newer_version(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA user_version=99")
+
+
+def in_no_folder(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("nowhere/state.db")
+
+
+KEPT_ASIDE = "state file damaged, it is kept aside"
+UNUSABLE = "state file unusable, polling goes on without it"
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason", "up", "known", "logged"),
+    [
+        pytest.param(a_bit_flipped, "damaged", "1.0", ACCOUNTS * SPACES - 1, KEPT_ASIDE, id="a bit flipped"),
+        pytest.param(lambda file: os.truncate(file, 50), "damaged", "1.0", 0, KEPT_ASIDE, id="cut off"),
+        pytest.param(another_program_s, "foreign", "0.0", 0, UNUSABLE, id="foreign"),
+        pytest.param(of_a_newer_version, "newer", "0.0", 0, UNUSABLE, id="newer"),
+        pytest.param(in_no_folder, "unwritable", "0.0", 0, UNUSABLE, id="unwritable"),
+        pytest.param(None, "unwritable", "0.0", 0, UNUSABLE, id="full disk"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_told_and_polls_go_on(
+    tmp_path: Path, harm: Callable[[Path], None] | None, reason: str, up: str, known: int, logged: str
+) -> None:
+    with serving(*(of := apis())), httpx.Client(trust_env=False, timeout=30) as http:
+        file, state, log = written(tmp_path, of), tmp_path / "state.db", tmp_path / "log"
+        url = f"http://127.0.0.1:{free_port()}"
+        arguments = ("--config.file", str(file), "--web.listen-address", url.removeprefix("http://"))
+        with program(*arguments, log=log) as process:
+            until(answers(f"{url}/-/ready"), "all are polled")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0
+        if harm:
+            harm(state)
+        left = state.read_bytes() if state.is_file() else b""
+        for api in of:
+            api.fault = never_ends  # so that all that is known comes from the file
+        bounded = () if harm else ("prlimit", "--fsize=16384")
+        with running(*bounded, sys.executable, "-m", "exporter", *arguments, log=log):
+            until(answers(f"{url}/-/healthy"), "the exporter answers")
+            page = http.get(f"{url}/metrics").text
+            assert len([key for key in shown(page) if key[1] == ""]) == known
+            assert state_file(page) == [up, "1.0"]
+            assert f'reason="{reason}"' in page
+            assert log.read_text().count(f'event="{logged}"') == 1
+            for api in of:
+                api.fault = Counting()
+            until(answers(f"{url}/-/ready"), "all are polled")
+        aside = list(tmp_path.glob("state.db.damaged*"))
+        assert [path.read_bytes() for path in aside] == ([left] if logged == KEPT_ASIDE else [])
+        assert logged == KEPT_ASIDE or left == (state.read_bytes() if state.is_file() else b"")
 
 
 def test_on_a_full_disk_polling_goes_on_and_what_could_not_be_kept_is_kept_later(tmp_path: Path) -> None:
