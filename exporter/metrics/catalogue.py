@@ -1,6 +1,7 @@
 """Every family that tells of spaces and accounts: a row each, with a pure function that gives its samples.
 
-The single source: the rendered page, the prometheus_client collector and the documents are made from these rows.
+The single source: the rendered page and the prometheus_client collector are made from these rows; rules, runbooks
+and dashboards are checked against them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,10 +22,10 @@ class Family(Generic[Subject]):
     """A metric family: `samples` gives the labels and values of one subject."""
 
     name: str
-    type: Literal["gauge", "counter"]
     help: str
     labels: tuple[str, ...]
     samples: Callable[[Subject], Iterable[Sample]]
+    type: Literal["gauge", "counter"] = "gauge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,6 @@ _SPACE = ("account", "space")
 def _value_family(field: str, subject: str) -> Family[SpaceView]:
     return Family(
         f"chatapp_phone_number_{field}",
-        "gauge",
         f"1 for the current {subject} of a phone number, as the API spells it, {_LAST}",
         (*_NUMBER, field),
         _current(field),
@@ -151,14 +151,12 @@ def _value_family(field: str, subject: str) -> Family[SpaceView]:
 SPACE_FAMILIES: tuple[Family[SpaceView], ...] = (
     Family(
         "chatapp_phone_number_quality_rating",
-        "gauge",
         f"1 for the current quality rating of a phone number, 0 for the others, {_LAST}",
         (*_NUMBER, "quality_rating"),
         _per_number(_quality_rating),
     ),
     Family(
         "chatapp_phone_number_messaging_limit",
-        "gauge",
         f"How many people a phone number may write to in 24 hours, {_LAST}"
         " No sample for a tier that stands for no known number.",
         _NUMBER,
@@ -171,87 +169,77 @@ SPACE_FAMILIES: tuple[Family[SpaceView], ...] = (
     _value_family("code_verification_status", "status of the code verification"),
     Family(
         "chatapp_phone_number_info",
-        "gauge",
         f"1, with what is known of a phone number, {_LAST} Callbacks are none, url, queue or both.",
         (*_NUMBER, "verified_name", "is_official", "inbound_callback", "status_callback"),
         _per_number(_info),
     ),
     Family(
         "chatapp_phone_number_last_change_timestamp_seconds",
-        "gauge",
         "When a field of a phone number was seen to change last; absent until a change was seen.",
         (*_NUMBER, "field"),
         _per_number(_last_change),
     ),
     Family(
         "chatapp_space_up",
-        "gauge",
         "1 if the last poll of the space succeeded, else 0.",
         _SPACE,
         lambda view: [(view.labels, int(view.state.up and view.fresh))],
     ),
     Family(
         "chatapp_space_last_success_timestamp_seconds",
-        "gauge",
         "When a poll of the space succeeded last; absent before the first success.",
         _SPACE,
         _last_success,
     ),
     Family(
         "chatapp_space_phone_numbers",
-        "gauge",
         "How many phone numbers the last successful answer listed; absent before the first success.",
         _SPACE,
         _listed,
     ),
     Family(
         "chatapp_space_info",
-        "gauge",
         "1, with the name and the labels that the configuration gives the space.",
         (*_SPACE, "name"),
         lambda view: [({**view.labels, "name": view.space.name, **view.space.labels}, 1)],
     ),
     Family(
         "chatapp_space_polls",
-        "counter",
         "Polls of the space that have ended.",
         _SPACE,
         lambda view: [(view.labels, view.state.polls)],
+        type="counter",
     ),
     Family(
         "chatapp_space_poll_failures",
-        "counter",
         "Polls of the space that failed, by reason.",
         (*_SPACE, "reason"),
         _failures,
+        type="counter",
     ),
 )
 
 ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
     Family(
         "chatapp_account_up",
-        "gauge",
         "0 while the account as a whole is refused (key, permission, subscription, clock), else 1.",
         ("account",),
         lambda view: [({"account": view.account}, int(view.up))],
     ),
     Family(
         "chatapp_account_spaces",
-        "gauge",
         "Spaces configured for the account.",
         ("account",),
         lambda view: [({"account": view.account}, view.plan.spaces)],
     ),
     Family(
         "chatapp_account_poll_interval_seconds",
-        "gauge",
         "Time between two polls of a space, as configured and as the budget allows.",
         ("account", "kind"),
         _intervals,
     ),
     Family(
         "chatapp_account_qps",
-        "gauge",
         "Queries per second that the exporter allows itself: as configured, and now, after throttling.",
         ("account", "kind"),
         _qps,
