@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 from installed import installed
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from virtual_time import START, VirtualClock, run
 from world import World, scenario
 
-from exporter.config.settings import Duration
+from exporter.config.settings import Duration, Strict
 from exporter.config.validation import load_document
 from exporter.simulator.scenario import Moment
 
@@ -36,11 +36,7 @@ FIRING = f'group by ({_IDENTITY}) (ALERTS{{alertstate="firing"}})'
 """What fires, by what makes it one alert and not another."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class Outage(_Strict):
+class Outage(Strict):
     """The exporter does not run.
 
     Where it `moves`, it comes back as another instance and its old target is gone. From then on it polls the first
@@ -54,14 +50,14 @@ class Outage(_Strict):
     damages_state: bool = False
 
 
-class Reload(_Strict):
+class Reload(Strict):
     """A new configuration: the old one again, or a `bad` one."""
 
     at: Moment
     bad: bool = False
 
 
-class Competitor(_Strict):
+class Competitor(Strict):
     """Someone else who uses the account's limit."""
 
     at: Moment
@@ -69,7 +65,7 @@ class Competitor(_Strict):
     qps: float
 
 
-class Firing(_Strict):
+class Firing(Strict):
     """An alert that must be firing in a span of time, and nowhere else.
 
     `since` and `until` are what a person would expect if polls, scrapes and rules took no time; each may come up to
@@ -79,25 +75,25 @@ class Firing(_Strict):
     alert: str
     spaces: tuple[int, ...] = ()
     numbers: tuple[int, ...] = ()
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = Field({})
     since: Moment = Field(alias="from")
     until: Moment = Field(alias="to")
     slack: Duration | None = None
     description: str | None = None
 
 
-class Incident(_Strict):
+class Incident(Strict):
     """A script; times count from the exporter's first start. Events are those of a scenario, without their account."""
 
     incident: str
     lasts: Duration
-    account: dict[str, str] = {}
-    events: list[dict[str, Any]] = []
-    exporter: list[Outage] = []
+    account: dict[str, str] = Field({})
+    events: list[dict[str, Any]] = Field([])
+    exporter: list[Outage] = Field([])
     state_file: bool = False
-    reloads: list[Reload] = []
+    reloads: list[Reload] = Field([])
     competitor: Competitor | None = None
-    firing: list[Firing] = []
+    firing: list[Firing] = Field([])
 
     @property
     def minutes(self) -> range:

@@ -112,11 +112,13 @@ AnyScalar = Annotated[Text, WithJsonSchema({"type": ["string", "integer"]})]
 LabelName = Annotated[str, AfterValidator(_label_name)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Strict(BaseModel):
+    """Base of every file's shape: a key that is unknown is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-class Space(_Strict):
+class Space(Strict):
     """A customer space."""
 
     id: AnyScalar = Field(description="CustSpaceId; becomes the label `space`")
@@ -125,7 +127,7 @@ class Space(_Strict):
     isv_code: Text | None = Field(None, description="IsvCode, if other than the account's")
 
 
-class Account(_Strict):
+class Account(Strict):
     """An Alibaba Cloud account: an endpoint, a credential and one budget."""
 
     name: Text = Field(description="becomes the label `account`")
@@ -183,7 +185,7 @@ class Account(_Strict):
         return [Space(id=OWN_NUMBERS)] if self.polls_own_numbers else list(self.spaces or ())
 
 
-class Settings(_Strict):
+class Settings(Strict):
     """The whole file."""
 
     accounts: Annotated[list[Account], Field(min_length=1)]

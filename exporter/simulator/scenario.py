@@ -6,9 +6,9 @@ Times count from the simulator's start. An event lasts `for` its duration, or fr
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from exporter.config.settings import Duration, parse_duration
+from exporter.config.settings import Duration, Strict, parse_duration
 from exporter.config.validation import load_document
 
 DEMO = Path(__file__).parent / "demo.yml"
@@ -21,11 +21,7 @@ def _moment(text: object) -> float:
 Moment = Annotated[float, BeforeValidator(_moment)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class SimulatedAccount(_Strict):
+class SimulatedAccount(Strict):
     """An account of the fleet; `qps` and `poll_interval` are how the demo's exporter polls it."""
 
     name: str
@@ -36,7 +32,7 @@ class SimulatedAccount(_Strict):
     poll_interval: Duration = 5.0
 
 
-class Event(_Strict):
+class Event(Strict):
     """Something that happens to an account, to one of its spaces (1 is the first), or to a number in that space.
 
     Exactly one of: `set` fields of a number, `move_to` another space of the account with it, `remove` a number or all
@@ -67,7 +63,7 @@ class Event(_Strict):
         return self.at <= elapsed and (self.lasts is None or elapsed < self.at + self.lasts)
 
 
-class Scenario(_Strict):
+class Scenario(Strict):
     """A fleet and its events. The same seed gives the same fleet."""
 
     seed: int = 1
@@ -76,7 +72,7 @@ class Scenario(_Strict):
         0.05, description="an answer takes half to one and a half times as long", validate_default=False
     )
     accounts: Annotated[list[SimulatedAccount], Field(min_length=1)]
-    events: list[Event] = []
+    events: list[Event] = Field([])
 
 
 def load_scenario(path: Path | None) -> Scenario:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import bcrypt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from exporter.clock import Clock
 from exporter.config.document import Source
 from exporter.config.following import Followed
 from exporter.config.problems import ConfigError
-from exporter.config.settings import Text
+from exporter.config.settings import Strict, Text
 from exporter.config.validation import load_document
 
 _HASH = re.compile(r"\$2[aby]\$(0[4-9]|1[0-9])\$[./A-Za-z0-9]{53}")
@@ -47,11 +47,7 @@ def _bcrypt_hash(text: str) -> str:
     return text
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TlsServerConfig(_Strict):
+class TlsServerConfig(Strict):
     """How connections are encrypted, and which clients may connect."""
 
     cert_file: Text = Field(description="certificate chain, in PEM; read again when it changes")
@@ -61,7 +57,7 @@ class TlsServerConfig(_Strict):
     min_version: Literal["TLS12", "TLS13"] = "TLS12"
 
 
-class WebConfig(_Strict):
+class WebConfig(Strict):
     """The file of --web.config.file."""
 
     tls_server_config: TlsServerConfig | None = None
