@@ -65,36 +65,31 @@ class _Unusable(Exception):
 def open_history(
     path: Path, keys: Collection[Key], now: float, observer: Observer
 ) -> tuple["History | None", dict[Key, SpaceState]]:
-    """The state file and what it knows of these spaces. None, and a warning, where it cannot be used."""
+    """The state file and what it knows of these spaces. No file, and an error in the log, where it cannot be used."""
     known: dict[Key, SpaceState] = {}
+    try:
+        return _open(path, keys, known, now, observer), known
+    except (OSError, _Unusable) as error:
+        observer.state_file_up(path, up=False)
+        _log.error("state file unusable, polling goes on without it", file=str(path), problem=str(error))
+        return None, known
+
+
+def _open(path: Path, keys: Collection[Key], known: dict[Key, SpaceState], now: float, observer: Observer) -> "History":
+    """The file; where it is damaged a new one, with what was readable of the other, which is kept aside."""
     try:
         _require_ours(path)
         history = History(path, observer)
         history.load(keys, known)
+        return history
     except _Unusable as unusable:
         observer.state_file_failed(path, unusable.trouble)
-        if unusable.trouble == "damaged":
-            return _begin_anew(path, known, now, observer, str(unusable)), known
-        observer.state_file_up(path, up=False)
-        _log.error("state file unusable, polling goes on without it", file=str(path), problem=str(unusable))
-        return None, {}
-    observer.state_file_up(path, up=True)
-    return history, known
-
-
-def _begin_anew(
-    path: Path, known: Mapping[Key, SpaceState], now: float, observer: Observer, problem: str
-) -> "History | None":
-    """A new file, with what was readable of the damaged one, which is kept aside."""
-    try:
+        if unusable.trouble != "damaged":
+            raise
         aside = _keep_aside(path, now)
+        problem = str(unusable)
         _log.error("state file damaged, it is kept aside", file=str(path), kept=str(aside), problem=problem)
-        history = History(path, observer)
-    except (OSError, _Unusable) as error:
-        observer.state_file_up(path, up=False)
-        _log.error("state file unusable, polling goes on without it", file=str(path), problem=str(error))
-        return None
-    observer.state_file_up(path, up=True)
+    history = History(path, observer)
     history.save(known)
     return history
 
@@ -150,6 +145,7 @@ class History:
         self._database.text_factory = lambda raw: raw.decode("utf-8", "replace")
         with self._closed_if_unusable():
             self._prepare()
+        observer.state_file_up(path, up=True)
 
     def load(self, keys: Collection[Key], known: dict[Key, SpaceState]) -> None:
         """Put what the file knows of these spaces into `known`, as far as it is readable, and forget all others.
