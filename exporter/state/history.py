@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import structlog
+from pydantic import TypeAdapter
 
-from exporter.chatapp.model import Callback, PhoneNumber
+from exporter.chatapp.model import PhoneNumber
 from exporter.state.store import Key, SpaceState
 
 _APPLICATION_ID = int.from_bytes(b"CHAT")
@@ -38,6 +39,7 @@ _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 """SQLite's codes for a file that does not hold what it must; all others tell of the file system or of locks."""
 _SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """Python cannot decode a message of SQLite's that quotes damage."""
+_NUMBERS = TypeAdapter(tuple[PhoneNumber, ...])
 _LOCKED_SECONDS = 0.1
 """How long a file that someone else has locked may hold up the polls."""
 
@@ -247,17 +249,6 @@ def _encode(state: SpaceState) -> str:
 
 def _decode(text: str) -> SpaceState:
     document = json.loads(text)
-    numbers = (
-        PhoneNumber(
-            **{
-                **fields,
-                "inbound_callback": Callback(fields["inbound_callback"]),
-                "status_callback": Callback(fields["status_callback"]),
-            }
-        )
-        for fields in document["phone_numbers"]
-    )
+    numbers = _NUMBERS.validate_python(document["phone_numbers"])
     changes = {(number, field): at for number, field, at in document["changes"]}
-    return SpaceState(
-        document["up"], document["last_success"], tuple(numbers), changes, next_slot=document["next_slot"]
-    )
+    return SpaceState(document["up"], document["last_success"], numbers, changes, next_slot=document["next_slot"])
