@@ -5,13 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-import structlog
-
 from exporter.chatapp.signing import Credentials
 from exporter.config.default_chain import DefaultChain
+from exporter.config.following import Followed
 from exporter.config.settings import Account
-
-_log = structlog.get_logger()
 
 _LIKE_A_SECRET = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+=_-]{20,}")
 """What a person may have put where a file's name belongs."""
@@ -23,53 +20,6 @@ class CredentialProblem(ValueError):
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(problem)
         self.key = key
-
-
-class SecretFile:
-    """A file's trimmed text, read again when the file changes. One that turns unreadable keeps its last text."""
-
-    def __init__(self, key: str, path: Path) -> None:
-        self._key = key
-        self._path = path
-        self._seen: tuple[int, int, int] | None = None
-        self._text = ""
-        self._failing = False
-
-    def __call__(self) -> str:
-        """Raises CredentialProblem if it could never be read."""
-        try:
-            stat = self._path.stat()
-            version = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-            if version != self._seen:
-                self._text, self._seen = self._read(), version
-            self._failing = False
-        except (OSError, ValueError) as error:
-            self._keep_the_last(_why(error))
-        return self._text
-
-    def _read(self) -> str:
-        text = self._path.read_text(encoding="utf-8").strip()
-        _require_plain(text)
-        return text
-
-    def _keep_the_last(self, problem: str) -> None:
-        if self._seen is None:
-            raise CredentialProblem(self._key, f"expected a readable secret in {self._shown()}, found {problem}")
-        # one line when it starts failing, not one for every request
-        if not self._failing:
-            _log.warning("secret file unreadable, the last value stays", file=str(self._path), problem=problem)
-        self._failing = True
-
-    def _shown(self) -> str:
-        if any(map(_LIKE_A_SECRET.fullmatch, self._path.parts)):
-            return "a file (its name is not shown, for it may be the secret itself)"
-        return str(self._path)
-
-
-def _why(error: OSError | ValueError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "bytes that are no UTF-8"
-    return error.strerror or "no way to it" if isinstance(error, OSError) else str(error)
 
 
 class CredentialReader:
@@ -113,7 +63,7 @@ class CredentialReader:
         if literal is not None and path is not None:
             return _failing(key, f"expected either {key} or {key}_file, found both")
         if path is not None:
-            return SecretFile(f"{key}_file", Path(path))
+            return _secret_file(f"{key}_file", Path(path))
         if literal is not None:
             return lambda: _checked(key, literal)
         name = variable(key)
@@ -142,6 +92,34 @@ def credential_source(account: Account, environ: Mapping[str, str]) -> Credentia
 def variable(key: str) -> str:
     """The environment variable that stands in for a key of an account."""
     return f"ALIBABA_CLOUD_{key.upper()}"
+
+
+def _secret_file(key: str, path: Path) -> Followed[str]:
+    """A file's trimmed text. Raises CredentialProblem (when called) if it could never be read."""
+
+    def read() -> tuple[str, tuple[Path, ...]]:
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+            _require_plain(text)
+        except (OSError, ValueError) as error:
+            raise CredentialProblem(
+                key, f"expected a readable secret in {_shown(path)}, found {_why(error)}"
+            ) from error
+        return text, (path,)
+
+    return Followed("secret file", read, CredentialProblem)
+
+
+def _shown(path: Path) -> str:
+    if any(map(_LIKE_A_SECRET.fullmatch, path.parts)):
+        return "a file (its name is not shown, for it may be the secret itself)"
+    return str(path)
+
+
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "bytes that are no UTF-8"
+    return error.strerror or "no way to it" if isinstance(error, OSError) else str(error)
 
 
 def _failing(key: str, problem: str) -> Callable[[], str]:

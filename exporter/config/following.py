@@ -30,22 +30,30 @@ def _version(file: Path) -> tuple[int, int, int] | None:
 class Followed(Generic[Value]):
     """A value made from files. When one of them changes it is made again; while that fails, the last one stays.
 
-    `make` gives the value and the files that it comes from; it raises ConfigError.
+    `make` gives the value and the files that it comes from, or raises `refusal`.
     """
 
-    def __init__(self, what: str, make: Callable[[], tuple[Value, tuple[Path, ...]]]) -> None:
+    def __init__(
+        self,
+        what: str,
+        make: Callable[[], tuple[Value, tuple[Path, ...]]],
+        refusal: type[Exception] = ConfigError,
+    ) -> None:
         self._what = what
         self._make = make
+        self._refusal = refusal
         self._files: tuple[Path, ...] = ()
         self._made_of: Version | None = None
         self._refused: Version | None = None
         self._value: Value
 
     def __call__(self) -> Value:
-        """Raises ConfigError if it was never made."""
+        """Raises the refusal if it was never made."""
         # as they were before: what changes while it is made is seen the next time
         version = version_of(self._files)
-        if version != self._made_of:
+        if version == self._made_of:
+            self._refused = None
+        else:
             self._renew(version)
         return self._value
 
@@ -53,7 +61,7 @@ class Followed(Generic[Value]):
         try:
             self._value, self._files = self._make()
             self._made_of, self._refused = version, None
-        except ConfigError as error:
+        except self._refusal as error:
             if self._made_of is None:
                 raise
             if version != self._refused:  # one line when it starts failing, not one for every use

@@ -98,10 +98,9 @@ def test_a_secret_file_that_disappears_keeps_its_last_value_and_is_logged_once(
 
     assert logs == [
         {
-            "event": "secret file unreadable, the last value stays",
-            "log_level": "warning",
-            "file": str(secret),
-            "problem": "No such file or directory",
+            "event": "secret file refused, the last one stays",
+            "log_level": "error",
+            "problems": f"expected a readable secret in {secret}, found No such file or directory",
         }
     ]
 

@@ -53,3 +53,25 @@ def test_a_file_that_is_bad_from_the_start_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="expected something else"):
         text_of(file)()
+
+
+def test_a_file_that_comes_back_as_it_was_and_goes_again_is_told_again(tmp_path: Path) -> None:
+    file, away = tmp_path / "file", tmp_path / "away"
+    file.write_text("good")
+
+    def make() -> tuple[str, tuple[Path, ...]]:
+        try:
+            return file.read_text(), (file,)
+        except OSError as error:
+            raise ConfigError([Problem(str(file), (), "expected a file")]) from error
+
+    followed = Followed("text", make)
+    assert [followed(), followed()] == ["good", "good"]
+    with capture_logs() as logs:
+        for _ in range(2):
+            file.rename(away)
+            assert [followed(), followed()] == ["good", "good"]
+            away.rename(file)
+            assert followed() == "good"
+
+    assert len(logs) == 2
