@@ -54,8 +54,7 @@ class Reloader:
         self._source = source
         self._exporter = exporter
         self._one_at_a_time = asyncio.Lock()
-        self._refused: set[bool] = set()
-        """Whether whole configurations (True) or space files were refused, and not taken over since."""
+        self._main_file_refused = False
 
     async def reload(self) -> None:
         """Take over the configuration as it stands now.
@@ -90,15 +89,15 @@ class Reloader:
             try:
                 settings = await asyncio.to_thread(load)
             except ConfigError as error:
-                self._refused.add(whole)
+                self._main_file_refused |= whole
                 self._exporter.tell_of_configuration(good=False)
                 _log.error("configuration refused, the old one goes on", problems=str(error))
                 raise
             if settings:
                 await self._exporter.reconfigure(settings)
                 # a good space file does not make a main file good that was refused
-                self._refused -= {True, False} if whole else {False}
-                if not self._refused:
+                self._main_file_refused &= not whole
+                if not self._main_file_refused:
                     self._exporter.tell_of_configuration(good=True)
                 _log.info("configuration taken over", accounts=len(settings.accounts))
 
