@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from socket import socket
 
     from exporter.config.settings import Settings
+    from exporter.simulator.scenario import Scenario
 
 Result = TypeVar("Result")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -91,8 +92,8 @@ def serve(
     from exporter.web.access import Access
 
     configuration = Configuration(config_file, os.environ)
-    settings = _valid(configuration.load, config_file)
-    access = _valid(lambda: Access(web_config_file, SystemClock()), web_config_file) if web_config_file else None
+    settings = _valid(configuration.load, hint=config_file is None)
+    access = _valid(lambda: Access(web_config_file, SystemClock())) if web_config_file else None
     configure_logs(log_level, log_format)
     _run(run(configuration, settings, os.environ, _bind(address), access=access, lifecycle=lifecycle))
 
@@ -166,43 +167,27 @@ def schema() -> None:
 def _load(config_file: Path | None) -> "Settings":
     from exporter.config.loading import load
 
-    return _valid(lambda: load(config_file, os.environ), config_file)
+    return _valid(lambda: load(config_file, os.environ), hint=config_file is None)
 
 
-def _valid(make: Callable[[], Result], file: Path | None) -> Result:
-    """What `make` gives; where the configuration is wrong, the end."""
+def _load_scenario(path: Path | None) -> "Scenario":
+    from exporter.simulator.fleet import load_scenario
+
+    return _valid(lambda: load_scenario(path))
+
+
+def _valid(make: Callable[[], Result], *, hint: bool = False) -> Result:
+    """What `make` gives; where a file is wrong, the end."""
     from exporter.config.problems import ConfigError
 
     try:
         return make()
     except ConfigError as error:
-        _refuse(str(error), len(error.problems))
-        if file is None:
+        found = len(error.problems)
+        click.echo(f"{error}\n{found} problem{'s' if found > 1 else ''} found, nothing was started", err=True)
+        if hint:
             click.echo("Name a file with --config.file, or try without an account: chatapp-exporter demo", err=True)
         sys.exit(2)
-
-
-def _load_scenario(path: Path | None) -> Any:
-    from exporter.config.problems import ConfigError
-    from exporter.config.validation import located
-    from exporter.simulator.fleet import Fleet
-    from exporter.simulator.scenario import DEMO, load_scenario
-
-    try:
-        scenario = load_scenario(path)
-        try:
-            Fleet(scenario)
-        except ConfigError as error:
-            raise located(path or DEMO, error) from error
-    except ConfigError as error:
-        _refuse(str(error), len(error.problems))
-        sys.exit(2)
-    return scenario
-
-
-def _refuse(text: str, problems: int) -> None:
-    click.echo(text, err=True)
-    click.echo(f"{problems} problem{'s' if problems > 1 else ''} found, nothing was started", err=True)
 
 
 def _end_well_on_sigterm() -> None:

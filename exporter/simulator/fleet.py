@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
 from exporter.config.problems import ConfigError, Place, Problem
+from exporter.config.validation import load_document, located
 from exporter.simulator.scenario import Event, Scenario, SimulatedAccount
 
 Number = Mapping[str, Any]
 
+_DEMO = Path(__file__).parent / "demo.yml"
 _FIRST_WORDS = "Amber Blue Cedar Delta Ember Fjord Golden Harbor Indigo Kite Lotus Maple Nordic Opal Pearl".split()
 _SECOND_WORDS = "Air Bank Books Coffee Foods Garden Health Hotel Logistics Market Motors Optics Pharma Toys".split()
 _TIERS = ("TIER_250", "TIER_2K", "TIER_10K", "TIER_10K", "TIER_100K", "TIER_UNLIMITED")
@@ -93,6 +96,21 @@ class Fleet:
         if space_id is None:
             return spaces[0]
         return next((space for space in spaces if space.id == space_id), None)
+
+
+def load_scenario(path: Path | None) -> Scenario:
+    """The scenario in a file, whose events name nothing that its fleet does not have; without a file the demo's own.
+
+    Raises:
+        ConfigError: anything is wrong with it.
+    """
+    file = path or _DEMO
+    scenario = load_document(file, Scenario)
+    try:
+        Fleet(scenario)
+    except ConfigError as error:
+        raise located(file, error) from error
+    return scenario
 
 
 def _no_such(key: str, found: object, expected: str, place: Place) -> ConfigError:

@@ -3,15 +3,11 @@
 Times count from the simulator's start. An event lasts `for` its duration, or from then on.
 """
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from exporter.config.settings import Duration, Strict, parse_duration
-from exporter.config.validation import load_document
-
-DEMO = Path(__file__).parent / "demo.yml"
 
 
 def _moment(text: object) -> float:
@@ -73,12 +69,3 @@ class Scenario(Strict):
     )
     accounts: Annotated[list[SimulatedAccount], Field(min_length=1)]
     events: list[Event] = Field([])
-
-
-def load_scenario(path: Path | None) -> Scenario:
-    """The scenario in a file; the demo's own where `path` is None.
-
-    Raises:
-        ConfigError: anything is wrong with it.
-    """
-    return load_document(path or DEMO, Scenario)

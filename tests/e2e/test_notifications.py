@@ -21,8 +21,7 @@ from installed import installed
 from processes import answers, free_port, program, running, until
 from shortened import shortened
 
-from exporter.simulator.fleet import Fleet
-from exporter.simulator.scenario import load_scenario
+from exporter.simulator.fleet import Fleet, load_scenario
 
 CONFIG = Path(__file__).parents[2] / "config"
 FACTOR = 60

@@ -10,7 +10,7 @@ from world import World
 
 from exporter.chatapp.errors import ServerError
 from exporter.metrics.instruments import Instruments
-from exporter.simulator.scenario import load_scenario
+from exporter.simulator.fleet import load_scenario
 
 NUMBER = {"account", "space", "phone_number"}
 CONTRACT: dict[str, tuple[str, set[str]]] = {

@@ -6,7 +6,7 @@ import re
 from virtual_time import run
 from world import World
 
-from exporter.simulator.scenario import load_scenario
+from exporter.simulator.fleet import load_scenario
 
 
 async def five_minutes() -> tuple[list[set[str]], list[str]]:

@@ -13,8 +13,8 @@ from world import World, scenario
 from exporter.chatapp.signing import Credentials
 from exporter.chatapp.wire import WireRequest, encode_request
 from exporter.simulator.api import SimulatedApi, create_simulator
-from exporter.simulator.fleet import Fleet
-from exporter.simulator.scenario import Scenario, load_scenario
+from exporter.simulator.fleet import Fleet, load_scenario
+from exporter.simulator.scenario import Scenario
 
 KEY = Credentials("key-acme", "secret-acme")
 HOST = "127.0.0.1:1"

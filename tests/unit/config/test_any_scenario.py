@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config.problems import ConfigError
-from exporter.simulator.fleet import Fleet
-from exporter.simulator.scenario import Event, Scenario, SimulatedAccount, load_scenario
+from exporter.simulator.fleet import Fleet, load_scenario
+from exporter.simulator.scenario import Event, Scenario, SimulatedAccount
 
 plausible = st.sampled_from(["acme", "0", "1", "2", "7", "-1", "30s", "0s", "true", "", "nan", "RED"])
 values = st.none() | plausible | st.text(st.characters(codec="utf-8"), max_size=8) | st.lists(plausible, max_size=2)
