@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from exporter.clock import SystemClock
 from exporter.simulator.api import SimulatedApi
-from exporter.simulator.demo import demo_settings
+from exporter.simulator.demo import demo_document
 from exporter.simulator.scenario import Scenario
 
 MEBIBYTE = 1024 * 1024
@@ -85,9 +85,8 @@ class HostileApi:
 
     def account(self, **changes: object) -> dict[str, Any]:
         """Its account, with these keys changed, as a configuration file that polls this API has it."""
-        (polled,) = demo_settings(self.scenario, self.endpoint).accounts
-        secret = {"access_key_secret": self.scenario.accounts[0].access_key_secret}
-        return {**polled.model_dump(mode="json", exclude_defaults=True), **secret, **changes}
+        (polled,) = demo_document(self.scenario, self.endpoint)["accounts"]
+        return {**polled, **changes}
 
     async def open(self) -> None:
         """Listen, at the same port again after a `close`."""

@@ -4,12 +4,12 @@ import asyncio
 import signal
 from collections.abc import Callable
 from socket import socket
+from typing import Any
 
 import yaml
-from pydantic import SecretStr
 
 from exporter.clock import SystemClock
-from exporter.config.settings import Account, Settings, Space, format_duration
+from exporter.config.settings import Settings, format_duration
 from exporter.service import Fixed, serve
 from exporter.simulator.api import SimulatedApi, create_simulator
 from exporter.simulator.fleet import Fleet
@@ -42,35 +42,31 @@ async def run_simulator(scenario: Scenario, listener: socket, say: Callable[[str
     api = SimulatedApi(scenario, SystemClock())
     async with serving(create_simulator(api, scenario.latency, scenario.seed), listener):
         say(f"# The simulated API listens on {endpoint}; this configuration polls it:")
-        say(_as_yaml(demo_settings(scenario, endpoint)))
+        say(yaml.safe_dump(demo_document(scenario, endpoint), sort_keys=False))
         await stop.wait()
 
 
 def demo_settings(scenario: Scenario, endpoint: str) -> Settings:
     """The configuration that polls the scenario's fleet at `endpoint`."""
+    return Settings.model_validate(demo_document(scenario, endpoint))
+
+
+def demo_document(scenario: Scenario, endpoint: str) -> dict[str, Any]:
+    """The same as it stands in a file; the made-up secrets of made-up accounts are part of what people need to see."""
     fleet = Fleet(scenario)
-    return Settings(
-        accounts=[
-            Account(
-                name=account.name,
-                endpoint=endpoint,
-                access_key_id=account.access_key_id,
-                access_key_secret=SecretStr(account.access_key_secret),
-                qps=account.qps,
-                poll_interval=format_duration(account.poll_interval),
-                spaces=[
-                    Space(id=space.id, name=space.name, labels={"region": _REGIONS[index % len(_REGIONS)]})
-                    for index, space in enumerate(fleet.spaces[account.name])
-                ],
-            )
-            for account in scenario.accounts
-        ]
-    )
-
-
-def _as_yaml(settings: Settings) -> str:
-    document = settings.model_dump(mode="json", exclude_defaults=True)
-    for written, account in zip(document["accounts"], settings.accounts, strict=True):
-        # the made-up secret of a made-up account is part of what people need to see
-        written["access_key_secret"] = account.access_key_secret.get_secret_value() if account.access_key_secret else ""
-    return yaml.safe_dump(document, sort_keys=False)
+    accounts = [
+        {
+            "name": account.name,
+            "endpoint": endpoint,
+            "access_key_id": account.access_key_id,
+            "access_key_secret": account.access_key_secret,
+            "qps": account.qps,
+            "poll_interval": format_duration(account.poll_interval),
+            "spaces": [
+                {"id": space.id, "name": space.name, "labels": {"region": _REGIONS[index % len(_REGIONS)]}}
+                for index, space in enumerate(fleet.spaces[account.name])
+            ],
+        }
+        for account in scenario.accounts
+    ]
+    return {"accounts": accounts}
