@@ -104,8 +104,8 @@ def serve(
 def demo(scenario: Path | None, address: str, log_level: str, log_format: Any) -> None:
     """Start a simulated API and the exporter on it. No account is needed."""
     _end_well_on_sigterm()
+    from exporter.demo import run_demo
     from exporter.logs import configure_logs
-    from exporter.simulator.demo import run_demo
 
     configure_logs(log_level, log_format)
     _run(run_demo(_load_scenario(scenario), _bind(address), click.echo))
@@ -119,8 +119,8 @@ def demo(scenario: Path | None, address: str, log_level: str, log_format: Any) -
 def simulate(scenario: Path | None, address: str) -> None:
     """Start the simulated API alone and print a configuration that polls it."""
     _end_well_on_sigterm()
+    from exporter.demo import run_simulator
     from exporter.logs import configure_logs
-    from exporter.simulator.demo import run_simulator
 
     configure_logs("info", "logfmt")
     _run(run_simulator(_load_scenario(scenario), _bind(address), click.echo))

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import httpx
+from starlette.responses import Response
 from virtual_time import VirtualClock
 
 from exporter.app import Exporter
@@ -14,8 +15,8 @@ from exporter.chatapp.signing import Credentials
 from exporter.chatapp.wire import encode_request
 from exporter.clock import Clock
 from exporter.config.settings import Settings
+from exporter.demo import demo_settings
 from exporter.simulator.api import SimulatedApi, create_simulator
-from exporter.simulator.demo import demo_settings
 from exporter.simulator.scenario import Scenario
 
 
@@ -44,12 +45,12 @@ class World:
         self, scenario: Scenario, *, settings: Settings | None = None, clock: Clock | None = None, **changes: Any
     ) -> None:
         self.clock = clock or VirtualClock()
-        self.api = SimulatedApi(scenario, self.clock)
+        self.api = _Watched(scenario, self.clock)
         self.settings = (settings or demo_settings(scenario, "http://127.0.0.1:1")).model_copy(update=changes)
         self._asked_as_another = 0
         self.polls: list[tuple[float, str]] = []
         """When the API was asked, and for which space."""
-        self._simulator = create_simulator(self.api, scenario.latency)
+        self._simulator = create_simulator(self.api)
         self.exporter = self.fresh_exporter()
 
     def fresh_exporter(self, spaces: int | None = None) -> Exporter:
@@ -82,6 +83,18 @@ class World:
 
     def _client(self, _: str) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=_Recording(self, httpx.ASGITransport(self._simulator)))
+
+
+class _Watched(SimulatedApi):
+    """The API, and when requests reached it."""
+
+    def __init__(self, scenario: Scenario, clock: Clock) -> None:
+        super().__init__(scenario, clock)
+        self.arrivals: list[float] = []
+
+    def answer(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> Response:
+        self.arrivals.append(self._clock.monotonic())
+        return super().answer(method, query, headers, body)
 
 
 class _Recording(httpx.AsyncBaseTransport):

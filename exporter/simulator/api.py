@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import re
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from random import Random
 from urllib.parse import parse_qsl
@@ -57,15 +57,12 @@ class _Refusal(Exception):
 
 
 class SimulatedApi:
-    """What the API knows and remembers. `arrived` is told of every request that named an account."""
+    """What the API knows and remembers."""
 
-    def __init__(
-        self, scenario: Scenario, clock: Clock, arrived: Callable[[str, float], None] = lambda account, at: None
-    ) -> None:
+    def __init__(self, scenario: Scenario, clock: Clock) -> None:
+        self.scenario = scenario
         self.fleet = Fleet(scenario)
-        self._limit = scenario.limit_qps
         self._clock = clock
-        self._arrived = arrived
         self._started = clock.monotonic()
         self._keys = {account.access_key_id: account for account in scenario.accounts}
         self._admitted: dict[str, deque[float]] = {name: deque() for name in self.fleet.accounts}
@@ -79,7 +76,6 @@ class SimulatedApi:
                 raise _Refusal("UnsupportedHTTPMethod")
             parameters = dict(parse_qsl(query, keep_blank_values=True))
             account = self._authenticate(method, parameters, headers, body)
-            self._arrived(account.name, self._clock.monotonic())
             self._admit(account)
             return self._numbers(account, parameters.get("CustSpaceId"))
         except _Refusal as refusal:
@@ -122,7 +118,7 @@ class SimulatedApi:
         now, admitted = self._clock.monotonic(), self._admitted[account.name]
         while admitted and admitted[0] <= now - _WINDOW_SECONDS:
             admitted.popleft()
-        if len(admitted) >= self._limit:
+        if len(admitted) >= self.scenario.limit_qps:
             raise _Refusal("Throttling.User")
         admitted.append(now)
         if code := self.fleet.account_error_at(account.name, now - self._started):
@@ -158,12 +154,12 @@ class SimulatedApi:
         return f"{self._request_ids.getrandbits(128):032X}"
 
 
-def create_simulator(api: SimulatedApi, latency: float = 0.0, seed: int = 1) -> Starlette:
-    """The application; an answer takes half to one and a half times `latency` seconds, half of it on its way in."""
-    random = Random(seed)
+def create_simulator(api: SimulatedApi) -> Starlette:
+    """The application; an answer takes half to one and a half times the scenario's latency, one half on its way in."""
+    random = Random(api.scenario.seed)
 
     async def query(request: Request) -> Response:
-        delay = latency * random.uniform(0.25, 0.75)
+        delay = api.scenario.latency * random.uniform(0.25, 0.75)
         await asyncio.sleep(delay)
         answer = api.answer(request.method, request.url.query, request.headers, await request.body())
         await asyncio.sleep(delay)

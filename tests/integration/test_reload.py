@@ -152,9 +152,7 @@ def test_the_budget_holds_over_a_reload(change: str) -> None:
     }
 
     async def main() -> list[float]:
-        arrivals: list[float] = []
         world = World(scenario(200, poll_interval="5s", qps=10, latency="300ms"))
-        world.api._arrived = lambda _, at: arrivals.append(at)  # the API's own seam
         await world.exporter.start()
         for number in range(20):
             await asyncio.sleep(1.37)
@@ -166,7 +164,7 @@ def test_the_budget_holds_over_a_reload(change: str) -> None:
             await world.exporter.reconfigure(world.settings.with_accounts([account]))
         await asyncio.sleep(2)
         await world.exporter.stop()
-        return arrivals
+        return world.api.arrivals
 
     with capture_logs() as logs:
         arrivals = run(main())

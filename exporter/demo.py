@@ -22,8 +22,7 @@ _REGIONS = ("apac", "emea", "latam")
 async def run_demo(scenario: Scenario, listener: socket, say: Callable[[str], None]) -> None:
     """Serve the simulated API on a free port and the exporter on `listener`, until SIGTERM or SIGINT."""
     simulator = bind("127.0.0.1:0")
-    api = SimulatedApi(scenario, SystemClock())
-    async with serving(create_simulator(api, scenario.latency, scenario.seed), simulator):
+    async with serving(create_simulator(SimulatedApi(scenario, SystemClock())), simulator):
         settings = demo_settings(scenario, url_of(simulator))
         spaces = sum(account.spaces for account in scenario.accounts)
         say(f"A simulated fleet of {spaces} spaces; something happens every few seconds.")
@@ -39,8 +38,7 @@ async def run_simulator(scenario: Scenario, listener: socket, say: Callable[[str
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     endpoint = url_of(listener)
-    api = SimulatedApi(scenario, SystemClock())
-    async with serving(create_simulator(api, scenario.latency, scenario.seed), listener):
+    async with serving(create_simulator(SimulatedApi(scenario, SystemClock())), listener):
         say(f"# The simulated API listens on {endpoint}; this configuration polls it:")
         say(yaml.safe_dump(demo_document(scenario, endpoint), sort_keys=False))
         await stop.wait()
