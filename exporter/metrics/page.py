@@ -48,8 +48,9 @@ def _wanted(family: Family[Subject], names: Collection[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """A space's lines, a piece a family, and when its numbers become too old to show (Unix seconds)."""
+    """A space's state, its lines, a piece a family, and when its numbers become too old to show (Unix seconds)."""
 
+    state: SpaceState
     pieces: tuple[bytes, ...]
     expires: float
 
@@ -66,18 +67,16 @@ class Page:
         self._view = view
         self._accounts = accounts
         self.max_age = max_age
-        self._states: dict[Key, SpaceState] = {}
         self._blocks: dict[Key, _Block] = {}
 
     def update(self, key: Key, state: SpaceState) -> None:
         """A space's state is new."""
-        self._states[key] = state
-        self._blocks[key] = self._render(key, fresh=state.last_success is not None)
+        self._blocks[key] = self._block(key, state, fresh=state.last_success is not None)
 
     def retain(self, keys: Collection[Key]) -> None:
         """Show these spaces only."""
-        for key in self._states.keys() - set(keys):
-            del self._states[key], self._blocks[key]
+        for key in self._blocks.keys() - set(keys):
+            del self._blocks[key]
 
     def render(self, now: float, *, openmetrics: bool, names: Collection[str] = ()) -> Iterator[bytes]:
         """The page in pieces, without OpenMetrics' closing line; `names` keeps the families or samples of that name."""
@@ -96,19 +95,18 @@ class Page:
 
     def views(self, now: float) -> Iterator[SpaceView]:
         """What the page shows, as values."""
-        for key, state in self._states.items():
-            yield self._view(key, state, now < state.fresh_until(self.max_age))
+        for key, block in self._blocks.items():
+            yield self._view(key, block.state, now < block.state.fresh_until(self.max_age))
 
     def _expire(self, now: float) -> None:
         for key, block in self._blocks.items():
             if block.expires <= now:
-                self._blocks[key] = self._render(key, fresh=False)
+                self._blocks[key] = self._block(key, block.state, fresh=False)
 
-    def _render(self, key: Key, *, fresh: bool) -> _Block:
-        state = self._states[key]
+    def _block(self, key: Key, state: SpaceState, *, fresh: bool) -> _Block:
         view = self._view(key, state, fresh)
         expires = state.fresh_until(self.max_age) if fresh else float("inf")
-        return _Block(tuple(render_lines(family, view) for family in SPACE_FAMILIES), expires)
+        return _Block(state, tuple(render_lines(family, view) for family in SPACE_FAMILIES), expires)
 
 
 class CatalogueCollector(Collector):
