@@ -43,7 +43,7 @@ def known() -> frozenset[str]:
     """The names of all series that the exporter exposes and the rules record."""
     rows: list[tuple[str, str]] = [(row.name, row.type) for row in SPACE_FAMILIES]
     rows += [(row.name, row.type) for row in ACCOUNT_FAMILIES]
-    rows += [(family.name, family.type) for family in Instruments([], {}).registry.collect()]
+    rows += [(family.name, family.type) for family in Instruments([]).registry.collect()]
     names = {f"{name}_total" if kind == "counter" else name for name, kind in rows}
     names |= {name + part for name, kind in rows if kind == "histogram" for part in _PARTS}
     groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]

@@ -69,7 +69,7 @@ class Exporter:
         self._random = random or Random()
         self._stopped = False
         self._spaces = _spaces(settings)
-        self._instruments = Instruments([account.name for account in settings.accounts], settings.limits)
+        self._instruments = Instruments([account.name for account in settings.accounts])
         self._instruments.config_loaded(clock.now())
         self._history, known = self._open_history()
         self._page = Page(self._view, self.accounts, settings.max_age)
@@ -180,7 +180,7 @@ class Exporter:
     def _take_over_spaces(self, before: Settings) -> None:
         settings, old = self._settings, self._spaces
         self._spaces = spaces = _spaces(settings)
-        self._instruments.reconfigure([account.name for account in settings.accounts], settings.limits)
+        self._instruments.reconfigure([account.name for account in settings.accounts])
         self._store.retain(spaces)
         self._page.retain(spaces)
         self._page.max_age = settings.max_age
@@ -211,7 +211,7 @@ class Exporter:
         key = (outcome.account, outcome.space)
         state = self._store.record(outcome)
         if outcome.answer:
-            self._instruments.answered(outcome.answer)
+            self._instruments.answered(outcome.answer, self._settings.limits)
         if self._history:
             self._history.save({key: state})
 

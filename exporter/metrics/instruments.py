@@ -46,7 +46,7 @@ class _Bounded:
 class Instruments:
     """Families in a registry of their own. An account's series exist from the start, at 0."""
 
-    def __init__(self, accounts: Collection[str], limits: Mapping[str, float]) -> None:
+    def __init__(self, accounts: Collection[str]) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._accounts: Collection[str] = ()
@@ -54,11 +54,10 @@ class Instruments:
         self._values = _Bounded()
         self._add_api_families()
         self._add_exporter_families()
-        self.reconfigure(accounts, limits)
+        self.reconfigure(accounts)
 
-    def reconfigure(self, accounts: Collection[str], limits: Mapping[str, float]) -> None:
-        """These are the accounts and the tiers' limits from now on; the series of other accounts leave."""
-        self._limits = limits
+    def reconfigure(self, accounts: Collection[str]) -> None:
+        """These are the accounts from now on; the series of others leave."""
         families = (self._requests, self._duration, self._throttled, self._delay)
         for gone in set(self._accounts) - set(accounts):
             self._codes.forget(gone)
@@ -132,10 +131,10 @@ class Instruments:
         if isinstance(error, ThrottledError):
             self._throttled.labels(account).inc()
 
-    def answered(self, answer: Answer) -> None:
-        """A poll succeeded: count what its answer has that we do not know."""
+    def answered(self, answer: Answer, limits: Mapping[str, float]) -> None:
+        """A poll succeeded: count what we do not know in its answer; `limits` are the tiers that have a number."""
         for number in answer.phone_numbers:
-            for field, value in unknown_values(number, self._limits):
+            for field, value in unknown_values(number, limits):
                 self._unknown.labels(*self._values(field, value)).inc()
         if answer.unnamed:
             self._unknown.labels("phone_number", "missing").inc(answer.unnamed)

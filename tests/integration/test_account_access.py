@@ -184,7 +184,7 @@ def test_a_bug_in_what_follows_a_poll_costs_that_poll_only() -> None:
         async with httpx.AsyncClient(transport=answers) as http:
             budget = Budget(account.qps, clock)
             client = Client(http, account.endpoint, given(Credentials("id", "secret")), clock)
-            poller = Poller(account, client, budget, clock, Instruments(["acme"], {}))
+            poller = Poller(account, client, budget, clock, Instruments(["acme"]))
             polling = AccountPolling(account, poller, budget, schedule, clock, fails_once, Random(1))
             schedule.start()
             polling.start()

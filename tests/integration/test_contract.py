@@ -85,7 +85,7 @@ def test_those_who_embed_the_exporter_get_the_same_from_its_collector() -> None:
 
 
 def test_codes_are_bounded_and_the_rest_is_other() -> None:
-    instruments = Instruments(["acme"], {})
+    instruments = Instruments(["acme"])
 
     for number in range(60):
         instruments.request_ended("acme", 0.1, ServerError(f"Code{number}"))

@@ -36,7 +36,7 @@ DESIGNED = {
 
 
 def families() -> set[str]:
-    own = {sample.name for family in Instruments(["acme"], {}).registry.collect() for sample in family.samples} | {
+    own = {sample.name for family in Instruments(["acme"]).registry.collect() for sample in family.samples} | {
         "chatapp_api_unknown_values_total",
         "chatapp_api_requests_total",
     }  # without a series at the start
