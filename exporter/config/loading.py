@@ -187,7 +187,7 @@ class _Listed:
 def _load_spaces(path: Path) -> list[_Listed]:
     document = read_yaml(path)
     source = Source(path)
-    spaces, problems = validate(Space, document, source, many=True)
+    spaces, problems = validate(list[Space], document, source)
     if problems or spaces is None:
         raise ConfigError(problems)
     return [_Listed(source, (index,), space) for index, space in enumerate(spaces)]

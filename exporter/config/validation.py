@@ -48,35 +48,34 @@ def located(path: Path, error: ConfigError) -> ConfigError:
     return ConfigError(source.problem(problem.place, problem.text) for problem in error.problems)
 
 
-def validate(model: type[BaseModel], document: Any, source: Source, *, many: bool = False) -> tuple[Any, list[Problem]]:
-    """The document as the model, or as a list of many, and no problem; or None, and all that is wrong with it."""
-    adapter: TypeAdapter[Any] = TypeAdapter(list[model] if many else model)  # type: ignore[valid-type]  # built at run time
+def validate(shape: Any, document: Any, source: Source) -> tuple[Any, list[Problem]]:
+    """The document in this shape, a model or a list of one, and no problem; or None, and all that is wrong with it."""
     try:
-        return adapter.validate_python(document), []
+        return TypeAdapter(shape).validate_python(document), []
     except ValidationError as error:
-        return None, [_problem(details, model, source) for details in error.errors(include_url=False)]
+        return None, [_problem(details, shape, source) for details in error.errors(include_url=False)]
 
 
-def _problem(details: Any, model: type[BaseModel], source: Source) -> Problem:
+def _problem(details: Any, shape: Any, source: Source) -> Problem:
     place: Place = details["loc"]
     if details["type"] == "extra_forbidden":
-        return _unknown_key(model, place, source)
+        return _unknown_key(shape, place, source)
     if place[-1:] == ("[key]",):  # pydantic's mark for an error of the key itself
         place = place[:-1]
     if details["type"] == "missing":
-        return source.problem(place, f"expected {_expected_of(_annotation(model, place))}, found nothing")
+        return source.problem(place, f"expected {_expected_of(_annotation(shape, place))}, found nothing")
     found = _found(place, details["input"], group=details["type"] in _GROUPS)
-    return source.problem(place, f"expected {_expected(details, model, place)}, found {found}")
+    return source.problem(place, f"expected {_expected(details, shape, place)}, found {found}")
 
 
-def _expected(details: Any, model: type[BaseModel], place: Place) -> str:
+def _expected(details: Any, shape: Any, place: Place) -> str:
     """What belongs there, from pydantic's error or, where that says no more than the type, from the schema."""
     context = details.get("ctx", {})
     if details["type"] == "value_error":
         return str(context["error"])
     if details["type"] in _EXPECTED:
         return _EXPECTED[details["type"]].format(**context)
-    return _expected_of(_annotation(model, place))
+    return _expected_of(_annotation(shape, place))
 
 
 def _expected_of(annotation: Any) -> str:
@@ -91,9 +90,9 @@ def _expected_of(annotation: Any) -> str:
     return _EXPECTED_OF.get(plain, "text")
 
 
-def _annotation(model: type[BaseModel], place: Place) -> Any:
-    """The type that the schema gives to a place; of a list's or mapping's entry, that of the entry."""
-    annotation: Any = list[model] if place and isinstance(place[0], int) else model  # type: ignore[valid-type]
+def _annotation(shape: Any, place: Place) -> Any:
+    """The type that the shape gives to a place; of a list's or mapping's entry, that of the entry."""
+    annotation = shape
     for step in place:
         plain = _plain(annotation)
         if get_args(plain):
@@ -126,15 +125,15 @@ def _found(place: Place, value: object, *, group: bool) -> str:
     return repr(text if len(text) <= _LONGEST_FOUND else text[:_LONGEST_FOUND] + "…")
 
 
-def _unknown_key(model: type[BaseModel], place: Place, source: Source) -> Problem:
+def _unknown_key(shape: Any, place: Place, source: Source) -> Problem:
     if not is_like_a_key(place[-1]):
         problem = source.problem(place, "")
         return Problem(problem.file, place[:-1], "unknown key (not shown, for it may hold a secret)", problem.line)
-    return source.problem(place, f"unknown key{_suggestion(model, place)}")
+    return source.problem(place, f"unknown key{_suggestion(shape, place)}")
 
 
-def _suggestion(model: type[BaseModel], place: Place) -> str:
-    fields = _plain(_annotation(model, place[:-1])).model_fields
+def _suggestion(shape: Any, place: Place) -> str:
+    fields = _plain(_annotation(shape, place[:-1])).model_fields
     known = [field.alias or name for name, field in fields.items()]
     close = difflib.get_close_matches(str(place[-1]), known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(known)}"
