@@ -3,8 +3,10 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from exporter.chatapp.errors import QueryError
@@ -22,7 +24,7 @@ def print_plan(settings: Settings) -> None:
     """One row an account: what is asked of its budget, and how old values can get."""
     table = Table("account", "endpoint", "spaces", "queries/s needed", "allowed", "polled every", "configured")
     for account in settings.accounts:
-        plan = Plan(len(account.polled_spaces), account.poll_interval, account.qps)
+        plan = Plan.of(account)
         table.add_row(
             account.name,
             account.endpoint,
@@ -38,7 +40,7 @@ def print_plan(settings: Settings) -> None:
 def plan_warnings(settings: Settings) -> Iterator[str]:
     """What the operator will not have meant."""
     for account in settings.accounts:
-        plan = Plan(len(account.polled_spaces), account.poll_interval, account.qps)
+        plan = Plan.of(account)
         effective, configured = format_duration(plan.effective_interval), format_duration(plan.interval)
         if plan.effective_interval > plan.interval:
             yield (
@@ -80,9 +82,7 @@ def print_json(swept: Swept) -> None:
             "account": view.account,
             "space": view.space.id,
             "error": {"reason": error.reason, "code": error.code, "detail": error.detail} if error else None,
-            "phone_numbers": [
-                {name: getattr(number, name) for name in number.__slots__} for number in view.phone_numbers
-            ],
+            "phone_numbers": [asdict(number) for number in view.phone_numbers],
         }
         for view, error in swept
     ]
@@ -90,8 +90,6 @@ def print_json(swept: Swept) -> None:
 
 
 def _styled(value: str) -> str:
-    from rich.markup import escape
-
     style = _STYLES.get(value)
     return f"[{style}]{escape(value)}[/]" if style else escape(value)
 

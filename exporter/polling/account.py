@@ -61,7 +61,7 @@ class AccountPolling:
     ) -> None:
         self.account = account
         self.budget = budget
-        self.plan = _plan(account)
+        self.plan = Plan.of(account)
         self._access = AccountAccess(self.plan.spaces)
         self._last_probe = -math.inf
         self._prober: _Turn | None = None
@@ -90,7 +90,7 @@ class AccountPolling:
         """Take over other settings of the account. Spaces that stay keep their place, new ones go first."""
         interval = self.plan.interval
         self.account = self._poller.account = account
-        self.plan = _plan(account)
+        self.plan = Plan.of(account)
         self.budget.set_limit(account.qps)
         spaces = {space.id: space for space in account.polled_spaces}
         not_yet = {name for name, turn in self._turns.items() if turn.first and not turn.waiting}
@@ -263,7 +263,3 @@ class AccountPolling:
             )
         elif turn.failures and not outcome.error:
             _log.info("space recovered", **where, failed_polls=turn.failures)
-
-
-def _plan(account: Account) -> Plan:
-    return Plan(len(account.polled_spaces), account.poll_interval, account.qps)

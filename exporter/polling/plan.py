@@ -4,6 +4,9 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Self
+
+from exporter.config.settings import Account
 
 _FIRST_PAUSE_SECONDS = 10.0
 _REFUSED_INTERVALS = 6
@@ -20,6 +23,11 @@ class Plan:
     spaces: int
     interval: float
     qps: float
+
+    @classmethod
+    def of(cls, account: Account) -> Self:
+        """What the account's settings ask for."""
+        return cls(len(account.polled_spaces), account.poll_interval, account.qps)
 
     @property
     def needed_qps(self) -> float:
