@@ -20,7 +20,7 @@ def configure_logs(level: str, form: Literal["logfmt", "json"]) -> None:
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if form == "json"
-        else structlog.processors.LogfmtRenderer(key_order=["ts", "level", "event"], sort_keys=False)
+        else structlog.processors.LogfmtRenderer(key_order=["ts", "level", "event"])
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -39,5 +39,4 @@ def configure_logs(level: str, form: Literal["logfmt", "json"]) -> None:
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,
     )

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 
 import httpx
 
@@ -17,11 +18,6 @@ REQUEST_TIMEOUT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 
-def fresh_nonce() -> str:
-    """32 hex digits that no one used before."""
-    return secrets.token_hex(16)
-
-
 class Client:
     """Asks one account's endpoint. `credentials` is called for every attempt, so a rotated key is seen at once.
 
@@ -34,13 +30,11 @@ class Client:
         endpoint: str,
         credentials: Callable[[], Awaitable[Credentials]],
         clock: Clock,
-        nonce: Callable[[], str] = fresh_nonce,
     ) -> None:
         self._http = http
         self._endpoint = httpx.URL(endpoint)
         self.credentials = credentials
         self._clock = clock
-        self._nonce = nonce
 
     async def query_phone_numbers(self, space_id: str | None, isv_code: str | None) -> Answer:
         """One attempt: a new date, nonce and signature, sent once.
@@ -60,7 +54,8 @@ class Client:
 
     def _request(self, space_id: str | None, isv_code: str | None, credentials: Credentials) -> httpx.Request:
         host = self._endpoint.netloc.decode("ascii")
-        signed = encode_request(host, space_id, isv_code, credentials, now=self._clock.now(), nonce=self._nonce())
+        now, nonce = self._clock.now(), secrets.token_hex(16)
+        signed = encode_request(host, space_id, isv_code, credentials, now=now, nonce=nonce)
         # as part of the URL, for httpx encodes `params=` in its own way and breaks the signature
         url = self._endpoint.join(f"/?{signed.query}") if signed.query else self._endpoint
         return httpx.Request("POST", url, headers=dict(signed.headers), content=b"")
@@ -74,11 +69,8 @@ class Client:
             raise
 
     async def _exchange(self, request: httpx.Request) -> Answer:
-        response = await self._http.send(request, stream=True)
-        try:
+        async with aclosing(await self._http.send(request, stream=True)) as response:
             body = await _read_bounded(response)
-        finally:
-            await response.aclose()
         return decode_answer(response.status_code, response.headers, body)
 
 

@@ -94,11 +94,6 @@ class Budget:
         self._answer = asyncio.Event()
 
     @property
-    def limit(self) -> float:
-        """The configured queries a second."""
-        return self._rate.limit
-
-    @property
     def concurrency(self) -> int:
         """How many requests can be under way at once."""
         return max(1, math.floor(self._rate.limit))

@@ -1,7 +1,6 @@
 """What comes before every answer: the login, a limit on what is sent to us, and headers for browsers."""
 
 import base64
-import binascii
 from collections.abc import Awaitable, Callable
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -64,7 +63,7 @@ def _basic_auth(authorization: str) -> tuple[str, str]:
         return "", ""
     try:
         text = base64.b64decode(encoded, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         return "", ""
     user, _, password = text.partition(":")
     return user, password
