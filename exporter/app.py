@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -29,7 +30,6 @@ from exporter.polling.schedule import Schedule
 from exporter.state.history import History, open_history
 from exporter.state.store import Key, SpaceState, Store
 
-Encoder = Callable[[Collector], bytes]
 HttpFactory = Callable[[str], httpx.AsyncClient]
 """Gives the HTTP client for an endpoint."""
 
@@ -134,10 +134,9 @@ class Exporter:
         """All families, or those of these names, in text 0.0.4 or OpenMetrics 1.0."""
         registry = self._instruments.registry
         own = registry.restricted_registry(names) if names else registry
-        pieces = [*self._page.render(self._clock.now(), openmetrics=openmetrics, names=names)]
-        encode: Encoder = generate_openmetrics if openmetrics else generate_latest
-        pieces.append(encode(own))
-        return b"".join(pieces)
+        encode: Callable[[Collector], bytes] = generate_openmetrics if openmetrics else generate_latest
+        page = self._page.render(self._clock.now(), openmetrics=openmetrics, names=names)
+        return b"".join((*page, encode(own)))
 
     def collector(self) -> CatalogueCollector:
         """The families of spaces and accounts as a prometheus_client collector."""
@@ -219,16 +218,14 @@ class Exporter:
         return SpaceView(key[0], self._spaces[key], state, fresh, self._settings.limits)
 
 
+@dataclass(slots=True)
 class _RunningAccount:
     """One account's polling, with what it holds open."""
 
-    def __init__(
-        self, polling: AccountPolling, client: Client, http: httpx.AsyncClient, credentials: CredentialSource
-    ) -> None:
-        self.polling = polling
-        self._client = client
-        self._http = http
-        self.credentials = credentials
+    polling: AccountPolling
+    client: Client
+    http: httpx.AsyncClient
+    credentials: CredentialSource
 
     def start(self, *, rest: bool) -> None:
         """Begin polling; `rest` until nothing that others sent can count any more."""
@@ -254,17 +251,17 @@ class _RunningAccount:
         if account == self.polling.account:
             return
         self.credentials = credential_source(account, environ)
-        self._client.credentials = self.credentials.current
+        self.client.credentials = self.credentials.current
         self.polling.reconfigure(account)
         self.polling.probe_now()
 
     async def leave(self) -> None:
         await self.polling.leave()
-        await self._http.aclose()
+        await self.http.aclose()
 
     async def stop(self) -> None:
         await self.polling.stop()
-        await self._http.aclose()
+        await self.http.aclose()
 
 
 def _spaces(settings: Settings) -> dict[Key, Space]:

@@ -146,18 +146,20 @@ class AccountPolling:
         by_id = {space.id: space for space in spaces}
         for name, place in places(list(by_id), known, plan, self._clock.monotonic()).items():
             self._turns[name] = turn = _Turn(by_id[name], place.slot, place.due, first=name not in known)
-            on_due = partial(self._enqueue, turn)
-            self._schedule.add(self._key(turn), due=turn.due, interval=plan.interval, on_due=on_due)
+            self._put_into_schedule(turn, turn.due)
 
     def _spread_anew(self) -> None:
         """Slots over another interval. What failed, and is due sooner than its new slot, stays due then."""
         now = self._clock.monotonic()
         for index, turn in enumerate(self._turns.values()):
             turn.slot = now + self.plan.interval * (index + 1) / len(self._turns)
-            on_due = partial(self._enqueue, turn)
             due = turn.slot if not turn.failures else min(turn.due, turn.slot)
             turn.due = turn.due if turn.waiting else due
-            self._schedule.add(self._key(turn), due=due, interval=self.plan.interval, on_due=on_due)
+            self._put_into_schedule(turn, due)
+
+    def _put_into_schedule(self, turn: _Turn, due: float) -> None:
+        on_due = partial(self._enqueue, turn)
+        self._schedule.add(self._key(turn), due=due, interval=self.plan.interval, on_due=on_due)
 
     def _hire(self) -> None:
         """As many workers as requests can be under way."""

@@ -80,13 +80,7 @@ class Access:
         self._logins = Logins(clock)
         self._has_tls: bool | None = None
         self._has_tls = self._doors().tls is not None
-        self.tls = CurrentTls(self) if self._has_tls else None
-
-    def current_tls(self) -> ssl.SSLContext:
-        """The context for a new connection; only where there is TLS at all."""
-        context = self._doors().tls
-        assert context is not None
-        return context
+        self.tls = CurrentTls(self._doors) if self._has_tls else None
 
     async def admits(self, user: str, password: str) -> bool:
         """Whether someone may ask who gives this name and password, or "" for both."""
@@ -141,14 +135,16 @@ def _why(error: OSError | ValueError) -> str:
 class CurrentTls:
     """Stands where asyncio expects an SSLContext; each connection gets the one that is current then."""
 
-    def __init__(self, access: Access) -> None:
-        self._access = access
+    def __init__(self, doors: Followed[_Doors]) -> None:
+        self._doors = doors
 
     def wrap_bio(
         self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_side: bool, server_hostname: str | None
     ) -> ssl.SSLObject:
         """A connection's TLS."""
-        return self._access.current_tls().wrap_bio(incoming, outgoing, server_side, server_hostname)
+        context = self._doors().tls
+        assert context, "TLS is neither turned on nor off while it runs"
+        return context.wrap_bio(incoming, outgoing, server_side, server_hostname)
 
 
 def matches(password: str, hashed: str) -> bool:
