@@ -83,7 +83,7 @@ class Exporter:
         """Begin polling; a second later where another process may have polled the same accounts just now."""
         self._schedule.start()
         for running in self._accounts.values():
-            running.start(rest=may_follow_another)
+            running.start(self._known_slots(running.polling.account), rest=may_follow_another)
 
     async def reconfigure(self, settings: Settings) -> None:
         """Take over other settings, known to be right. What they do not change goes on as it is."""
@@ -100,7 +100,8 @@ class Exporter:
         for account in settings.accounts:
             if account.name not in self._accounts:
                 self._accounts[account.name] = begun = self._account(account)
-                begun.start(rest=True)  # perhaps it had another name, or was away for a moment only
+                # perhaps it had another name, or was away for a moment only
+                begun.start(self._known_slots(account), rest=True)
 
     def tell_of_configuration(self, *, good: bool) -> None:
         """Say whether the configuration as it stands in its files is the one that counts."""
@@ -163,10 +164,7 @@ class Exporter:
         budget = Budget(account.qps, self._clock)
         client = Client(http, account.endpoint, credentials.current, self._clock)
         poller = Poller(account, client, budget, self._clock, self._instruments)
-        known = self._known_slots(account)
-        polling = AccountPolling(
-            account, poller, budget, self._schedule, self._clock, self._record, self._random, known
-        )
+        polling = AccountPolling(account, poller, budget, self._schedule, self._clock, self._record, self._random)
         return _RunningAccount(polling, client, http, credentials)
 
     def _known_slots(self, account: Account) -> dict[str, float]:
@@ -227,12 +225,12 @@ class _RunningAccount:
     http: httpx.AsyncClient
     credentials: CredentialSource
 
-    def start(self, *, rest: bool) -> None:
+    def start(self, known: Mapping[str, float], *, rest: bool) -> None:
         """Begin polling; `rest` until nothing that others sent can count any more."""
         plan = self.polling.plan
         if rest:
             self.polling.budget.rest(max(1.0, 1 / plan.qps))
-        self.polling.start()
+        self.polling.start(known)
         _log.info(
             "polling",
             account=self.polling.account.name,

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
-from types import MappingProxyType
 
 import structlog
 
@@ -45,8 +44,7 @@ class _Turn:
 
 
 class AccountPolling:
-    """Polls every space of an account, for ever. `on_outcome` is told of each poll; `known` are the next slots
-    (monotonic seconds) of the spaces whose values are known already, which need not go first."""
+    """Polls every space of an account, for ever. `on_outcome` is told of each poll."""
 
     def __init__(
         self,
@@ -57,7 +55,6 @@ class AccountPolling:
         clock: Clock,
         on_outcome: Callable[[Outcome], None],
         random: Random,
-        known: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.account = account
         self.budget = budget
@@ -70,7 +67,6 @@ class AccountPolling:
         self._clock = clock
         self._on_outcome = on_outcome
         self._random = random
-        self._known = known
         self._queue: asyncio.Queue[_Turn] = asyncio.Queue()
         self._turns: dict[str, _Turn] = {}
         self._workers: list[asyncio.Task[None]] = []
@@ -81,9 +77,10 @@ class AccountPolling:
         """Whether the account as a whole is let in, for all that is known."""
         return not self._access.refused
 
-    def start(self) -> None:
-        """Put every space into the schedule; those without a value are due at once."""
-        self._add(self.account.polled_spaces, self._known)
+    def start(self, known: Mapping[str, float]) -> None:
+        """Put every space into the schedule. `known` are the next slots (monotonic seconds) of the spaces whose values
+        are known already; the others are due at once."""
+        self._add(self.account.polled_spaces, known)
         self._hire()
 
     def reconfigure(self, account: Account) -> None:

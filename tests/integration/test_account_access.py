@@ -187,7 +187,7 @@ def test_a_bug_in_what_follows_a_poll_costs_that_poll_only() -> None:
             poller = Poller(account, client, budget, clock, Instruments(["acme"]))
             polling = AccountPolling(account, poller, budget, schedule, clock, fails_once, Random(1))
             schedule.start()
-            polling.start()
+            polling.start({})
             await asyncio.sleep(200)
             await polling.stop()
             await schedule.stop()
