@@ -67,7 +67,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     return Configuration(path, environ).load()
 
 
-def _space_files(document: Any, folder: Path) -> "_SpaceFiles":
+def _space_files(document: Any, folder: Path) -> _SpaceFiles:
     """The files that the document's patterns lead to, each with its version; of a document that may be wrong."""
     found = set()
     for entry in _list(document, "accounts"):
@@ -98,7 +98,8 @@ def _load_document(document: Any, path: Path, environ: Mapping[str, str]) -> Set
         raise ConfigError(
             sorted(problems, key=lambda problem: (problem.file != str(path), problem.file, problem.line or 0))
         )
-    return _at(settings, path.parent).with_accounts(loaded)
+    state_file = settings.state_file and str(path.parent / settings.state_file)
+    return settings.model_copy(update={"accounts": loaded, "state_file": state_file})
 
 
 def _load_environment(environ: Mapping[str, str]) -> Settings:
@@ -200,8 +201,3 @@ def _repeated_spaces(listed: list[_Listed]) -> Iterator[Problem]:
             text = f"expected a space of its own, found {entry.space.id!r}, which stands at {other} too"
             yield entry.source.problem((*entry.place, "id"), text)
         first.setdefault(entry.space.id, entry)
-
-
-def _at(settings: Settings, folder: Path) -> Settings:
-    file = settings.state_file
-    return settings.model_copy(update={"state_file": str(folder / file)}) if file else settings

@@ -5,7 +5,7 @@ A validator's error says what was expected, as in "a duration such as 30s, 5m or
 
 import re
 from ipaddress import ip_address
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -206,7 +206,3 @@ class Settings(Strict):
     def limits(self) -> dict[str, float]:
         """Every tier that has a number: this version's, and over them the configuration's."""
         return {**MESSAGING_LIMITS, **self.messaging_limits}
-
-    def with_accounts(self, accounts: list[Account]) -> Self:
-        """The same settings for these accounts."""
-        return self.model_copy(update={"accounts": accounts})

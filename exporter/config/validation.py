@@ -3,7 +3,7 @@
 import difflib
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
@@ -11,7 +11,7 @@ from exporter.config.document import Source, read_yaml
 from exporter.config.problems import ConfigError, Place, Problem, is_like_a_key
 from exporter.config.settings import A_DURATION
 
-Model = TypeVar("Model", bound=BaseModel)
+Shape = TypeVar("Shape")
 _SECRET_KEYS = frozenset({"access_key_secret", "access_key_id", "security_token", "basic_auth_users"})
 _LONGEST_FOUND = 60
 _EXPECTED = {
@@ -30,16 +30,16 @@ _GROUPS = ("list_type", "model_type", "dict_type")
 """Errors of what should have held keys, and so may hold a secret where a `- ` or a space after a colon is missing."""
 
 
-def load_document(path: Path, model: type[Model]) -> Model:
+def load_document(path: Path, shape: type[Shape]) -> Shape:
     """Any other YAML file of ours, such as a scenario, with errors of the same form.
 
     Raises:
         ConfigError: anything is wrong.
     """
-    loaded, problems = validate(model, read_yaml(path), Source(path))
-    if problems:
+    loaded, problems = validate(shape, read_yaml(path), Source(path))
+    if loaded is None:
         raise ConfigError(problems)
-    return cast(Model, loaded)
+    return loaded
 
 
 def located(path: Path, error: ConfigError) -> ConfigError:
@@ -48,7 +48,7 @@ def located(path: Path, error: ConfigError) -> ConfigError:
     return ConfigError(source.problem(problem.place, problem.text) for problem in error.problems)
 
 
-def validate(shape: Any, document: Any, source: Source) -> tuple[Any, list[Problem]]:
+def validate(shape: type[Shape], document: Any, source: Source) -> tuple[Shape | None, list[Problem]]:
     """The document in this shape, a model or a list of one, and no problem; or None, and all that is wrong with it."""
     try:
         return TypeAdapter(shape).validate_python(document), []

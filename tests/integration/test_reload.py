@@ -13,10 +13,15 @@ from world import World, scenario
 
 from exporter.config.loading import Configuration
 from exporter.config.problems import ConfigError, Problem
-from exporter.config.settings import Settings, Space
+from exporter.config.settings import Account, Settings, Space
 from exporter.service import Fixed, Reloader
 
 REVOKED = {"at": "60s", "answer": "InvalidAccessKeyId.NotFound"}
+
+
+def with_accounts(world: World, *accounts: Account) -> Settings:
+    """The world's settings with these accounts."""
+    return world.settings.model_copy(update={"accounts": list(accounts)})
 
 
 def with_spaces(world: World, *numbers: int, **changes: Any) -> Settings:
@@ -24,7 +29,7 @@ def with_spaces(world: World, *numbers: int, **changes: Any) -> Settings:
     account = world.settings.accounts[0]
     spaces = [account.polled_spaces[number - 1] for number in numbers]
     changed = account.model_copy(update={"spaces": spaces, **changes})
-    return world.settings.with_accounts([changed, *world.settings.accounts[1:]])
+    return with_accounts(world, changed, *world.settings.accounts[1:])
 
 
 def spaces_shown(world: World) -> set[str]:
@@ -126,10 +131,10 @@ def test_an_account_that_comes_or_goes_has_its_series_come_or_go() -> None:
         await world.exporter.start()
         await asyncio.sleep(10)
         renamed = world.settings.accounts[0].model_copy(update={"name": "globex"})
-        await world.exporter.reconfigure(world.settings.with_accounts([*world.settings.accounts, renamed]))
+        await world.exporter.reconfigure(with_accounts(world, *world.settings.accounts, renamed))
         await asyncio.sleep(10)
         both = world.exporter.exposition(openmetrics=False).decode()
-        await world.exporter.reconfigure(world.settings.with_accounts([renamed]))
+        await world.exporter.reconfigure(with_accounts(world, renamed))
         await asyncio.sleep(10)
         one = world.exporter.exposition(openmetrics=False).decode()
         await world.exporter.stop()
@@ -161,7 +166,7 @@ def test_the_budget_holds_over_a_reload(change: str) -> None:
                 await asyncio.sleep(0.2)
             changed = {change: changes[change](number)} if change in changes else {}
             account = world.settings.accounts[0].model_copy(update=changed)
-            await world.exporter.reconfigure(world.settings.with_accounts([account]))
+            await world.exporter.reconfigure(with_accounts(world, account))
         await asyncio.sleep(2)
         await world.exporter.stop()
         return world.api.arrivals
@@ -357,7 +362,7 @@ def test_two_reloads_at_once_are_done_one_after_the_other() -> None:
         await world.exporter.start()
         await asyncio.sleep(0.1)
         renamed = world.settings.accounts[0].model_copy(update={"name": "globex"})
-        one, other = world.settings.with_accounts([renamed]), world.settings
+        one, other = with_accounts(world, renamed), world.settings
         reloader = Reloader(Scripted(one, other), world.exporter)
         await asyncio.gather(reloader.reload(), reloader.reload())
         await asyncio.sleep(20)
@@ -375,7 +380,7 @@ def test_a_thousand_reloads_leave_nothing_behind() -> None:
         forms = [
             with_spaces(world, *range(1, 11)),
             with_spaces(world, *range(6, 21), poll_interval=7.0),
-            world.settings.with_accounts([*world.settings.accounts, renamed]),
+            with_accounts(world, *world.settings.accounts, renamed),
             with_spaces(world, *range(1, 21), qps=3.0),
         ]
         await world.exporter.start()
