@@ -14,7 +14,7 @@ from exporter.chatapp.wire import decode_answer, encode_request
 from exporter.clock import Clock
 
 REQUEST_TIMEOUT_SECONDS = 10.0
-"""From the first byte of the connection to the last of the answer; the official SDK reads as long."""
+"""For the credentials, the connection and the whole answer together; the official SDK reads as long."""
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 

@@ -1,6 +1,6 @@
 """The shape of the configuration file: every key, its type, its range and its default. Reads no file.
 
-A validator's error says what was expected, as in "a duration such as 30s, 5m or 1h30m"; `loading` adds the rest.
+A validator's error says what was expected, as in "a duration such as 30s, 5m or 1h30m"; `validation` adds the rest.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The exporter's own counters: what happens between it and the API, and what it is."""
+"""The exporter's own families: what happens between it and the API, and how it is itself."""
 
 import math
 from collections.abc import Collection, Mapping

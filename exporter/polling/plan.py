@@ -1,4 +1,4 @@
-"""When a space is due, as arithmetic: slots, pauses and how old values can get. Knows no scheduler and no clock."""
+"""When a space is due and an account refused, as arithmetic. Knows no scheduler and no clock."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
