@@ -108,6 +108,8 @@ def _require_ours(path: Path) -> None:
     if header.startswith(_SQLITE_HEADER) and len(header) == _HEADER_BYTES:
         if int.from_bytes(header[68:72]) != _APPLICATION_ID:
             raise _Unusable("foreign", "expected a state file, found a database of another program")
+        if int.from_bytes(header[60:64], signed=True) < 1:  # it was written together with the application's id
+            raise _Unusable("damaged", "expected a version, found none")
     elif header:
         if _is_text(header):
             raise _Unusable("foreign", "expected a state file, found a text")

@@ -55,6 +55,7 @@ damages = st.lists(st.tuples(st.integers(0, 2**16), st.binary(min_size=1, max_si
 
 @settings(deadline=None, max_examples=300)
 @example([], 32773, False)  # a column of another type
+@example([(60, bytes(4)), (5634, b"\0")], None, False)  # the version, and a page
 @example([(4060, b"\x80")], None, False)  # a message that is no text
 @given(damages, st.none() | st.integers(0, 2**16), st.booleans())
 def test_any_damage_costs_at_most_what_it_hit_and_never_shows_anything_else(
