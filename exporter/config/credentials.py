@@ -32,7 +32,7 @@ class CredentialReader:
     def __init__(self, account: Account, environ: Mapping[str, str]) -> None:
         secret = account.access_key_secret
         self._environ = environ
-        self._seen: Credentials | None = None
+        self._used: Credentials | None = None
         self._id = self._source("access_key_id", account.access_key_id, account.access_key_id_file)
         self._secret = self._source(
             "access_key_secret", secret.get_secret_value() if secret else None, account.access_key_secret_file
@@ -44,12 +44,12 @@ class CredentialReader:
 
     async def current(self) -> Credentials:
         """The same for a client, which awaits its credentials."""
-        return self()
+        self._used = self()
+        return self._used
 
     def changed(self) -> bool:
-        """Whether they are others than when this was asked last."""
-        before, self._seen = self._seen, self()
-        return before not in (None, self._seen)
+        """Whether they are others than those that a request used last."""
+        return self._used not in (None, self())
 
     def problems(self) -> Iterator[CredentialProblem]:
         """What is wrong with each part of the key, where a call would stop at the first."""
@@ -81,7 +81,7 @@ class CredentialSource(Protocol):
         """The credentials as they are now. Raises QueryError."""
 
     def changed(self) -> bool:
-        """Whether they are known to be others than when this was asked last."""
+        """Whether they are known to be others than those that a request used last."""
 
 
 def credential_source(account: Account, environ: Mapping[str, str]) -> CredentialSource:
