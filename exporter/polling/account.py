@@ -85,18 +85,20 @@ class AccountPolling:
 
     def reconfigure(self, account: Account) -> None:
         """Take over other settings of the account. Spaces that stay keep their place, new ones go first."""
-        interval = self.plan.interval
+        before, interval = self.account, self.plan.interval
         self.account = self._poller.account = account
         self.plan = Plan.of(account)
         self.budget.set_limit(account.qps)
         spaces = {space.id: space for space in account.polled_spaces}
         not_yet = {name for name, turn in self._turns.items() if turn.first and not turn.waiting}
         self._drop((self._turns.keys() - spaces.keys()) | not_yet)
-        for turn in self._turns.values():
-            turn.space = spaces[turn.space.id]
+        asked_otherwise = self._take_over(spaces, before)
         self._access = self._access.among(spaces)
         if self.plan.interval != interval:
             self._spread_anew()
+        for turn in asked_otherwise:
+            if turn.failures and not turn.waiting:  # it may have been refused for this, and be due in an hour only
+                self._plan_next(turn, self._clock.monotonic())
         if added := [space for name, space in spaces.items() if name not in self._turns]:
             self._add(added, {})
         self._hire()
@@ -133,6 +135,15 @@ class AccountPolling:
             await asyncio.wait(self._workers, timeout=_STOP_SECONDS)
         for worker in self._workers:
             worker.cancel()
+
+    def _take_over(self, spaces: Mapping[str, Space], before: Account) -> list[_Turn]:
+        """The turns have these spaces from now on; those of them that are asked with another IsvCode."""
+        changed = []
+        for turn in self._turns.values():
+            old, turn.space = turn.space, spaces[turn.space.id]
+            if (old.isv_code or before.isv_code) != (turn.space.isv_code or self.account.isv_code):
+                changed.append(turn)
+        return changed
 
     def _drop(self, names: Collection[str]) -> None:
         for name in names:

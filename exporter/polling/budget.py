@@ -67,20 +67,21 @@ class Rate:
         climbed = max(0.0, now - max(self._lowered_at, self._paused_until)) / _RECOVERY_SECONDS * self.limit
         return min(self.limit, self._lowered_to + climbed)
 
-    def pause(self, now: float) -> float:
-        """Seconds for which nothing may be sent, 0 to 60."""
+    def pause_left(self, now: float) -> float:
+        """Seconds for which nothing may be sent."""
         return max(0.0, self._paused_until - now)
 
-    def pause_for(self, now: float, seconds: float) -> None:
-        """Nothing may be sent for so long, at most 60 seconds."""
-        self._paused_until = max(self._paused_until, now + min(seconds, MAX_PAUSE_SECONDS))
+    def pause(self, now: float, seconds: float) -> None:
+        """Nothing may be sent for so long."""
+        self._paused_until = max(self._paused_until, now + seconds)
 
     def throttled(self, now: float, *, sent_at: float, wait_seconds: float) -> None:
-        """An answer said "too fast". Requests that were under way when the rate was lowered lower it no further."""
+        """An answer said "too fast": a pause, of a minute at most, and half the rate. Requests that were under way when
+        the rate was lowered lower it no further."""
         if sent_at > self._lowered_at:
             self._lowered_to = max(self.current(now) / 2, self.limit * _LOWEST_SHARE)
             self._lowered_at = now
-        self.pause_for(now, wait_seconds)
+        self.pause(now, min(wait_seconds, MAX_PAUSE_SECONDS))
 
 
 class Budget:
@@ -104,7 +105,7 @@ class Budget:
 
     def rest(self, seconds: float) -> None:
         """Send nothing for so long: until what another budget of the same account sent no longer counts."""
-        self._rate.pause_for(self._clock.monotonic(), seconds)
+        self._rate.pause(self._clock.monotonic(), seconds)
 
     def current_qps(self) -> float:
         """What the limit is now, after throttling."""
@@ -137,4 +138,4 @@ class Budget:
 
     def _delay(self) -> float:
         now = self._clock.monotonic()
-        return max(self._rate.pause(now), self._permits.delay(now, self._rate.current(now)))
+        return max(self._rate.pause_left(now), self._permits.delay(now, self._rate.current(now)))

@@ -68,4 +68,4 @@ class Scenario(Strict):
         0.05, description="an answer takes half to one and a half times as long", validate_default=False
     )
     accounts: Annotated[list[SimulatedAccount], Field(min_length=1)]
-    events: list[Event] = Field([])
+    events: list[Event] = Field([], description="what happens to it, in any order")

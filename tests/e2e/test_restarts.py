@@ -82,7 +82,8 @@ def state_file(page: str) -> list[str]:
 
 
 def test_a_kill_at_any_moment_loses_nothing_that_was_shown(tmp_path: Path) -> None:
-    chance, started = random.Random(time.time_ns()), 0
+    seed, started = time.time_ns(), 0
+    chance = random.Random(seed)
     before: Shown = {}
     with serving(*(of := apis())), httpx.Client(trust_env=False, timeout=30) as http:
         file = written(tmp_path, of)
@@ -95,7 +96,9 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_shown(tmp_path: Path) -> No
                 until(answers(f"{url}/-/healthy"), "the exporter answers")
                 page = http.get(f"{url}/metrics").text
                 now = shown(page)
-                assert {key: (value, now.get(key)) for key, value in before.items() if now.get(key, 0) < value} == {}
+                assert {key: (value, now.get(key)) for key, value in before.items() if now.get(key, 0) < value} == {}, (
+                    seed
+                )
                 assert state_file(page) == ["1.0"], (tmp_path / "log").read_text()
                 assert list(tmp_path.glob("state.db.damaged*")) == []
                 if kill:
@@ -104,7 +107,9 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_shown(tmp_path: Path) -> No
                 else:
                     until(answers(f"{url}/-/ready"), "all are polled")
                 before = until_killed(process, http, url, time.monotonic() + chance.uniform(0, 0.7))
-    print(f"\n{KILLS} kills while it ran and as many while it started, {started} starts from what they left")
+    print(
+        f"\n{KILLS} kills while it ran and as many while it started, {started} starts from what they left (seed {seed})"
+    )
     print(f"{len(before)} values each, none lost")
 
 

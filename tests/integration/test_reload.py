@@ -245,6 +245,42 @@ def test_a_reload_asks_at_once_where_the_account_was_refused() -> None:
     assert run(main()) == [900]
 
 
+def test_a_space_that_is_refused_asks_at_once_with_another_isv_code() -> None:
+    async def main() -> list[tuple[float, str]]:
+        world = World(
+            scenario(5, poll_interval="5m", events=({"at": "0s", "space": 2, "answer": "Authentication.NoAuth"},))
+        )
+        await world.exporter.start()
+        await asyncio.sleep(400)
+        asked, account = len(world.polls), world.settings.accounts[0]
+        spaces = list(account.polled_spaces)
+        spaces[1:3] = [space.model_copy(update={"isv_code": "other"}) for space in spaces[1:3]]
+        changed = account.model_copy(update={"spaces": spaces})
+        await world.exporter.reconfigure(world.settings.model_copy(update={"accounts": [changed]}))
+        await asyncio.sleep(1)
+        await world.exporter.stop()
+        assert world.polls[asked:] == [(400, world.space_id(2))]
+        return world.polls[asked:]
+
+    assert len(run(main())) == 1
+
+
+def test_a_reload_in_the_midst_of_a_stop_begins_nothing() -> None:
+    async def main() -> tuple[int, list[str]]:
+        world = World(scenario(3, poll_interval="5s", latency="2s"))
+        await world.exporter.start()
+        await asyncio.sleep(11)
+        renamed = world.settings.accounts[0].model_copy(update={"name": "globex"})
+        other = world.settings.model_copy(update={"accounts": [renamed]})
+        with capture_logs() as logs:
+            await asyncio.gather(world.exporter.reconfigure(other), world.exporter.stop())
+        asked = len(world.polls)
+        await asyncio.sleep(60)
+        return len(world.polls) - asked, [line["event"] for line in logs]
+
+    assert run(main()) == (0, [])
+
+
 def test_the_state_file_follows_the_configuration(tmp_path: Path) -> None:
     async def main() -> tuple[list[str], list[str], list[str]]:
         world = World(scenario(2, poll_interval="5m"), state_file=str(tmp_path / "one.db"))

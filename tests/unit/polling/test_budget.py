@@ -81,15 +81,15 @@ def test_a_lower_rate_waits_for_as_many_permits_as_it_lacks() -> None:
 def test_the_rate_starts_at_the_limit_without_a_pause() -> None:
     rate = Rate(10)
     assert rate.current(now=0) == 10
-    assert rate.pause(now=0) == 0
+    assert rate.pause_left(now=0) == 0
 
 
 def test_throttling_pauses_as_long_as_asked_and_halves_the_rate() -> None:
     rate = Rate(10)
     rate.throttled(now=100, sent_at=99, wait_seconds=20)
-    assert rate.pause(now=100) == 20
-    assert rate.pause(now=115) == 5
-    assert rate.pause(now=120) == 0
+    assert rate.pause_left(now=100) == 20
+    assert rate.pause_left(now=115) == 5
+    assert rate.pause_left(now=120) == 0
     assert rate.current(now=100) == 5
 
 
@@ -122,7 +122,7 @@ def test_the_rate_never_falls_below_a_sixteenth_of_the_limit() -> None:
 def test_an_absurd_wait_pauses_for_nothing_to_a_minute(asked: float, granted: float) -> None:
     rate = Rate(10)
     rate.throttled(now=100, sent_at=99, wait_seconds=asked)
-    assert rate.pause(now=100) == granted
+    assert rate.pause_left(now=100) == granted
     assert rate.current(now=100) == 5
 
 
@@ -131,7 +131,7 @@ def test_a_shorter_wait_does_not_shorten_the_pause(second: float) -> None:
     rate = Rate(10)
     rate.throttled(now=100, sent_at=99, wait_seconds=30)
     rate.throttled(now=101, sent_at=99, wait_seconds=second)
-    assert rate.pause(now=101) == 29
+    assert rate.pause_left(now=101) == 29
 
 
 # Budget: waiting, in virtual time
