@@ -27,7 +27,7 @@ from exporter.polling.account import AccountPolling
 from exporter.polling.budget import Budget
 from exporter.polling.poller import Outcome, Poller
 from exporter.polling.schedule import Schedule
-from exporter.state.history import History, open_history
+from exporter.state.state_file import StateFile, open_state_file
 from exporter.state.store import Key, SpaceState, Store
 
 HttpFactory = Callable[[str], httpx.AsyncClient]
@@ -71,7 +71,7 @@ class Exporter:
         self._spaces = _spaces(settings)
         self._instruments = Instruments([account.name for account in settings.accounts])
         self._instruments.config_loaded(clock.now())
-        self._history, known = self._open_history()
+        self._state_file, known = self._open_state_file()
         self._page = Page(self._view, self.accounts, settings.max_age)
         states = {key: known.get(key, SpaceState()) for key in self._spaces}
         unpolled = [key for key, state in states.items() if state.fresh_until(settings.max_age) <= clock.now()]
@@ -128,8 +128,8 @@ class Exporter:
         self._schedule.pause()
         await asyncio.gather(*(running.stop() for running in self._accounts.values()))
         await self._schedule.stop()
-        if self._history:
-            self._history.close()
+        if self._state_file:
+            self._state_file.close()
 
     def exposition(self, *, openmetrics: bool, names: Collection[str] = ()) -> bytes:
         """All families, or those of these names, in text 0.0.4 or OpenMetrics 1.0."""
@@ -185,32 +185,32 @@ class Exporter:
         for key, space in spaces.items():
             if shown_anew or old.get(key) != space:
                 self._page.update(key, self._store[key])
-        self._take_over_history(before)
+        self._take_over_state_file(before)
 
-    def _take_over_history(self, before: Settings) -> None:
-        if self._history and self._settings.state_file == before.state_file:
-            self._history.retain(self._spaces)
+    def _take_over_state_file(self, before: Settings) -> None:
+        if self._state_file and self._settings.state_file == before.state_file:
+            self._state_file.retain(self._spaces)
             return
-        if self._history:
-            self._history.close()
+        if self._state_file:
+            self._state_file.close()
         self._instruments.state_file_left()
-        self._history, _ = self._open_history()
-        if self._history:
-            self._history.save({key: self._store[key] for key in self._spaces if key not in self._store.unpolled})
+        self._state_file, _ = self._open_state_file()
+        if self._state_file:
+            self._state_file.save({key: self._store[key] for key in self._spaces if key not in self._store.unpolled})
 
-    def _open_history(self) -> tuple[History | None, dict[Key, SpaceState]]:
+    def _open_state_file(self) -> tuple[StateFile | None, dict[Key, SpaceState]]:
         file = self._settings.state_file
         if file is None:
             return None, {}
-        return open_history(Path(file), self._spaces, self._clock.now(), self._instruments)
+        return open_state_file(Path(file), self._spaces, self._clock.now(), self._instruments)
 
     def _record(self, outcome: Outcome) -> None:
         key = (outcome.account, outcome.space)
         state = self._store.record(outcome)
         if outcome.answer:
             self._instruments.answered(outcome.answer, self._settings.limits)
-        if self._history:
-            self._history.save({key: state})
+        if self._state_file:
+            self._state_file.save({key: state})
 
     def _view(self, key: Key, state: SpaceState, fresh: bool) -> SpaceView:
         return SpaceView(key[0], self._spaces[key], state, fresh, self._settings.limits)

@@ -24,7 +24,7 @@ FOLLOW_SECONDS = 10.0
 _log = structlog.get_logger()
 
 
-class Source(Protocol):
+class ConfigSource(Protocol):
     """Where the configuration comes from."""
 
     def load(self) -> Settings:
@@ -50,7 +50,7 @@ class Fixed:
 class Reloader:
     """Brings a new configuration to a running exporter: whole, or not at all, and one at a time."""
 
-    def __init__(self, source: Source, exporter: Exporter) -> None:
+    def __init__(self, source: ConfigSource, exporter: Exporter) -> None:
         self._source = source
         self._exporter = exporter
         self._one_at_a_time = asyncio.Lock()
@@ -103,7 +103,7 @@ class Reloader:
 
 
 async def serve(
-    source: Source,
+    source: ConfigSource,
     settings: Settings,
     environ: Mapping[str, str],
     listener: socket,

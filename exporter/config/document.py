@@ -66,7 +66,7 @@ def _yaml_problem(path: Path, error: yaml.YAMLError) -> Problem:
     return Problem(str(path), (), f"expected {expected}", mark.line + 1 if mark else None)
 
 
-class Source:
+class Lines:
     """A file that was read, to say on which line something stands; looked at only when something is wrong."""
 
     def __init__(self, path: Path) -> None:

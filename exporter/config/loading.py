@@ -8,7 +8,7 @@ from typing import Any
 
 from exporter.config.credentials import CredentialReader, variable
 from exporter.config.default_chain import is_installed
-from exporter.config.document import Source, read_yaml
+from exporter.config.document import Lines, read_yaml
 from exporter.config.following import Version, version_of
 from exporter.config.problems import ConfigError, Place, Problem
 from exporter.config.settings import Account, Settings, Space
@@ -84,14 +84,14 @@ def _list(document: Any, key: str) -> list[Any]:
 
 
 def _load_document(document: Any, path: Path, environ: Mapping[str, str]) -> Settings:
-    source = Source(path)
-    settings, problems = validate(Settings, document, source)
-    accounts = list(_accounts(document, source))
-    problems += [source.problem(place, text) for place, text in _repeated_names(accounts)]
+    lines = Lines(path)
+    settings, problems = validate(Settings, document, lines)
+    accounts = list(_accounts(document, lines))
+    problems += [lines.problem(place, text) for place, text in _repeated_names(accounts)]
     loaded = []
     for place, account in accounts:
         try:
-            loaded.append(_load_account(account, place, source, path.parent, environ))
+            loaded.append(_load_account(account, place, lines, path.parent, environ))
         except ConfigError as error:
             problems += error.problems
     if problems or settings is None:
@@ -116,10 +116,10 @@ def _load_environment(environ: Mapping[str, str]) -> Settings:
     return Settings(accounts=[account])
 
 
-def _accounts(document: Any, source: Source) -> Iterator[tuple[Place, Account]]:
+def _accounts(document: Any, lines: Lines) -> Iterator[tuple[Place, Account]]:
     """The accounts that are right in themselves, so that their files are looked at even when others are wrong."""
     for index, entry in enumerate(_list(document, "accounts")):
-        account, _ = validate(Account, entry, source)
+        account, _ = validate(Account, entry, lines)
         if account:
             yield ("accounts", index), account
 
@@ -132,11 +132,11 @@ def _repeated_names(accounts: list[tuple[Place, Account]]) -> Iterator[tuple[Pla
         seen.add(account.name)
 
 
-def _load_account(account: Account, place: Place, source: Source, folder: Path, environ: Mapping[str, str]) -> Account:
+def _load_account(account: Account, place: Place, lines: Lines, folder: Path, environ: Mapping[str, str]) -> Account:
     found = {name: getattr(account, name) for name in _FILE_KEYS}
     account = account.model_copy(update={name: str(folder / file) for name, file in found.items() if file})
-    listed, problems = _listed(account, place, source, folder)
-    problems += [source.problem((*place, key), text) for key, text in _credential_problems(account, environ)]
+    listed, problems = _listed(account, place, lines, folder)
+    problems += [lines.problem((*place, key), text) for key, text in _credential_problems(account, environ)]
     problems += _repeated_spaces(listed)
     if problems:
         raise ConfigError(problems)
@@ -156,15 +156,15 @@ def _credential_problems(account: Account, environ: Mapping[str, str]) -> Iterat
         yield "credentials", "expected the extra that it needs (pip install chatapp-exporter[credentials]), found none"
 
 
-def _listed(account: Account, place: Place, source: Source, folder: Path) -> tuple[list["_Listed"], list[Problem]]:
+def _listed(account: Account, place: Place, lines: Lines, folder: Path) -> tuple[list["_Listed"], list[Problem]]:
     """The account's spaces, those of its space files included."""
-    listed = [_Listed(source, (*place, "spaces", i), space) for i, space in enumerate(account.spaces or ())]
+    listed = [_Listed(lines, (*place, "spaces", i), space) for i, space in enumerate(account.spaces or ())]
     problems = []
     for index, pattern in enumerate(account.space_files or ()):
         files = sorted(glob(pattern, root_dir=folder, recursive=True))
         if not files:
             text = f"expected at least one file, found none for {pattern!r}"
-            problems.append(source.problem((*place, "space_files", index), text))
+            problems.append(lines.problem((*place, "space_files", index), text))
         for file in files:
             try:
                 listed += _load_spaces(folder / file)
@@ -177,21 +177,21 @@ def _listed(account: Account, place: Place, source: Source, folder: Path) -> tup
 class _Listed:
     """A space, and where it stands."""
 
-    source: Source
+    lines: Lines
     place: Place
     space: Space
 
     def __str__(self) -> str:
-        return str(self.source.problem(self.place, "")).rstrip(": ")
+        return str(self.lines.problem(self.place, "")).rstrip(": ")
 
 
 def _load_spaces(path: Path) -> list[_Listed]:
     document = read_yaml(path)
-    source = Source(path)
-    spaces, problems = validate(list[Space], document, source)
+    lines = Lines(path)
+    spaces, problems = validate(list[Space], document, lines)
     if problems or spaces is None:
         raise ConfigError(problems)
-    return [_Listed(source, (index,), space) for index, space in enumerate(spaces)]
+    return [_Listed(lines, (index,), space) for index, space in enumerate(spaces)]
 
 
 def _repeated_spaces(listed: list[_Listed]) -> Iterator[Problem]:
@@ -199,5 +199,5 @@ def _repeated_spaces(listed: list[_Listed]) -> Iterator[Problem]:
     for entry in listed:
         if other := first.get(entry.space.id):
             text = f"expected a space of its own, found {entry.space.id!r}, which stands at {other} too"
-            yield entry.source.problem((*entry.place, "id"), text)
+            yield entry.lines.problem((*entry.place, "id"), text)
         first.setdefault(entry.space.id, entry)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
-from exporter.config.document import Source, read_yaml
+from exporter.config.document import Lines, read_yaml
 from exporter.config.problems import ConfigError, Place, Problem, is_like_a_key
 from exporter.config.settings import A_DURATION
 
@@ -36,7 +36,7 @@ def load_document(path: Path, shape: type[Shape]) -> Shape:
     Raises:
         ConfigError: anything is wrong.
     """
-    loaded, problems = validate(shape, read_yaml(path), Source(path))
+    loaded, problems = validate(shape, read_yaml(path), Lines(path))
     if loaded is None:
         raise ConfigError(problems)
     return loaded
@@ -44,28 +44,28 @@ def load_document(path: Path, shape: type[Shape]) -> Shape:
 
 def located(path: Path, error: ConfigError) -> ConfigError:
     """An error about a document's meaning, with the file and the lines that its places have there."""
-    source = Source(path)
-    return ConfigError(source.problem(problem.place, problem.text) for problem in error.problems)
+    lines = Lines(path)
+    return ConfigError(lines.problem(problem.place, problem.text) for problem in error.problems)
 
 
-def validate(shape: type[Shape], document: Any, source: Source) -> tuple[Shape | None, list[Problem]]:
+def validate(shape: type[Shape], document: Any, lines: Lines) -> tuple[Shape | None, list[Problem]]:
     """The document in this shape, a model or a list of one, and no problem; or None, and all that is wrong with it."""
     try:
         return TypeAdapter(shape).validate_python(document), []
     except ValidationError as error:
-        return None, [_problem(details, shape, source) for details in error.errors(include_url=False)]
+        return None, [_problem(details, shape, lines) for details in error.errors(include_url=False)]
 
 
-def _problem(details: Any, shape: Any, source: Source) -> Problem:
+def _problem(details: Any, shape: Any, lines: Lines) -> Problem:
     place: Place = details["loc"]
     if details["type"] == "extra_forbidden":
-        return _unknown_key(shape, place, source)
+        return _unknown_key(shape, place, lines)
     if place[-1:] == ("[key]",):  # pydantic's mark for an error of the key itself
         place = place[:-1]
     if details["type"] == "missing":
-        return source.problem(place, f"expected {_expected_of(_annotation(shape, place))}, found nothing")
+        return lines.problem(place, f"expected {_expected_of(_annotation(shape, place))}, found nothing")
     found = _found(place, details["input"], group=details["type"] in _GROUPS)
-    return source.problem(place, f"expected {_expected(details, shape, place)}, found {found}")
+    return lines.problem(place, f"expected {_expected(details, shape, place)}, found {found}")
 
 
 def _expected(details: Any, shape: Any, place: Place) -> str:
@@ -125,11 +125,11 @@ def _found(place: Place, value: object, *, group: bool) -> str:
     return repr(text if len(text) <= _LONGEST_FOUND else text[:_LONGEST_FOUND] + "…")
 
 
-def _unknown_key(shape: Any, place: Place, source: Source) -> Problem:
+def _unknown_key(shape: Any, place: Place, lines: Lines) -> Problem:
     if not is_like_a_key(place[-1]):
-        problem = source.problem(place, "")
+        problem = lines.problem(place, "")
         return Problem(problem.file, place[:-1], "unknown key (not shown, for it may hold a secret)", problem.line)
-    return source.problem(place, f"unknown key{_suggestion(shape, place)}")
+    return lines.problem(place, f"unknown key{_suggestion(shape, place)}")
 
 
 def _suggestion(shape: Any, place: Place) -> str:

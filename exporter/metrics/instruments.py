@@ -18,7 +18,7 @@ from prometheus_client import (
 from exporter import __version__
 from exporter.chatapp.errors import QueryError, ThrottledError
 from exporter.chatapp.model import Answer, unknown_values
-from exporter.state.history import Trouble
+from exporter.state.state_file import Trouble
 
 _MOST_VALUES = 50
 """Label values a family may take from the API before the rest are counted as "other"."""

@@ -17,7 +17,7 @@ from exporter.chatapp.errors import DeniedError, RefusedError, RejectedError
 from exporter.clock import Clock
 from exporter.config.settings import Account, Space
 from exporter.polling.budget import Budget
-from exporter.polling.plan import AccountAccess, Plan, next_due, pause_after_failure, pause_after_refusal, places
+from exporter.polling.plan import AccountAccess, Plan, next_due, pause_after_failure, pause_after_refusal, starts
 from exporter.polling.poller import Outcome, Poller
 from exporter.polling.schedule import Schedule
 
@@ -152,8 +152,8 @@ class AccountPolling:
     def _add(self, spaces: Sequence[Space], known: Mapping[str, float]) -> None:
         plan = replace(self.plan, spaces=len(spaces))
         by_id = {space.id: space for space in spaces}
-        for name, place in places(list(by_id), known, plan, self._clock.monotonic()).items():
-            self._turns[name] = turn = _Turn(by_id[name], place.slot, place.due, first=name not in known)
+        for name, start in starts(list(by_id), known, plan, self._clock.monotonic()).items():
+            self._turns[name] = turn = _Turn(by_id[name], start.slot, start.due, first=name not in known)
             self._put_into_schedule(turn, turn.due)
 
     def _spread_anew(self) -> None:

@@ -46,14 +46,14 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A space's place in the schedule: `slot` is its first regular time, `due` when it is polled first."""
+class Start:
+    """Where a space begins in the schedule: `slot` is its first regular time, `due` when it is polled first."""
 
     slot: float
     due: float
 
 
-def places(spaces: Sequence[str], known: Mapping[str, float], plan: Plan, now: float) -> dict[str, Place]:
+def starts(spaces: Sequence[str], known: Mapping[str, float], plan: Plan, now: float) -> dict[str, Start]:
     """Where spaces begin, by space; `known` are the slots that those have whose values are known already.
 
     Spaces without a value go first. A known one goes on where it stood; where that has passed, it is late and polled as
@@ -66,7 +66,7 @@ def places(spaces: Sequence[str], known: Mapping[str, float], plan: Plan, now: f
     ordered = sorted(spaces, key=lambda space: (space in known, slots[space]))
     earliest = {space: now + rank / plan.qps for rank, space in enumerate(ordered)}
     return {
-        space: Place(slots[space], max(slots[space], earliest[space]) if space in known else earliest[space])
+        space: Start(slots[space], max(slots[space], earliest[space]) if space in known else earliest[space])
         for space in ordered
     }
 

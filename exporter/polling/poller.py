@@ -34,7 +34,7 @@ class Outcome:
     next_slot: float | None = None
 
 
-class Observer(Protocol):
+class PollObserver(Protocol):
     """Who counts what happens on the way."""
 
     def poll_started(self, account: str, delay_seconds: float) -> None:
@@ -47,7 +47,7 @@ class Observer(Protocol):
 class Poller:
     """Polls the spaces of one account. A poll never raises: a failure is an outcome too."""
 
-    def __init__(self, account: Account, client: Client, budget: Budget, clock: Clock, observer: Observer) -> None:
+    def __init__(self, account: Account, client: Client, budget: Budget, clock: Clock, observer: PollObserver) -> None:
         self.account = account
         self._client = client
         self._budget = budget

@@ -4,34 +4,25 @@ Source: github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuratio
 others are refused: a key that does nothing would be a door that its owner believes shut.
 """
 
-import asyncio
-import hashlib
 import re
 import ssl
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import bcrypt
 from pydantic import AfterValidator, Field
 
 from exporter.clock import Clock
-from exporter.config.document import Source
+from exporter.config.document import Lines
 from exporter.config.following import Followed
 from exporter.config.problems import ConfigError
 from exporter.config.settings import Strict, Text
 from exporter.config.validation import load_document
+from exporter.web.logins import Logins
 
 _HASH = re.compile(r"\$2[aby]\$(0[4-9]|1[0-9])\$[./A-Za-z0-9]{53}")
 """What bcrypt writes; a cost above 19 takes minutes a login."""
-_LONGEST_PASSWORD = 72
-"""Bytes that bcrypt looks at."""
-_REMEMBERED_SECONDS = 300.0
-_MOST_REMEMBERED = 100
-_VERIFIED_AT_ONCE = 2
-_MOST_WAITING = 50
 
 _CLIENT_CERTIFICATES = {
     "NoClientCert": ssl.CERT_NONE,
@@ -120,7 +111,7 @@ class Access:
         return context
 
     def _problem(self, place: tuple[str, ...], text: str) -> ConfigError:
-        return ConfigError([Source(self._path).problem(place, text)])
+        return ConfigError([Lines(self._path).problem(place, text)])
 
 
 def _no_password() -> str:
@@ -145,46 +136,3 @@ class CurrentTls:
         context = self._doors().tls
         assert context, "TLS is neither turned on nor off while it runs"
         return context.wrap_bio(incoming, outgoing, server_side, server_hostname)
-
-
-def matches(password: str, hashed: str) -> bool:
-    """Whether it is the password that was hashed; takes a tenth of a second by design."""
-    return bcrypt.checkpw(password.encode("utf-8", "surrogatepass")[:_LONGEST_PASSWORD], hashed.encode())
-
-
-class Logins:
-    """Passwords against bcrypt hashes, off the event loop; a success is remembered for five minutes after its last use.
-
-    So a scraper does not wait behind someone who tries passwords. A name that is unknown costs as much as one that is.
-    """
-
-    def __init__(self, clock: Clock, matches: Callable[[str, str], bool] = matches) -> None:
-        self._clock = clock
-        self._matches = matches
-        self._remembered: OrderedDict[bytes, float] = OrderedDict()
-        self._turns = asyncio.Semaphore(_VERIFIED_AT_ONCE)
-        self._waiting = 0
-
-    async def verify(self, users: Mapping[str, str], user: str, password: str) -> bool:
-        """Whether it is the password of one of `users` (at least one); False too where too many wait to be told."""
-        known = users.get(user)
-        expected = known or next(iter(users.values()))
-        of = hashlib.sha256("\0".join((user, expected, password)).encode("utf-8", "surrogatepass")).digest()
-        if known and self._remembered.get(of, 0.0) > self._clock.monotonic():
-            return self._remember(of)
-        if self._waiting >= _MOST_WAITING:
-            return False
-        self._waiting += 1
-        try:
-            async with self._turns:
-                right = await asyncio.to_thread(self._matches, password, expected)
-        finally:
-            self._waiting -= 1
-        return bool(known) and right and self._remember(of)
-
-    def _remember(self, of: bytes) -> bool:
-        self._remembered[of] = self._clock.monotonic() + _REMEMBERED_SECONDS
-        self._remembered.move_to_end(of)
-        while len(self._remembered) > _MOST_REMEMBERED:
-            self._remembered.popitem(last=False)
-        return True

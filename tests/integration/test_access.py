@@ -22,8 +22,9 @@ from virtual_time import VirtualClock, run
 
 from exporter.clock import SystemClock
 from exporter.config.problems import ConfigError
-from exporter.web.access import Access, Logins, matches
+from exporter.web.access import Access
 from exporter.web.app import create_app
+from exporter.web.logins import Logins, matches
 from exporter.web.server import bind, serving, url_of
 
 PASSWORD = "correct horse: battery"

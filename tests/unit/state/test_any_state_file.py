@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from exporter.chatapp.model import Callback, PhoneNumber
-from exporter.state.history import Trouble, open_history
+from exporter.state.state_file import Trouble, open_state_file
 from exporter.state.store import Key, SpaceState
 
 KNOWN: dict[Key, SpaceState] = {
@@ -30,10 +30,10 @@ class Silent:
 
 
 def opened(file: Path) -> dict[Key, SpaceState]:
-    history, known = open_history(file, KNOWN, 1_800_000_000.0, Silent())
-    if history:
-        history.save({("acme", "s1"): KNOWN["acme", "s1"]})
-        history.close()
+    state_file, known = open_state_file(file, KNOWN, 1_800_000_000.0, Silent())
+    if state_file:
+        state_file.save({("acme", "s1"): KNOWN["acme", "s1"]})
+        state_file.close()
     return known
 
 
@@ -42,10 +42,10 @@ def content() -> bytes:
     """A state file of all that is known."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "state.db"
-        history, _ = open_history(file, KNOWN, 1_800_000_000.0, Silent())
-        assert history
-        history.save(KNOWN)
-        history.close()
+        state_file, _ = open_state_file(file, KNOWN, 1_800_000_000.0, Silent())
+        assert state_file
+        state_file.save(KNOWN)
+        state_file.close()
         assert opened(file) == KNOWN
         return file.read_bytes()
 

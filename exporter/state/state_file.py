@@ -48,7 +48,7 @@ Trouble = Literal["damaged", "foreign", "newer", "unwritable"]
 _log = structlog.get_logger()
 
 
-class Observer(Protocol):
+class StateFileObserver(Protocol):
     """Who counts what goes wrong with the state file."""
 
     def state_file_up(self, file: Path, *, up: bool) -> None:
@@ -64,9 +64,9 @@ class _Unusable(Exception):
         self.trouble = trouble
 
 
-def open_history(
-    path: Path, keys: Collection[Key], now: float, observer: Observer
-) -> tuple["History | None", dict[Key, SpaceState]]:
+def open_state_file(
+    path: Path, keys: Collection[Key], now: float, observer: StateFileObserver
+) -> tuple["StateFile | None", dict[Key, SpaceState]]:
     """The state file and what it knows of these spaces. No file, and an error in the log, where it cannot be used."""
     known: dict[Key, SpaceState] = {}
     try:
@@ -77,13 +77,15 @@ def open_history(
         return None, known
 
 
-def _open(path: Path, keys: Collection[Key], known: dict[Key, SpaceState], now: float, observer: Observer) -> "History":
+def _open(
+    path: Path, keys: Collection[Key], known: dict[Key, SpaceState], now: float, observer: StateFileObserver
+) -> "StateFile":
     """The file; where it is damaged a new one, with what was readable of the other, which is kept aside."""
     try:
         _require_ours(path)
-        history = History(path, observer)
-        history.load(keys, known)
-        return history
+        state_file = StateFile(path, observer)
+        state_file.load(keys, known)
+        return state_file
     except _Unusable as unusable:
         observer.state_file_failed(path, unusable.trouble)
         if unusable.trouble != "damaged":
@@ -91,9 +93,9 @@ def _open(path: Path, keys: Collection[Key], known: dict[Key, SpaceState], now: 
         aside = _keep_aside(path, now)
         problem = str(unusable)
         _log.error("state file damaged, it is kept aside", file=str(path), kept=str(aside), problem=problem)
-    history = History(path, observer)
-    history.save(known)
-    return history
+    state_file = StateFile(path, observer)
+    state_file.save(known)
+    return state_file
 
 
 def _require_ours(path: Path) -> None:
@@ -133,11 +135,11 @@ def _keep_aside(path: Path, now: float) -> Path:
     return aside
 
 
-class History:
+class StateFile:
     """One file, one writer. A poll's outcome is durable against a kill of this process once `save` returns; a crash of
     the whole machine may cost the last seconds."""
 
-    def __init__(self, path: Path, observer: Observer) -> None:
+    def __init__(self, path: Path, observer: StateFileObserver) -> None:
         self._path = path
         self._observer = observer
         self._unsaved: dict[Key, SpaceState] = {}
