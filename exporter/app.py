@@ -87,21 +87,26 @@ class Exporter:
 
     async def reconfigure(self, settings: Settings) -> None:
         """Take over other settings, known to be right. What they do not change goes on as it is."""
+        if self._stopped:
+            return
         before, self._settings = self._settings, settings
         self._take_over_spaces(before)
         renewed = {account.name: account for account in settings.accounts}
         left = [name for name, running in self._accounts.items() if not running.serves(renewed.get(name))]
+        left += [name for name in self._accounts if name not in left and not self._renew(renewed[name])]
         leaving = [self._accounts.pop(name) for name in left]
-        for name, running in self._accounts.items():
-            running.reconfigure(renewed[name], self._environ)
-        await asyncio.gather(*(running.leave() for running in leaving))
+        for running in leaving:
+            running.polling.leave()
+        await asyncio.gather(*(running.stop() for running in leaving))
         if self._stopped:
             return
         for account in settings.accounts:
             if account.name not in self._accounts:
-                self._accounts[account.name] = begun = self._account(account)
-                # perhaps it had another name, or was away for a moment only
-                begun.start(self._known_slots(account), rest=True)
+                begun = self._account(account)
+                # its spaces are asked first, for an endpoint that is another one may say otherwise; and later, for it
+                # perhaps had another name, or was away for a moment only
+                begun.start({}, rest=True)
+                self._accounts[account.name] = begun
 
     def tell_of_configuration(self, *, good: bool) -> None:
         """Say whether the configuration as it stands in its files is the one that counts."""
@@ -109,6 +114,11 @@ class Exporter:
             self._instruments.config_loaded(self._clock.now())
         else:
             self._instruments.config_refused()
+
+    def follow_state_file(self) -> None:
+        """Begin to keep what is known where that was not possible, or where someone took the file away."""
+        if self._settings.state_file and not (self._state_file and self._state_file.is_there()):
+            self._begin_state_file(again=True)
 
     def follow_credentials(self) -> None:
         """Let a refused account ask at once whose key was changed in its file."""
@@ -167,11 +177,22 @@ class Exporter:
         polling = AccountPolling(account, poller, budget, self._schedule, self._clock, self._record, self._random)
         return _RunningAccount(polling, client, http, credentials)
 
+    def _renew(self, account: Account) -> bool:
+        """Let a running account go on with these settings; False where a bug prevents it, and it must begin anew."""
+        try:
+            self._accounts[account.name].reconfigure(account, self._environ)
+        except Exception:
+            _log.exception("account not reconfigured by a bug, please report it", account=account.name)
+            return False
+        return True
+
     def _known_slots(self, account: Account) -> dict[str, float]:
         """The next slots, in monotonic seconds, of the account's spaces whose values are known."""
         ahead = self._clock.monotonic() - self._clock.now()
         keys = [(account.name, space.id) for space in account.polled_spaces]
-        slots = {key[1]: self._store[key].next_slot for key in keys if key not in self._store.unpolled}
+        # what was failing is asked first, so that a refused account is soon known to be one
+        states = {key[1]: self._store[key] for key in keys if key not in self._store.unpolled}
+        slots = {space: state.next_slot for space, state in states.items() if state.up}
         return {space: slot + ahead for space, slot in slots.items() if slot is not None}
 
     def _take_over_spaces(self, before: Settings) -> None:
@@ -191,18 +212,22 @@ class Exporter:
         if self._state_file and self._settings.state_file == before.state_file:
             self._state_file.retain(self._spaces)
             return
+        if self._settings.state_file != before.state_file:
+            self._instruments.state_file_left()
+        self._begin_state_file()
+
+    def _begin_state_file(self, *, again: bool = False) -> None:
         if self._state_file:
             self._state_file.close()
-        self._instruments.state_file_left()
-        self._state_file, _ = self._open_state_file()
+        self._state_file, _ = self._open_state_file(again=again)
         if self._state_file:
             self._state_file.save({key: self._store[key] for key in self._spaces if key not in self._store.unpolled})
 
-    def _open_state_file(self) -> tuple[StateFile | None, dict[Key, SpaceState]]:
+    def _open_state_file(self, *, again: bool = False) -> tuple[StateFile | None, dict[Key, SpaceState]]:
         file = self._settings.state_file
         if file is None:
             return None, {}
-        return open_state_file(Path(file), self._spaces, self._clock.now(), self._instruments)
+        return open_state_file(Path(file), self._spaces, self._clock.now(), self._instruments, again=again)
 
     def _record(self, outcome: Outcome) -> None:
         key = (outcome.account, outcome.space)
@@ -252,10 +277,6 @@ class _RunningAccount:
         self.client.credentials = self.credentials.current
         self.polling.reconfigure(account)
         self.polling.probe_now()
-
-    async def leave(self) -> None:
-        await self.polling.leave()
-        await self.http.aclose()
 
     async def stop(self) -> None:
         await self.polling.stop()

@@ -194,7 +194,7 @@ def _end_well_on_sigterm() -> None:
     """Before the event loop takes the signals over, and as PID 1, which would not hear SIGTERM at all."""
     import signal
 
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload, while there is nothing to reload yet
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # a reload waits until there is something to reload
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from socket import socket
 from typing import Protocol
 
@@ -76,12 +75,13 @@ class Reloader:
                 _log.exception("files not followed by a bug, please report it")
 
     async def take_over_changes(self) -> None:
-        """Take over keys and space files that have changed.
+        """Take over keys and space files that have changed, and try a state file again that could not be used.
 
         Raises:
             ConfigError: a space file is wrong, and the old ones go on.
         """
         self._exporter.follow_credentials()
+        self._exporter.follow_state_file()
         await self._take_over(self._source.load_changed_spaces, whole=False)
 
     async def _take_over(self, load: Callable[[], Settings | None], *, whole: bool) -> None:
@@ -89,12 +89,16 @@ class Reloader:
             try:
                 settings = await asyncio.to_thread(load)
             except ConfigError as error:
-                self._main_file_refused |= whole
+                self._main_file_refused |= not error.mends_itself
                 self._exporter.tell_of_configuration(good=False)
                 _log.error("configuration refused, the old one goes on", problems=str(error))
                 raise
             if settings:
-                await self._exporter.reconfigure(settings)
+                try:
+                    await self._exporter.reconfigure(settings)
+                except Exception:
+                    self._exporter.tell_of_configuration(good=False)
+                    raise
                 # a good space file does not make a main file good that was refused
                 self._main_file_refused &= not whole
                 if not self._main_file_refused:
@@ -117,6 +121,7 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one that came earlier comes now
     exporter = Exporter(settings, environ, SystemClock())
     reloader = Reloader(source, exporter)
     app = create_app(exporter, reload=reloader.reload if lifecycle else None, admits=access.admits if access else None)
@@ -136,5 +141,9 @@ async def _reload_on(hangup: asyncio.Event, reloader: Reloader) -> None:
     while True:
         await hangup.wait()
         hangup.clear()
-        with suppress(ConfigError):  # it was logged, and is told by a metric
+        try:
             await reloader.reload()
+        except ConfigError:
+            pass  # it was logged, and is told by a metric
+        except Exception:
+            _log.exception("reload failed by a bug, please report it")

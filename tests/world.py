@@ -50,6 +50,8 @@ class World:
         self._asked_as_another = 0
         self.polls: list[tuple[float, str]] = []
         """When the API was asked, and for which space."""
+        self.endpoints: list[str] = []
+        """Where accounts were told to ask, in order."""
         self._simulator = create_simulator(self.api)
         self.exporter = self.fresh_exporter()
 
@@ -81,7 +83,8 @@ class World:
         signed = encode_request("simulator", None, None, credentials, now=self.clock.now(), nonce=nonce)
         self.api.answer("POST", signed.query, httpx.Headers(dict(signed.headers)), b"")
 
-    def _client(self, _: str) -> httpx.AsyncClient:
+    def _client(self, endpoint: str) -> httpx.AsyncClient:
+        self.endpoints.append(endpoint)
         return httpx.AsyncClient(transport=_Recording(self, httpx.ASGITransport(self._simulator)))
 
 

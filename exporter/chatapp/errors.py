@@ -46,6 +46,11 @@ class QueryError(Exception):
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}" if self.detail else self.code
 
+    @property
+    def is_by_the_api(self) -> bool:
+        """Whether the API itself said so, and not something on the way to it, which gives no Code."""
+        return not self.code.startswith("http_")
+
     def leave_out(self, *secrets: str) -> None:
         """Show none of these, wherever they stand."""
         for secret in filter(None, secrets):

@@ -25,7 +25,9 @@ class Configuration:
         self._path = path
         self._environ = environ
         self._document: Any = None
-        self._spaces_seen: _SpaceFiles = frozenset()
+        self._spaces_seen: _SpaceFiles | None = None
+        """None while what stands there is wrong, so that it is tried again and again."""
+        self._told = ""
 
     def load(self) -> Settings:
         """The settings as they stand there now.
@@ -33,13 +35,7 @@ class Configuration:
         Raises:
             ConfigError: anything is wrong.
         """
-        if self._path is None:
-            return _load_environment(self._environ)
-        document = read_yaml(self._path)
-        seen = _space_files(document, self._path.parent)
-        settings = _load_document(document, self._path, self._environ)
-        self._document, self._spaces_seen = document, seen
-        return settings
+        return self._load(read_yaml(self._path)) if self._path else _load_environment(self._environ)
 
     def load_changed_spaces(self) -> Settings | None:
         """The settings that were loaded last, with the space files as they are now; None where those have not changed.
@@ -47,15 +43,30 @@ class Configuration:
         The main file may be half way through an edit: what stands there now is not looked at.
 
         Raises:
-            ConfigError: anything is wrong; told once, until the files change again.
+            ConfigError: anything is wrong; told once, and tried again every time.
         """
-        if self._path is None or self._document is None:
+        told = self._told
+        if self._path is None or _space_files(self._document, self._path.parent) == self._spaces_seen:
             return None
-        seen = _space_files(self._document, self._path.parent)
-        if seen == self._spaces_seen:
-            return None
-        self._spaces_seen = seen
-        return _load_document(self._document, self._path, self._environ)
+        try:
+            return self._load(self._document)
+        except ConfigError as error:
+            if str(error) == told:
+                return None
+            raise
+
+    def _load(self, document: Any) -> Settings:
+        assert self._path
+        seen = _space_files(document, self._path.parent)
+        try:
+            settings = _load_document(document, self._path, self._environ)
+        except ConfigError as error:
+            if document == self._document:  # the main file is the one that counts, so it is what it names that is wrong
+                error.mends_itself = True
+                self._spaces_seen, self._told = None, str(error)
+            raise
+        self._document, self._spaces_seen, self._told = document, seen, ""
+        return settings
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -72,10 +83,15 @@ def _space_files(document: Any, folder: Path) -> _SpaceFiles:
     found = set()
     for entry in _list(document, "accounts"):
         for pattern in _list(entry, "space_files"):
-            found |= {
-                (file, version_of([folder / file])) for file in glob(str(pattern), root_dir=folder, recursive=True)
-            }
+            found |= {(file, version_of([folder / file])) for file in _matching(str(pattern), folder)}
     return frozenset(found)
+
+
+def _matching(pattern: str, folder: Path) -> list[str]:
+    try:
+        return sorted(glob(pattern, root_dir=folder, recursive=True))
+    except ValueError:  # a NUL, which the schema tells of
+        return []
 
 
 def _list(document: Any, key: str) -> list[Any]:
@@ -161,7 +177,7 @@ def _listed(account: Account, place: Place, lines: Lines, folder: Path) -> tuple
     listed = [_Listed(lines, (*place, "spaces", i), space) for i, space in enumerate(account.spaces or ())]
     problems = []
     for index, pattern in enumerate(account.space_files or ()):
-        files = sorted(glob(pattern, root_dir=folder, recursive=True))
+        files = _matching(pattern, folder)
         if not files:
             text = f"expected at least one file, found none for {pattern!r}"
             problems.append(lines.problem((*place, "space_files", index), text))

@@ -26,6 +26,9 @@ class Problem:
 class ConfigError(Exception):
     """The configuration cannot be used; `problems` are all that was found, one a line in the text."""
 
+    mends_itself = False
+    """Whether only files are wrong that are followed, so that it takes no reload once they are mended."""
+
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))

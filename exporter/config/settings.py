@@ -25,6 +25,8 @@ from exporter.chatapp.model import MESSAGING_LIMITS
 
 API_LIMIT_QPS = 10.0
 """Queries a second that the API allows to all that uses an account together (the operation's page)."""
+LEAST_QPS = 0.001
+"""One query in a quarter of an hour; far less, and times leave the range that dates have."""
 SHORTEST_INTERVAL_SECONDS = 30.0
 OWN_NUMBERS = "own"
 """The label `space` where an account's own numbers are polled."""
@@ -152,7 +154,10 @@ class Account(Strict):
     )
     isv_code: Text | None = Field(None, description="IsvCode of all its spaces")
     qps: float = Field(
-        API_LIMIT_QPS / 2, gt=0, le=API_LIMIT_QPS, description="queries a second that the exporter allows itself"
+        API_LIMIT_QPS / 2,
+        ge=LEAST_QPS,
+        le=API_LIMIT_QPS,
+        description="queries a second that the exporter allows itself",
     )
     poll_interval: Duration = Field(
         300.0, json_schema_extra={"default": "5m"}, description="at least 30s, except against a loopback endpoint"

@@ -126,6 +126,8 @@ class Instruments:
 
     def request_ended(self, account: str, seconds: float, error: QueryError | None) -> None:
         """An HTTP attempt ended."""
+        if account not in self._accounts:  # it has left meanwhile, and its series with it
+            return
         self._requests.labels(*self._codes(account, error.code if error else "OK")).inc()
         self._duration.labels(account).observe(seconds)
         if isinstance(error, ThrottledError):

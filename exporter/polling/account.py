@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from random import Random
 
 import structlog
@@ -67,7 +68,8 @@ class AccountPolling:
         self._clock = clock
         self._on_outcome = on_outcome
         self._random = random
-        self._queue: asyncio.Queue[_Turn] = asyncio.Queue()
+        self._queue: asyncio.PriorityQueue[tuple[bool, int, _Turn]] = asyncio.PriorityQueue()
+        self._arrivals = count()
         self._turns: dict[str, _Turn] = {}
         self._workers: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -120,10 +122,9 @@ class AccountPolling:
             self._on_outcome(outcome)
         return outcomes
 
-    async def leave(self) -> None:
+    def leave(self) -> None:
         """The account left the configuration: nothing of it is due any more, and what is under way tells nobody."""
         self._drop(set(self._turns))
-        await self.stop()
 
     async def stop(self) -> None:
         """Let polls under way end, for a few seconds, then stop."""
@@ -153,8 +154,9 @@ class AccountPolling:
         plan = replace(self.plan, spaces=len(spaces))
         by_id = {space.id: space for space in spaces}
         for name, start in starts(list(by_id), known, plan, self._clock.monotonic()).items():
-            self._turns[name] = turn = _Turn(by_id[name], start.slot, start.due, first=name not in known)
+            turn = _Turn(by_id[name], start.slot, start.due, first=name not in known)
             self._put_into_schedule(turn, turn.due)
+            self._turns[name] = turn
 
     def _spread_anew(self) -> None:
         """Slots over another interval. What failed, and is due sooner than its new slot, stays due then."""
@@ -180,11 +182,12 @@ class AccountPolling:
     def _enqueue(self, turn: _Turn) -> None:
         if not turn.waiting:
             turn.waiting = True
-            self._queue.put_nowait(turn)
+            # those without a value before the others, whatever waits already
+            self._queue.put_nowait((not turn.first, next(self._arrivals), turn))
 
     async def _work(self) -> None:
         while not self._stopping:
-            turn = await self._queue.get()
+            _, _, turn = await self._queue.get()
             try:
                 await self._take(turn)
             except Exception:
@@ -230,7 +233,7 @@ class AccountPolling:
         """What an outcome tells of the account as a whole."""
         if isinstance(outcome.error, DeniedError):
             self._set_access(self._access.after_denial(outcome.space), outcome.error.code)
-        elif outcome.error is None or isinstance(outcome.error, RejectedError):
+        elif outcome.error is None or (isinstance(outcome.error, RejectedError) and outcome.error.is_by_the_api):
             self._set_access(self._access.after_admission(outcome.space))
         elif not self.up:
             self._last_probe = -math.inf  # this space cannot tell, so the next one that is due probes
@@ -244,13 +247,17 @@ class AccountPolling:
                     self._plan_next(turn, self._clock.monotonic())
         elif not self.up and not before.refused:
             _log.error("account refused, probing it once an interval", account=self.account.name, code=code)
+            now = self._clock.monotonic()
+            for turn in self._turns.values():  # those that showed it were put off as if it were their own trouble
+                if not turn.waiting and turn.space.id in access.denied:
+                    self._plan_next(turn, next_due(due=now, slot=turn.slot, interval=self.plan.interval, now=now))
 
     def _due_after(self, turn: _Turn, outcome: Outcome) -> float:
         now, interval = self._clock.monotonic(), self.plan.interval
         if outcome.error is None or (isinstance(outcome.error, DeniedError) and not self.up):
             return self._next_slot(turn)
         if isinstance(outcome.error, RefusedError):
-            return now + pause_after_refusal(interval, self._random)
+            return now + pause_after_refusal(turn.failures, interval, self._random)
         return now + pause_after_failure(turn.failures, interval, self._random)
 
     def _next_slot(self, turn: _Turn) -> float:

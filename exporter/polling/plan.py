@@ -85,9 +85,11 @@ def pause_after_failure(failures: int, interval: float, random: Random) -> float
     return longest * random.uniform(0.5, 1.0)
 
 
-def pause_after_refusal(interval: float, random: Random) -> float:
-    """Seconds until a space is due again that was refused for good. Never "never": subscriptions get repaired."""
-    longest = max(interval, min(interval * _REFUSED_INTERVALS, _LONGEST_REFUSED_SECONDS))
+def pause_after_refusal(failures: int, interval: float, random: Random) -> float:
+    """Seconds until a space is due again that was refused `failures` times in a row: an interval, then growing to six,
+    for a refusal may be a slip of somebody's hand. Never "never": subscriptions get repaired."""
+    intervals = min(2.0 ** min(failures - 1, 16), _REFUSED_INTERVALS)
+    longest = max(interval, min(interval * intervals, _LONGEST_REFUSED_SECONDS))
     return longest * random.uniform(0.9, 1.0)
 
 
@@ -103,20 +105,21 @@ class AccountAccess:
     spaces: int
     denied: frozenset[str] = frozenset()
     own: frozenset[str] = frozenset()
-
-    @property
-    def refused(self) -> bool:
-        """No space but a probe is polled while this holds."""
-        return len(self.denied) >= max(1, min(_DENIED_IN_A_ROW, self.spaces - len(self.own)))
+    refused: bool = False
+    """No space but a probe is polled while this holds, and only an answer that was let in ends it."""
 
     def among(self, spaces: Collection[str]) -> "AccountAccess":
         """What is known of it once these are the account's spaces."""
         kept = frozenset(spaces)
-        return AccountAccess(len(kept), self.denied & kept, self.own & kept)
+        return AccountAccess(len(kept), self.denied & kept, self.own & kept, self.refused)
 
     def after_denial(self, space: str) -> "AccountAccess":
         """A space was denied."""
-        return self if self.refused or space in self.own else replace(self, denied=self.denied | {space})
+        if self.refused or space in self.own:
+            return self
+        denied = self.denied | {space}
+        enough = max(1, min(_DENIED_IN_A_ROW, self.spaces - len(self.own)))
+        return replace(self, denied=denied, refused=len(denied) >= enough)
 
     def after_admission(self, space: str) -> "AccountAccess":
         """A space was answered, or rejected for its own sake: the account is let in."""

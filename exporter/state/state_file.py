@@ -41,7 +41,7 @@ _SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """Python cannot decode a message of SQLite's that quotes damage."""
 _NUMBERS = TypeAdapter(tuple[PhoneNumber, ...])
 _LOCKED_SECONDS = 0.1
-"""How long a file that someone else has locked may hold up the polls."""
+"""How long a file that someone else has locked may hold up a start."""
 
 Trouble = Literal["damaged", "foreign", "newer", "unwritable"]
 
@@ -65,15 +65,17 @@ class _Unusable(Exception):
 
 
 def open_state_file(
-    path: Path, keys: Collection[Key], now: float, observer: StateFileObserver
+    path: Path, keys: Collection[Key], now: float, observer: StateFileObserver, *, again: bool = False
 ) -> tuple["StateFile | None", dict[Key, SpaceState]]:
-    """The state file and what it knows of these spaces. No file, and an error in the log, where it cannot be used."""
+    """The state file and what it knows of these spaces. No file, and an error in the log, where it cannot be used;
+    none if it was tried `again`."""
     known: dict[Key, SpaceState] = {}
     try:
         return _open(path, keys, known, now, observer), known
     except (OSError, _Unusable) as error:
         observer.state_file_up(path, up=False)
-        _log.error("state file unusable, polling goes on without it", file=str(path), problem=str(error))
+        if not again:
+            _log.error("state file unusable, polling goes on without it", file=str(path), problem=str(error))
         return None, known
 
 
@@ -84,7 +86,7 @@ def _open(
     try:
         _require_ours(path)
         state_file = StateFile(path, observer)
-        state_file.load(keys, known)
+        state_file.load(keys, known, now)
         return state_file
     except _Unusable as unusable:
         observer.state_file_failed(path, unusable.trouble)
@@ -107,6 +109,8 @@ def _require_ours(path: Path) -> None:
         return
     except OSError as error:
         raise _Unusable("unwritable", error.strerror or str(error)) from error
+    if not header and Path(f"{path}-wal").exists():  # which SQLite would delete
+        raise _Unusable("damaged", "expected a state file, found an empty one")
     if header.startswith(_SQLITE_HEADER) and len(header) == _HEADER_BYTES:
         if int.from_bytes(header[68:72]) != _APPLICATION_ID:
             raise _Unusable("foreign", "expected a state file, found a database of another program")
@@ -151,10 +155,13 @@ class StateFile:
         self._database.text_factory = lambda raw: raw.decode("utf-8", "replace")
         with self._closed_if_unusable():
             self._prepare()
+            self._inode = _inode(path)
         observer.state_file_up(path, up=True)
 
-    def load(self, keys: Collection[Key], known: dict[Key, SpaceState]) -> None:
+    def load(self, keys: Collection[Key], known: dict[Key, SpaceState], now: float) -> None:
         """Put what the file knows of these spaces into `known`, as far as it is readable, and forget all others.
+
+        Nothing is later than `now`: what a clock that was ahead wrote would be fresh until then.
 
         Raises:
             _Unusable: it is damaged; `known` has what could be read.
@@ -165,10 +172,11 @@ class StateFile:
                 "SELECT account, space, known, checksum FROM space"
             ):
                 # damage can give a column any type
-                if checksum != _checksum(str(account), str(space), str(text)):
+                state = _decode(text, now) if checksum == _checksum(str(account), str(space), str(text)) else None
+                if state is None:
                     unreadable += 1
                 elif (account, space) in keys:
-                    known[account, space] = _decode(text)
+                    known[account, space] = state
             if unreadable:
                 raise _Unusable("damaged", f"{unreadable} rows are unreadable")
         self.retain(keys)
@@ -203,6 +211,10 @@ class StateFile:
             self._observer.state_file_failed(self._path, _unusable(error).trouble)
             _log.warning("state file not written, what left the configuration is still in it", problem=str(error))
 
+    def is_there(self) -> bool:
+        """Whether the file that is written is still the one that the next start will find."""
+        return _inode(self._path) == self._inode
+
     def close(self) -> None:
         self._database.close()
 
@@ -223,11 +235,19 @@ class StateFile:
             self._database.executescript(_SCHEMA)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
+        self._database.execute("PRAGMA busy_timeout=0")  # a save that meets a lock is made up for by the next
 
     def _rows(self) -> Iterator[tuple[str, str, str, int]]:
         for (account, space), state in self._unsaved.items():
             text = _encode(state)
             yield account, space, text, _checksum(account, space, text)
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 def _unusable(error: Exception) -> _Unusable:
@@ -251,8 +271,13 @@ def _encode(state: SpaceState) -> str:
     return json.dumps(document)
 
 
-def _decode(text: str) -> SpaceState:
+def _decode(text: str, now: float) -> SpaceState | None:
+    """None for a row of another version, which knew other fields."""
     document = json.loads(text)
-    numbers = _NUMBERS.validate_python(document["phone_numbers"])
-    changes = {(number, field): at for number, field, at in document["changes"]}
-    return SpaceState(document["up"], document["last_success"], numbers, changes, next_slot=document["next_slot"])
+    try:
+        numbers = _NUMBERS.validate_python(document["phone_numbers"])
+        changes = {(number, field): min(at, now) for number, field, at in document["changes"]}
+        success = None if document["last_success"] is None else min(document["last_success"], now)
+        return SpaceState(document["up"], success, numbers, changes, next_slot=document["next_slot"])
+    except (KeyError, TypeError, ValueError):
+        return None

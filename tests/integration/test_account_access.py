@@ -4,6 +4,7 @@ import asyncio
 from random import Random
 
 import httpx
+import pytest
 from virtual_time import VirtualClock, run
 from world import World, given, scenario
 
@@ -63,6 +64,22 @@ def after_a_repair(*failing: tuple[int, str], minutes: float) -> tuple[list[str]
         return up, world
 
     return run(main())
+
+
+@pytest.mark.parametrize("spaces", [1, 2, 3, 4])
+def test_a_small_account_is_let_in_within_two_intervals_of_the_repair(spaces: int) -> None:
+    async def main() -> set[str]:
+        revoked = {"at": "1000s", "answer": "InvalidAccessKeyId.NotFound", "for": "700s"}
+        world = World(scenario(spaces, qps=10, poll_interval="5m", events=(revoked,)))
+        await world.exporter.start()
+        await asyncio.sleep(1690)
+        assert world.samples("chatapp_account_up") == ["chatapp_account_up{} 0"]
+        await asyncio.sleep(10 + 600)
+        up = {*world.samples("chatapp_account_up"), *world.samples("chatapp_space_up")}
+        await world.exporter.stop()
+        return up
+
+    assert run(main()) == {"chatapp_account_up{} 1", "chatapp_space_up{} 1"}
 
 
 def test_a_probe_space_that_fails_for_another_reason_does_not_keep_the_account_closed() -> None:

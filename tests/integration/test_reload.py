@@ -2,11 +2,14 @@
 
 import asyncio
 import itertools
+import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 from virtual_time import START, run
 from world import World, scenario
@@ -281,6 +284,91 @@ def test_a_reload_in_the_midst_of_a_stop_begins_nothing() -> None:
     assert run(main()) == (0, [])
 
 
+def test_a_refused_account_stays_refused_whatever_spaces_come_or_go() -> None:
+    async def main() -> list[list[str]]:
+        world = World(scenario(8, poll_interval="5m", events=(REVOKED,)))
+        await world.exporter.reconfigure(with_spaces(world, 1, 2, 3))
+        await world.exporter.start()
+        await asyncio.sleep(900)
+        told = []
+        for spaces in ((2, 3), (2, 3, 4, 5, 6), (7, 8)):
+            await world.exporter.reconfigure(with_spaces(world, *spaces))
+            told.append(world.samples("chatapp_account_up"))
+            await asyncio.sleep(1)
+        await world.exporter.stop()
+        return told
+
+    assert run(main()) == [["chatapp_account_up{} 0"]] * 3
+
+
+def test_series_of_an_account_that_left_do_not_come_back_with_an_answer_under_way() -> None:
+    async def main() -> str:
+        world = World(scenario(5, poll_interval="5s", latency="2s"))
+        await world.exporter.start()
+        await asyncio.sleep(0.5)
+        await world.exporter.reconfigure(with_spaces(world, 1, name="globex"))
+        await asyncio.sleep(60)
+        page = world.exporter.exposition(openmetrics=False).decode()
+        await world.exporter.stop()
+        return page
+
+    assert 'account="acme"' not in run(main())
+
+
+def test_a_new_space_is_polled_before_those_that_wait_already() -> None:
+    async def main() -> list[str]:
+        world = World(scenario(201, poll_interval="5s", qps=2))
+        await world.exporter.reconfigure(with_spaces(world, *range(1, 201)))
+        await world.exporter.start()
+        await asyncio.sleep(200)
+        await world.exporter.reconfigure(with_spaces(world, *range(1, 202)))
+        asked = len(world.polls)
+        await asyncio.sleep(3)
+        await world.exporter.stop()
+        assert world.space_id(201) in [space for _, space in world.polls[asked:]]
+        return [space for _, space in world.polls[asked:]]
+
+    assert len(run(main())) <= 7
+
+
+def test_another_endpoint_is_asked_at_once_with_another_key() -> None:
+    async def main() -> tuple[list[str], int, list[str]]:
+        world = World(scenario(5, poll_interval="5m"))
+        await world.exporter.start()
+        await asyncio.sleep(400)
+        asked = len(world.polls)
+        await world.exporter.reconfigure(with_spaces(world, *range(1, 6), endpoint="http://127.0.0.1:2"))
+        await asyncio.sleep(3)
+        moved = len(world.polls) - asked
+        other = {"access_key_id": "wrong", "access_key_secret": SecretStr("wrong"), "endpoint": "http://127.0.0.1:2"}
+        await world.exporter.reconfigure(with_spaces(world, *range(1, 6), **other))
+        await asyncio.sleep(400)
+        requests = world.samples("chatapp_api_requests_total")
+        await world.exporter.stop()
+        return world.endpoints, moved, requests
+
+    endpoints, moved, requests = run(main())
+
+    assert endpoints == ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+    assert moved == 5
+    assert any("InvalidAccessKeyId.NotFound" in line for line in requests)
+
+
+def test_spaces_that_left_leave_the_state_file_with_the_reload(tmp_path: Path) -> None:
+    async def main() -> set[str]:
+        world = World(scenario(5), state_file=str(tmp_path / "state.db"))
+        await world.exporter.start()
+        await asyncio.sleep(10)
+        await world.exporter.reconfigure(with_spaces(world, 1, 2))
+        with closing(sqlite3.connect(tmp_path / "state.db")) as database:
+            left = {space for (space,) in database.execute("SELECT space FROM space")}
+        await world.exporter.stop()
+        assert left == {world.space_id(1), world.space_id(2)}
+        return left
+
+    assert len(run(main())) == 2
+
+
 def test_the_state_file_follows_the_configuration(tmp_path: Path) -> None:
     async def main() -> tuple[list[str], list[str], list[str]]:
         world = World(scenario(2, poll_interval="5m"), state_file=str(tmp_path / "one.db"))
@@ -485,6 +573,74 @@ def test_a_space_file_that_turns_bad_is_told_once_and_taken_when_it_is_good_agai
 
     (folder / "spaces" / "one.yml").write_text("- {id: s1}\n- {id: s3}")
     assert ids(configuration.load_changed_spaces()) == ["s1", "s3"]
+
+
+def test_a_space_file_is_not_forgotten_that_changed_while_something_else_was_wrong(folder: Path) -> None:
+    (folder / "key").write_text("secret")
+    (folder / "exporter.yml").write_text(CONFIG.replace("access_key_secret: secret", "access_key_secret_file: key"))
+    configuration = Configuration(folder / "exporter.yml", {})
+    configuration.load()
+
+    (folder / "key").write_text("")
+    (folder / "spaces" / "two.yml").write_text("- {id: s2}")
+    with pytest.raises(ConfigError, match="found nothing"):
+        configuration.load_changed_spaces()
+    assert configuration.load_changed_spaces() is None
+
+    (folder / "key").write_text("secret")
+    assert ids(configuration.load_changed_spaces()) == ["s1", "s2"]
+
+
+def test_a_reload_that_met_a_bad_space_file_is_forgotten_once_that_is_mended(folder: Path) -> None:
+    async def main() -> list[str]:
+        configuration = Configuration(folder / "exporter.yml", {})
+        world = World(scenario(1))
+        world.settings = configuration.load()
+        world.exporter = world.fresh_exporter()
+        reloader = Reloader(configuration, world.exporter)
+        (folder / "spaces" / "one.yml").write_text("- {idd: s1}")
+        with pytest.raises(ConfigError):
+            await reloader.reload()
+        told = [world.samples("chatapp_exporter_config_last_reload_successful")[0]]
+        (folder / "spaces" / "one.yml").write_text("- {id: s1}")
+        await reloader.take_over_changes()
+        told.append(world.samples("chatapp_exporter_config_last_reload_successful")[0])
+        await world.exporter.stop()
+        return [line.rsplit(" ", 1)[1] for line in told]
+
+    assert run(main()) == ["0.0", "1.0"]
+
+
+def test_a_bug_in_a_reload_is_told_and_the_next_one_is_possible() -> None:
+    """A space that no schedule can hold, which no configuration lets through."""
+
+    async def main() -> tuple[list[str], int]:
+        world = World(scenario(5, poll_interval="5m"))
+        await world.exporter.reconfigure(with_spaces(world, 1, 2))
+        await world.exporter.start()
+        await asyncio.sleep(10)
+        impossible = with_spaces(world, 1, 2, 3, 4, qps=1e-300)
+        good = with_spaces(world, 1, 2, 3, 4, 5)
+        reloader = Reloader(Scripted(impossible, good), world.exporter)
+        with pytest.raises(OverflowError):
+            await reloader.reload()
+        told = [world.samples("chatapp_exporter_config_last_reload_successful")[0].rsplit(" ", 1)[1]]
+        await reloader.reload()
+        told.append(world.samples("chatapp_exporter_config_last_reload_successful")[0].rsplit(" ", 1)[1])
+        await asyncio.sleep(5)
+        shown = spaces_shown(world)
+        await world.exporter.stop()
+        assert world.exporter.unpolled() == 0
+        return told, len(shown)
+
+    assert run(main()) == (["0.0", "1.0"], 5)
+
+
+def test_a_pattern_that_no_file_can_match_is_an_error_like_others(folder: Path) -> None:
+    (folder / "exporter.yml").write_text(CONFIG.replace("[spaces/*.yml]", r'["\0/*"]'))
+
+    with pytest.raises(ConfigError, match=r"space_files\[0\]: expected text"):
+        Configuration(folder / "exporter.yml", {}).load()
 
 
 def test_space_files_that_are_all_gone_are_an_error_and_no_empty_account(folder: Path) -> None:

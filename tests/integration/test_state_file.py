@@ -3,14 +3,18 @@
 import asyncio
 import itertools
 import sqlite3
+import zlib
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from virtual_time import run
+from virtual_time import START, run
 from world import World, scenario
+
+from exporter.service import Fixed, Reloader
 
 RED = ({"at": "60s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}},)
 VALUES = ("chatapp_phone_number", "chatapp_space_last_success", "chatapp_space_up", "chatapp_space_phone_numbers")
@@ -99,6 +103,53 @@ def test_a_slot_of_a_clock_that_was_wrong_does_not_postpone_a_poll(file: Path) -
         return len({space for _, space in world.polls})
 
     assert run(main()) == 3
+
+
+def test_what_a_clock_that_was_ahead_wrote_grows_old_like_everything_else(file: Path) -> None:
+    async def main() -> tuple[list[str], list[str]]:
+        world = World(
+            scenario(3, poll_interval="30s", events=({"at": "100s", "answer": "InternalError"},)), state_file=str(file)
+        )
+        world.clock.offset = 86_400.0  # type: ignore[attr-defined]  # a virtual clock
+        await polled(world, 90)
+        world.clock.offset = 0.0  # type: ignore[attr-defined]
+        world.exporter = world.fresh_exporter()
+        at_first = world.samples("chatapp_space_last_success")
+        await polled(world, 3700)
+        return at_first, world.samples("chatapp_phone_number")
+
+    at_first, an_hour_later = run(main())
+
+    assert {float(line.rsplit(" ", 1)[1]) for line in at_first} == {START + 90}
+    assert an_hour_later == []
+
+
+def test_after_a_restart_a_refused_account_is_soon_known_to_be_one(file: Path) -> None:
+    revoked = ({"at": "60s", "answer": "InvalidAccessKeyId.NotFound"},)
+
+    async def main() -> tuple[list[str], list[str]]:
+        world = World(scenario(6, poll_interval="30m", events=revoked), state_file=str(file), max_age=86_400.0)
+        await polled(world, 4000)
+        before = world.samples("chatapp_account_up")
+        world.exporter = world.fresh_exporter()
+        await world.exporter.start()
+        await asyncio.sleep(3)
+        after = world.samples("chatapp_account_up")
+        await world.exporter.stop()
+        return before, after
+
+    assert run(main()) == (["chatapp_account_up{} 0"], ["chatapp_account_up{} 0"])
+
+
+def test_a_start_rests_until_nothing_counts_that_another_process_sent(file: Path) -> None:
+    async def main(qps: float) -> float:
+        world = World(scenario(3, poll_interval="30s", qps=qps))
+        await world.exporter.start(may_follow_another=True)
+        await asyncio.sleep(300)
+        await world.exporter.stop()
+        return world.polls[0][0]
+
+    assert [run(main(qps)) for qps in (10, 0.5, 0.01)] == [1.0, 2.0, 100.0]
 
 
 def test_after_a_stop_longer_than_max_age_the_spaces_count_as_unknown_and_go_first(file: Path) -> None:
@@ -283,6 +334,92 @@ def test_a_file_that_cannot_be_used_is_left_alone(file: Path, damage: Callable[[
         f'chatapp_exporter_state_file_failures_total{{reason="{reason}"}} 1.0',
     ]
     assert after.up == {"chatapp_space_up{} 1"}
+
+
+def locked(file: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(file, isolation_level=None)
+    database.execute("PRAGMA locking_mode=EXCLUSIVE")
+    database.execute("BEGIN EXCLUSIVE")
+    return database
+
+
+@pytest.mark.parametrize("change", ["taken away", "locked at the start"])
+def test_a_file_that_comes_back_is_used_again_within_thirty_seconds(file: Path, change: str) -> None:
+    async def main() -> list[list[str]]:
+        world = World(scenario(3, poll_interval="5m"), state_file=str(file))
+        await polled(world, 30)
+        lock = locked(file) if change == "locked at the start" else None
+        world.exporter = world.fresh_exporter()
+        reloader = Reloader(Fixed(world.settings), world.exporter)
+        following = asyncio.create_task(reloader.follow())
+        await world.exporter.start()
+        await asyncio.sleep(15)
+        seen = [trouble(world)[:1]]
+        if lock:
+            lock.close()
+        else:
+            for path in file.parent.glob("state.db*"):
+                path.unlink()
+        await asyncio.sleep(15)
+        seen.append(trouble(world)[:1])
+        following.cancel()
+        await world.exporter.stop()
+        return seen
+
+    with capture_logs() as logs:
+        before, after = run(main())
+
+    up = "chatapp_exporter_state_file_up{} "
+    assert (before, after) == ([up + ("0.0" if change == "locked at the start" else "1.0")], [up + "1.0"])
+    assert len(stored(file)) == 3
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == (
+        ["state file unusable, polling goes on without it"] if change == "locked at the start" else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "known"),
+    [('"verified_name"', '"calling": "", "verified_name"', 40), ('"phone_numbers"', '"numbers"', 39)],
+    ids=["a field more", "a field less"],
+)
+def test_a_row_of_another_version_costs_that_space_at_most(file: Path, old: str, new: str, known: int) -> None:
+    def from_the_future(path: Path) -> None:
+        with closing(sqlite3.connect(path)) as database:
+            account, space, text = database.execute("SELECT account, space, known FROM space").fetchone()
+            text = text.replace(old, new)
+            checksum = zlib.crc32("\0".join((account, space, text)).encode())
+            database.execute("UPDATE space SET known=?, checksum=? WHERE space=?", (text, checksum, space))
+            database.commit()
+
+    after = restarted_after(from_the_future, file)
+
+    assert sum(line.startswith("chatapp_space_last_success") for line in after.at_first) == known
+
+
+def test_an_empty_file_with_a_log_beside_it_is_kept_aside_with_it(file: Path) -> None:
+    def cut_to_nothing(path: Path) -> None:
+        path.write_bytes(b"")
+        Path(f"{path}-wal").write_bytes(b"what is left")
+
+    after = restarted_after(cut_to_nothing, file)
+
+    assert after.logged == ["state file damaged, it is kept aside"]
+    assert [path.read_bytes() for path in file.parent.glob("state.db.damaged-*-wal")] == [b"what is left"]
+
+
+def test_what_was_readable_of_a_damaged_file_is_in_the_new_one(file: Path) -> None:
+    async def main() -> list[int]:
+        world = World(scenario(40, poll_interval="5s"), state_file=str(file))
+        await polled(world, 60)
+        flip_a_rating(file)
+        missing = []
+        for _ in range(2):
+            world.exporter = world.fresh_exporter()
+            missing.append(world.exporter.unpolled())
+            await world.exporter.stop()
+        return missing
+
+    assert run(main()) == [1, 1]
 
 
 def test_without_a_state_file_nothing_is_said_of_one() -> None:

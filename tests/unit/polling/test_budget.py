@@ -115,6 +115,13 @@ def test_the_rate_never_falls_below_a_sixteenth_of_the_limit() -> None:
     assert rate.current(now=119) == 1
 
 
+def test_the_rate_does_not_climb_while_nothing_may_be_sent() -> None:
+    rate = Rate(limit=10)
+    rate.throttled(now=100, sent_at=100, wait_seconds=60)
+
+    assert (rate.current(now=160), rate.current(now=208)) == (5, 7)
+
+
 @pytest.mark.parametrize(
     ("asked", "granted"),
     [(60, 60), (61, 60), (YEAR, 60), (math.inf, 60), (0, 0), (-5, 0), (-math.inf, 0), (math.nan, 0)],
