@@ -32,6 +32,8 @@ def configure_logs(level: str, form: Literal["logfmt", "json"]) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # what any client can cause must not fill the log; what fails in our pages, they log themselves
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import bcrypt
 from pydantic import AfterValidator, Field
 
 from exporter.clock import Clock
@@ -33,8 +34,12 @@ _CLIENT_CERTIFICATES = {
 
 
 def _bcrypt_hash(text: str) -> str:
-    if not _HASH.fullmatch(text):
-        raise ValueError("a bcrypt hash of a password, as htpasswd -nBC 10 makes it")
+    try:
+        if not _HASH.fullmatch(text):
+            raise ValueError
+        bcrypt.hashpw(b"", b"$2b$04$" + text[7:29].encode())  # quick: whether it can read the salt
+    except ValueError:
+        raise ValueError("a bcrypt hash of a password, as htpasswd -nBC 10 makes it") from None
     return text
 
 
@@ -69,20 +74,23 @@ class Access:
         self._path = path
         self._doors = Followed("web configuration", self._read)
         self._logins = Logins(clock)
-        self._has_tls: bool | None = None
-        self._has_tls = self._doors().tls is not None
-        self.tls = CurrentTls(self._doors) if self._has_tls else None
+        self._at_the_start: _Doors | None = None
+        self._at_the_start = self._doors()
+        self.tls = CurrentTls(self._doors) if self._at_the_start.tls else None
 
     async def admits(self, user: str, password: str) -> bool:
         """Whether someone may ask who gives this name and password, or "" for both."""
         users = self._doors().users
-        return not users or await self._logins.verify(users, user, password)
+        return not users or (bool(user) and await self._logins.verify(users, user, password))
 
     def _read(self) -> tuple[_Doors, tuple[Path, ...]]:
         config = load_document(self._path, WebConfig)
         tls, folder, files = config.tls_server_config, self._path.parent, (self._path,)
-        if self._has_tls not in (None, tls is not None):
+        before = self._at_the_start
+        if before and bool(before.tls) != bool(tls):
             raise self._problem((), "expected TLS as it was at the start, for it takes a restart to turn it on or off")
+        if before and before.users and not config.basic_auth_users:  # as a file is that is half written
+            raise self._problem((), "expected logins as at the start, for it takes a restart to turn them off")
         if tls is None:
             return _Doors(config.basic_auth_users, None), files
         named = (tls.cert_file, tls.key_file, *([tls.client_ca_file] if tls.client_ca_file else []))
@@ -94,6 +102,7 @@ class Access:
             raise self._problem(
                 place, "expected client_ca_file and a client_auth_type that verifies, found one of them"
             )
+        self._require_readable(tls)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.min_version == "TLS13" else ssl.TLSVersion.TLSv1_2
         try:
@@ -109,6 +118,17 @@ class Access:
             raise self._problem((*place, "client_ca_file"), text) from error
         context.verify_mode = _CLIENT_CERTIFICATES[tls.client_auth_type]
         return context
+
+    def _require_readable(self, tls: TlsServerConfig) -> None:
+        """For ssl does not say which of the files it cannot read."""
+        for key in ("cert_file", "key_file", "client_ca_file"):
+            if name := getattr(tls, key):
+                try:
+                    (self._path.parent / name).open("rb").close()
+                except (OSError, ValueError) as error:
+                    raise self._problem(
+                        ("tls_server_config", key), f"expected a readable file, found: {_why(error)}"
+                    ) from error
 
     def _problem(self, place: tuple[str, ...], text: str) -> ConfigError:
         return ConfigError([Lines(self._path).problem(place, text)])

@@ -71,6 +71,7 @@ class _Pages:
         self._source = source
         self._index = index
         self._reload = reload
+        self._is_ready = False
 
     async def home(self, _: Request) -> Response:
         accounts, unpolled = self._source.accounts(), self._source.unpolled()
@@ -85,7 +86,9 @@ class _Pages:
         return PlainTextResponse("healthy\n")
 
     async def ready(self, _: Request) -> Response:
-        unpolled = self._source.unpolled()
+        # spaces that a reload brings do not take it back: the others are there to be scraped
+        unpolled = 0 if self._is_ready else self._source.unpolled()
+        self._is_ready = not unpolled
         text = f"not ready: {unpolled} spaces not polled yet\n" if unpolled else "ready\n"
         return PlainTextResponse(text, status_code=503 if unpolled else 200)
 

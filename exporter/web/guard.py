@@ -3,16 +3,21 @@
 import base64
 from collections.abc import Awaitable, Callable
 
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from exporter.web.logins import TooManyWaiting
 
 MAX_BODY_BYTES = 64 * 1024
 """No path reads a body; what is announced to be longer is refused at once."""
 MAX_HEADER_BYTES = 16 * 1024
 
 Admits = Callable[[str, str], Awaitable[bool]]
-"""Whether someone with this name and password may ask."""
+"""Whether someone with this name and password may ask. Raises TooManyWaiting."""
+
+_log = structlog.get_logger()
 
 
 class Guard:
@@ -29,13 +34,23 @@ class Guard:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 MutableHeaders(scope=message).update(self._headers)
             await send(message)
 
-        refusal = await self._refusal(scope, Headers(scope=scope))
-        await (refusal or self._app)(scope, receive, send_with_headers)
+        try:
+            refusal = await self._refusal(scope, Headers(scope=scope))
+            await (refusal or self._app)(scope, receive, send_with_headers)
+        except Exception:
+            if begun:
+                raise  # the client has gone, or its answer is broken off
+            _log.exception("page failed by a bug, please report it", path=scope["path"])
+            await PlainTextResponse("Internal error\n", 500)(scope, receive, send_with_headers)
 
     async def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         # h11 bounds only headers that arrive in pieces
@@ -43,9 +58,17 @@ class Guard:
             return PlainTextResponse("Request header too large\n", 431, {"connection": "close"})
         if not _is_small(headers.get("content-length", "0")):
             return PlainTextResponse("Request too large\n", 413, {"connection": "close"})
-        if self._admits and not await self._admits(*_basic_auth(headers.get("authorization", ""))):
-            return PlainTextResponse("Unauthorized\n", 401, {"www-authenticate": "Basic"})
-        return None
+        if "transfer-encoding" in headers:  # so that nobody knows how long the body will be
+            return PlainTextResponse("Length required\n", 411, {"connection": "close"})
+        return await self._login(headers.get("authorization", "")) if self._admits else None
+
+    async def _login(self, authorization: str) -> Response | None:
+        try:
+            if self._admits and await self._admits(*_basic_auth(authorization)):
+                return None
+        except TooManyWaiting:
+            return PlainTextResponse("Too many logins at once\n", 503, {"retry-after": "1"})
+        return PlainTextResponse("Unauthorized\n", 401, {"www-authenticate": "Basic"})
 
 
 def _length(header: tuple[bytes, bytes]) -> int:

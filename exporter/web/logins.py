@@ -15,6 +15,11 @@ _REMEMBERED_SECONDS = 300.0
 _MOST_REMEMBERED = 100
 _VERIFIED_AT_ONCE = 2
 _MOST_WAITING = 50
+"""Of known names, and as many of others: who tries names takes no place from those who have one."""
+
+
+class TooManyWaiting(Exception):
+    """So many passwords wait to be verified that this one is not: it may be right."""
 
 
 def matches(password: str, hashed: str) -> bool:
@@ -33,23 +38,27 @@ class Logins:
         self._matches = matches
         self._remembered: OrderedDict[bytes, float] = OrderedDict()
         self._turns = asyncio.Semaphore(_VERIFIED_AT_ONCE)
-        self._waiting = 0
+        self._waiting = {True: 0, False: 0}
 
     async def verify(self, users: Mapping[str, str], user: str, password: str) -> bool:
-        """Whether it is the password of one of `users` (at least one); False too where too many wait to be told."""
+        """Whether it is the password of one of `users` (at least one).
+
+        Raises:
+            TooManyWaiting: nobody knows, for too many wait to be told.
+        """
         known = users.get(user)
-        expected = known or next(iter(users.values()))
+        expected = known or max(users.values(), key=_cost)
         digest = hashlib.sha256("\0".join((user, expected, password)).encode("utf-8", "surrogatepass")).digest()
         if known and self._remembered.get(digest, 0.0) > self._clock.monotonic():
             return self._remember(digest)
-        if self._waiting >= _MOST_WAITING:
-            return False
-        self._waiting += 1
+        if self._waiting[bool(known)] >= _MOST_WAITING:
+            raise TooManyWaiting
+        self._waiting[bool(known)] += 1
         try:
             async with self._turns:
                 right = await asyncio.to_thread(self._matches, password, expected)
         finally:
-            self._waiting -= 1
+            self._waiting[bool(known)] -= 1
         return bool(known) and right and self._remember(digest)
 
     def _remember(self, digest: bytes) -> bool:
@@ -58,3 +67,8 @@ class Logins:
         while len(self._remembered) > _MOST_REMEMBERED:
             self._remembered.popitem(last=False)
         return True
+
+
+def _cost(hashed: str) -> str:
+    """The two digits after $2b$: bcrypt takes 2 to the power of that many rounds."""
+    return hashed[4:6]

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -13,7 +14,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from exporter.web.access import CurrentTls
 from exporter.web.guard import MAX_HEADER_BYTES
 
+REQUEST_SECONDS = 10.0
+"""How long a client may take to begin, until the head of its request is complete."""
 PATIENCE_SECONDS = 60.0
+"""How long it may take from there on, until it has taken the answer."""
+_MOST_UNSENT_BYTES = 256 * 1024 * 1024
+"""What may wait in memory for clients that do not read; several times a page of 50,000 numbers."""
 _MOST_CONNECTIONS = 200
 """So that open files are left for the polls and the state, whoever holds connections to us."""
 
@@ -77,30 +83,53 @@ class _Server(uvicorn.Server):
 
 
 class _Impatient(H11Protocol):
-    """A connection that is cut when a request is not complete, or its answer not taken, within a minute.
+    """A connection that is cut when its client dawdles, or when answers that nobody takes fill the memory.
 
-    uvicorn itself waits for ever for the rest of a request, and for a client that does not read.
+    uvicorn itself waits for ever for the rest of a request and for a client that does not read, and goes on reading a
+    body after the answer.
     """
 
-    _deadline: asyncio.TimerHandle | None = None
+    _deadline: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._deadline:
-            self._deadline.cancel()
+        self._deadline.cancel()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        idle = self._is_idle()
+        super().data_received(data)
+        if idle and not self._is_idle():
+            self._begin_again()
+
     def on_response_complete(self) -> None:
+        if self.conn.their_state is h11.SEND_BODY:
+            self.transport.close()
         super().on_response_complete()
+        self._begin_again()
+        self._cut_the_slowest()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _begin_again(self) -> None:
+        self._deadline.cancel()
         self._begin()
 
     def _begin(self) -> None:
-        if self._deadline:
-            self._deadline.cancel()
-        self._deadline = self.loop.call_later(PATIENCE_SECONDS, self.transport.abort)
+        waiting = self._is_idle() and not self.transport.get_write_buffer_size()
+        seconds = REQUEST_SECONDS if waiting else PATIENCE_SECONDS
+        self._deadline = self.loop.call_later(seconds, self.transport.abort)
+
+    def _cut_the_slowest(self) -> None:
+        reading = [
+            one for one in self.connections if isinstance(one, _Impatient) and one.transport.get_write_buffer_size()
+        ]
+        if sum(one.transport.get_write_buffer_size() for one in reading) > _MOST_UNSENT_BYTES:
+            min(reading, key=lambda one: one._deadline.when()).transport.abort()
 
 
 @asynccontextmanager

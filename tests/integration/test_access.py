@@ -6,8 +6,9 @@ import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -15,6 +16,7 @@ import bcrypt
 import httpx
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -24,7 +26,7 @@ from exporter.clock import SystemClock
 from exporter.config.problems import ConfigError
 from exporter.web.access import Access
 from exporter.web.app import create_app
-from exporter.web.logins import Logins, matches
+from exporter.web.logins import Logins, TooManyWaiting, matches
 from exporter.web.server import bind, serving, url_of
 
 PASSWORD = "correct horse: battery"
@@ -177,20 +179,90 @@ def test_the_event_loop_goes_on_while_passwords_are_verified() -> None:
     assert asyncio.run(main()) > 50
 
 
-def test_many_who_guess_are_turned_away_before_they_cost_anything() -> None:
-    costly = bcrypt.hashpw(b"x", bcrypt.gensalt(8)).decode()
-
-    async def main() -> tuple[int, int]:
+def test_who_guesses_names_takes_no_place_from_those_who_have_one() -> None:
+    async def main() -> tuple[int, int, bool]:
         logins = Logins(SystemClock())
-        guesses = [asyncio.create_task(logins.verify({"a": costly}, "a", f"guess {n}")) for n in range(500)]
+        guesses = [asyncio.create_task(logins.verify({"a": HASH}, f"name {n}", "x")) for n in range(500)]
         await asyncio.sleep(0)
+        right = asyncio.create_task(logins.verify({"a": HASH}, "a", PASSWORD))
         turned_away = sum(guess.done() for guess in guesses)
-        assert not any(await asyncio.gather(*guesses))
-        return turned_away, len(guesses)
+        answers = await asyncio.gather(*guesses, return_exceptions=True)
+        return turned_away, sum(isinstance(answer, TooManyWaiting) for answer in answers), await right
 
-    turned_away, guesses = asyncio.run(main())
+    assert asyncio.run(main()) == (450, 450, True)
 
-    assert turned_away == guesses - 50
+
+def test_a_password_that_nobody_has_time_for_is_not_called_wrong() -> None:
+    async def too_many(user: str, password: str) -> bool:
+        raise TooManyWaiting
+
+    async def main() -> httpx.Response:
+        app = create_app(Nothing(), admits=too_many)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as http:
+            return await http.get("/metrics", headers={"authorization": login("prometheus", PASSWORD)})
+
+    answer = asyncio.run(main())
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+def test_who_gives_no_login_costs_nothing(tmp_path: Path) -> None:
+    costly = bcrypt.hashpw(b"x", bcrypt.gensalt(4)).decode().replace("$04$", "$19$")  # minutes for each
+    of = access(tmp_path, f"basic_auth_users: {{prometheus: {costly}}}")
+
+    for authorization in ("", "Basic", "Basic !!!", "Bearer x"):
+        assert get("/metrics", of, authorization=authorization).status_code == 401
+
+
+def test_an_unknown_name_takes_as_long_as_the_costliest_known_one() -> None:
+    compared: list[str] = []
+
+    def comparing(password: str, hashed: str) -> bool:
+        compared.append(hashed[4:6])
+        return False
+
+    users = {"a": HASH, "b": HASH.replace("$04$", "$12$"), "c": HASH.replace("$04$", "$10$")}
+    run(Logins(VirtualClock(), comparing).verify(users, "nobody", "x"))
+
+    assert compared == ["12"]
+
+
+def test_logins_are_not_turned_off_by_a_file_that_is_half_written(tmp_path: Path) -> None:
+    of = access(tmp_path, f"basic_auth_users: {{prometheus: {HASH}}}")
+    written(tmp_path, "{}")
+
+    with capture_logs() as logs:
+        assert get("/metrics", of).status_code == 401
+    assert "it takes a restart to turn them off" in str(logs)
+
+
+def test_a_password_that_was_changed_in_the_file_is_forgotten(tmp_path: Path) -> None:
+    of = access(tmp_path, f"basic_auth_users: {{prometheus: {HASH}}}")
+    assert get("/metrics", of, authorization=login("prometheus", PASSWORD)).status_code == 200
+
+    changed = bcrypt.hashpw(b"another", bcrypt.gensalt(4)).decode()
+    written(tmp_path, f"basic_auth_users: {{prometheus: {changed}}}")
+
+    assert get("/metrics", of, authorization=login("prometheus", PASSWORD)).status_code == 401
+    assert get("/metrics", of, authorization=login("prometheus", "another")).status_code == 200
+
+
+def test_a_bug_in_a_page_is_told_in_the_log_and_nowhere_else() -> None:
+    class Broken(Nothing):
+        def redacted_config(self) -> str:
+            raise ZeroDivisionError("planted")
+
+    async def main() -> httpx.Response:
+        app = create_app(Broken())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as http:
+            return await http.get("/-/config")
+
+    with capture_logs() as logs:
+        answer = asyncio.run(main())
+
+    assert (answer.status_code, answer.text) == (500, "Internal error\n")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert [line["event"] for line in logs] == ["page failed by a bug, please report it"]
 
 
 @pytest.mark.parametrize(
@@ -203,6 +275,11 @@ def test_many_who_guess_are_turned_away_before_they_cost_anything() -> None:
             " client_ca_file, client_auth_type, min_version",
         ),
         ("tls_server_config: {cert_file: c}", "web.yml:1: tls_server_config.key_file: expected text, found nothing"),
+        (
+            "basic_auth_users: {alice: $2b$10$" + "z" * 53 + "}",  # no salt that bcrypt would write
+            "web.yml:1: basic_auth_users.alice: expected a bcrypt hash of a password, as htpasswd -nBC 10 makes it,"
+            " found something else (not shown, for it may be secret)",
+        ),
         (
             "basic_auth_users: {alice: hunter2}",
             "web.yml:1: basic_auth_users.alice: expected a bcrypt hash of a password, as htpasswd -nBC 10 makes it,"
@@ -224,8 +301,7 @@ def test_many_who_guess_are_turned_away_before_they_cost_anything() -> None:
         ),
         (
             "tls_server_config: {cert_file: c, key_file: k}",
-            "web.yml:1: tls_server_config.cert_file: expected a certificate and its key, in PEM,"
-            " found: No such file or directory",
+            "web.yml:1: tls_server_config.cert_file: expected a readable file, found: No such file or directory",
         ),
     ],
 )
@@ -344,6 +420,33 @@ def test_clients_need_the_certificate_that_is_asked_of_them(ca: trustme.CA, tmp_
             status(port, client(ca, strangers.issue_cert("prometheus")))
 
 
+def test_a_certificate_that_need_not_be_given_must_be_right_all_the_same(ca: trustme.CA, tmp_path: Path) -> None:
+    issue(ca, tmp_path)
+    text = (
+        "tls_server_config: {cert_file: cert.pem, key_file: key.pem, client_ca_file: ca.pem,"
+        " client_auth_type: VerifyClientCertIfGiven}"
+    )
+    strangers = trustme.CA()
+    with listening(access(tmp_path, text)) as port:
+        assert status(port, client(ca)) == 200
+        assert status(port, client(ca, ca.issue_cert("prometheus"))) == 200
+        with pytest.raises(httpx.TransportError):
+            status(port, client(ca, strangers.issue_cert("prometheus")))
+
+        strangers.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        assert status(port, client(ca, strangers.issue_cert("prometheus"))) == 200
+
+
+def test_a_key_with_a_password_is_refused_and_nobody_is_asked(ca: trustme.CA, tmp_path: Path) -> None:
+    issue(ca, tmp_path)
+    key = serialization.load_pem_private_key((tmp_path / "key.pem").read_bytes(), None)
+    secret = serialization.BestAvailableEncryption(b"secret")
+    pem, traditional = serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(pem, traditional, secret))
+
+    assert message(tmp_path, TLS).endswith("expected a certificate and its key, in PEM, found: a key with a password")
+
+
 def test_an_older_tls_than_allowed_is_refused(ca: trustme.CA, tmp_path: Path) -> None:
     issue(ca, tmp_path)
     old = client(ca)
@@ -369,6 +472,49 @@ def test_tls_is_not_turned_off_by_a_change_of_the_file(ca: trustme.CA, tmp_path:
 # ---- what browsers and hostile clients get
 
 
+def test_whatever_bytes_come_the_server_goes_on(tmp_path: Path) -> None:
+    chance = Random(1)
+    pieces = (
+        *(
+            b"GET ",
+            b"POST ",
+            b"/metrics",
+            b" HTTP/1.1\r\n",
+            b" HTTP/1.0\r\n",
+            b"host: x\r\n",
+            b"\r\n",
+            b"\r\n\r\n",
+            b"\0",
+        ),
+        *(b"transfer-encoding: chunked\r\n", b"content-length: 5\r\n", b"content-length: -1\r\n", b"5\r\nhello\r\n"),
+        *(
+            b"expect: 100-continue\r\n",
+            b"upgrade: websocket\r\nconnection: upgrade\r\n",
+            b"authorization: Basic YTpi\r\n",
+        ),
+        *(b"authorization: Basic \xff\r\n", b"x: " + b"y" * 20_000, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 3),
+    )
+    with listening(access(tmp_path, f"basic_auth_users: {{a: {HASH}}}")) as port:
+        for _ in range(300):
+            with socket.create_connection(("127.0.0.1", int(port)), timeout=5) as one, suppress(OSError):
+                one.sendall(b"".join(chance.choices(pieces, k=chance.randint(1, 9))))
+        answer = httpx.get(f"http://127.0.0.1:{port}/-/healthy", auth=("a", PASSWORD), trust_env=False)
+
+    assert answer.status_code == 200
+
+
+def test_a_body_that_nobody_wants_ends_with_the_answer(tmp_path: Path) -> None:
+    """Whether its length is not announced, or is and the rest does not come."""
+    with listening(access(tmp_path, "{}")) as port:
+        for announced in (b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n", b"content-length: 50\r\n\r\nhello"):
+            with socket.create_connection(("127.0.0.1", int(port)), timeout=5) as one:
+                one.sendall(b"POST /metrics HTTP/1.1\r\nhost: x\r\n" + announced)
+                received = b""
+                while piece := one.recv(65536):  # a connection that stays open would time out
+                    received += piece
+                assert received.startswith((b"HTTP/1.1 411", b"HTTP/1.1 405"))
+
+
 def test_a_browser_may_run_load_or_frame_nothing() -> None:
     page = get("/", None)
 
@@ -378,6 +524,7 @@ def test_a_browser_may_run_load_or_frame_nothing() -> None:
     for path in PATHS:
         headers = get(path, None).headers
         assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+        assert headers["cache-control"] == "no-store"
 
 
 @pytest.mark.parametrize("length", ["65537", "99999999999999999999", "-1", "x", "१"])

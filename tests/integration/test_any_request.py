@@ -1,6 +1,7 @@
 """Whatever is asked over HTTP, there is an answer, and never a 500."""
 
 import asyncio
+from base64 import b64encode
 from typing import Any
 from urllib.parse import quote
 
@@ -15,10 +16,12 @@ from exporter.web.app import create_app
 paths = st.sampled_from(["/", "/metrics", "/-/healthy", "/-/ready", "/-/config", "/-/reload", "/metrics/", "//", "/.."])
 texts = st.text(st.characters(codec="utf-8"), max_size=30)
 header_texts = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=60)
+logins = st.builds("Basic {}".format, header_texts | st.binary(max_size=40).map(lambda raw: b64encode(raw).decode()))
 headers = st.fixed_dictionaries(
     {},
     optional={
         name: header_texts
+        | logins
         | st.sampled_from(["*/*", "text/plain;q=x", "application/openmetrics-text;q=1e9;version=", ";;="])
         for name in (
             "accept",
