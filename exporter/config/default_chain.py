@@ -16,6 +16,9 @@ from exporter.chatapp.signing import Credentials
 if TYPE_CHECKING:
     from alibabacloud_credentials.provider import DefaultCredentialsProvider
 
+_SILENCED = ("credentials", "alibabacloud-tea", "urllib3")
+"""The chain's loggers: they write whole answers and addresses, with the secrets that are in them."""
+
 
 def is_installed() -> bool:
     """Whether the extra is there."""
@@ -51,7 +54,7 @@ def _credentials() -> Credentials:
 def _chain() -> "DefaultCredentialsProvider":
     from alibabacloud_credentials.provider import DefaultCredentialsProvider
 
-    logger = logging.getLogger("credentials")
-    logger.handlers.clear()
-    logger.setLevel(logging.WARNING)
+    for name in _SILENCED:  # after the import, which gives them handlers
+        logger = logging.getLogger(name)
+        logger.handlers[:], logger.propagate = [logging.NullHandler()], False
     return DefaultCredentialsProvider()

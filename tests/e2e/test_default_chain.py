@@ -9,12 +9,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import pytest
 import yaml
 from hostile import Exchange, HostileApi, serving
 from processes import free_port, program, until
 
 from exporter.simulator.scenario import Scenario
 
+MARK = "marked"
+"""In every secret that no log may show."""
 QUIET = {
     "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true",
     "ALIBABA_CLOUD_ACCESS_KEY_ID": "",
@@ -22,19 +25,27 @@ QUIET = {
 }
 
 
+def temporary_key(number: int, lifetime: timedelta) -> dict[str, str]:
+    """An answer of a metadata service."""
+    expires = f"{datetime.now(UTC) + lifetime:%Y-%m-%dT%H:%M:%SZ}"
+    key = {"AccessKeyId": f"key-{number}", "AccessKeySecret": f"secret-{number}", "SecurityToken": "token"}
+    return {"Code": "Success", **key, "Expiration": expires}
+
+
 @contextmanager
-def role_server(*lifetimes: timedelta) -> Iterator[str]:
-    """Temporary keys as a metadata service gives them: key-1, key-2 and so on, the last again and again."""
-    given = 0
+def role_server(*answers: dict[str, str] | None) -> Iterator[tuple[str, threading.Event]]:
+    """Its address, and whether it was asked. Gives the answers one after another, the last again and again; for None
+    it keeps whoever asks waiting until the end."""
+    left, asked, over = list(answers), threading.Event(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            nonlocal given
-            given = min(given + 1, len(lifetimes))
-            expires = datetime.now(UTC) + lifetimes[given - 1]
-            keys = {"AccessKeyId": f"key-{given}", "AccessKeySecret": f"secret-{given}", "SecurityToken": "token"}
-            document = {"Code": "Success", **keys, "Expiration": f"{expires:%Y-%m-%dT%H:%M:%SZ}"}
-            body = json.dumps(document if lifetimes else {"Code": "Forbidden", "secret": "marked"}).encode()
+            asked.set()
+            answer = left.pop(0) if len(left) > 1 else left[0]
+            if answer is None:
+                over.wait()
+                return
+            body = json.dumps(answer).encode()
             self.send_response(200)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
@@ -47,8 +58,9 @@ def role_server(*lifetimes: timedelta) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/role"
+        yield f"http://127.0.0.1:{server.server_port}/role?token={MARK}", asked
     finally:
+        over.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -71,9 +83,9 @@ def exporter(folder: Path, **environ: str) -> Iterator[tuple[httpx.Client, list[
         polled = {"name": "acme", "credentials": "default", "endpoint": api.endpoint, "poll_interval": "1s"}
         file, log, address = folder / "exporter.yml", folder / "log", f"127.0.0.1:{free_port()}"
         file.write_text(yaml.safe_dump({"accounts": [{**polled, "spaces": [space]}]}))
-        arguments = ("--config.file", str(file), "--web.listen-address", address)
+        arguments = ("--config.file", str(file), "--web.listen-address", address, "--log.level", "debug")
         with (
-            program(*arguments, log=log, **QUIET, HOME=str(folder), **environ),
+            program(*arguments, log=log, **QUIET, DEBUG="sdk", HOME=str(folder), **environ),
             httpx.Client(base_url=f"http://{address}", trust_env=False) as http,
         ):
             yield http, keys, log
@@ -89,7 +101,7 @@ def shows(http: httpx.Client, line: str) -> bool:
 def test_a_role_s_temporary_key_is_used_and_renewed_before_it_expires(tmp_path: Path) -> None:
     almost = timedelta(minutes=15, seconds=4)
     with (
-        role_server(almost, timedelta(hours=1)) as uri,
+        role_server(temporary_key(1, almost), temporary_key(2, timedelta(hours=1))) as (uri, _),
         exporter(tmp_path, ALIBABA_CLOUD_CREDENTIALS_URI=uri) as (http, keys, log),
     ):
         until(lambda: shows(http, 'chatapp_space_up{account="acme"'), "a first scrape")
@@ -97,7 +109,7 @@ def test_a_role_s_temporary_key_is_used_and_renewed_before_it_expires(tmp_path: 
         until(lambda: "key-2" in keys, "the second key is used")
 
     assert keys == sorted(keys)
-    assert "secret" not in log.read_text()
+    assert not any(secret in log.read_text() for secret in ("secret-", "token", MARK))
 
 
 def test_a_profile_s_key_is_used(tmp_path: Path) -> None:
@@ -112,16 +124,41 @@ def test_a_profile_s_key_is_used(tmp_path: Path) -> None:
     assert set(keys) == {"key-1"}
 
 
-def test_without_credentials_the_account_is_refused_and_nothing_is_sent(tmp_path: Path) -> None:
+ANSWERS_WITHOUT_A_KEY = {
+    "a refusal": {"Code": "Forbidden", "secret": MARK},
+    "no expiration": {"Code": "Success", "AccessKeyId": "id", "AccessKeySecret": MARK, "SecurityToken": MARK},
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS_WITHOUT_A_KEY.values(), ids=ANSWERS_WITHOUT_A_KEY)
+def test_without_credentials_the_account_is_refused_and_nothing_is_sent_or_told(
+    tmp_path: Path, answer: dict[str, str]
+) -> None:
     with (
-        role_server() as uri,
+        role_server(answer) as (uri, asked),
         exporter(tmp_path, ALIBABA_CLOUD_CREDENTIALS_URI=uri) as (http, keys, log),
     ):
         until(lambda: shows(http, 'chatapp_account_up{account="acme"} 0'), "the refusal is shown")
         page = http.get("/metrics").text
 
+    assert asked.is_set()
     assert 'chatapp_api_requests_total{account="acme",code="credentials"}' in page
     assert 'reason="denied"' in page
     assert keys == []
     assert "no source of the default chain" in log.read_text()
-    assert "marked" not in log.read_text()
+    assert MARK not in log.read_text()
+
+
+def test_an_oidc_token_that_reaches_nobody_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "oidc").write_text(MARK)
+    oidc = {
+        "ALIBABA_CLOUD_OIDC_TOKEN_FILE": str(tmp_path / "oidc"),
+        "ALIBABA_CLOUD_OIDC_PROVIDER_ARN": "acs:ram::1:oidc-provider/x",
+        "ALIBABA_CLOUD_ROLE_ARN": "acs:ram::1:role/x",
+        "HTTPS_PROXY": f"http://127.0.0.1:{free_port()}",
+    }
+    with exporter(tmp_path, **oidc) as (http, _, log):
+        until(lambda: shows(http, 'chatapp_account_up{account="acme"} 0'), "the refusal is shown")
+
+    assert "no source of the default chain" in log.read_text()
+    assert MARK not in log.read_text()
