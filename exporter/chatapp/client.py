@@ -7,14 +7,14 @@ from contextlib import aclosing
 
 import httpx
 
-from exporter.chatapp.errors import MalformedError, QueryError, RequestTimeout, TransportError
+from exporter.chatapp.errors import MalformedError, RequestTimeout, TransportError, quoted
 from exporter.chatapp.model import Answer
 from exporter.chatapp.signing import Credentials
-from exporter.chatapp.wire import decode_answer, encode_request
+from exporter.chatapp.wire import MAX_DETAIL, decode_answer, encode_request
 from exporter.clock import Clock
 
 REQUEST_TIMEOUT_SECONDS = 10.0
-"""For the credentials, the connection and the whole answer together; the official SDK reads as long."""
+"""For the connection and the whole answer together; the official SDK reads as long."""
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 
@@ -42,15 +42,17 @@ class Client:
         Raises:
             QueryError: no numbers; its class says why.
         """
+        credentials = await self.credentials()
+        request = self._request(space_id, isv_code, credentials)
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
-                credentials = await self.credentials()
-                return await self._ask(self._request(space_id, isv_code, credentials), credentials)
+                return await self._exchange(request, credentials)
         except (TimeoutError, httpx.TimeoutException) as error:
             detail = f"no whole answer within {REQUEST_TIMEOUT_SECONDS:g} s"
             raise RequestTimeout("timeout", detail) from error
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-            raise TransportError("transport", f"{type(error).__name__}: {error}"[:200]) from error
+            detail = quoted(f"{type(error).__name__}: {error}", credentials.secrets, MAX_DETAIL)
+            raise TransportError("transport", detail) from error
 
     def _request(self, space_id: str | None, isv_code: str | None, credentials: Credentials) -> httpx.Request:
         host = self._endpoint.netloc.decode("ascii")
@@ -60,18 +62,10 @@ class Client:
         url = self._endpoint.join(f"/?{signed.query}") if signed.query else self._endpoint
         return httpx.Request("POST", url, headers=dict(signed.headers), content=b"")
 
-    async def _ask(self, request: httpx.Request, credentials: Credentials) -> Answer:
-        try:
-            return await self._exchange(request)
-        except QueryError as error:
-            # an answer may repeat what was sent, and what it says goes to the logs
-            error.leave_out(credentials.access_key_id, credentials.access_key_secret, credentials.security_token)
-            raise
-
-    async def _exchange(self, request: httpx.Request) -> Answer:
+    async def _exchange(self, request: httpx.Request, credentials: Credentials) -> Answer:
         async with aclosing(await self._http.send(request, stream=True)) as response:
             body = await _read_bounded(response)
-        return decode_answer(response.status_code, response.headers, body)
+        return decode_answer(response.status_code, response.headers, body, credentials.secrets)
 
 
 async def _read_bounded(response: httpx.Response) -> bytes:

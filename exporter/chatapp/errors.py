@@ -12,6 +12,7 @@ QueryError
     └── RejectedError     the space: its id, or its parameters
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import ClassVar
 
@@ -31,8 +32,8 @@ class Reason(StrEnum):
 class QueryError(Exception):
     """Base of them all.
 
-    `code` is the API's own Code or, where it gave none, `http_503` or the reason's name. `detail` is bounded and
-    holds no secret. `request_id` is what Alibaba's support asks for, "" where there is none.
+    `code` is the API's own Code or, where it gave none, `http_503` or the reason's name. What others wrote is bounded
+    and holds no secret (`quoted`). `request_id` is what Alibaba's support asks for, "" where there is none.
     """
 
     reason: ClassVar[Reason]
@@ -51,12 +52,14 @@ class QueryError(Exception):
         """Whether the API itself said so, and not something on the way to it, which gives no Code."""
         return not self.code.startswith("http_")
 
-    def leave_out(self, *secrets: str) -> None:
-        """Show none of these, wherever they stand."""
-        for secret in filter(None, secrets):
-            self.code, self.detail, self.request_id = (
-                text.replace(secret, "<secret>") for text in (self.code, self.detail, self.request_id)
-            )
+
+def quoted(text: str, secrets: Iterable[str], longest: int) -> str:
+    """What others wrote, for logs and terminals: without these secrets, up to `longest` characters, and without the
+    control characters that would do something there."""
+    for secret in secrets:
+        text = text.replace(secret, "<secret>")
+    # not before: of a secret that is cut the rest would be shown
+    return "".join(character if character.isprintable() else "?" for character in text[:longest])
 
 
 class PassingError(QueryError):

@@ -16,9 +16,27 @@ ALGORITHM = "ACS3-HMAC-SHA256"
 class Credentials:
     """An access key; `security_token` is set for temporary (STS) keys only."""
 
-    access_key_id: str
+    access_key_id: str = field(repr=False)
     access_key_secret: str = field(repr=False)
     security_token: str = field(default="", repr=False)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What nobody may be shown: its parts that are set, the longest first, for one may be a part of another."""
+        parts = (self.access_key_id, self.access_key_secret, self.security_token)
+        return tuple(sorted(filter(None, parts), key=len, reverse=True))
+
+
+def require_plain(text: str) -> None:
+    """Credentials travel in headers, where anything else would be a failure that nobody can read.
+
+    Raises:
+        ValueError: the text is empty, or has characters other than printable ASCII.
+    """
+    if not text:
+        raise ValueError("nothing")
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("characters other than printable ASCII")
 
 
 def canonical_query(parameters: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ Code "OK": the API also sends its errors with HTTP 200, and reading those as "no
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -21,6 +21,7 @@ from exporter.chatapp.errors import (
     RejectedError,
     ServerError,
     ThrottledError,
+    quoted,
 )
 from exporter.chatapp.model import Answer, Callback, PhoneNumber
 from exporter.chatapp.signing import Credentials, authorization, canonical_query
@@ -31,7 +32,9 @@ EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
 DATE_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 MAX_WAIT_SECONDS = 60.0
 """The longest pause that a wait hint can impose; the official command line has the same bound."""
-_MAX_DETAIL = 200
+MAX_DETAIL = 200
+"""Characters of an error's text that are shown."""
+_MAX_CODE = 64
 _MAX_TEXT = 512
 """Characters of a field that are kept, so that no answer can blow up the page."""
 
@@ -91,8 +94,8 @@ def _credential_headers(credentials: Credentials) -> dict[str, str]:
     }
 
 
-def decode_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
-    """Read an answer; `headers` must find names in any case.
+def decode_answer(status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str] = ()) -> Answer:
+    """Read an answer; `headers` must find names in any case. It may repeat `secrets` that were sent; no error does.
 
     Raises:
         QueryError: the answer is anything but a success; its class says what to do.
@@ -101,11 +104,10 @@ def decode_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answe
     code = _field(document, "Code") or _xml_code(body)
     if 200 <= status < 300 and code == "OK":
         return _read_numbers(document)
-    detail = (
-        _printable(_field(document, "Message"))[:_MAX_DETAIL] or f"HTTP {status}, {len(body)} bytes, {_kind(document)}"
-    )
+    told = quoted(_field(document, "Message"), secrets, MAX_DETAIL)
+    detail = told or f"HTTP {status}, {len(body)} bytes, {_kind(document)}"
     request_id = headers.get("x-acs-request-id") or _field(document, "RequestId")
-    raise _error(status, _printable(code)[:64], detail, _printable(request_id)[:64], headers)
+    raise _error(status, quoted(code, secrets, _MAX_CODE), detail, quoted(request_id, secrets, _MAX_CODE), headers)
 
 
 def _error(status: int, code: str, detail: str, request_id: str, headers: Mapping[str, str]) -> QueryError:
@@ -170,14 +172,9 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
 def _field(document: dict[str, Any] | None, name: str) -> str:
     """A text field of the envelope; the gateway spells it `Code` or `code`."""
     for spelling in (name, name[0].lower() + name[1:]):
-        if document and (value := _text(document.get(spelling))):
+        if document and (value := _whole_text(document.get(spelling))):
             return value
     return ""
-
-
-def _printable(text: str) -> str:
-    """For logs and terminals, where a control character would do something."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _xml_code(body: bytes) -> str:
@@ -232,7 +229,11 @@ def _enumeration(value: object) -> str:
 
 
 def _text(value: object) -> str:
+    return _whole_text(value)[:_MAX_TEXT]
+
+
+def _whole_text(value: object) -> str:
     """The value as trimmed text; "" for what is no scalar. A lone surrogate, legal in JSON, would break the scrape."""
     if isinstance(value, str | int | float):
-        return str(value).encode("utf-8", "replace").decode("utf-8").strip()[:_MAX_TEXT]
+        return str(value).encode("utf-8", "replace").decode("utf-8").strip()
     return ""

@@ -14,7 +14,7 @@ from world import given
 
 from exporter.app import http_client
 from exporter.chatapp.client import MAX_ANSWER_BYTES, Client
-from exporter.chatapp.errors import MalformedError, RequestTimeout, TransportError
+from exporter.chatapp.errors import MalformedError, QueryError, RequestTimeout, TransportError
 from exporter.chatapp.signing import Credentials, authorization, canonical_query
 
 CAPTURES = json.loads((Path(__file__).parents[2] / "data/wire-captures.json").read_text())
@@ -191,6 +191,45 @@ def test_a_time_out_of_the_transport_is_a_time_out() -> None:
 
     with pytest.raises(RequestTimeout):
         send(fail, "1")
+
+
+TOKEN = "CAIS" + "tok3nT" * 90
+"""As long as a real one."""
+
+
+def failure(**answer: Any) -> QueryError:
+    """Of a request with the token, answered by an error of the API with these fields."""
+    body = json.dumps({"Code": "InternalError", **answer}).encode()
+    with pytest.raises(QueryError) as caught:
+        send(lambda _: httpx.Response(500, stream=httpx.ByteStream(body)), "1", token=TOKEN)
+    return caught.value
+
+
+@pytest.mark.parametrize("before", [0, 3, 171, 190, 199, 490, 511])
+def test_a_secret_that_an_answer_repeats_is_left_out_wherever_the_text_is_cut(before: int) -> None:
+    for secret in (CAPTURES["access_key_id"], CAPTURES["access_key_secret"], TOKEN):
+        assert failure(Message="." * before + secret).detail == ("." * before + "<secret>")[:200]
+
+
+def test_a_secret_that_stands_for_a_code_or_a_request_id_is_left_out() -> None:
+    error = failure(Code=TOKEN, RequestId=f"{'.' * 60}{TOKEN}")
+
+    assert (error.code, error.request_id) == ("<secret>", "." * 60 + "<sec")
+
+
+def test_a_code_is_bounded_for_it_becomes_a_label() -> None:
+    assert failure(Code="x" * 1000).code == "x" * 64
+
+
+def test_a_transport_s_complaint_about_what_was_sent_leaves_secrets_out() -> None:
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise httpx.LocalProtocolError(f"{'.' * 170}{request.headers['x-acs-security-token']}")
+
+    with pytest.raises(TransportError) as caught:
+        send(fail, "1", token=TOKEN)
+
+    assert caught.value.detail == f"LocalProtocolError: {'.' * 170}<secret>"
+    assert TOKEN not in repr(caught.value)
 
 
 def test_the_real_http_client_gives_up_no_earlier_than_ours() -> None:

@@ -29,8 +29,9 @@ def test_the_official_libraries_sign_the_same(vector: dict[str, Any]) -> None:
     assert signed == vector["expected"]["authorization"]
 
 
-def test_the_secret_and_the_token_are_not_in_the_repr() -> None:
-    shown = repr(Credentials("LTAI-id", "marked-secret", "marked-token"))
+def test_no_part_of_a_key_is_in_its_repr() -> None:
+    assert repr(Credentials("marked-id", "marked-secret", "marked-token")) == "Credentials()"
 
-    assert "LTAI-id" in shown
-    assert "marked" not in shown
+
+def test_the_longest_secret_comes_first_for_another_may_be_a_part_of_it() -> None:
+    assert Credentials("key", "secret", "key.token").secrets == ("key.token", "secret", "key")
