@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import httpx
 
-from exporter.chatapp.errors import MalformedError, RequestTimeout, TransportError, quoted
+from exporter.chatapp.errors import DeniedError, MalformedError, RequestTimeout, TransportError, quoted
 from exporter.chatapp.model import Answer
 from exporter.chatapp.signing import Credentials
 from exporter.chatapp.wire import MAX_DETAIL, decode_answer, encode_request
@@ -15,6 +15,8 @@ from exporter.clock import Clock
 
 REQUEST_TIMEOUT_SECONDS = 10.0
 """For the connection and the whole answer together; the official SDK reads as long."""
+CREDENTIALS_TIMEOUT_SECONDS = 5.0
+"""For the source of the credentials, before a request is made."""
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 
@@ -42,7 +44,7 @@ class Client:
         Raises:
             QueryError: no numbers; its class says why.
         """
-        credentials = await self.credentials()
+        credentials = await self._credentials_in_time()
         request = self._request(space_id, isv_code, credentials)
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
@@ -53,6 +55,14 @@ class Client:
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             detail = quoted(f"{type(error).__name__}: {error}", credentials.secrets, MAX_DETAIL)
             raise TransportError("transport", detail) from error
+
+    async def _credentials_in_time(self) -> Credentials:
+        try:
+            async with asyncio.timeout(CREDENTIALS_TIMEOUT_SECONDS):
+                return await self.credentials()
+        except TimeoutError as error:
+            detail = f"their source gave no credentials within {CREDENTIALS_TIMEOUT_SECONDS:g} s"
+            raise DeniedError("credentials", detail) from error
 
     def _request(self, space_id: str | None, isv_code: str | None, credentials: Credentials) -> httpx.Request:
         host = self._endpoint.netloc.decode("ascii")

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from exporter.chatapp.signing import Credentials
+from exporter.chatapp.errors import DeniedError
+from exporter.chatapp.signing import Credentials, require_plain
 from exporter.config.default_chain import DefaultChain
 from exporter.config.following import Followed
 from exporter.config.settings import Account
@@ -43,13 +44,20 @@ class CredentialReader:
         return Credentials(self._id(), self._secret(), self._token())
 
     async def current(self) -> Credentials:
-        """The same for a client, which awaits its credentials."""
-        self._used = self()
+        """The same for a client, which awaits its credentials.
+
+        Raises:
+            DeniedError: instead of CredentialProblem, with its text.
+        """
+        try:
+            self._used = self()
+        except CredentialProblem as problem:
+            raise DeniedError("credentials", f"{problem.key}: {problem}") from problem
         return self._used
 
     def changed(self) -> bool:
         """Whether they are others than those that a request used last."""
-        return self._used not in (None, self())
+        return self._used is not None and self._used != self()
 
     def problems(self) -> Iterator[CredentialProblem]:
         """What is wrong with each part of the key, where a call would stop at the first."""
@@ -100,7 +108,7 @@ def _secret_file(key: str, path: Path) -> Followed[str]:
     def read() -> tuple[str, tuple[Path, ...]]:
         try:
             text = path.read_text(encoding="utf-8").strip()
-            _require_plain(text)
+            require_plain(text)
         except (OSError, ValueError) as error:
             raise CredentialProblem(
                 key, f"expected a readable secret in {_shown(path)}, found {_why(error)}"
@@ -131,15 +139,7 @@ def _failing(key: str, problem: str) -> Callable[[], str]:
 
 def _checked(key: str, text: str, of: str = "") -> str:
     try:
-        _require_plain(text)
+        require_plain(text)
     except ValueError as error:
         raise CredentialProblem(key, f"expected a usable value{of}, found {error}") from error
     return text
-
-
-def _require_plain(text: str) -> None:
-    """Credentials travel in headers, where anything else would be a failure that nobody can read."""
-    if not text:
-        raise ValueError("nothing")
-    if not text.isascii() or not text.isprintable():
-        raise ValueError("characters other than printable ASCII")

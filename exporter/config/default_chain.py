@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from exporter.chatapp.errors import DeniedError
-from exporter.chatapp.signing import Credentials
+from exporter.chatapp.signing import Credentials, require_plain
 
 if TYPE_CHECKING:
     from alibabacloud_credentials.provider import DefaultCredentialsProvider
@@ -32,12 +32,14 @@ class DefaultChain:
         """The credentials as they are now, asked for in a thread.
 
         Raises:
-            DeniedError: the chain has none.
+            DeniedError: the chain has none that could be sent.
         """
         try:
             return await asyncio.to_thread(_credentials)
         except Exception as error:  # whatever its sources raise; their texts repeat answers that hold secrets
-            detail = "no source of the default chain (environment, OIDC, profiles, ECS role, URI) gave credentials"
+            detail = (
+                "no source of the default chain (environment, OIDC, profiles, ECS role, URI) gave usable credentials"
+            )
             raise DeniedError("credentials", f"{detail}: {type(error).__name__}") from None
 
     def changed(self) -> bool:
@@ -47,7 +49,10 @@ class DefaultChain:
 
 def _credentials() -> Credentials:
     given = _chain().get_credentials()
-    return Credentials(given.get_access_key_id(), given.get_access_key_secret(), given.get_security_token() or "")
+    key_id, secret, token = given.get_access_key_id(), given.get_access_key_secret(), given.get_security_token()
+    for text in (key_id, secret, *filter(None, [token])):
+        require_plain(text)
+    return Credentials(key_id, secret, token or "")
 
 
 @cache

@@ -127,6 +127,7 @@ def test_a_profile_s_key_is_used(tmp_path: Path) -> None:
 ANSWERS_WITHOUT_A_KEY = {
     "a refusal": {"Code": "Forbidden", "secret": MARK},
     "no expiration": {"Code": "Success", "AccessKeyId": "id", "AccessKeySecret": MARK, "SecurityToken": MARK},
+    "a secret that no header can hold": {**temporary_key(1, timedelta(hours=1)), "AccessKeySecret": f"{MARK}\n"},
 }
 
 
@@ -162,3 +163,17 @@ def test_an_oidc_token_that_reaches_nobody_is_not_told(tmp_path: Path) -> None:
 
     assert "no source of the default chain" in log.read_text()
     assert MARK not in log.read_text()
+
+
+def test_a_source_that_hangs_holds_up_nothing_else_and_is_told_as_what_it_is(tmp_path: Path) -> None:
+    with (
+        role_server(None) as (uri, asked),
+        exporter(tmp_path, ALIBABA_CLOUD_CREDENTIALS_URI=uri) as (http, keys, log),
+    ):
+        until(asked.is_set, "the source is asked")
+        assert http.get("/-/healthy", timeout=2).status_code == 200
+        until(lambda: shows(http, 'chatapp_account_up{account="acme"} 0'), "the refusal is shown")
+
+    assert keys == []
+    assert "no credentials within 5 s" in log.read_text()
+    assert "reason=timeout" not in log.read_text()

@@ -14,7 +14,7 @@ from world import given
 
 from exporter.app import http_client
 from exporter.chatapp.client import MAX_ANSWER_BYTES, Client
-from exporter.chatapp.errors import MalformedError, QueryError, RequestTimeout, TransportError
+from exporter.chatapp.errors import DeniedError, MalformedError, QueryError, RequestTimeout, TransportError
 from exporter.chatapp.signing import Credentials, authorization, canonical_query
 
 CAPTURES = json.loads((Path(__file__).parents[2] / "data/wire-captures.json").read_text())
@@ -191,6 +191,25 @@ def test_a_time_out_of_the_transport_is_a_time_out() -> None:
 
     with pytest.raises(RequestTimeout):
         send(fail, "1")
+
+
+async def never() -> Credentials:
+    await asyncio.Event().wait()
+    raise AssertionError("it never comes")
+
+
+def test_a_source_of_credentials_that_hangs_is_told_as_such_and_nothing_is_sent() -> None:
+    wire = Wire()
+
+    async def main() -> None:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(wire)) as http:
+            await Client(http, "http://127.0.0.1:18089", never, VirtualClock()).query_phone_numbers("1", None)
+
+    with pytest.raises(DeniedError) as caught:
+        run(main())
+
+    assert str(caught.value) == "credentials: their source gave no credentials within 5 s"
+    assert wire.requests == []
 
 
 TOKEN = "CAIS" + "tok3nT" * 90

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
+from virtual_time import run
 
+from exporter.chatapp.errors import DeniedError
 from exporter.chatapp.signing import Credentials
 from exporter.config.credentials import CredentialProblem, CredentialReader
 from exporter.config.settings import Account
@@ -103,6 +105,31 @@ def test_a_secret_file_that_disappears_keeps_its_last_value_and_is_logged_once(
             "problems": f"expected a readable secret in {secret}, found No such file or directory",
         }
     ]
+
+
+def test_a_secret_file_that_disappears_before_it_was_read_denies_the_account_and_counts_as_no_change(
+    secret: Path,
+) -> None:
+    reader = CredentialReader(Account(name="acme", access_key_id="x", access_key_secret_file=str(secret)), {})
+    secret.unlink()
+
+    with pytest.raises(DeniedError) as denied:
+        run(reader.current())
+
+    missing = f"expected a readable secret in {secret}, found No such file or directory"
+    assert str(denied.value) == f"credentials: access_key_secret_file: {missing}"
+    assert not reader.changed()
+
+
+def test_a_secret_file_that_changes_after_a_request_is_a_change(secret: Path) -> None:
+    reader = CredentialReader(Account(name="acme", access_key_id="x", access_key_secret_file=str(secret)), {})
+    assert not reader.changed()
+
+    run(reader.current())
+    assert not reader.changed()
+    secret.write_text("the second\n")
+
+    assert reader.changed()
 
 
 def test_a_secret_file_that_comes_back_is_read(secret: Path, read: Callable[[], str]) -> None:
