@@ -1,6 +1,5 @@
 """Where an account's access key comes from: the file, files that it names, or the environment."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -9,10 +8,8 @@ from exporter.chatapp.errors import DeniedError
 from exporter.chatapp.signing import Credentials, require_plain
 from exporter.config.default_chain import DefaultChain
 from exporter.config.following import Followed
+from exporter.config.problems import is_like_a_secret
 from exporter.config.settings import Account
-
-_LIKE_A_SECRET = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+=_-]{20,}")
-"""What a person may have put where a file's name belongs."""
 
 
 class CredentialProblem(ValueError):
@@ -119,7 +116,7 @@ def _secret_file(key: str, path: Path) -> Followed[str]:
 
 
 def _shown(path: Path) -> str:
-    if any(map(_LIKE_A_SECRET.fullmatch, path.parts)):
+    if is_like_a_secret(str(path)):
         return "a file (its name is not shown, for it may be the secret itself)"
     return str(path)
 

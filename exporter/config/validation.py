@@ -8,11 +8,10 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
 from exporter.config.document import Lines, read_yaml
-from exporter.config.problems import ConfigError, Place, Problem, is_like_a_key
+from exporter.config.problems import SECRET_KEYS, ConfigError, Place, Problem, is_like_a_key, is_like_a_secret
 from exporter.config.settings import A_DURATION
 
 Shape = TypeVar("Shape")
-_SECRET_KEYS = frozenset({"access_key_secret", "access_key_id", "security_token", "basic_auth_users"})
 _LONGEST_FOUND = 60
 _EXPECTED = {
     "greater_than": "a number above {gt:g}",
@@ -120,15 +119,14 @@ def _found(place: Place, value: object, *, group: bool) -> str:
     if group:
         return "text"
     text = str(value)
-    if not _SECRET_KEYS.isdisjoint(place) or "@" in text:
+    if not SECRET_KEYS.isdisjoint(place) or "@" in text or is_like_a_secret(text):
         return "something else (not shown, for it may be secret)"
     return repr(text if len(text) <= _LONGEST_FOUND else text[:_LONGEST_FOUND] + "…")
 
 
 def _unknown_key(shape: Any, place: Place, lines: Lines) -> Problem:
     if not is_like_a_key(place[-1]):
-        problem = lines.problem(place, "")
-        return Problem(problem.file, place[:-1], "unknown key (not shown, for it may hold a secret)", problem.line)
+        return lines.problem(place, "unknown key (not shown, for it may hold a secret)")
     return lines.problem(place, f"unknown key{_suggestion(shape, place)}")
 
 

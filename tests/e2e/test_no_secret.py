@@ -46,6 +46,16 @@ FAULTS = (
 )
 
 
+MISTAKES = (
+    f"accounts: [{{access_key_secret: [{SECRET}]}}]",
+    f"accounts: [{{credentials: {SECRET}}}]",
+    f"accounts: [{{qps: {SECRET}, space_files: [{SECRET}], access_key_id_file: x.{SECRET}}}]",
+    f"messaging_limits: {{a:{SECRET}: x}}",
+    f"{SECRET}: x",
+    "accounts: [",
+)
+
+
 def config(folder: Path, api: HostileApi) -> Path:
     literal = api.account(name="literal")
     (folder / "secret").write_text(SECRET)
@@ -89,11 +99,12 @@ def test_no_secret_is_written_shown_or_kept(tmp_path: Path) -> None:
                 for path in PATHS:
                     seen[f"{path} {number}"] = "".join(f"{h}: {v}\n" for h, v in http.get(path).headers.items())
                     seen[f"{path} {number}"] += http.get(path, headers={"accept-encoding": "identity"}).text
-            for text in (f"accounts: [{{access_key_secret: [{SECRET}]}}]", f"{SECRET}: x", "accounts: ["):
+            for text in MISTAKES:
                 file.write_text(text)
                 seen[f"reload {len(seen)}"] = http.post("/-/reload").text
-            web.write_text(f"basic_auth_users: {{prometheus: {PASSWORD}}}")
-            httpx.get(url, auth=("nobody", PASSWORD), trust_env=False)
+            for text in (f"prometheus: {PASSWORD}", f"prometheus:{PASSWORD}", f"{PASSWORD}: prometheus"):
+                web.write_text(f"basic_auth_users: {{{text}}}")
+                httpx.get(url, auth=("nobody", PASSWORD), trust_env=False)
             seen["title"] = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode()
             seen["name"] = Path(f"/proc/{process.pid}/comm").read_text()
             process.send_signal(signal.SIGTERM)
