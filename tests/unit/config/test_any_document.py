@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exporter.config.loading import load
@@ -34,7 +34,16 @@ def some_of(fields: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]
 
 texts_of = dict.fromkeys(KEYS, plausible | texts)
 spaces = st.lists(some_of({name: texts_of[name] for name in Space.model_fields}), max_size=3)
-accounts = some_of({**{name: texts_of[name] for name in Account.model_fields}, "spaces": spaces})
+patterns = st.lists(st.sampled_from(["*", "**/x", "x\0/*"]) | texts, min_size=1, max_size=3)
+qps = plausible | st.floats(0, 10).map(repr) | st.sampled_from(["1e-320", "1e-9", "0.001", "1_0", "10.0000001"])
+accounts = some_of(
+    {
+        **{name: texts_of[name] for name in Account.model_fields},
+        "spaces": spaces,
+        "space_files": patterns,
+        "qps": qps,
+    }
+)
 configurations = some_of(
     {**{name: texts_of[name] for name in Settings.model_fields}, "accounts": st.lists(accounts, max_size=3)}
 )
@@ -51,6 +60,7 @@ def outcome(text: str) -> Settings | ConfigError:
 
 
 @given(configurations | documents)
+@example({"accounts": [{"name": "acme", "space_files": ["x\0/*"]}]})
 def test_any_document_is_settings_or_a_config_error(document: object) -> None:
     found = outcome(yaml.safe_dump(document, allow_unicode=True))
 
