@@ -17,7 +17,8 @@ REQUEST_TIMEOUT_SECONDS = 10.0
 """For the connection and the whole answer together; the official SDK reads as long."""
 CREDENTIALS_TIMEOUT_SECONDS = 5.0
 """For the source of the credentials, before a request is made."""
-MAX_ANSWER_BYTES = 8 * 1024 * 1024
+MAX_ANSWER_BYTES = 2 * 1024 * 1024
+"""Some four thousand numbers; to read far more would hold up all other spaces."""
 
 
 class Client:
@@ -75,6 +76,7 @@ class Client:
     async def _exchange(self, request: httpx.Request, credentials: Credentials) -> Answer:
         async with aclosing(await self._http.send(request, stream=True)) as response:
             body = await _read_bounded(response)
+        self._http.cookies.clear()  # a session is nothing to us, and its cookies would pile up
         return decode_answer(response.status_code, response.headers, body, credentials.secrets)
 
 

@@ -35,6 +35,8 @@ MAX_WAIT_SECONDS = 60.0
 MAX_DETAIL = 200
 """Characters of an error's text that are shown."""
 _MAX_CODE = 64
+_MOST_NUMBERS = 5_000
+"""Of a space; more would take so long to read that other spaces wait."""
 _MAX_TEXT = 512
 """Characters of a field that are kept, so that no answer can blow up the page."""
 
@@ -101,9 +103,10 @@ def decode_answer(status: int, headers: Mapping[str, str], body: bytes, secrets:
         QueryError: the answer is anything but a success; its class says what to do.
     """
     document = _json_object(body)
-    code = _field(document, "Code") or _xml_code(body)
-    if 200 <= status < 300 and code == "OK":
+    # no other spelling and no XML: those are errors' ways, and reading them as a success would show no numbers
+    if 200 <= status < 300 and document and _text(document.get("Code")) == "OK":
         return _read_numbers(document)
+    code = _field(document, "Code") or _xml_code(body)
     told = quoted(_field(document, "Message"), secrets, MAX_DETAIL)
     detail = told or f"HTTP {status}, {len(body)} bytes, {_kind(document)}"
     request_id = headers.get("x-acs-request-id") or _field(document, "RequestId")
@@ -186,12 +189,14 @@ def _kind(document: dict[str, Any] | None) -> str:
     return "not a JSON object" if document is None else "no Message in it"
 
 
-def _read_numbers(document: dict[str, Any] | None) -> Answer:
-    entries = document.get("PhoneNumbers") if document else None
+def _read_numbers(document: dict[str, Any]) -> Answer:
+    entries = document.get("PhoneNumbers")
     if entries is None:
         return Answer(())
     if not isinstance(entries, list):
         raise MalformedError("malformed", f"PhoneNumbers: expected a list, found {type(entries).__name__}")
+    if len(entries) > _MOST_NUMBERS:
+        raise MalformedError("malformed", f"PhoneNumbers: expected at most {_MOST_NUMBERS}, found {len(entries)}")
     numbers = [_read_number(entry) if isinstance(entry, dict) else PhoneNumber("") for entry in entries]
     # by number, for a number listed twice would be two series alike and cost the whole scrape
     named = {number.phone_number: number for number in numbers if number.phone_number}

@@ -277,12 +277,12 @@ def test_a_bug_in_a_page_is_told_in_the_log_and_nowhere_else() -> None:
         ("tls_server_config: {cert_file: c}", "web.yml:1: tls_server_config.key_file: expected text, found nothing"),
         (
             "basic_auth_users: {alice: $2b$10$" + "z" * 53 + "}",  # no salt that bcrypt would write
-            "web.yml:1: basic_auth_users.alice: expected a bcrypt hash of a password, as htpasswd -nBC 10 makes it,"
+            "web.yml:1: basic_auth_users: expected a bcrypt hash of a password, as htpasswd -nBC 10 makes it,"
             " found something else (not shown, for it may be secret)",
         ),
         (
             "basic_auth_users: {alice: hunter2}",
-            "web.yml:1: basic_auth_users.alice: expected a bcrypt hash of a password, as htpasswd -nBC 10 makes it,"
+            "web.yml:1: basic_auth_users: expected a bcrypt hash of a password, as htpasswd -nBC 10 makes it,"
             " found something else (not shown, for it may be secret)",
         ),
         (

@@ -315,3 +315,20 @@ def test_any_answer_is_numbers_or_one_of_our_errors(document: Any, status: int) 
     assert len(answer.phone_numbers) + answer.unnamed <= len(listed)
     for number in answer.phone_numbers:
         number.verified_name.encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<Response><Code>OK</Code><PhoneNumbers><PhoneNumber>15550001</PhoneNumber></PhoneNumbers></Response>",
+        b'["<Code>OK</Code>"]',
+        b"<html><Code>OK</Code></html>",
+        b'{"Message": "<Code>OK</Code>", "PhoneNumb',
+        b'{"Message": "<Code>OK</Code>"}',
+        b'{"code": "OK", "phoneNumbers": [{"phoneNumber": "15550001", "qualityRating": "RED"}]}',
+        b'{"Code": "OK", "PhoneNumbers": [' + b'{"PhoneNumber": "1"},' * 5000 + b'{"PhoneNumber": "2"}]}',
+    ],
+)
+def test_what_only_looks_like_a_success_is_malformed_and_never_no_numbers(body: bytes) -> None:
+    with pytest.raises(MalformedError):
+        decode_answer(200, {}, body)

@@ -137,10 +137,10 @@ class Endless(httpx.AsyncByteStream):
             yield b" " * 65_536
 
 
-def test_an_answer_is_read_to_8_mib_and_no_further() -> None:
+def test_an_answer_is_read_to_2_mib_and_no_further() -> None:
     body = Endless()
 
-    with pytest.raises(MalformedError, match="more than 8388608 bytes"):
+    with pytest.raises(MalformedError, match="more than 2097152 bytes"):
         send(Wire(body), "1")
 
     assert body.taken == MAX_ANSWER_BYTES + 65_536
