@@ -5,6 +5,9 @@ second after the *answer* arrived: a request reaches the server between its send
 within one second holds a permit at that second's end, and there are only floor(qps) of them. Below one query a second,
 a single permit is held for 1/qps seconds. Sends are also spaced by 1/qps, so nothing bursts.
 
+What it cannot bound: a request that timed out counts as answered, and a server that hung may still take it from its
+socket later, together with all others that it had left there.
+
 `Permits` is the arithmetic, `Rate` what throttling does to it, `Budget` the waiting.
 """
 
