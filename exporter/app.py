@@ -103,8 +103,8 @@ class Exporter:
         for account in settings.accounts:
             if account.name not in self._accounts:
                 begun = self._account(account)
-                # its spaces are asked first, for an endpoint that is another one may say otherwise; and later, for it
-                # perhaps had another name, or was away for a moment only
+                # no space keeps its place, for another endpoint may say otherwise; and nothing is sent yet where the
+                # account had another name until now, or was away for a moment only
                 begun.start({}, rest=True)
                 self._accounts[account.name] = begun
 

@@ -38,13 +38,15 @@ def running(*command: str, log: Path, **environ: str) -> Iterator[subprocess.Pop
         process.wait()
 
 
-def until(probe: Callable[[], bool], what: object, seconds: float = DEADLINE_SECONDS) -> None:
+def until(
+    probe: Callable[[], bool], what: object, seconds: float = DEADLINE_SECONDS, *, poll_seconds: float = 0.05
+) -> None:
     """Wait for something that another process does; `what` is told as it is then, when it does not."""
     deadline = time.monotonic() + seconds
     while not probe():
         if time.monotonic() > deadline:
             pytest.fail(f"not within {seconds} s: {what}")
-        time.sleep(0.05)
+        time.sleep(poll_seconds)
 
 
 def answers(url: str) -> Callable[[], bool]:

@@ -89,15 +89,16 @@ class World:
 
 
 class _Watched(SimulatedApi):
-    """The API, and when requests reached it."""
+    """The API, and when requests reached it; while a `portal` stands before it, that answers instead."""
 
     def __init__(self, scenario: Scenario, clock: Clock) -> None:
         super().__init__(scenario, clock)
         self.arrivals: list[float] = []
+        self.portal: Response | None = None
 
     def answer(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> Response:
         self.arrivals.append(self._clock.monotonic())
-        return super().answer(method, query, headers, body)
+        return self.portal or super().answer(method, query, headers, body)
 
 
 class _Recording(httpx.AsyncBaseTransport):

@@ -14,7 +14,7 @@ from random import Random
 
 import structlog
 
-from exporter.chatapp.errors import DeniedError, RefusedError, RejectedError
+from exporter.chatapp.errors import DeniedError, PassingError, RefusedError, RejectedError
 from exporter.clock import Clock
 from exporter.config.settings import Account, Space
 from exporter.polling.budget import Budget
@@ -230,12 +230,13 @@ class AccountPolling:
         )
 
     def _judge(self, outcome: Outcome) -> None:
-        """What an outcome tells of the account as a whole."""
-        if isinstance(outcome.error, DeniedError):
-            self._set_access(self._access.after_denial(outcome.space), outcome.error.code)
-        elif outcome.error is None or (isinstance(outcome.error, RejectedError) and outcome.error.is_by_the_api):
+        """What an outcome tells of the account as a whole; a page of something on the way to the API tells nothing."""
+        error = outcome.error
+        if isinstance(error, DeniedError):
+            self._set_access(self._access.after_denial(outcome.space), error.code)
+        elif error is None or (isinstance(error, RejectedError) and error.is_by_the_api):
             self._set_access(self._access.after_admission(outcome.space))
-        elif not self.up:
+        elif isinstance(error, PassingError) and not self.up:
             self._last_probe = -math.inf  # this space cannot tell, so the next one that is due probes
 
     def _set_access(self, access: AccountAccess, code: str = "") -> None:

@@ -67,11 +67,16 @@ class _Unusable(Exception):
 def open_state_file(
     path: Path, keys: Collection[Key], now: float, observer: StateFileObserver, *, again: bool = False
 ) -> tuple["StateFile | None", dict[Key, SpaceState]]:
-    """The state file and what it knows of these spaces. No file, and an error in the log, where it cannot be used;
-    none if it was tried `again`."""
+    """The state file and what it knows of these spaces; no file where it cannot be used.
+
+    The log tells of a failure once, and not when it is tried `again`; then it tells of the success.
+    """
     known: dict[Key, SpaceState] = {}
     try:
-        return _open(path, keys, known, now, observer), known
+        state_file = _open(path, keys, known, now, observer)
+        if again:
+            _log.info("state file in use again", file=str(path))
+        return state_file, known
     except (OSError, _Unusable) as error:
         observer.state_file_up(path, up=False)
         if not again:

@@ -6,7 +6,6 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-import h11
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -85,8 +84,7 @@ class _Server(uvicorn.Server):
 class _Impatient(H11Protocol):
     """A connection that is cut when its client dawdles, or when answers that nobody takes fill the memory.
 
-    uvicorn itself waits for ever for the rest of a request and for a client that does not read, and goes on reading a
-    body after the answer.
+    uvicorn itself waits for ever for the rest of a request, and for a client that does not read.
     """
 
     _deadline: asyncio.TimerHandle
@@ -106,8 +104,6 @@ class _Impatient(H11Protocol):
             self._begin_again()
 
     def on_response_complete(self) -> None:
-        if self.conn.their_state is h11.SEND_BODY:
-            self.transport.close()
         super().on_response_complete()
         self._begin_again()
         self._cut_the_slowest()
@@ -125,11 +121,9 @@ class _Impatient(H11Protocol):
         self._deadline = self.loop.call_later(seconds, self.transport.abort)
 
     def _cut_the_slowest(self) -> None:
-        reading = [
-            one for one in self.connections if isinstance(one, _Impatient) and one.transport.get_write_buffer_size()
-        ]
-        if sum(one.transport.get_write_buffer_size() for one in reading) > _MOST_UNSENT_BYTES:
-            min(reading, key=lambda one: one._deadline.when()).transport.abort()
+        unsent = {one: one.transport.get_write_buffer_size() for one in self.connections if isinstance(one, _Impatient)}
+        if sum(unsent.values()) > _MOST_UNSENT_BYTES:
+            min(filter(unsent.get, unsent), key=lambda one: one._deadline.when()).transport.abort()
 
 
 @asynccontextmanager

@@ -108,3 +108,16 @@ def test_requests_beyond_the_limits_are_answered_and_cost_nothing(running: RealW
         assert status in (b"", b"HTTP/1.1 400", b"HTTP/1.1 413", b"HTTP/1.1 431")
         assert running.http.get("/-/healthy").status_code == 200
         assert "Traceback" not in running.log.read_text()
+
+
+def test_clients_do_not_write_the_log(running: RealWorld) -> None:
+    before = running.log.read_text()
+    upgrade = b"GET /-/healthy HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    for sent in (b"\0\r\n\r\n", upgrade, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 5 + b"\0\r\n\r\n"):
+        for _ in range(20):
+            with connected(running) as one:
+                one.sendall(sent)
+                one.recv(1)
+    assert running.http.get("/-/healthy").status_code == 200
+
+    assert running.log.read_text() == before

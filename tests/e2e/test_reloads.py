@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from processes import until
+from processes import program, until
 from real_world import SPACES, real_world
 
 SUCCESSFUL = "chatapp_exporter_config_last_reload_successful"
@@ -52,6 +52,24 @@ def test_without_the_flag_a_post_is_refused_and_a_signal_reloads(tmp_path: Path)
         until(lambda: it.metric(SUCCESSFUL) == "0.0", "the refusal is told")
         assert "configuration refused, the old one goes on" in it.log.read_text()
         assert it.metric("chatapp_account_spaces") == "3"
+
+
+def test_a_signal_that_comes_during_the_start_is_not_lost(tmp_path: Path) -> None:
+    file, log = tmp_path / "exporter.yml", tmp_path / "log"
+    account = {"name": "acme", "access_key_id": "k", "access_key_secret": "s", "endpoint": "http://127.0.0.1:1"}
+    file.write_text(yaml.safe_dump({"accounts": [account]}))
+    with program("--config.file", str(file), "--web.listen-address", "127.0.0.1:0", log=log) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        until(lambda: holds_back(signal.SIGHUP, status), "it holds the signal back", poll_seconds=0.001)
+        os.kill(process.pid, signal.SIGHUP)
+        assert "event=listening" not in log.read_text()
+        until(lambda: 'event="configuration taken over"' in log.read_text(), "the signal reloads")
+
+
+def holds_back(number: signal.Signals, status: Path) -> bool:
+    """Whether a process lets this signal wait, as the system has it."""
+    found = re.search(r"SigBlk:\s+([0-9a-f]+)", status.read_text())
+    return bool(found and int(found[1], 16) >> (number - 1) & 1)
 
 
 def test_space_files_are_followed_within_thirty_seconds(tmp_path: Path) -> None:

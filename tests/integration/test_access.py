@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -19,13 +19,14 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.applications import Starlette
 from structlog.testing import capture_logs
 from virtual_time import VirtualClock, run
 
 from exporter.clock import SystemClock
 from exporter.config.problems import ConfigError
 from exporter.web.access import Access
-from exporter.web.app import create_app
+from exporter.web.app import Source, create_app
 from exporter.web.logins import Logins, TooManyWaiting, matches
 from exporter.web.server import bind, serving, url_of
 
@@ -67,8 +68,11 @@ def message(folder: Path, text: str) -> str:
 
 
 def get(path: str, of: Access | None, method: str = "GET", **headers: str) -> httpx.Response:
+    return ask(create_app(Nothing(), admits=of.admits if of else None), path, method, **headers)
+
+
+def ask(app: Starlette, path: str, method: str = "GET", **headers: str) -> httpx.Response:
     async def main() -> httpx.Response:
-        app = create_app(Nothing(), admits=of.admits if of else None)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as http:
             return await http.request(method, path, headers=headers)
 
@@ -196,12 +200,7 @@ def test_a_password_that_nobody_has_time_for_is_not_called_wrong() -> None:
     async def too_many(user: str, password: str) -> bool:
         raise TooManyWaiting
 
-    async def main() -> httpx.Response:
-        app = create_app(Nothing(), admits=too_many)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as http:
-            return await http.get("/metrics", headers={"authorization": login("prometheus", PASSWORD)})
-
-    answer = asyncio.run(main())
+    answer = ask(create_app(Nothing(), admits=too_many), "/metrics", authorization=login("prometheus", PASSWORD))
 
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
@@ -252,13 +251,8 @@ def test_a_bug_in_a_page_is_told_in_the_log_and_nowhere_else() -> None:
         def redacted_config(self) -> str:
             raise ZeroDivisionError("planted")
 
-    async def main() -> httpx.Response:
-        app = create_app(Broken())
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as http:
-            return await http.get("/-/config")
-
     with capture_logs() as logs:
-        answer = asyncio.run(main())
+        answer = ask(create_app(Broken()), "/-/config")
 
     assert (answer.status_code, answer.text) == (500, "Internal error\n")
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -343,15 +337,18 @@ def serial_of(path: Path) -> str:
 
 
 TLS = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}"
+TLS_WITH_CLIENTS = (
+    "tls_server_config: {{cert_file: cert.pem, key_file: key.pem, client_ca_file: ca.pem, client_auth_type: {}}}"
+)
 
 
 @contextmanager
-def listening(of: Access) -> Iterator[str]:
+def listening(of: Access, source: Source | None = None) -> Iterator[str]:
     """The exporter's server, in a thread and loop of its own; its port."""
     listener, stop, loop = bind("127.0.0.1:0"), asyncio.Event(), asyncio.new_event_loop()
 
     async def main() -> None:
-        async with serving(create_app(Nothing(), admits=of.admits), listener, tls=of.tls):
+        async with serving(create_app(source or Nothing(), admits=of.admits), listener, tls=of.tls):
             await stop.wait()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
@@ -407,12 +404,8 @@ def test_a_renewed_certificate_counts_for_the_next_connection_and_a_broken_one_n
 
 def test_clients_need_the_certificate_that_is_asked_of_them(ca: trustme.CA, tmp_path: Path) -> None:
     issue(ca, tmp_path)
-    text = (
-        "tls_server_config: {cert_file: cert.pem, key_file: key.pem, client_ca_file: ca.pem,"
-        " client_auth_type: RequireAndVerifyClientCert}"
-    )
     strangers = trustme.CA()
-    with listening(access(tmp_path, text)) as port:
+    with listening(access(tmp_path, TLS_WITH_CLIENTS.format("RequireAndVerifyClientCert"))) as port:
         assert status(port, client(ca, ca.issue_cert("prometheus"))) == 200
         with pytest.raises(httpx.TransportError):
             status(port, client(ca))
@@ -422,12 +415,8 @@ def test_clients_need_the_certificate_that_is_asked_of_them(ca: trustme.CA, tmp_
 
 def test_a_certificate_that_need_not_be_given_must_be_right_all_the_same(ca: trustme.CA, tmp_path: Path) -> None:
     issue(ca, tmp_path)
-    text = (
-        "tls_server_config: {cert_file: cert.pem, key_file: key.pem, client_ca_file: ca.pem,"
-        " client_auth_type: VerifyClientCertIfGiven}"
-    )
     strangers = trustme.CA()
-    with listening(access(tmp_path, text)) as port:
+    with listening(access(tmp_path, TLS_WITH_CLIENTS.format("VerifyClientCertIfGiven"))) as port:
         assert status(port, client(ca)) == 200
         assert status(port, client(ca, ca.issue_cert("prometheus"))) == 200
         with pytest.raises(httpx.TransportError):
@@ -501,6 +490,37 @@ def test_whatever_bytes_come_the_server_goes_on(tmp_path: Path) -> None:
         answer = httpx.get(f"http://127.0.0.1:{port}/-/healthy", auth=("a", PASSWORD), trust_env=False)
 
     assert answer.status_code == 200
+
+
+def test_answers_that_nobody_takes_do_not_fill_the_memory_and_who_reads_is_answered(tmp_path: Path) -> None:
+    page = b"x" * (64 * 1024 * 1024)
+
+    class Large(Nothing):
+        def exposition(self, **_: Any) -> bytes:
+            return page
+
+    with listening(access(tmp_path, "{}"), Large()) as port, ExitStack() as sockets:
+        deaf = []
+        for _ in range(7):
+            deaf.append(sockets.enter_context(socket.create_connection(("127.0.0.1", int(port)), timeout=10)))
+            deaf[-1].sendall(
+                b"GET /metrics HTTP/1.1\r\nhost: x\r\naccept-encoding: identity\r\nconnection: close\r\n\r\n"
+            )
+        url, plain = f"http://127.0.0.1:{port}/metrics", {"accept-encoding": "identity"}
+        assert len(httpx.get(url, headers=plain, trust_env=False, timeout=30).content) == len(page)
+        # a connection that was cut gives no more than was on the way already
+        whole = sum(received(one) > len(page) for one in deaf)
+
+    assert whole <= 4
+
+
+def received(one: socket.socket) -> int:
+    """How many bytes come until the other side ends it."""
+    total = 0
+    with suppress(ConnectionError):
+        while piece := one.recv(1024 * 1024):
+            total += len(piece)
+    return total
 
 
 def test_a_body_that_nobody_wants_ends_with_the_answer(tmp_path: Path) -> None:

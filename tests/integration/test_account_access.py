@@ -5,6 +5,7 @@ from random import Random
 
 import httpx
 import pytest
+from starlette.responses import Response
 from virtual_time import VirtualClock, run
 from world import World, given, scenario
 
@@ -100,6 +101,23 @@ def test_a_probe_space_that_is_rejected_for_its_own_sake_shows_that_the_account_
     up, _ = after_a_repair(*((space, "Unknown.ResourceOwnerId") for space in range(1, 11)), minutes=6)
 
     assert up == ["chatapp_account_up{} 1"]
+
+
+def test_an_error_page_of_something_on_the_way_lets_no_account_in() -> None:
+    async def main() -> set[str]:
+        world = World(scenario(10, poll_interval="5m", events=({"at": "0s", "answer": "InvalidAccessKeyId.NotFound"},)))
+        await world.exporter.start()
+        await asyncio.sleep(60)
+        world.api.portal = Response("<html>Not found</html>", 404)
+        seen = set()
+        for _ in range(30):
+            await asyncio.sleep(60)
+            seen |= set(world.samples("chatapp_account_up"))
+        await world.exporter.stop()
+        assert 'chatapp_api_requests_total{code="http_404"} 5.0' in world.samples("chatapp_api_requests_total")
+        return seen
+
+    assert run(main()) == {"chatapp_account_up{} 0"}
 
 
 def test_an_account_that_is_let_in_again_has_all_its_spaces_polled_at_once() -> None:

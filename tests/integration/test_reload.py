@@ -454,17 +454,23 @@ def test_a_bad_configuration_changes_nothing_and_both_metrics_say_so() -> None:
     assert float(taken[1].split(" ")[1]) >= START + 150
 
 
+def successful(world: World) -> str:
+    """What the metric says of the last reload."""
+    return world.samples("chatapp_exporter_config_last_reload_successful")[0].split(" ")[1]
+
+
+def followed(folder: Path) -> tuple[World, Reloader, Callable[[], str]]:
+    """An exporter with the configuration of the folder, what brings it another, and what the metric says of that."""
+    configuration = Configuration(folder / "exporter.yml", {})
+    world = World(scenario(1))
+    world.settings = configuration.load()
+    world.exporter = world.fresh_exporter()
+    return world, Reloader(configuration, world.exporter), lambda: successful(world)
+
+
 def test_a_good_space_file_does_not_hide_that_the_main_file_is_refused(folder: Path) -> None:
     async def main() -> list[str]:
-        configuration = Configuration(folder / "exporter.yml", {})
-        world = World(scenario(1))
-        world.settings = configuration.load()
-        world.exporter = world.fresh_exporter()
-        reloader = Reloader(configuration, world.exporter)
-
-        def told() -> str:
-            return world.samples("chatapp_exporter_config_last_reload_successful")[0].split(" ")[1]
-
+        world, reloader, told = followed(folder)
         (folder / "exporter.yml").write_text("accounts: [{name: ac")
         with pytest.raises(ConfigError):
             await reloader.reload()
@@ -593,20 +599,15 @@ def test_a_space_file_is_not_forgotten_that_changed_while_something_else_was_wro
 
 def test_a_reload_that_met_a_bad_space_file_is_forgotten_once_that_is_mended(folder: Path) -> None:
     async def main() -> list[str]:
-        configuration = Configuration(folder / "exporter.yml", {})
-        world = World(scenario(1))
-        world.settings = configuration.load()
-        world.exporter = world.fresh_exporter()
-        reloader = Reloader(configuration, world.exporter)
+        world, reloader, told = followed(folder)
         (folder / "spaces" / "one.yml").write_text("- {idd: s1}")
         with pytest.raises(ConfigError):
             await reloader.reload()
-        told = [world.samples("chatapp_exporter_config_last_reload_successful")[0]]
+        seen = [told()]
         (folder / "spaces" / "one.yml").write_text("- {id: s1}")
         await reloader.take_over_changes()
-        told.append(world.samples("chatapp_exporter_config_last_reload_successful")[0])
         await world.exporter.stop()
-        return [line.rsplit(" ", 1)[1] for line in told]
+        return [*seen, told()]
 
     assert run(main()) == ["0.0", "1.0"]
 
@@ -624,9 +625,9 @@ def test_a_bug_in_a_reload_is_told_and_the_next_one_is_possible() -> None:
         reloader = Reloader(Scripted(impossible, good), world.exporter)
         with pytest.raises(OverflowError):
             await reloader.reload()
-        told = [world.samples("chatapp_exporter_config_last_reload_successful")[0].rsplit(" ", 1)[1]]
+        told = [successful(world)]
         await reloader.reload()
-        told.append(world.samples("chatapp_exporter_config_last_reload_successful")[0].rsplit(" ", 1)[1])
+        told.append(successful(world))
         await asyncio.sleep(5)
         shown = spaces_shown(world)
         await world.exporter.stop()
