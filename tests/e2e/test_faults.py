@@ -217,6 +217,7 @@ class Network:
             api.fault = None
         self.apis["clock 20 minutes off"].clock.skew = 0
         await self.apis["connection refused"].open()
+        await self._restart("answer that never ends")  # what hangs already is not mended otherwise
         for name in ("TLS: wrong name", "TLS: expired"):
             await self._present(name, self._ca.issue_cert("localhost"))
 
@@ -225,8 +226,11 @@ class Network:
         api = self.apis[name]
         assert api.tls
         certificate.configure_cert(api.tls)
-        await api.close()
-        await api.open()
+        await self._restart(name)
+
+    async def _restart(self, name: str) -> None:
+        await self.apis[name].close()
+        await self.apis[name].open()
 
 
 @pytest.fixture(scope="module")
