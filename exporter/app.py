@@ -120,6 +120,10 @@ class Exporter:
         if self._settings.state_file and not (self._state_file and self._state_file.is_there()):
             self._begin_state_file(again=True)
 
+    def follow_clock(self) -> None:
+        """Let nothing seem to be of later than now where the system's clock was set back."""
+        self._store.redate(self._clock.now())
+
     def follow_credentials(self) -> None:
         """Let a refused account ask at once whose key was changed in its file."""
         for running in self._accounts.values():

@@ -8,7 +8,7 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import count
@@ -95,6 +95,8 @@ def _open(
         return state_file
     except _Unusable as unusable:
         observer.state_file_failed(path, unusable.trouble)
+        if unusable.trouble == "unwritable":
+            known.update(_look_into(path, keys, now))
         if unusable.trouble != "damaged":
             raise
         aside = _keep_aside(path, now)
@@ -127,6 +129,16 @@ def _require_ours(path: Path) -> None:
         raise _Unusable("damaged", "expected a state file, found no header")
 
 
+def _look_into(path: Path, keys: Collection[Key], now: float) -> dict[Key, SpaceState]:
+    """What a file knows that cannot be written, for its disk is full or read-only; nothing unless it was closed well,
+    for the log beside it would know better."""
+    if _size(Path(f"{path}-wal")):
+        return {}
+    with suppress(*_SQLITE_ERRORS), closing(_connect(f"{path.absolute().as_uri()}?immutable=1")) as database:
+        return {key: state for key, state in _read(database, now) if state and key in keys}
+    return {}
+
+
 def _is_text(header: bytes) -> bool:
     text = header.decode("utf-8", "replace")
     return "\0" not in text and text.count("\N{REPLACEMENT CHARACTER}") <= 1  # the last character may be cut
@@ -153,11 +165,9 @@ class StateFile:
         self._observer = observer
         self._unsaved: dict[Key, SpaceState] = {}
         try:
-            self._database = sqlite3.connect(path, timeout=_LOCKED_SECONDS)
+            self._database = _connect(path.absolute().as_uri())
         except _SQLITE_ERRORS as error:
             raise _unusable(error) from error
-        # text that is no UTF-8 must fail its row's checksum, and not the whole load
-        self._database.text_factory = lambda raw: raw.decode("utf-8", "replace")
         with self._closed_if_unusable():
             self._prepare()
             self._inode = _inode(path)
@@ -166,22 +176,18 @@ class StateFile:
     def load(self, keys: Collection[Key], known: dict[Key, SpaceState], now: float) -> None:
         """Put what the file knows of these spaces into `known`, as far as it is readable, and forget all others.
 
-        Nothing is later than `now`: what a clock that was ahead wrote would be fresh until then.
+        Nothing is dated later than `now`.
 
         Raises:
             _Unusable: it is damaged; `known` has what could be read.
         """
         unreadable = 0
         with self._closed_if_unusable():
-            for account, space, text, checksum in self._database.execute(
-                "SELECT account, space, known, checksum FROM space"
-            ):
-                # damage can give a column any type
-                state = _decode(text, now) if checksum == _checksum(str(account), str(space), str(text)) else None
+            for key, state in _read(self._database, now):
                 if state is None:
                     unreadable += 1
-                elif (account, space) in keys:
-                    known[account, space] = state
+                elif key in keys:
+                    known[key] = state
             if unreadable:
                 raise _Unusable("damaged", f"{unreadable} rows are unreadable")
         self.retain(keys)
@@ -248,11 +254,33 @@ class StateFile:
             yield account, space, text, _checksum(account, space, text)
 
 
+def _connect(uri: str) -> sqlite3.Connection:
+    database = sqlite3.connect(uri, timeout=_LOCKED_SECONDS, uri=True)
+    # text that is no UTF-8 must fail its row's checksum, and not the whole load
+    database.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    return database
+
+
+def _read(database: sqlite3.Connection, now: float) -> Iterator[tuple[Key, SpaceState | None]]:
+    """Every row; None for the state of one that is unreadable."""
+    for account, space, text, checksum in database.execute("SELECT account, space, known, checksum FROM space"):
+        # damage can give a column any type
+        readable = checksum == _checksum(str(account), str(space), str(text))
+        yield (account, space), _decode(text, now) if readable else None
+
+
 def _inode(path: Path) -> int | None:
     try:
         return path.stat().st_ino
     except OSError:
         return None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _unusable(error: Exception) -> _Unusable:
@@ -281,8 +309,8 @@ def _decode(text: str, now: float) -> SpaceState | None:
     document = json.loads(text)
     try:
         numbers = _NUMBERS.validate_python(document["phone_numbers"])
-        changes = {(number, field): min(at, now) for number, field, at in document["changes"]}
-        success = None if document["last_success"] is None else min(document["last_success"], now)
-        return SpaceState(document["up"], success, numbers, changes, next_slot=document["next_slot"])
+        changes = {(number, field): at for number, field, at in document["changes"]}
+        state = SpaceState(document["up"], document["last_success"], numbers, changes, next_slot=document["next_slot"])
+        return state.no_later_than(now)
     except (KeyError, TypeError, ValueError):
         return None

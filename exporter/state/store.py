@@ -43,6 +43,12 @@ class SpaceState:
             next_slot=outcome.next_slot,
         )
 
+    def no_later_than(self, now: float) -> "SpaceState":
+        """The same, without dates of a clock that was ahead: its values would count as fresh until then."""
+        success = None if self.last_success is None else min(self.last_success, now)
+        changes = {key: min(at, now) for key, at in self.changes.items()}
+        return replace(self, last_success=success, changes=changes)
+
     def fresh_until(self, max_age: float) -> float:
         """When its values become too old to show, in Unix seconds."""
         return self.last_success + max_age if self.last_success is not None else 0.0
@@ -91,6 +97,13 @@ class Store:
                 self._states[key] = SpaceState()
                 self.unpolled.add(key)
                 self._on_change(key, self._states[key])
+
+    def redate(self, now: float) -> None:
+        """The clock may have been set back: let what it dated before grow old from now on."""
+        for key, state in self._states.items():
+            if state.last_success is not None and state.last_success > now:
+                self._states[key] = redated = state.no_later_than(now)
+                self._on_change(key, redated)
 
     def record(self, outcome: Outcome) -> SpaceState:
         """Take in what a poll gave; returns what is known now."""

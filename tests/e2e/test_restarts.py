@@ -155,7 +155,7 @@ UNUSABLE = "state file unusable, polling goes on without it"
         pytest.param(another_program_s, "foreign", "0.0", 0, UNUSABLE, id="foreign"),
         pytest.param(of_a_newer_version, "newer", "0.0", 0, UNUSABLE, id="newer"),
         pytest.param(in_no_folder, "unwritable", "0.0", 0, UNUSABLE, id="unwritable"),
-        pytest.param(None, "unwritable", "0.0", 0, UNUSABLE, id="full disk"),
+        pytest.param(None, "unwritable", "0.0", ACCOUNTS * SPACES, UNUSABLE, id="full disk"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_told_and_polls_go_on(

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import sqlite3
+import time
 import zlib
 from collections.abc import Callable
 from contextlib import closing
@@ -14,7 +15,10 @@ from structlog.testing import capture_logs
 from virtual_time import START, run
 from world import World, scenario
 
+from exporter.metrics.instruments import Instruments
 from exporter.service import Fixed, Reloader
+from exporter.state.state_file import StateFile
+from exporter.state.store import SpaceState
 
 RED = ({"at": "60s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}},)
 VALUES = ("chatapp_phone_number", "chatapp_space_last_success", "chatapp_space_up", "chatapp_space_phone_numbers")
@@ -121,6 +125,29 @@ def test_what_a_clock_that_was_ahead_wrote_grows_old_like_everything_else(file: 
     at_first, an_hour_later = run(main())
 
     assert {float(line.rsplit(" ", 1)[1]) for line in at_first} == {START + 90}
+    assert an_hour_later == []
+
+
+def test_a_clock_that_is_set_back_while_the_api_is_down_keeps_nothing_fresh() -> None:
+    async def main() -> tuple[list[str], list[str]]:
+        world = World(scenario(3, poll_interval="30s", events=({"at": "100s", "answer": "InternalError"},)))
+        world.clock.offset = 86_400.0  # type: ignore[attr-defined]  # a virtual clock
+        following = asyncio.create_task(Reloader(Fixed(world.settings), world.exporter).follow())
+        await world.exporter.start()
+        await asyncio.sleep(115)
+        world.clock.offset = 0.0  # type: ignore[attr-defined]
+        await asyncio.sleep(15)
+        soon = world.samples("chatapp_space_last_success")
+        await asyncio.sleep(3700)
+        following.cancel()
+        await world.exporter.stop()
+        return soon, world.samples("chatapp_phone_number")
+
+    soon, an_hour_later = run(main())
+
+    dates = [float(line.rsplit(" ", 1)[1]) for line in soon]
+    assert len(dates) == 3
+    assert max(dates) <= START + 130
     assert an_hour_later == []
 
 
@@ -336,6 +363,24 @@ def test_a_file_that_cannot_be_used_is_left_alone(file: Path, damage: Callable[[
     assert after.up == {"chatapp_space_up{} 1"}
 
 
+@pytest.mark.parametrize(("log", "known"), [(b"", 40), (b"what is newer", 0)], ids=["closed well", "log left"])
+def test_what_a_file_knows_that_cannot_be_written_is_shown_unless_its_log_knows_better(
+    file: Path, log: bytes, known: int
+) -> None:
+    def on_a_disk_without_room(path: Path) -> None:
+        Path(f"{path}-wal").write_bytes(log)
+        Path(f"{path}-shm").symlink_to("nowhere/shm")
+
+    after = restarted_after(on_a_disk_without_room, file)
+
+    assert sum(line.startswith("chatapp_space_last_success") for line in after.at_first) == known
+    assert after.trouble == [
+        "chatapp_exporter_state_file_up{} 0.0",
+        'chatapp_exporter_state_file_failures_total{reason="unwritable"} 1.0',
+    ]
+    assert Path(f"{file}-wal").read_bytes() == log
+
+
 def locked(file: Path) -> sqlite3.Connection:
     database = sqlite3.connect(file, isolation_level=None)
     database.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -375,6 +420,21 @@ def test_a_file_that_comes_back_is_used_again_within_thirty_seconds(file: Path, 
     told = [line["event"] for line in logs if line["event"].startswith("state file")]
     unusable = ["state file unusable, polling goes on without it"]
     assert told == [*(unusable if change == "locked at the start" else []), "state file in use again"]
+
+
+def test_a_lock_of_another_program_holds_up_no_poll(file: Path) -> None:
+    def seconds_of_a_hundred_saves(state_file: StateFile) -> float:
+        begun = time.perf_counter()
+        for _ in range(100):
+            state_file.save({("a", "s"): SpaceState()})
+        return time.perf_counter() - begun
+
+    with closing(StateFile(file, Instruments(["a"]))) as state_file, closing(sqlite3.connect(file)) as other:
+        free = seconds_of_a_hundred_saves(state_file)
+        other.execute("BEGIN IMMEDIATE")
+        held = seconds_of_a_hundred_saves(state_file)
+
+    assert held < 50 * free  # a wait of a tenth of a second each is five hundred times as long, or more
 
 
 @pytest.mark.parametrize(
