@@ -109,9 +109,10 @@ class AccountAccess:
     """No space but a probe is polled while this holds, and only an answer that was let in ends it."""
 
     def among(self, spaces: Collection[str]) -> "AccountAccess":
-        """What is known of it once these are the account's spaces."""
+        """What is known of it once these are the account's spaces. Some must be left that can tell."""
         kept = frozenset(spaces)
-        return AccountAccess(len(kept), self.denied & kept, self.own & kept, self.refused)
+        own = frozenset[str]() if kept <= self.own else self.own & kept
+        return AccountAccess(len(kept), self.denied & kept, own, self.refused)
 
     def after_denial(self, space: str) -> "AccountAccess":
         """A space was denied."""

@@ -49,6 +49,36 @@ def test_neighbours_that_are_denied_for_themselves_do_not_close_the_account_for_
     assert all(2 <= count <= 5 for count in polls[3:7]), polls
 
 
+@pytest.mark.parametrize(
+    ("of_the_space", "of_the_key", "leaves_at"),
+    [(("50s", "5m"), ("100s", "5m"), 300), (("50s", "150s"), ("150s", "5m"), 140)],
+    ids=["refused before the other left", "refused after the other left"],
+)
+def test_a_space_that_was_refused_for_itself_tells_of_the_account_once_it_is_alone(
+    of_the_space: tuple[str, str], of_the_key: tuple[str, str], leaves_at: int
+) -> None:
+    async def main() -> list[list[str]]:
+        (at, lasting), (revoked, until) = of_the_space, of_the_key
+        events = (
+            {"at": at, "for": lasting, "space": 1, "answer": "NoPermission"},
+            {"at": revoked, "for": until, "answer": "InvalidAccessKeyId.NotFound"},
+        )
+        world = World(scenario(2, poll_interval="30s", events=events))
+        await world.exporter.start()
+        await asyncio.sleep(leaves_at)
+        (account,) = world.settings.accounts
+        alone = account.model_copy(update={"spaces": [account.polled_spaces[0]]})
+        await world.exporter.reconfigure(world.settings.model_copy(update={"accounts": [alone]}))
+        await asyncio.sleep(390 - leaves_at)
+        seen = [world.samples("chatapp_account_up")]
+        await asyncio.sleep(1000)
+        seen.append(world.samples("chatapp_account_up") + world.samples("chatapp_space_up"))
+        await world.exporter.stop()
+        return seen
+
+    assert run(main()) == [["chatapp_account_up{} 0"], ["chatapp_account_up{} 1", "chatapp_space_up{} 1"]]
+
+
 def after_a_repair(*failing: tuple[int, str], minutes: float) -> tuple[list[str], World]:
     """chatapp_account_up so many minutes after a key, revoked for half an hour, works again."""
     events = [{"at": "60s", "answer": "InvalidAccessKeyId.NotFound", "for": "30m"}]
