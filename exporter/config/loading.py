@@ -27,6 +27,7 @@ class Configuration:
         self._document: Any = None
         self._spaces_seen: _SpaceFiles | None = None
         """None while what stands there is wrong, so that it is tried again and again."""
+        self._sizes: Any = None
         self._told = ""
 
     def load(self) -> Settings:
@@ -40,13 +41,18 @@ class Configuration:
     def load_changed_spaces(self) -> Settings | None:
         """The settings that were loaded last, with the space files as they are now; None where those have not changed.
 
-        The main file may be half way through an edit: what stands there now is not looked at.
+        The main file may be half way through an edit: what stands there now is not looked at. So may be a space file,
+        which is why it counts once it has kept its size until the next look.
 
         Raises:
             ConfigError: anything is wrong; told once, and tried again every time.
         """
         told = self._told
-        if self._path is None or _space_files(self._document, self._path.parent) == self._spaces_seen:
+        if self._path is None:
+            return None
+        found = _space_files(self._document, self._path.parent)
+        before, self._sizes = self._sizes, {(file, stat and stat[-1]) for file, (stat,) in found}
+        if found == self._spaces_seen or self._sizes != before:
             return None
         try:
             return self._load(self._document)
