@@ -74,9 +74,8 @@ class Access:
         self._path = path
         self._doors = Followed("web configuration", self._read)
         self._logins = Logins(clock)
-        self._at_the_start: _Doors | None = None
-        self._at_the_start = self._doors()
-        self.tls = CurrentTls(self._doors) if self._at_the_start.tls else None
+        self._last: _Doors | None = None
+        self.tls = CurrentTls(self._doors) if self._doors().tls else None
 
     async def admits(self, user: str, password: str) -> bool:
         """Whether someone may ask who gives this name and password, or "" for both."""
@@ -85,16 +84,25 @@ class Access:
 
     def _read(self) -> tuple[_Doors, tuple[Path, ...]]:
         config = load_document(self._path, WebConfig)
-        tls, folder, files = config.tls_server_config, self._path.parent, (self._path,)
-        before = self._at_the_start
-        if before and bool(before.tls) != bool(tls):
-            raise self._problem((), "expected TLS as it was at the start, for it takes a restart to turn it on or off")
-        if before and before.users and not config.basic_auth_users:  # as a file is that is half written
-            raise self._problem((), "expected logins as at the start, for it takes a restart to turn them off")
-        if tls is None:
-            return _Doors(config.basic_auth_users, None), files
-        named = (tls.cert_file, tls.key_file, *([tls.client_ca_file] if tls.client_ca_file else []))
-        return _Doors(config.basic_auth_users, self._context(tls)), files + tuple(folder / name for name in named)
+        tls, folder, files = config.tls_server_config, self._path.parent, [self._path]
+        if tls:
+            named = (tls.cert_file, tls.key_file, tls.client_ca_file)
+            files += [folder / name for name in named if name]
+        doors = _Doors(config.basic_auth_users, self._context(tls) if tls else None)
+        if self._last:
+            self._require_as_closed(doors, self._last)
+        self._last = doors
+        return doors, tuple(files)
+
+    def _require_as_closed(self, doors: _Doors, last: _Doors) -> None:
+        """A file that is half written opens nothing."""
+        restart = "for it takes a restart to turn"
+        if bool(doors.tls) != bool(last.tls):
+            raise self._problem((), f"expected TLS as it was at the start, {restart} it on or off")
+        if last.users and not doors.users:
+            raise self._problem((), f"expected logins as before, {restart} them off")
+        if last.tls and doors.tls and doors.tls.verify_mode < last.tls.verify_mode:
+            raise self._problem((), "expected a client_auth_type as before, for it takes a restart to ask for less")
 
     def _context(self, tls: TlsServerConfig) -> ssl.SSLContext:
         folder, place = self._path.parent, ("tls_server_config",)

@@ -74,7 +74,24 @@ class _Listener(socket.socket):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: it would end the process by the signal, and the exporter ends with 0."""
+    """uvicorn with a time-out for handshakes, and without signal handlers: it would end the process by the signal, and
+    the exporter ends with 0."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, tls: CurrentTls | None) -> None:
+        super().__init__(config)
+        self._listener = listener
+        self._tls = tls
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        listening = await asyncio.get_running_loop().create_server(
+            lambda: _Impatient(self.config, self.server_state, app_state={}),
+            sock=self._listener,
+            ssl=self._tls,  # type: ignore[arg-type]  # asyncio uses no more of a context than this has
+            backlog=self.config.backlog,
+            ssl_handshake_timeout=REQUEST_SECONDS if self._tls else None,
+        )
+        self.servers.append(listening)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -140,10 +157,8 @@ async def serving(app: Starlette, listener: socket.socket, tls: CurrentTls | Non
         timeout_graceful_shutdown=2,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
     )
-    config.load()
-    config.ssl = tls  # type: ignore[assignment]  # asyncio uses no more of a context than this has
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
+    server = _Server(config, listener, tls)
+    task = asyncio.create_task(server.serve())
     try:
         yield
     finally:

@@ -35,6 +35,13 @@ def test_clients_that_dawdle_are_cut_and_scrapes_go_on(tmp_path: Path) -> None:
         print(f"\ncut after {first:.0f} s and {time.monotonic() - started:.0f} s")
 
 
+@pytest.mark.slow
+def test_who_does_not_finish_a_handshake_is_cut_as_soon(tmp_path: Path) -> None:
+    flags, trusting = with_tls(tmp_path)
+    with real_world(tmp_path, *flags, tls=trusting) as it, connected(it) as silent:
+        assert is_cut(silent, REQUEST_SECONDS + 15)
+
+
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 def test_a_crowd_of_connections_takes_nothing_from_the_polls(tmp_path: Path, tls: bool) -> None:
     """With TLS they are in the middle of a handshake, which costs a server most."""

@@ -226,13 +226,32 @@ def test_an_unknown_name_takes_as_long_as_the_costliest_known_one() -> None:
     assert compared == ["12"]
 
 
-def test_logins_are_not_turned_off_by_a_file_that_is_half_written(tmp_path: Path) -> None:
-    of = access(tmp_path, f"basic_auth_users: {{prometheus: {HASH}}}")
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_logins_are_not_turned_off_by_a_file_that_is_half_written(tmp_path: Path, from_the_start: bool) -> None:
+    users = f"basic_auth_users: {{prometheus: {HASH}}}"
+    of = access(tmp_path, users if from_the_start else "{}")
+    written(tmp_path, users)
+    assert get("/metrics", of).status_code == 401
     written(tmp_path, "{}")
 
     with capture_logs() as logs:
         assert get("/metrics", of).status_code == 401
     assert "it takes a restart to turn them off" in str(logs)
+
+
+def test_certificates_of_clients_go_on_being_asked_for_when_a_file_is_half_written(tmp_path: Path) -> None:
+    ca = trustme.CA()
+    certificate = ca.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    half = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n"
+    of = access(tmp_path, half + "  client_ca_file: ca.pem\n  client_auth_type: RequireAndVerifyClientCert\n")
+    written(tmp_path, half)
+
+    with capture_logs() as logs, listening(of) as port, pytest.raises(httpx.TransportError):
+        httpx.get(f"https://localhost:{port}/-/healthy", verify=client(ca), trust_env=False)
+    assert "it takes a restart to ask for less" in str(logs)
 
 
 def test_a_password_that_was_changed_in_the_file_is_forgotten(tmp_path: Path) -> None:
