@@ -78,6 +78,7 @@ class Exporter:
         self._store = Store(states, unpolled, self._page.update)
         self._schedule = Schedule(clock)
         self._accounts = {account.name: self._account(account) for account in settings.accounts}
+        self.follow_clock()
 
     async def start(self, *, may_follow_another: bool = False) -> None:
         """Begin polling; a second later where another process may have polled the same accounts just now."""
@@ -118,11 +119,15 @@ class Exporter:
     def follow_state_file(self) -> None:
         """Begin to keep what is known where that was not possible, or where someone took the file away."""
         if self._settings.state_file and not (self._state_file and self._state_file.is_there()):
+            if self._state_file:
+                _log.error("state file gone, a new one is begun as soon as that is possible")
             self._begin_state_file(again=True)
 
     def follow_clock(self) -> None:
-        """Let nothing seem to be of later than now where the system's clock was set back."""
-        self._store.redate(self._clock.now())
+        """Let nothing be of later than now, where the clock was set back: it would count as fresh until then."""
+        redated = self._store.redate(self._clock.now())
+        if self._state_file and redated:
+            self._state_file.save(redated)
 
     def follow_credentials(self) -> None:
         """Let a refused account ask at once whose key was changed in its file."""
@@ -214,7 +219,7 @@ class Exporter:
 
     def _take_over_state_file(self, before: Settings) -> None:
         if self._state_file and self._settings.state_file == before.state_file:
-            self._state_file.retain(self._spaces)
+            self._state_file.retain(self._endpoints())
             return
         if self._settings.state_file != before.state_file:
             self._instruments.state_file_left()
@@ -223,7 +228,8 @@ class Exporter:
     def _begin_state_file(self, *, again: bool = False) -> None:
         if self._state_file:
             self._state_file.close()
-        self._state_file, _ = self._open_state_file(again=again)
+        self._state_file, known = self._open_state_file(again=again)
+        self._store.recall(known)
         if self._state_file:
             self._state_file.save({key: self._store[key] for key in self._spaces if key not in self._store.unpolled})
 
@@ -231,7 +237,11 @@ class Exporter:
         file = self._settings.state_file
         if file is None:
             return None, {}
-        return open_state_file(Path(file), self._spaces, self._clock.now(), self._instruments, again=again)
+        return open_state_file(Path(file), self._endpoints(), self._clock.now(), self._instruments, again=again)
+
+    def _endpoints(self) -> dict[Key, str]:
+        endpoints = {account.name: account.endpoint for account in self._settings.accounts}
+        return {key: endpoints[key[0]] for key in self._spaces}
 
     def _record(self, outcome: Outcome) -> None:
         key = (outcome.account, outcome.space)

@@ -71,7 +71,8 @@ class Instruments:
     def _add_api_families(self) -> None:
         self._requests = self._counter(
             "chatapp_api_requests",
-            "HTTP attempts, by the API's Code or, where it gave none, by what happened instead.",
+            "HTTP attempts, by the API's Code or, where it gave none, by what happened instead. Code credentials counts"
+            " those that were not made, for there was no key.",
             "account",
             "code",
         )

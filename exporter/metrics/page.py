@@ -48,10 +48,12 @@ def _wanted(family: Family[Subject], names: Collection[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """A space's state, its lines, a piece a family, and when its numbers become too old to show (Unix seconds)."""
+    """A space's state, its lines, a piece a family, and whether they show its numbers, as they do until it expires
+    (Unix seconds)."""
 
     state: SpaceState
     pieces: tuple[bytes, ...]
+    fresh: bool
     expires: float
 
 
@@ -100,13 +102,13 @@ class Page:
 
     def _expire(self, now: float) -> None:
         for key, block in self._blocks.items():
-            if block.expires <= now:
-                self._blocks[key] = self._block(key, block.state, fresh=False)
+            if block.fresh != (now < block.expires):  # the clock may be set back too
+                self._blocks[key] = self._block(key, block.state, fresh=not block.fresh)
 
     def _block(self, key: Key, state: SpaceState, *, fresh: bool) -> _Block:
         view = self._view(key, state, fresh)
-        expires = state.fresh_until(self.max_age) if fresh else float("inf")
-        return _Block(state, tuple(render_lines(family, view) for family in SPACE_FAMILIES), expires)
+        pieces = tuple(render_lines(family, view) for family in SPACE_FAMILIES)
+        return _Block(state, pieces, fresh, state.fresh_until(self.max_age))
 
 
 class CatalogueCollector(Collector):

@@ -5,11 +5,12 @@ kept aside, and what is still readable of it goes into a new one. A file that we
 """
 
 import json
+import os
 import sqlite3
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -43,6 +44,8 @@ _NUMBERS = TypeAdapter(tuple[PhoneNumber, ...])
 _LOCKED_SECONDS = 0.1
 """How long a file that someone else has locked may hold up a start."""
 
+Endpoints = Mapping[Key, str]
+"""The configured spaces, each with the endpoint that its account asks: another one may tell of another world."""
 Trouble = Literal["damaged", "foreign", "newer", "unwritable"]
 
 _log = structlog.get_logger()
@@ -65,7 +68,7 @@ class _Unusable(Exception):
 
 
 def open_state_file(
-    path: Path, keys: Collection[Key], now: float, observer: StateFileObserver, *, again: bool = False
+    path: Path, spaces: Endpoints, now: float, observer: StateFileObserver, *, again: bool = False
 ) -> tuple["StateFile | None", dict[Key, SpaceState]]:
     """The state file and what it knows of these spaces; no file where it cannot be used.
 
@@ -73,7 +76,7 @@ def open_state_file(
     """
     known: dict[Key, SpaceState] = {}
     try:
-        state_file = _open(path, keys, known, now, observer)
+        state_file = _open(path, spaces, known, now, observer)
         if again:
             _log.info("state file in use again", file=str(path))
         return state_file, known
@@ -81,28 +84,28 @@ def open_state_file(
         observer.state_file_up(path, up=False)
         if not again:
             _log.error("state file unusable, polling goes on without it", file=str(path), problem=str(error))
+            if isinstance(error, _Unusable) and error.trouble == "unwritable":
+                known = _look_into(path, spaces)
         return None, known
 
 
 def _open(
-    path: Path, keys: Collection[Key], known: dict[Key, SpaceState], now: float, observer: StateFileObserver
+    path: Path, spaces: Endpoints, known: dict[Key, SpaceState], now: float, observer: StateFileObserver
 ) -> "StateFile":
     """The file; where it is damaged a new one, with what was readable of the other, which is kept aside."""
     try:
         _require_ours(path)
-        state_file = StateFile(path, observer)
-        state_file.load(keys, known, now)
+        state_file = StateFile(path, spaces, observer)
+        state_file.load(known)
         return state_file
     except _Unusable as unusable:
         observer.state_file_failed(path, unusable.trouble)
-        if unusable.trouble == "unwritable":
-            known.update(_look_into(path, keys, now))
         if unusable.trouble != "damaged":
             raise
         aside = _keep_aside(path, now)
         problem = str(unusable)
         _log.error("state file damaged, it is kept aside", file=str(path), kept=str(aside), problem=problem)
-    state_file = StateFile(path, observer)
+    state_file = StateFile(path, spaces, observer)
     state_file.save(known)
     return state_file
 
@@ -116,26 +119,41 @@ def _require_ours(path: Path) -> None:
         return
     except OSError as error:
         raise _Unusable("unwritable", error.strerror or str(error)) from error
-    if not header and Path(f"{path}-wal").exists():  # which SQLite would delete
+    if not header and _log_of(path).exists():  # which SQLite would delete
         raise _Unusable("damaged", "expected a state file, found an empty one")
     if header.startswith(_SQLITE_HEADER) and len(header) == _HEADER_BYTES:
         if int.from_bytes(header[68:72]) != _APPLICATION_ID:
             raise _Unusable("foreign", "expected a state file, found a database of another program")
         if int.from_bytes(header[60:64], signed=True) < 1:  # it was written together with the application's id
             raise _Unusable("damaged", "expected a version, found none")
+        _require_known(int.from_bytes(header[60:64]))
     elif header:
         if _is_text(header):
             raise _Unusable("foreign", "expected a state file, found a text")
         raise _Unusable("damaged", "expected a state file, found no header")
 
 
-def _look_into(path: Path, keys: Collection[Key], now: float) -> dict[Key, SpaceState]:
-    """What a file knows that cannot be written, for its disk is full or read-only; nothing unless it was closed well,
-    for the log beside it would know better."""
-    if _size(Path(f"{path}-wal")):
-        return {}
-    with suppress(*_SQLITE_ERRORS), closing(_connect(f"{path.absolute().as_uri()}?immutable=1")) as database:
-        return {key: state for key, state in _read(database, now) if state and key in keys}
+def _require_known(version: int) -> None:
+    if version > _SCHEMA_VERSION:
+        raise _Unusable("newer", f"expected schema {_SCHEMA_VERSION}, found {version} of a newer version")
+
+
+def _log_of(path: Path) -> Path:
+    """SQLite's log, which stands beside the file that a link leads to."""
+    return Path(f"{os.path.realpath(path)}-wal")
+
+
+def _look_into(path: Path, spaces: Endpoints) -> dict[Key, SpaceState]:
+    """What a file knows that cannot be written, for its disk is full or read-only. On a read-only one it must have been
+    closed well: without its log the file would tell what was known earlier."""
+    for options in ("", "?immutable=1"):
+        with suppress(OSError, *_SQLITE_ERRORS):
+            if options and _log_of(path).exists() and _log_of(path).stat().st_size:
+                break
+            with closing(_connect(path.absolute().as_uri() + options)) as database:
+                database.execute("PRAGMA locking_mode=EXCLUSIVE")  # so that the log's index needs no file
+                rows = list(_read(database))
+            return {row.key: row.state for row in rows if row.state and spaces.get(row.key) == row.endpoint}
     return {}
 
 
@@ -160,10 +178,12 @@ class StateFile:
     """One file, one writer. A poll's outcome is durable against a kill of this process once `save` returns; a crash of
     the whole machine may cost the last seconds."""
 
-    def __init__(self, path: Path, observer: StateFileObserver) -> None:
+    def __init__(self, path: Path, spaces: Endpoints, observer: StateFileObserver) -> None:
         self._path = path
+        self._spaces = spaces
         self._observer = observer
         self._unsaved: dict[Key, SpaceState] = {}
+        self._failing = False
         try:
             self._database = _connect(path.absolute().as_uri())
         except _SQLITE_ERRORS as error:
@@ -173,50 +193,51 @@ class StateFile:
             self._inode = _inode(path)
         observer.state_file_up(path, up=True)
 
-    def load(self, keys: Collection[Key], known: dict[Key, SpaceState], now: float) -> None:
-        """Put what the file knows of these spaces into `known`, as far as it is readable, and forget all others.
-
-        Nothing is dated later than `now`.
+    def load(self, known: dict[Key, SpaceState]) -> None:
+        """Put what the file knows of its spaces into `known`, as far as it is readable, and forget all others.
 
         Raises:
             _Unusable: it is damaged; `known` has what could be read.
         """
         unreadable = 0
         with self._closed_if_unusable():
-            for key, state in _read(self._database, now):
-                if state is None:
+            for row in _read(self._database):
+                if row.state is None:
                     unreadable += 1
-                elif key in keys:
-                    known[key] = state
+                elif self._spaces.get(row.key) == row.endpoint:
+                    known[row.key] = row.state
             if unreadable:
                 raise _Unusable("damaged", f"{unreadable} rows are unreadable")
-        self.retain(keys)
+        self.retain(self._spaces)
 
     def save(self, states: Mapping[Key, SpaceState]) -> None:
         """Keep these states, and those that could not be kept before; a failure is logged when it begins and ends."""
-        was_failing = bool(self._unsaved)
         self._unsaved.update(states)
         try:
-            with self._database:
-                self._database.executemany("INSERT OR REPLACE INTO space VALUES (?, ?, ?, ?)", self._rows())
+            self._write(states)  # little first: while there is no room, all that waits would be encoded in vain
+            if self._failing:
+                self._write(self._unsaved)
         except _SQLITE_ERRORS as error:
             self._observer.state_file_failed(self._path, _unusable(error).trouble)
-            if not was_failing:
+            if not self._failing:
                 self._observer.state_file_up(self._path, up=False)
                 _log.error("state file not written, polling goes on without it", problem=str(error))
+            self._failing = True
         else:
             self._unsaved.clear()
-            if was_failing:
+            if self._failing:
                 self._observer.state_file_up(self._path, up=True)
                 _log.info("state file written again")
+            self._failing = False
 
-    def retain(self, keys: Collection[Key]) -> None:
+    def retain(self, spaces: Endpoints) -> None:
         """Forget what is known of all other spaces; what cannot be forgotten now, the next start forgets."""
-        self._unsaved = {key: state for key, state in self._unsaved.items() if key in keys}
+        self._spaces = spaces
+        self._unsaved = {key: state for key, state in self._unsaved.items() if key in spaces}
         try:
             stored = self._database.execute("SELECT account, space FROM space").fetchall()
             with self._database:
-                gone = [key for key in stored if key not in keys]
+                gone = [key for key in stored if key not in spaces]
                 self._database.executemany("DELETE FROM space WHERE account=? AND space=?", gone)
         except _SQLITE_ERRORS as error:
             self._observer.state_file_failed(self._path, _unusable(error).trouble)
@@ -239,8 +260,7 @@ class StateFile:
 
     def _prepare(self) -> None:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
-        if version > _SCHEMA_VERSION:
-            raise _Unusable("newer", f"expected schema {_SCHEMA_VERSION}, found {version} of a newer version")
+        _require_known(version)
         if version < _SCHEMA_VERSION:
             # before WAL, so that the header itself says whose file it is
             self._database.executescript(_SCHEMA)
@@ -248,10 +268,14 @@ class StateFile:
         self._database.execute("PRAGMA synchronous=NORMAL")
         self._database.execute("PRAGMA busy_timeout=0")  # a save that meets a lock is made up for by the next
 
-    def _rows(self) -> Iterator[tuple[str, str, str, int]]:
-        for (account, space), state in self._unsaved.items():
-            text = _encode(state)
-            yield account, space, text, _checksum(account, space, text)
+    def _write(self, states: Mapping[Key, SpaceState]) -> None:
+        rows = (
+            (account, space, text, _checksum(account, space, text))
+            for (account, space), state in states.items()
+            for text in [_encode(state, self._spaces[account, space])]
+        )
+        with self._database:
+            self._database.executemany("INSERT OR REPLACE INTO space VALUES (?, ?, ?, ?)", rows)
 
 
 def _connect(uri: str) -> sqlite3.Connection:
@@ -261,12 +285,20 @@ def _connect(uri: str) -> sqlite3.Connection:
     return database
 
 
-def _read(database: sqlite3.Connection, now: float) -> Iterator[tuple[Key, SpaceState | None]]:
-    """Every row; None for the state of one that is unreadable."""
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What was known of a space, and who said so; no state where it is unreadable."""
+
+    key: Key
+    endpoint: str = ""
+    state: SpaceState | None = None
+
+
+def _read(database: sqlite3.Connection) -> Iterator[_Row]:
     for account, space, text, checksum in database.execute("SELECT account, space, known, checksum FROM space"):
         # damage can give a column any type
         readable = checksum == _checksum(str(account), str(space), str(text))
-        yield (account, space), _decode(text, now) if readable else None
+        yield _decode((account, space), text) if readable else _Row((account, space))
 
 
 def _inode(path: Path) -> int | None:
@@ -274,13 +306,6 @@ def _inode(path: Path) -> int | None:
         return path.stat().st_ino
     except OSError:
         return None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def _unusable(error: Exception) -> _Unusable:
@@ -292,9 +317,10 @@ def _checksum(account: str, space: str, text: str) -> int:
     return zlib.crc32("\0".join((account, space, text)).encode())
 
 
-def _encode(state: SpaceState) -> str:
+def _encode(state: SpaceState, endpoint: str) -> str:
     """All but the counters, which begin anew with the process."""
     document = {
+        "endpoint": endpoint,
         "up": state.up,
         "last_success": state.last_success,
         "next_slot": state.next_slot,
@@ -304,13 +330,14 @@ def _encode(state: SpaceState) -> str:
     return json.dumps(document)
 
 
-def _decode(text: str, now: float) -> SpaceState | None:
-    """None for a row of another version, which knew other fields."""
+def _decode(key: Key, text: str) -> _Row:
+    """Without a state for a row of another version, which knew other fields."""
     document = json.loads(text)
     try:
         numbers = _NUMBERS.validate_python(document["phone_numbers"])
-        changes = {(number, field): at for number, field, at in document["changes"]}
-        state = SpaceState(document["up"], document["last_success"], numbers, changes, next_slot=document["next_slot"])
-        return state.no_later_than(now)
+        changes = {(number, field): float(at) for number, field, at in document["changes"]}
+        success = None if document["last_success"] is None else float(document["last_success"])
+        state = SpaceState(document["up"], success, numbers, changes, next_slot=document["next_slot"])
+        return _Row(key, document["endpoint"], state)
     except (KeyError, TypeError, ValueError):
-        return None
+        return _Row(key)

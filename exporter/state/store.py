@@ -43,6 +43,13 @@ class SpaceState:
             next_slot=outcome.next_slot,
         )
 
+    def with_history(self, old: "SpaceState") -> "SpaceState":
+        """The same, with what was known before: the dates of changes, and the values where there was no success yet."""
+        if self.last_success is None:
+            up = self.up if self.polls else old.up
+            return replace(old, up=up, polls=self.polls, failures=self.failures, next_slot=self.next_slot)
+        return replace(self, changes={**_changes(old, self.phone_numbers, self.last_success), **self.changes})
+
     def no_later_than(self, now: float) -> "SpaceState":
         """The same, without dates of a clock that was ahead: its values would count as fresh until then."""
         success = None if self.last_success is None else min(self.last_success, now)
@@ -94,21 +101,29 @@ class Store:
             self.unpolled.discard(key)
         for key in keys:
             if key not in self._states:
-                self._states[key] = SpaceState()
                 self.unpolled.add(key)
-                self._on_change(key, self._states[key])
+                self._set(key, SpaceState())
 
-    def redate(self, now: float) -> None:
-        """The clock may have been set back: let what it dated before grow old from now on."""
-        for key, state in self._states.items():
-            if state.last_success is not None and state.last_success > now:
-                self._states[key] = redated = state.no_later_than(now)
-                self._on_change(key, redated)
+    def recall(self, known: Mapping[Key, SpaceState]) -> None:
+        """Take in what was known before, and could not be read until now."""
+        for key, old in known.items():
+            self._set(key, self._states[key].with_history(old))
+
+    def redate(self, now: float) -> dict[Key, SpaceState]:
+        """The clock may have been set back: let what it dated before grow old from now on. The states that changed."""
+        ahead = {key: state for key, state in self._states.items() if (state.last_success or now) > now}
+        for key, state in ahead.items():
+            ahead[key] = state.no_later_than(now)
+            self._set(key, ahead[key])
+        return ahead
 
     def record(self, outcome: Outcome) -> SpaceState:
         """Take in what a poll gave; returns what is known now."""
         key = (outcome.account, outcome.space)
-        self._states[key] = state = self._states[key].after(outcome)
         self.unpolled.discard(key)
+        return self._set(key, self._states[key].after(outcome))
+
+    def _set(self, key: Key, state: SpaceState) -> SpaceState:
+        self._states[key] = state
         self._on_change(key, state)
         return state

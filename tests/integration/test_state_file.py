@@ -2,13 +2,16 @@
 
 import asyncio
 import itertools
+import os
+import shutil
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from structlog.testing import capture_logs
@@ -149,6 +152,63 @@ def test_a_clock_that_is_set_back_while_the_api_is_down_keeps_nothing_fresh() ->
     assert len(dates) == 3
     assert max(dates) <= START + 130
     assert an_hour_later == []
+
+
+def test_what_a_clock_that_was_set_back_dated_is_not_young_again_after_a_restart(file: Path) -> None:
+    """A refused account's spaces are not polled, so that nothing else dates them anew."""
+    revoked = ({"at": "100s", "answer": "InvalidAccessKeyId.NotFound"},)
+
+    async def main() -> tuple[list[str], list[str]]:
+        world = World(scenario(50, poll_interval="5m", events=revoked), state_file=str(file))
+        world.clock.offset = 86_400.0  # type: ignore[attr-defined]  # a virtual clock
+        following = asyncio.create_task(Reloader(Fixed(world.settings), world.exporter).follow())
+        await world.exporter.start()
+        await asyncio.sleep(160)
+        world.clock.offset = 0.0  # type: ignore[attr-defined]
+        await asyncio.sleep(2 * 3600)
+        following.cancel()
+        seen = []
+        for _ in range(2):
+            await world.exporter.stop()
+            world.exporter = world.fresh_exporter()
+            seen.append(world.samples("chatapp_phone_number"))
+            await asyncio.sleep(60)
+        await world.exporter.stop()
+        return seen[0], seen[1]
+
+    assert run(main()) == ([], [])
+
+
+def test_a_change_that_a_clock_ahead_dated_is_no_later_than_now(file: Path) -> None:
+    async def main() -> list[str]:
+        world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(file))
+        world.clock.offset = 86_400.0  # type: ignore[attr-defined]  # a virtual clock
+        await polled(world, 120)
+        world.clock.offset = 0.0  # type: ignore[attr-defined]
+        world.exporter = world.fresh_exporter()
+        await world.exporter.stop()
+        return world.samples("chatapp_phone_number_last_change")
+
+    (line,) = run(main())
+    assert float(line.rsplit(" ", 1)[1]) == START + 120
+
+
+def test_a_clock_that_jumps_ahead_for_a_scrape_takes_nothing_away() -> None:
+    async def main() -> tuple[list[str], ...]:
+        world = World(scenario(3, poll_interval="5m"))
+        await world.exporter.start()
+        await asyncio.sleep(330)
+        seen = []
+        for offset in (0.0, 7200.0, 0.0):
+            world.clock.offset = offset  # type: ignore[attr-defined]  # a virtual clock
+            seen.append(values(world))
+        await world.exporter.stop()
+        return tuple(seen)
+
+    before, meanwhile, after = run(main())
+
+    assert not any(line.startswith("chatapp_phone_number") for line in meanwhile)
+    assert after == before
 
 
 def test_after_a_restart_a_refused_account_is_soon_known_to_be_one(file: Path) -> None:
@@ -363,22 +423,182 @@ def test_a_file_that_cannot_be_used_is_left_alone(file: Path, damage: Callable[[
     assert after.up == {"chatapp_space_up{} 1"}
 
 
-@pytest.mark.parametrize(("log", "known"), [(b"", 40), (b"what is newer", 0)], ids=["closed well", "log left"])
-def test_what_a_file_knows_that_cannot_be_written_is_shown_unless_its_log_knows_better(
-    file: Path, log: bytes, known: int
+def without_room(file: Path) -> None:
+    """SQLite finds no room for the index of its log, as on a full disk."""
+    Path(f"{file}-shm").symlink_to("nowhere/shm")
+
+
+def make_room(file: Path) -> None:
+    Path(f"{file}-shm").unlink()
+
+
+def killed(file: Path, folder: Path) -> Path:
+    """What a kill at this moment would leave, in another folder."""
+    folder.mkdir()
+    for path in file.parent.glob(f"{file.name}*"):
+        if not path.name.endswith("-shm"):
+            shutil.copy(path, folder)
+    return folder / file.name
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["plain", "linked"])
+def test_after_a_kill_a_full_disk_shows_what_was_shown_and_keeps_it_once_there_is_room(
+    tmp_path: Path, linked: bool
 ) -> None:
-    def on_a_disk_without_room(path: Path) -> None:
-        Path(f"{path}-wal").write_bytes(log)
-        Path(f"{path}-shm").symlink_to("nowhere/shm")
+    """The log is beside the file that a link leads to, and the file itself tells of earlier."""
 
-    after = restarted_after(on_a_disk_without_room, file)
+    async def main() -> list[list[str]]:
+        world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(tmp_path / "state.db"))
+        await polled(world, 40)
+        world.exporter = world.fresh_exporter()
+        await world.exporter.start()
+        await asyncio.sleep(80)
+        seen, left = [values(world)], killed(tmp_path / "state.db", tmp_path / "killed")
+        await world.exporter.stop()
+        without_room(left)
+        (tmp_path / "link").symlink_to(left)
+        file = tmp_path / "link" if linked else left
+        world.settings = world.settings.model_copy(update={"state_file": str(file)})
+        world.exporter = world.fresh_exporter()
+        seen.append(values(world))
+        following = asyncio.create_task(Reloader(Fixed(world.settings), world.exporter).follow())
+        await world.exporter.start()
+        await asyncio.sleep(5)
+        make_room(left)
+        await asyncio.sleep(40)
+        following.cancel()
+        await world.exporter.stop()
+        world.exporter = world.fresh_exporter()
+        seen.append(world.samples("chatapp_phone_number_last_change"))
+        await world.exporter.stop()
+        return seen
 
-    assert sum(line.startswith("chatapp_space_last_success") for line in after.at_first) == known
-    assert after.trouble == [
-        "chatapp_exporter_state_file_up{} 0.0",
-        'chatapp_exporter_state_file_failures_total{reason="unwritable"} 1.0',
-    ]
-    assert Path(f"{file}-wal").read_bytes() == log
+    shown, at_first, later = run(main())
+
+    assert any('quality_rating="RED"} 1' in line for line in shown)
+    assert at_first == shown
+    assert later == [line for line in shown if "last_change" in line]
+    assert len(later) == 1
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """A folder and its files, for us too."""
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    folder.chmod(0o555)
+    if os.getuid() == 0:  # whom no mode keeps from writing
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(os.getuid())
+        folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["plain", "linked"])
+@pytest.mark.parametrize("log_left", [False, True])
+def test_a_read_only_disk_shows_what_was_shown_or_nothing(log_left: bool, linked: bool) -> None:
+    async def main(folder: Path) -> tuple[list[str], list[str], list[str]]:
+        world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(folder / "first" / "state.db"))
+        await polled(world, 40)
+        world.exporter = world.fresh_exporter()
+        await world.exporter.start()
+        await asyncio.sleep(80)
+        if not log_left:
+            await world.exporter.stop()
+        shown = values(world)
+        left = killed(folder / "first" / "state.db", folder / "left")
+        await world.exporter.stop()
+        (folder / "link").symlink_to(left)
+        file = folder / "link" if linked else left
+        world.settings = world.settings.model_copy(update={"state_file": str(file)})
+        with read_only(left.parent):
+            world.exporter = world.fresh_exporter()
+        await world.exporter.stop()
+        return shown, values(world), trouble(world)
+
+    with TemporaryDirectory() as name:  # one that everybody may enter
+        (folder := Path(name)).chmod(0o755)
+        (folder / "first").mkdir()
+        shown, after, told = run(main(folder))
+
+    assert any('quality_rating="RED"} 1' in line for line in shown)
+    assert after == ([line for line in after if line.endswith("} 0")] if log_left else shown)
+    assert told[0] == "chatapp_exporter_state_file_up{} 0.0"
+
+
+def test_a_newer_file_is_left_alone_on_a_full_disk_too(file: Path) -> None:
+    def newer_without_room(path: Path) -> None:
+        of_a_newer_version(path)
+        without_room(path)
+
+    after = restarted_after(newer_without_room, file)
+
+    assert after.at_first == [line for line in after.at_first if not line.startswith("chatapp_phone_number")]
+    assert after.trouble[1] == 'chatapp_exporter_state_file_failures_total{reason="newer"} 1.0'
+
+
+def test_what_a_file_knew_that_is_mounted_late_is_known_then(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "volume", tmp_path / "elsewhere"
+
+    async def main() -> tuple[list[str], list[str]]:
+        world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(folder / "state.db"))
+        await polled(world, 120)
+        before = world.samples("chatapp_phone_number_last_change")
+        folder.rename(elsewhere)
+        world.exporter = world.fresh_exporter()
+        following = asyncio.create_task(Reloader(Fixed(world.settings), world.exporter).follow())
+        await world.exporter.start()
+        await asyncio.sleep(5)
+        assert world.samples("chatapp_phone_number_last_change") == []
+        elsewhere.rename(folder)
+        await asyncio.sleep(60)
+        following.cancel()
+        await world.exporter.stop()
+        return before, world.samples("chatapp_phone_number_last_change")
+
+    folder.mkdir()
+    before, after = run(main())
+
+    assert len(before) == 1
+    assert after == before
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_values_of_another_endpoint_are_not_shown(file: Path, room: bool) -> None:
+    async def main() -> tuple[list[str], int]:
+        world = World(scenario(3, poll_interval="5m"), state_file=str(file))
+        await polled(world, 30)
+        (account,) = world.settings.accounts
+        elsewhere = account.model_copy(update={"endpoint": "https://cams.ap-southeast-1.aliyuncs.com"})
+        world.settings = world.settings.model_copy(update={"accounts": [elsewhere]})
+        if not room:
+            without_room(file)
+        world.exporter = world.fresh_exporter()
+        await world.exporter.stop()
+        return world.samples("chatapp_phone_number"), world.exporter.unpolled()
+
+    assert run(main()) == ([], 3)
+
+
+def test_trouble_ends_also_when_the_space_that_could_not_be_kept_has_left(file: Path) -> None:
+    one, other, told = ("a", "s1"), ("a", "s2"), []
+
+    class Observer(Instruments):
+        def state_file_up(self, file: Path, *, up: bool) -> None:
+            told.append(up)
+
+    spaces = dict.fromkeys([one, other], "https://a.example")
+    with closing(StateFile(file, spaces, Observer(["a"]))) as state_file:
+        with closing(sqlite3.connect(file)) as locking:
+            locking.execute("BEGIN IMMEDIATE")
+            state_file.save({one: SpaceState()})
+        state_file.retain({other: "https://a.example"})
+        state_file.save({other: SpaceState()})
+
+    assert told == [True, False, True]
+    assert stored(file) == ["s2"]
 
 
 def locked(file: Path) -> sqlite3.Connection:
@@ -418,8 +638,11 @@ def test_a_file_that_comes_back_is_used_again_within_thirty_seconds(file: Path, 
     assert (before, after) == ([up + ("0.0" if change == "locked at the start" else "1.0")], [up + "1.0"])
     assert len(stored(file)) == 3
     told = [line["event"] for line in logs if line["event"].startswith("state file")]
-    unusable = ["state file unusable, polling goes on without it"]
-    assert told == [*(unusable if change == "locked at the start" else []), "state file in use again"]
+    trouble_of = {
+        "locked at the start": "state file unusable, polling goes on without it",
+        "taken away": "state file gone, a new one is begun as soon as that is possible",
+    }
+    assert told == [trouble_of[change], "state file in use again"]
 
 
 def test_a_lock_of_another_program_holds_up_no_poll(file: Path) -> None:
@@ -429,7 +652,10 @@ def test_a_lock_of_another_program_holds_up_no_poll(file: Path) -> None:
             state_file.save({("a", "s"): SpaceState()})
         return time.perf_counter() - begun
 
-    with closing(StateFile(file, Instruments(["a"]))) as state_file, closing(sqlite3.connect(file)) as other:
+    with (
+        closing(StateFile(file, {("a", "s"): "https://a.example"}, Instruments(["a"]))) as state_file,
+        closing(sqlite3.connect(file)) as other,
+    ):
         free = seconds_of_a_hundred_saves(state_file)
         other.execute("BEGIN IMMEDIATE")
         held = seconds_of_a_hundred_saves(state_file)
