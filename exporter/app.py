@@ -74,11 +74,10 @@ class Exporter:
         self._state_file, known = self._open_state_file()
         self._page = Page(self._view, self.accounts, settings.max_age)
         states = {key: known.get(key, SpaceState()) for key in self._spaces}
-        unpolled = [key for key, state in states.items() if state.fresh_until(settings.max_age) <= clock.now()]
+        unpolled = [key for key, state in states.items() if not state.is_fresh(clock.now(), settings.max_age)]
         self._store = Store(states, unpolled, self._page.update)
         self._schedule = Schedule(clock)
         self._accounts = {account.name: self._account(account) for account in settings.accounts}
-        self.follow_clock()
 
     async def start(self, *, may_follow_another: bool = False) -> None:
         """Begin polling; a second later where another process may have polled the same accounts just now."""
@@ -122,12 +121,6 @@ class Exporter:
             if self._state_file:
                 _log.error("state file gone, a new one is begun as soon as that is possible")
             self._begin_state_file(again=True)
-
-    def follow_clock(self) -> None:
-        """Let nothing be of later than now, where the clock was set back: it would count as fresh until then."""
-        redated = self._store.redate(self._clock.now())
-        if self._state_file and redated:
-            self._state_file.save(redated)
 
     def follow_credentials(self) -> None:
         """Let a refused account ask at once whose key was changed in its file."""
@@ -208,6 +201,8 @@ class Exporter:
         settings, old = self._settings, self._spaces
         self._spaces = spaces = _spaces(settings)
         self._instruments.reconfigure([account.name for account in settings.accounts])
+        endpoints, others = _endpoints(settings), _endpoints(before)
+        self._store.retain({key for key in spaces if endpoints[key] == others.get(key)})
         self._store.retain(spaces)
         self._page.retain(spaces)
         self._page.max_age = settings.max_age
@@ -219,7 +214,7 @@ class Exporter:
 
     def _take_over_state_file(self, before: Settings) -> None:
         if self._state_file and self._settings.state_file == before.state_file:
-            self._state_file.retain(self._endpoints())
+            self._state_file.retain(_endpoints(self._settings))
             return
         if self._settings.state_file != before.state_file:
             self._instruments.state_file_left()
@@ -237,11 +232,9 @@ class Exporter:
         file = self._settings.state_file
         if file is None:
             return None, {}
-        return open_state_file(Path(file), self._endpoints(), self._clock.now(), self._instruments, again=again)
-
-    def _endpoints(self) -> dict[Key, str]:
-        endpoints = {account.name: account.endpoint for account in self._settings.accounts}
-        return {key: endpoints[key[0]] for key in self._spaces}
+        return open_state_file(
+            Path(file), _endpoints(self._settings), self._clock.now(), self._instruments, again=again
+        )
 
     def _record(self, outcome: Outcome) -> None:
         key = (outcome.account, outcome.space)
@@ -299,6 +292,12 @@ class _RunningAccount:
 
 def _spaces(settings: Settings) -> dict[Key, Space]:
     return {(account.name, space.id): space for account in settings.accounts for space in account.polled_spaces}
+
+
+def _endpoints(settings: Settings) -> dict[Key, str]:
+    return {
+        (account.name, space.id): account.endpoint for account in settings.accounts for space in account.polled_spaces
+    }
 
 
 async def sweep(settings: Settings, environ: Mapping[str, str]) -> list[tuple[SpaceView, QueryError | None]]:

@@ -75,12 +75,11 @@ class Reloader:
                 _log.exception("files not followed by a bug, please report it")
 
     async def take_over_changes(self) -> None:
-        """Take over keys, space files and a clock that have changed; try a state file again that could not be used.
+        """Take over keys and space files that have changed, and try a state file again that could not be used.
 
         Raises:
             ConfigError: a space file is wrong, and the old ones go on.
         """
-        self._exporter.follow_clock()
         self._exporter.follow_credentials()
         self._exporter.follow_state_file()
         await self._take_over(self._source.load_changed_spaces, whole=False)

@@ -48,13 +48,11 @@ def _wanted(family: Family[Subject], names: Collection[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """A space's state, its lines, a piece a family, and whether they show its numbers, as they do until it expires
-    (Unix seconds)."""
+    """A space's state, its lines, a piece a family, and whether they show its numbers."""
 
     state: SpaceState
     pieces: tuple[bytes, ...]
     fresh: bool
-    expires: float
 
 
 class Page:
@@ -98,17 +96,16 @@ class Page:
     def views(self, now: float) -> Iterator[SpaceView]:
         """What the page shows, as values."""
         for key, block in self._blocks.items():
-            yield self._view(key, block.state, now < block.state.fresh_until(self.max_age))
+            yield self._view(key, block.state, block.state.is_fresh(now, self.max_age))
 
     def _expire(self, now: float) -> None:
         for key, block in self._blocks.items():
-            if block.fresh != (now < block.expires):  # the clock may be set back too
+            if block.fresh != block.state.is_fresh(now, self.max_age):  # old ones return where the clock is put right
                 self._blocks[key] = self._block(key, block.state, fresh=not block.fresh)
 
     def _block(self, key: Key, state: SpaceState, *, fresh: bool) -> _Block:
         view = self._view(key, state, fresh)
-        pieces = tuple(render_lines(family, view) for family in SPACE_FAMILIES)
-        return _Block(state, pieces, fresh, state.fresh_until(self.max_age))
+        return _Block(state, tuple(render_lines(family, view) for family in SPACE_FAMILIES), fresh)
 
 
 class CatalogueCollector(Collector):

@@ -85,7 +85,7 @@ def open_state_file(
         if not again:
             _log.error("state file unusable, polling goes on without it", file=str(path), problem=str(error))
             if isinstance(error, _Unusable) and error.trouble == "unwritable":
-                known = _look_into(path, spaces)
+                known = known or _look_into(path, spaces)  # or what was readable of one that is kept aside
         return None, known
 
 

@@ -48,17 +48,13 @@ class SpaceState:
         if self.last_success is None:
             up = self.up if self.polls else old.up
             return replace(old, up=up, polls=self.polls, failures=self.failures, next_slot=self.next_slot)
-        return replace(self, changes={**_changes(old, self.phone_numbers, self.last_success), **self.changes})
+        unseen = _changes(old, self.phone_numbers, old.last_success or 0.0)  # changed since then, nobody knows when
+        return replace(self, changes={**unseen, **self.changes})
 
-    def no_later_than(self, now: float) -> "SpaceState":
-        """The same, without dates of a clock that was ahead: its values would count as fresh until then."""
-        success = None if self.last_success is None else min(self.last_success, now)
-        changes = {key: min(at, now) for key, at in self.changes.items()}
-        return replace(self, last_success=success, changes=changes)
-
-    def fresh_until(self, max_age: float) -> float:
-        """When its values become too old to show, in Unix seconds."""
-        return self.last_success + max_age if self.last_success is not None else 0.0
+    def is_fresh(self, now: float, max_age: float) -> bool:
+        """Whether its values may be shown; `now` is in Unix seconds. How old they are nobody knows whose date is far
+        ahead, for a clock was wrong."""
+        return self.last_success is not None and abs(now - self.last_success) < max_age
 
 
 def _changes(before: SpaceState, numbers: Iterable[PhoneNumber], at: float) -> Changes:
@@ -108,14 +104,6 @@ class Store:
         """Take in what was known before, and could not be read until now."""
         for key, old in known.items():
             self._set(key, self._states[key].with_history(old))
-
-    def redate(self, now: float) -> dict[Key, SpaceState]:
-        """The clock may have been set back: let what it dated before grow old from now on. The states that changed."""
-        ahead = {key: state for key, state in self._states.items() if (state.last_success or now) > now}
-        for key, state in ahead.items():
-            ahead[key] = state.no_later_than(now)
-            self._set(key, ahead[key])
-        return ahead
 
     def record(self, outcome: Outcome) -> SpaceState:
         """Take in what a poll gave; returns what is known now."""
