@@ -27,7 +27,8 @@ class Configuration:
         self._document: Any = None
         self._spaces_seen: _SpaceFiles | None = None
         """None while what stands there is wrong, so that it is tried again and again."""
-        self._sizes: Any = None
+        self._sizes: set[tuple[str, int | None]] = set()
+        """Of the space files, when they were looked at last."""
         self._told = ""
 
     def load(self) -> Settings:

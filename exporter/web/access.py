@@ -96,11 +96,10 @@ class Access:
 
     def _require_as_closed(self, doors: _Doors, last: _Doors) -> None:
         """A file that is half written opens nothing."""
-        restart = "for it takes a restart to turn"
         if bool(doors.tls) != bool(last.tls):
-            raise self._problem((), f"expected TLS as it was at the start, {restart} it on or off")
+            raise self._problem((), "expected TLS as it was at the start, for it takes a restart to turn it on or off")
         if last.users and not doors.users:
-            raise self._problem((), f"expected logins as before, {restart} them off")
+            raise self._problem((), "expected logins as before, for it takes a restart to turn them off")
         if last.tls and doors.tls and doors.tls.verify_mode < last.tls.verify_mode:
             raise self._problem((), "expected a client_auth_type as before, for it takes a restart to ask for less")
 

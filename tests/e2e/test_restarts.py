@@ -169,7 +169,7 @@ def test_a_file_that_cannot_be_used_is_told_and_polls_go_on(
         with program(*arguments, log=log) as process:
             until(answers(f"{url}/-/ready"), "all are polled")
             process.send_signal(harm if isinstance(harm, signal.Signals) else signal.SIGTERM)
-            process.wait(15)
+            assert process.wait(15) == (-signal.SIGKILL if harm == signal.SIGKILL else 0)
         if not isinstance(harm, signal.Signals):
             harm(state)
         left = state.read_bytes() if state.is_file() else b""
