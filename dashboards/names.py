@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from exporter.metrics.catalogue import ACCOUNT_FAMILIES, SPACE_FAMILIES
+from exporter.metrics.catalogue import FAMILIES
 from exporter.metrics.instruments import Instruments
 
 RULES = Path(__file__).parents[1] / "config" / "prometheus" / "chatapp.rules.yml"
@@ -41,8 +41,7 @@ def checked(expression: str) -> str:
 @cache
 def known() -> frozenset[str]:
     """The names of all series that the exporter exposes and the rules record."""
-    rows: list[tuple[str, str]] = [(row.name, row.type) for row in SPACE_FAMILIES]
-    rows += [(row.name, row.type) for row in ACCOUNT_FAMILIES]
+    rows: list[tuple[str, str]] = [(row.name, row.type) for row in FAMILIES]
     rows += [(family.name, family.type) for family in Instruments([]).registry.collect()]
     names = {f"{name}_total" if kind == "counter" else name for name, kind in rows}
     names |= {name + part for name, kind in rows if kind == "histogram" for part in _PARTS}

@@ -1,7 +1,7 @@
 """The exporter, put together: polling, state and pages of one configuration, and the step to another one."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -143,13 +143,17 @@ class Exporter:
         if self._state_file:
             self._state_file.close()
 
-    def exposition(self, *, openmetrics: bool, names: Collection[str] = ()) -> bytes:
-        """All families, or those of these names, in text 0.0.4 or OpenMetrics 1.0."""
+    def expire(self) -> Iterator[None]:
+        """Take off the page what is too old to show, step by step; what is left of it `exposition` does at once."""
+        return self._page.expire(self._clock.now())
+
+    def exposition(self, *, openmetrics: bool, names: Collection[str] = ()) -> list[bytes]:
+        """All families, or those of these names, in text 0.0.4 or OpenMetrics 1.0, in parts as they are kept."""
         registry = self._instruments.registry
         own = registry.restricted_registry(names) if names else registry
         encode: Callable[[Collector], bytes] = generate_openmetrics if openmetrics else generate_latest
         page = self._page.render(self._clock.now(), openmetrics=openmetrics, names=names)
-        return b"".join((*page, encode(own)))
+        return [*page, encode(own)]
 
     def collector(self) -> CatalogueCollector:
         """The families of spaces and accounts as a prometheus_client collector."""

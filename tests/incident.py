@@ -195,7 +195,7 @@ def _scrape(world: World, incident: Incident, now: float, *, running: bool) -> d
         return {}
     samples = {f"up{{{target}}}": str(int(running))}
     if running:
-        for line in world.exporter.exposition(openmetrics=False).decode().splitlines():
+        for line in b"".join(world.exporter.exposition(openmetrics=False)).decode().splitlines():
             if line.startswith("chatapp_"):
                 series, _, value = line.rpartition(" ")
                 name, _, labels = series.partition("{")

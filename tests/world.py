@@ -71,7 +71,7 @@ class World:
 
     def samples(self, prefix: str = "") -> list[str]:
         """The sample lines of a scrape that start so, without the labels account and space."""
-        lines = self.exporter.exposition(openmetrics=False).decode().splitlines()
+        lines = b"".join(self.exporter.exposition(openmetrics=False)).decode().splitlines()
         chosen = [line for line in lines if line.startswith(prefix) and not line.startswith("#")]
         return [re.sub(r'(account="acme"|space="[^"]*"),?', "", line).replace(",}", "}") for line in chosen]
 

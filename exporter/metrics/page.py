@@ -1,58 +1,97 @@
-"""The rendered page: the lines of every space are kept, replaced when its poll changes them, and joined at a scrape.
+"""The rendered page: the lines of the spaces are kept, a few spaces' together, and replaced when a poll changes them.
 
-prometheus_client needs seconds for ten thousand numbers and holds the interpreter meanwhile; joining kept lines takes
-a hundredth of that. Text 0.0.4 and OpenMetrics 1.0 differ in the families' headers only, so the lines serve both.
+prometheus_client needs seconds for ten thousand numbers and holds the interpreter meanwhile; a scrape of kept lines
+costs little more than sending them.
 """
 
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
-from exporter.metrics.catalogue import ACCOUNT_FAMILIES, SPACE_FAMILIES, AccountView, Family, Sample, SpaceView, Subject
+from exporter.metrics.catalogue import (
+    ACCOUNT_FAMILIES,
+    FAMILIES,
+    NUMBER_FAMILIES,
+    SPACE_FAMILIES,
+    AccountView,
+    Family,
+    SpaceView,
+    Subject,
+)
+from exporter.metrics.lines import header, is_wanted, lines, sample_name, spell
 from exporter.state.store import Key, SpaceState
 
-_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+_GROUP = 16
+"""Spaces whose lines stand together: more, and a change copies much; fewer, and a scrape collects many."""
+_PIECES: tuple[Family[Any], ...] = (*NUMBER_FAMILIES, *SPACE_FAMILIES)
+"""The families of which a space has a piece."""
 
 
-def render_lines(family: Family[Subject], subject: Subject) -> bytes:
-    """The sample lines of one subject; b"" where it has none."""
-    name = _sample_name(family)
-    return "".join(_line(name, sample) for sample in family.samples(subject)).encode()
+class _Text:
+    """Pieces of text, joined; each can be replaced."""
+
+    __slots__ = ("_lengths", "joined")
+
+    def __init__(self) -> None:
+        self.joined = b""
+        self._lengths = array("L")
+
+    def append(self, piece: bytes) -> None:
+        self.joined += piece
+        self._lengths.append(len(piece))
+
+    def replace(self, position: int, piece: bytes) -> None:
+        start = sum(self._lengths[:position])
+        end = start + self._lengths[position]
+        if self.joined[start:end] != piece:  # most polls change next to nothing
+            self.joined = self.joined[:start] + piece + self.joined[end:]
+            self._lengths[position] = len(piece)
+
+    def remove(self, position: int) -> None:
+        self.replace(position, b"")
+        del self._lengths[position]
+
+    def length(self, position: int) -> int:
+        return self._lengths[position]
 
 
-def _line(name: str, sample: Sample) -> str:
-    labels, value = sample
-    pairs = ",".join([f'{label}="{text.translate(_ESCAPES)}"' for label, text in labels.items()])
-    return f"{name}{{{pairs}}} {_number(value)}\n"
+class _Group:
+    """A few spaces, and their lines: a text a family."""
 
+    __slots__ = ("keys", "texts")
 
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else str(floatToGoString(value))  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+        self.texts = tuple(_Text() for _ in _PIECES)
 
+    def append(self, key: Key) -> None:
+        self.keys.append(key)
+        for text in self.texts:
+            text.append(b"")
 
-def _sample_name(family: Family[Subject]) -> str:
-    return f"{family.name}_total" if family.type == "counter" else family.name
+    def replace(self, key: Key, pieces: Iterable[bytes]) -> None:
+        position = self.keys.index(key)
+        for text, piece in zip(self.texts, pieces, strict=True):
+            text.replace(position, piece)
 
-
-def _header(family: Family[Subject], *, openmetrics: bool) -> bytes:
-    name = family.name if openmetrics else _sample_name(family)
-    return f"# HELP {name} {family.help}\n# TYPE {name} {family.type}\n".encode()
-
-
-def _wanted(family: Family[Subject], names: Collection[str]) -> bool:
-    return not names or family.name in names or _sample_name(family) in names
+    def remove(self, key: Key) -> None:
+        position = self.keys.index(key)
+        del self.keys[position]
+        for text in self.texts:
+            text.remove(position)
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
-    """A space's state, its lines, a piece a family, and whether they show its numbers."""
+class _Shown:
+    """What the page shows of a space: its state, and its numbers while they are fresh."""
 
     state: SpaceState
-    pieces: tuple[bytes, ...]
     fresh: bool
+    group: _Group
 
 
 class Page:
@@ -67,45 +106,66 @@ class Page:
         self._view = view
         self._accounts = accounts
         self.max_age = max_age
-        self._blocks: dict[Key, _Block] = {}
+        self._shown: dict[Key, _Shown] = {}
+        self._groups: list[_Group] = []
 
     def update(self, key: Key, state: SpaceState) -> None:
         """A space's state is new."""
-        self._blocks[key] = self._block(key, state, fresh=state.last_success is not None)
+        self._show(key, state, fresh=state.last_success is not None)
 
     def retain(self, keys: Collection[Key]) -> None:
         """Show these spaces only."""
-        for key in self._blocks.keys() - set(keys):
-            del self._blocks[key]
+        for key in self._shown.keys() - set(keys):
+            self._shown.pop(key).group.remove(key)
+        self._groups = [group for group in self._groups if group.keys]
+
+    def expire(self, now: float) -> Iterator[None]:
+        """Take off what is too old at `now`, a step for each space that changes, for they can be thousands."""
+        for key in tuple(self._shown):
+            shown = self._shown.get(key)
+            if shown and shown.fresh != shown.state.is_fresh(now, self.max_age):
+                self._show(key, shown.state, fresh=not shown.fresh)  # old ones return where the clock is put right
+                yield
 
     def render(self, now: float, *, openmetrics: bool, names: Collection[str] = ()) -> Iterator[bytes]:
         """The page in pieces, without OpenMetrics' closing line; `names` keeps the families or samples of that name."""
-        self._expire(now)
-        for index, family in enumerate(SPACE_FAMILIES):
-            if _wanted(family, names):
-                yield _header(family, openmetrics=openmetrics)
-                for block in self._blocks.values():
-                    yield block.pieces[index]
-        accounts = tuple(self._accounts())
+        for _ in self.expire(now):
+            pass
+        for index, family in enumerate(_PIECES):
+            if is_wanted(family, names):
+                yield header(family, openmetrics=openmetrics)
+                for group in self._groups:
+                    yield group.texts[index].joined
+        accounts = [(view, spell(view.labels)) for view in self._accounts()]
         for account_family in ACCOUNT_FAMILIES:
-            if _wanted(account_family, names):
-                yield _header(account_family, openmetrics=openmetrics)
-                for account in accounts:
-                    yield render_lines(account_family, account)
+            if is_wanted(account_family, names):
+                yield header(account_family, openmetrics=openmetrics)
+                yield lines(account_family, accounts)
 
     def views(self, now: float) -> Iterator[SpaceView]:
         """What the page shows, as values."""
-        for key, block in self._blocks.items():
-            yield self._view(key, block.state, block.state.is_fresh(now, self.max_age))
+        for key, shown in self._shown.items():
+            yield self._view(key, shown.state, shown.state.is_fresh(now, self.max_age))
 
-    def _expire(self, now: float) -> None:
-        for key, block in self._blocks.items():
-            if block.fresh != block.state.is_fresh(now, self.max_age):  # old ones return where the clock is put right
-                self._blocks[key] = self._block(key, block.state, fresh=not block.fresh)
+    def _show(self, key: Key, state: SpaceState, *, fresh: bool) -> None:
+        shown = self._shown.get(key)
+        group = shown.group if shown else self._group_with_room(key)
+        self._shown[key] = _Shown(state, fresh, group)
+        group.replace(key, _pieces(self._view(key, state, fresh)))
 
-    def _block(self, key: Key, state: SpaceState, *, fresh: bool) -> _Block:
-        view = self._view(key, state, fresh)
-        return _Block(state, tuple(render_lines(family, view) for family in SPACE_FAMILIES), fresh)
+    def _group_with_room(self, key: Key) -> _Group:
+        if not self._groups or len(self._groups[-1].keys) >= _GROUP:
+            self._groups.append(_Group())
+        self._groups[-1].append(key)
+        return self._groups[-1]
+
+
+def _pieces(view: SpaceView) -> Iterator[bytes]:
+    """A space's lines, a piece a family."""
+    numbers = [(number, spell(number.labels)) for number in view.numbers]
+    yield from (lines(family, numbers) for family in NUMBER_FAMILIES)
+    space = [(view, spell(view.labels))]
+    yield from (lines(family, space) for family in SPACE_FAMILIES)
 
 
 class CatalogueCollector(Collector):
@@ -119,11 +179,12 @@ class CatalogueCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """Every family without samples; without this a registry answers nothing to `name[]`."""
-        yield from (Metric(family.name, family.help, family.type) for family in SPACE_FAMILIES)
-        yield from (Metric(family.name, family.help, family.type) for family in ACCOUNT_FAMILIES)
+        yield from (Metric(family.name, family.help, family.type) for family in FAMILIES)
 
     def collect(self) -> Iterator[Metric]:
         spaces, accounts = tuple(self._spaces()), tuple(self._accounts())
+        numbers = tuple(number for space in spaces for number in space.numbers)
+        yield from (_metric(family, numbers) for family in NUMBER_FAMILIES)
         yield from (_metric(family, spaces) for family in SPACE_FAMILIES)
         yield from (_metric(family, accounts) for family in ACCOUNT_FAMILIES)
 
@@ -132,5 +193,5 @@ def _metric(family: Family[Subject], subjects: Iterable[Subject]) -> Metric:
     metric = Metric(family.name, family.help, family.type)
     for subject in subjects:
         for labels, value in family.samples(subject):
-            metric.add_sample(_sample_name(family), dict(labels), value)
+            metric.add_sample(sample_name(family), {**subject.labels, **labels}, value)
     return metric

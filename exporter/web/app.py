@@ -1,8 +1,9 @@
 """The HTTP side: what is answered under which path. Knows no polling; asks its `Source`."""
 
+import asyncio
 import re
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +11,6 @@ from typing import Protocol
 import jinja2
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -18,18 +18,20 @@ from starlette.routing import Route
 from exporter import __version__
 from exporter.config.problems import ConfigError
 from exporter.metrics.catalogue import AccountView
+from exporter.web.exposition import exposition, prefers_openmetrics
 from exporter.web.guard import Admits, Guard
 
 _TEMPLATES = Path(__file__).parent / "templates"
-TEXT = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 class Source(Protocol):
     """What the pages are made from."""
 
-    def exposition(self, *, openmetrics: bool, names: Collection[str]) -> bytes:
-        """All families, or those of these names, in one of the two formats."""
+    def expire(self) -> Iterator[None]:
+        """Take off what is too old to show, step by step."""
+
+    def exposition(self, *, openmetrics: bool, names: Collection[str]) -> Sequence[bytes]:
+        """All families, or those of these names, in one of the two formats, in parts of any size."""
 
     def accounts(self) -> Collection[AccountView]:
         """The accounts as they are now."""
@@ -59,7 +61,7 @@ def create_app(source: Source, *, reload: Reload | None = None, admits: Admits |
         Route("/-/reload", pages.reload, methods=["POST", "PUT"]),
     ]
     guard = Middleware(Guard, admits=admits, content_security_policy=_content_security_policy(index.render()))
-    app = Starlette(routes=routes, middleware=[guard, Middleware(GZipMiddleware, compresslevel=1)])
+    app = Starlette(routes=routes, middleware=[guard])
     app.router.redirect_slashes = False
     return app
 
@@ -79,8 +81,10 @@ class _Pages:
 
     async def metrics(self, request: Request) -> Response:
         openmetrics = prefers_openmetrics(request.headers.get("accept", ""))
-        body = self._source.exposition(openmetrics=openmetrics, names=request.query_params.getlist("name[]"))
-        return Response(body, headers={"content-type": OPENMETRICS if openmetrics else TEXT})
+        for _ in self._source.expire():
+            await asyncio.sleep(0)  # after an outage it can be thousands of spaces
+        parts = self._source.exposition(openmetrics=openmetrics, names=request.query_params.getlist("name[]"))
+        return exposition(parts, request.headers, openmetrics=openmetrics)
 
     async def healthy(self, _: Request) -> Response:
         return PlainTextResponse("healthy\n")
@@ -110,24 +114,3 @@ def _content_security_policy(page: str) -> str:
     styles = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     hashes = " ".join(f"'sha256-{b64encode(sha256(style.encode()).digest()).decode()}'" for style in styles)
     return f"default-src 'none'; style-src {hashes}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-
-
-def prefers_openmetrics(accept: str) -> bool:
-    """Whether an Accept header ranks OpenMetrics 1.0 first; in all other cases text 0.0.4 is the answer."""
-    ranked = sorted(map(_quality, accept.split(",")), key=lambda entry: -entry[0])
-    for quality, media_type, version in ranked:
-        if quality > 0 and media_type == "application/openmetrics-text" and version in ("", "0.0.1", "1.0.0"):
-            return True
-        if quality > 0 and media_type in ("text/plain", "text/*", "*/*") and version in ("", "0.0.4"):
-            return False
-    return False
-
-
-def _quality(entry: str) -> tuple[float, str, str]:
-    media_type, *rest = (part.strip() for part in entry.split(";"))
-    parameters = dict(part.split("=", 1) for part in rest if "=" in part)
-    try:
-        quality = float(parameters.get("q", "1"))
-    except ValueError:
-        quality = 0.0
-    return quality, media_type.lower(), parameters.get("version", "").strip('"')

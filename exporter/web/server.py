@@ -17,10 +17,9 @@ REQUEST_SECONDS = 10.0
 """How long a client may take to begin, until the head of its request is complete."""
 PATIENCE_SECONDS = 60.0
 """How long it may take from there on, until it has taken the answer."""
-_MOST_UNSENT_BYTES = 256 * 1024 * 1024
-"""What may wait in memory for clients that do not read; several times a page of 50,000 numbers."""
 _MOST_CONNECTIONS = 200
-"""So that open files are left for the polls and the state, whoever holds connections to us."""
+"""So that open files are left for the polls and the state, whoever holds connections to us, and memory: an answer that
+nobody takes waits in it, though of a scrape only a chunk."""
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
 
@@ -99,7 +98,7 @@ class _Server(uvicorn.Server):
 
 
 class _Impatient(H11Protocol):
-    """A connection that is cut when its client dawdles, or when answers that nobody takes fill the memory.
+    """A connection that is cut when its client dawdles.
 
     uvicorn itself waits for ever for the rest of a request, and for a client that does not read.
     """
@@ -123,7 +122,6 @@ class _Impatient(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._begin_again()
-        self._cut_the_slowest()
 
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -136,11 +134,6 @@ class _Impatient(H11Protocol):
         waiting = self._is_idle() and not self.transport.get_write_buffer_size()
         seconds = REQUEST_SECONDS if waiting else PATIENCE_SECONDS
         self._deadline = self.loop.call_later(seconds, self.transport.abort)
-
-    def _cut_the_slowest(self) -> None:
-        unsent = {one: one.transport.get_write_buffer_size() for one in self.connections if isinstance(one, _Impatient)}
-        if sum(unsent.values()) > _MOST_UNSENT_BYTES:
-            min(filter(unsent.get, unsent), key=lambda one: one._deadline.when()).transport.abort()
 
 
 @asynccontextmanager

@@ -55,7 +55,7 @@ def test_every_family_has_its_type_and_labels_and_no_other_is_shown(tmp_path: Pa
         await world.exporter.start()
         await asyncio.sleep(15)
         await world.exporter.stop()
-        return world.exporter.exposition(openmetrics=False).decode()
+        return b"".join(world.exporter.exposition(openmetrics=False)).decode()
 
     shown = {
         family.name: (family.type, {label for sample in family.samples for label in sample.labels} - {"le"})
@@ -74,7 +74,7 @@ def test_those_who_embed_the_exporter_get_the_same_from_its_collector() -> None:
         await world.exporter.stop()
         registry = CollectorRegistry()
         registry.register(world.exporter.collector())
-        return generate_latest(registry), world.exporter.exposition(openmetrics=False).decode()
+        return generate_latest(registry), b"".join(world.exporter.exposition(openmetrics=False)).decode()
 
     collected, page = run(main())
     shown = {family.name: family.samples for family in text_string_to_metric_families(page)}

@@ -16,7 +16,7 @@ async def five_minutes() -> tuple[list[set[str]], list[str]]:
     scrapes = []
     for _ in range(60):
         await asyncio.sleep(5)
-        page = world.exporter.exposition(openmetrics=False).decode()
+        page = b"".join(world.exporter.exposition(openmetrics=False)).decode()
         scrapes.append({line for line in page.splitlines() if not line.startswith("#")})
     await world.exporter.stop()
     return scrapes, sorted(scrapes[-1])

@@ -7,7 +7,8 @@ import pytest
 from virtual_time import run
 from world import World, scenario
 
-from exporter.web.app import OPENMETRICS, TEXT, create_app
+from exporter.web.app import create_app
+from exporter.web.exposition import OPENMETRICS, TEXT
 
 PROMETHEUS_3 = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
@@ -63,6 +64,26 @@ def test_gzip_is_sent_on_request_only() -> None:
     assert "content-encoding" not in plain.headers
     assert packed.headers["content-encoding"] == "gzip"
     assert "chatapp_space_up" in packed.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ("gzip", True),
+        ("deflate, GZIP;q=0.5", True),
+        ("gzip;q=0", False),
+        ("gzip;q=nonsense", False),
+        ("deflate", False),
+        ("*", False),
+        ("xgzip", False),
+    ],
+)
+def test_gzip_is_sent_to_who_names_it_and_does_not_rule_it_out(asked: str, sent: bool) -> None:
+    response = get("/metrics", accept_encoding=asked)
+
+    assert ("content-encoding" in response.headers) == sent
+    assert response.headers["vary"] == "Accept-Encoding"
+    assert response.text.startswith("# HELP")
 
 
 def test_name_filters_families_of_both_sources() -> None:

@@ -37,7 +37,7 @@ def with_spaces(world: World, *numbers: int, **changes: Any) -> Settings:
 
 
 def spaces_shown(world: World) -> set[str]:
-    lines = world.exporter.exposition(openmetrics=False).decode().splitlines()
+    lines = b"".join(world.exporter.exposition(openmetrics=False)).decode().splitlines()
     return {line.split('space="')[1].split('"')[0] for line in lines if line.startswith("chatapp_space_up{")}
 
 
@@ -137,10 +137,10 @@ def test_an_account_that_comes_or_goes_has_its_series_come_or_go() -> None:
         renamed = world.settings.accounts[0].model_copy(update={"name": "globex"})
         await world.exporter.reconfigure(with_accounts(world, *world.settings.accounts, renamed))
         await asyncio.sleep(10)
-        both = world.exporter.exposition(openmetrics=False).decode()
+        both = b"".join(world.exporter.exposition(openmetrics=False)).decode()
         await world.exporter.reconfigure(with_accounts(world, renamed))
         await asyncio.sleep(10)
-        one = world.exporter.exposition(openmetrics=False).decode()
+        one = b"".join(world.exporter.exposition(openmetrics=False)).decode()
         await world.exporter.stop()
         return both, one
 
@@ -309,7 +309,7 @@ def test_series_of_an_account_that_left_do_not_come_back_with_an_answer_under_wa
         await asyncio.sleep(0.5)
         await world.exporter.reconfigure(with_spaces(world, 1, name="globex"))
         await asyncio.sleep(60)
-        page = world.exporter.exposition(openmetrics=False).decode()
+        page = b"".join(world.exporter.exposition(openmetrics=False)).decode()
         await world.exporter.stop()
         return page
 
@@ -518,7 +518,7 @@ def test_a_thousand_reloads_leave_nothing_behind() -> None:
         await world.exporter.start()
 
         def held() -> tuple[int, ...]:
-            page = world.exporter.exposition(openmetrics=False)
+            page = b"".join(world.exporter.exposition(openmetrics=False))
             jobs = world.exporter._schedule._scheduler.get_jobs()  # what no page shows
             return len(asyncio.all_tasks()), len(jobs), page.count(b"\n")
 

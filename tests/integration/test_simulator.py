@@ -154,7 +154,7 @@ def test_an_account_without_spaces_in_its_configuration_is_asked_for_its_own_num
         await asyncio.sleep(1)
         await world.exporter.stop()
         assert world.polls[0][1] == ""
-        return world.exporter.exposition(openmetrics=False).decode().splitlines()
+        return b"".join(world.exporter.exposition(openmetrics=False)).decode().splitlines()
 
     assert 'chatapp_space_up{account="acme",space="own"} 1' in run(main())
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from installed import installed
 
-from exporter.metrics.catalogue import ACCOUNT_FAMILIES, SPACE_FAMILIES
+from exporter.metrics.catalogue import FAMILIES
 from exporter.metrics.instruments import Instruments
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -40,7 +40,7 @@ def families() -> set[str]:
         "chatapp_api_unknown_values_total",
         "chatapp_api_requests_total",
     }  # without a series at the start
-    catalogue = [(row.name, row.type) for row in SPACE_FAMILIES] + [(row.name, row.type) for row in ACCOUNT_FAMILIES]
+    catalogue = [(row.name, row.type) for row in FAMILIES]
     return own | {f"{name}_total" if kind == "counter" else name for name, kind in catalogue}
 
 

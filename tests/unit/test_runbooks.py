@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from exporter.metrics.catalogue import ACCOUNT_FAMILIES, SPACE_FAMILIES
+from exporter.metrics.catalogue import FAMILIES
 from exporter.metrics.instruments import Instruments
 
 ROOT = Path(__file__).parents[2]
@@ -31,8 +31,7 @@ SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
 
 def metric_names() -> set[str]:
     """Every name that a query can ask for: samples of the exporter, and what the rules record."""
-    families = [(family.name, str(family.type)) for family in SPACE_FAMILIES]
-    families += [(family.name, str(family.type)) for family in ACCOUNT_FAMILIES]
+    families = [(family.name, str(family.type)) for family in FAMILIES]
     families += [(family.name, family.type) for family in Instruments([]).registry.collect()]
     samples = {name + suffix for name, kind in families for suffix in SUFFIXES.get(kind, ("",))}
     return samples | {rule["record"] for rule in RULES if "record" in rule}

@@ -14,7 +14,16 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from exporter.chatapp.errors import Reason
 from exporter.chatapp.model import MESSAGING_LIMITS, Callback, PhoneNumber
 from exporter.config.settings import Space
-from exporter.metrics.catalogue import ACCOUNT_FAMILIES, SPACE_FAMILIES, AccountView, SpaceView
+from exporter.metrics.catalogue import (
+    ACCOUNT_FAMILIES,
+    FAMILIES,
+    NUMBER_FAMILIES,
+    SPACE_FAMILIES,
+    AccountView,
+    Family,
+    NumberView,
+    SpaceView,
+)
 from exporter.metrics.page import CatalogueCollector, Page
 from exporter.polling.plan import Plan
 from exporter.state.store import Key, SpaceState
@@ -218,7 +227,7 @@ def test_a_family_is_found_by_its_name_or_its_sample_s(name: str) -> None:
 
 
 def test_help_texts_need_no_escaping_so_one_header_serves_both_formats() -> None:
-    texts = [family.help for family in SPACE_FAMILIES] + [family.help for family in ACCOUNT_FAMILIES]
+    texts = [family.help for family in FAMILIES]
 
     assert [text for text in texts if set('"\\\n') & set(text)] == []
 
@@ -226,12 +235,14 @@ def test_help_texts_need_no_escaping_so_one_header_serves_both_formats() -> None
 def test_every_sample_has_the_labels_that_its_family_declares() -> None:
     number = PhoneNumber("1", "n", "RED", "TIER_1K", "X", "X", "X", "X", "Y")
     state = SpaceState(True, NOW, (number,), {("1", "status"): NOW}, polls=1, failures={Reason.SERVER: 1})
-    view = SpaceView("acme", Space(id="s1"), state, True, MESSAGING_LIMITS)
+    space = SpaceView("acme", Space(id="s1"), state, True, MESSAGING_LIMITS)
+    subjects: list[tuple[Family[Any], Any]] = [(family, NumberView(space, number)) for family in NUMBER_FAMILIES]
+    subjects += [(family, space) for family in SPACE_FAMILIES]
+    subjects += [(family, ACCOUNT) for family in ACCOUNT_FAMILIES]
 
-    for family in SPACE_FAMILIES:
-        assert {tuple(labels) for labels, _ in family.samples(view)} == {family.labels}, family.name
-    for account_family in ACCOUNT_FAMILIES:
-        assert {tuple(labels) for labels, _ in account_family.samples(ACCOUNT)} == {account_family.labels}
+    for family, subject in subjects:
+        labels = {(*subject.labels, *more) for more, _ in family.samples(subject)}
+        assert labels == {family.labels}, family.name
 
 
 def test_rendering_again_shows_a_new_state_and_nothing_of_the_old() -> None:

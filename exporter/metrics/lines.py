@@ -1,0 +1,54 @@
+"""Sample lines as both formats have them, text 0.0.4 and OpenMetrics 1.0; only the families' headers differ."""
+
+from collections.abc import Collection, Iterable, Mapping
+
+from prometheus_client.utils import floatToGoString
+
+from exporter.metrics.catalogue import Family, Subject
+
+
+def header(family: Family[Subject], *, openmetrics: bool) -> bytes:
+    """The lines that stand before a family's samples."""
+    name = family.name if openmetrics else sample_name(family)
+    return f"# HELP {name} {family.help}\n# TYPE {name} {family.type}\n".encode()
+
+
+def sample_name(family: Family[Subject]) -> str:
+    """The name that its samples have."""
+    return f"{family.name}_total" if family.type == "counter" else family.name
+
+
+def is_wanted(family: Family[Subject], names: Collection[str]) -> bool:
+    """Whether it is asked for, by its own name or its samples'; without names, every one is."""
+    return not names or family.name in names or sample_name(family) in names
+
+
+def spell(labels: Mapping[str, str]) -> str:
+    """Labels as they stand between the braces."""
+    return ",".join([f'{label}="{_escape(text)}"' for label, text in labels.items()])
+
+
+def lines(family: Family[Subject], subjects: Iterable[tuple[Subject, str]]) -> bytes:
+    """The sample lines of these subjects, each with the spelling of the labels that name it; b"" where there are none.
+
+    A subject has its lines in a dozen families, so what names it is spelt once for all of them.
+    """
+    name = sample_name(family)
+    return "".join(
+        [
+            f"{name}{{{identity},{spell(labels)}}} {_number(value)}\n"
+            if labels
+            else f"{name}{{{identity}}} {_number(value)}\n"
+            for subject, identity in subjects
+            for labels, value in family.samples(subject)
+        ]
+    ).encode()
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else str(floatToGoString(value))  # type: ignore[no-untyped-call]
+
+
+def _escape(text: str) -> str:
+    # three scans that find nothing take a fraction of one translation
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
