@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from sys import intern
 from typing import Any
 
 from exporter import __version__
@@ -230,7 +231,7 @@ def _callback(url: object, queue: object) -> Callback:
 
 
 def _enumeration(value: object) -> str:
-    return _text(value).upper()
+    return intern(_text(value).upper())  # one text for fifty thousand numbers
 
 
 def _text(value: object) -> str:

@@ -4,20 +4,19 @@ Each row carries a checksum, for SQLite has none: a flipped bit must not become 
 kept aside, and what is still readable of it goes into a new one. A file that we did not write is left alone.
 """
 
-import json
 import os
 import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Literal, Protocol
 
 import structlog
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from exporter.chatapp.model import PhoneNumber
 from exporter.state.store import Key, SpaceState
@@ -40,7 +39,6 @@ _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 """SQLite's codes for a file that does not hold what it must; all others tell of the file system or of locks."""
 _SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """Python cannot decode a message of SQLite's that quotes damage."""
-_NUMBERS = TypeAdapter(tuple[PhoneNumber, ...])
 _LOCKED_SECONDS = 0.1
 """How long a file that someone else has locked may hold up a start."""
 
@@ -317,27 +315,33 @@ def _checksum(account: str, space: str, text: str) -> int:
     return zlib.crc32("\0".join((account, space, text)).encode())
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a row says in JSON: all but the counters, which begin anew with the process."""
+
+    endpoint: str
+    up: bool
+    last_success: float | None
+    next_slot: float | None
+    phone_numbers: tuple[PhoneNumber, ...]
+    changes: list[tuple[str, str, float]]
+
+
+_KNOWN = TypeAdapter(_Known)  # reads equal texts as one, which saves half the memory of fifty thousand numbers
+
+
 def _encode(state: SpaceState, endpoint: str) -> str:
-    """All but the counters, which begin anew with the process."""
-    document = {
-        "endpoint": endpoint,
-        "up": state.up,
-        "last_success": state.last_success,
-        "next_slot": state.next_slot,
-        "phone_numbers": [asdict(number) for number in state.phone_numbers],
-        "changes": [[number, field, at] for (number, field), at in state.changes.items()],
-    }
-    return json.dumps(document)
+    changes = [(number, field, at) for (number, field), at in state.changes.items()]
+    known = _Known(endpoint, state.up, state.last_success, state.next_slot, state.phone_numbers, changes)
+    return _KNOWN.dump_json(known).decode()
 
 
 def _decode(key: Key, text: str) -> _Row:
     """Without a state for a row of another version, which knew other fields."""
-    document = json.loads(text)
     try:
-        numbers = _NUMBERS.validate_python(document["phone_numbers"])
-        changes = {(number, field): float(at) for number, field, at in document["changes"]}
-        success = None if document["last_success"] is None else float(document["last_success"])
-        state = SpaceState(document["up"], success, numbers, changes, next_slot=document["next_slot"])
-        return _Row(key, document["endpoint"], state)
-    except (KeyError, TypeError, ValueError):
+        known = _KNOWN.validate_json(text)
+    except ValidationError:
         return _Row(key)
+    changes = {(number, field): at for number, field, at in known.changes}
+    state = SpaceState(known.up, known.last_success, known.phone_numbers, changes, next_slot=known.next_slot)
+    return _Row(key, known.endpoint, state)
