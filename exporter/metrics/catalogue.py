@@ -13,14 +13,16 @@ from exporter.config.settings import Space
 from exporter.polling.plan import Plan
 from exporter.state.store import SpaceState
 
-Sample = tuple[Mapping[str, str], float]
+Labels = tuple[tuple[str, str], ...]
+"""Names and values. Tuples, for thousands of samples have the same, whose spelling is worth keeping."""
+Sample = tuple[Labels, float]
 
 
 class Named(Protocol):
     """What samples can be of."""
 
     @property
-    def labels(self) -> Mapping[str, str]:
+    def labels(self) -> Labels:
         """The labels that name it, which all its samples have."""
 
 
@@ -58,8 +60,8 @@ class SpaceView:
         return (NumberView(self, number) for number in self.phone_numbers)
 
     @property
-    def labels(self) -> dict[str, str]:
-        return {"account": self.account, "space": self.space.id}
+    def labels(self) -> Labels:
+        return ("account", self.account), ("space", self.space.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,8 @@ class NumberView:
     number: PhoneNumber
 
     @property
-    def labels(self) -> dict[str, str]:
-        return {**self.of.labels, "phone_number": self.number.phone_number}
+    def labels(self) -> Labels:
+        return (*self.of.labels, ("phone_number", self.number.phone_number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,61 +86,61 @@ class AccountView:
     current_qps: float
 
     @property
-    def labels(self) -> dict[str, str]:
-        return {"account": self.account}
+    def labels(self) -> Labels:
+        return (("account", self.account),)
 
 
 def _quality_rating(view: NumberView) -> Iterator[Sample]:
     current = view.number.quality_rating
     for rating in (*QUALITY_RATINGS, *(() if current in QUALITY_RATINGS else (current,))):
-        yield {"quality_rating": rating}, int(rating == current)
+        yield (("quality_rating", rating),), int(rating == current)
 
 
 def _messaging_limit(view: NumberView) -> Iterator[Sample]:
     if (limit := view.of.limits.get(view.number.messaging_limit_tier)) is not None:
-        yield {}, limit
+        yield (), limit
 
 
 def _info(view: NumberView) -> Iterator[Sample]:
     number = view.number
-    labels = {
-        "verified_name": number.verified_name,
-        "is_official": number.is_official,
-        "inbound_callback": number.inbound_callback.value,
-        "status_callback": number.status_callback.value,
-    }
+    labels = (
+        ("verified_name", number.verified_name),
+        ("is_official", number.is_official),
+        ("inbound_callback", number.inbound_callback.value),
+        ("status_callback", number.status_callback.value),
+    )
     yield labels, 1
 
 
 def _last_change(view: NumberView) -> Iterator[Sample]:
     for field in WATCHED_FIELDS:
         if (changed := view.of.state.changes.get((view.number.phone_number, field))) is not None:
-            yield {"field": field}, changed
+            yield (("field", field),), changed
 
 
 def _last_success(view: SpaceView) -> Iterator[Sample]:
     if view.state.last_success is not None:
-        yield {}, view.state.last_success
+        yield (), view.state.last_success
 
 
 def _listed(view: SpaceView) -> Iterator[Sample]:
     if view.state.last_success is not None:
-        yield {}, len(view.state.phone_numbers)
+        yield (), len(view.state.phone_numbers)
 
 
 def _failures(view: SpaceView) -> Iterator[Sample]:
     for reason, count in sorted(view.state.failures.items()):
-        yield {"reason": reason.value}, count
+        yield (("reason", reason.value),), count
 
 
 def _intervals(view: AccountView) -> Iterator[Sample]:
-    yield {"kind": "configured"}, view.plan.interval
-    yield {"kind": "effective"}, view.plan.effective_interval
+    yield (("kind", "configured"),), view.plan.interval
+    yield (("kind", "effective"),), view.plan.effective_interval
 
 
 def _qps(view: AccountView) -> Iterator[Sample]:
-    yield {"kind": "limit"}, view.plan.qps
-    yield {"kind": "current"}, view.current_qps
+    yield (("kind", "limit"),), view.plan.qps
+    yield (("kind", "current"),), view.current_qps
 
 
 _LAST = "as of the last successful poll of its space."
@@ -149,7 +151,7 @@ _SPACE = ("account", "space")
 def _value_family(field: str, subject: str) -> Family[NumberView]:
     def current(view: NumberView) -> Iterator[Sample]:
         if value := getattr(view.number, field):  # nothing where the API did not report it
-            yield {field: value}, 1
+            yield ((field, value),), 1
 
     return Family(
         f"chatapp_phone_number_{field}",
@@ -197,7 +199,7 @@ SPACE_FAMILIES: tuple[Family[SpaceView], ...] = (
         "chatapp_space_up",
         "1 if the last poll of the space succeeded, else 0.",
         _SPACE,
-        lambda view: [({}, int(view.state.up and view.fresh))],
+        lambda view: [((), int(view.state.up and view.fresh))],
     ),
     Family(
         "chatapp_space_last_success_timestamp_seconds",
@@ -215,13 +217,13 @@ SPACE_FAMILIES: tuple[Family[SpaceView], ...] = (
         "chatapp_space_info",
         "1, with the name and the labels that the configuration gives the space.",
         (*_SPACE, "name"),
-        lambda view: [({"name": view.space.name, **view.space.labels}, 1)],
+        lambda view: [((("name", view.space.name), *view.space.labels.items()), 1)],
     ),
     Family(
         "chatapp_space_polls",
         "Polls of the space that have ended.",
         _SPACE,
-        lambda view: [({}, view.state.polls)],
+        lambda view: [((), view.state.polls)],
         type="counter",
     ),
     Family(
@@ -238,13 +240,13 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
         "chatapp_account_up",
         "0 while the account as a whole is refused (key, permission, subscription, clock), else 1.",
         ("account",),
-        lambda view: [({}, int(view.up))],
+        lambda view: [((), int(view.up))],
     ),
     Family(
         "chatapp_account_spaces",
         "Spaces configured for the account.",
         ("account",),
-        lambda view: [({}, view.plan.spaces)],
+        lambda view: [((), view.plan.spaces)],
     ),
     Family(
         "chatapp_account_poll_interval_seconds",

@@ -1,10 +1,11 @@
 """Sample lines as both formats have them, text 0.0.4 and OpenMetrics 1.0; only the families' headers differ."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
+from functools import lru_cache
 
 from prometheus_client.utils import floatToGoString
 
-from exporter.metrics.catalogue import Family, Subject
+from exporter.metrics.catalogue import Family, Labels, Subject
 
 
 def header(family: Family[Subject], *, openmetrics: bool) -> bytes:
@@ -23,9 +24,9 @@ def is_wanted(family: Family[Subject], names: Collection[str]) -> bool:
     return not names or family.name in names or sample_name(family) in names
 
 
-def spell(labels: Mapping[str, str]) -> str:
+def spell(labels: Labels) -> str:
     """Labels as they stand between the braces."""
-    return ",".join([f'{label}="{_escape(text)}"' for label, text in labels.items()])
+    return ",".join([f'{name}="{_escape(text)}"' for name, text in labels])
 
 
 def lines(family: Family[Subject], subjects: Iterable[tuple[Subject, str]]) -> bytes:
@@ -36,13 +37,18 @@ def lines(family: Family[Subject], subjects: Iterable[tuple[Subject, str]]) -> b
     name = sample_name(family)
     return "".join(
         [
-            f"{name}{{{identity},{spell(labels)}}} {_number(value)}\n"
-            if labels
-            else f"{name}{{{identity}}} {_number(value)}\n"
+            f"{name}{{{identity}{_end(labels, value)}"
             for subject, identity in subjects
             for labels, value in family.samples(subject)
         ]
     ).encode()
+
+
+@lru_cache(maxsize=10_000, typed=True)  # typed: 1 and 1.0 are spelt in two ways
+def _end(labels: Labels, value: float) -> str:
+    """The rest of a line: mostly one of a few dozen, such as a rating and 1."""
+    more = f",{spell(labels)}" if labels else ""
+    return f"{more}}} {_number(value)}\n"
 
 
 def _number(value: float) -> str:

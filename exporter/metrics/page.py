@@ -55,9 +55,6 @@ class _Text:
         self.replace(position, b"")
         del self._lengths[position]
 
-    def length(self, position: int) -> int:
-        return self._lengths[position]
-
 
 class _Group:
     """A few spaces, and their lines: a text a family."""
@@ -68,12 +65,13 @@ class _Group:
         self.keys: list[Key] = []
         self.texts = tuple(_Text() for _ in _PIECES)
 
-    def append(self, key: Key) -> None:
-        self.keys.append(key)
-        for text in self.texts:
-            text.append(b"")
-
-    def replace(self, key: Key, pieces: Iterable[bytes]) -> None:
+    def put(self, key: Key, pieces: Iterable[bytes]) -> None:
+        """The lines of a space, in the place of those that it had."""
+        if key not in self.keys:
+            self.keys.append(key)
+            for text, piece in zip(self.texts, pieces, strict=True):
+                text.append(piece)
+            return
         position = self.keys.index(key)
         for text, piece in zip(self.texts, pieces, strict=True):
             text.replace(position, piece)
@@ -121,10 +119,11 @@ class Page:
 
     def expire(self, now: float) -> Iterator[None]:
         """Take off what is too old at `now`, a step for each space that changes, for they can be thousands."""
-        for key in tuple(self._shown):
-            shown = self._shown.get(key)
-            if shown and shown.fresh != shown.state.is_fresh(now, self.max_age):
-                self._show(key, shown.state, fresh=not shown.fresh)  # old ones return where the clock is put right
+        wrong = [key for key, shown in self._shown.items() if shown.fresh != shown.state.is_fresh(now, self.max_age)]
+        for key in wrong:
+            if shown := self._shown.get(key):
+                # old ones return where the clock is put right
+                self._show(key, shown.state, fresh=shown.state.is_fresh(now, self.max_age))
                 yield
 
     def render(self, now: float, *, openmetrics: bool, names: Collection[str] = ()) -> Iterator[bytes]:
@@ -149,14 +148,13 @@ class Page:
 
     def _show(self, key: Key, state: SpaceState, *, fresh: bool) -> None:
         shown = self._shown.get(key)
-        group = shown.group if shown else self._group_with_room(key)
+        group = shown.group if shown else self._group_with_room()
         self._shown[key] = _Shown(state, fresh, group)
-        group.replace(key, _pieces(self._view(key, state, fresh)))
+        group.put(key, _pieces(self._view(key, state, fresh)))
 
-    def _group_with_room(self, key: Key) -> _Group:
+    def _group_with_room(self) -> _Group:
         if not self._groups or len(self._groups[-1].keys) >= _GROUP:
             self._groups.append(_Group())
-        self._groups[-1].append(key)
         return self._groups[-1]
 
 
@@ -193,5 +191,5 @@ def _metric(family: Family[Subject], subjects: Iterable[Subject]) -> Metric:
     metric = Metric(family.name, family.help, family.type)
     for subject in subjects:
         for labels, value in family.samples(subject):
-            metric.add_sample(sample_name(family), {**subject.labels, **labels}, value)
+            metric.add_sample(sample_name(family), dict(subject.labels + labels), value)
     return metric

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import chain
 
 from isal import isal_zlib
 from starlette.datastructures import Headers
@@ -61,13 +62,20 @@ async def _in_turns(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 def _chunks(parts: Iterable[bytes]) -> Iterator[bytes]:
     waiting: list[bytes] = []
-    for part in parts:
-        for start in range(0, len(part), _CHUNK_BYTES):
-            waiting.append(part[start : start + _CHUNK_BYTES])  # mostly the part itself, which is not copied
-            if sum(map(len, waiting)) >= _CHUNK_BYTES:
-                yield b"".join(waiting)
-                waiting = []
+    room = _CHUNK_BYTES
+    for part in chain.from_iterable(map(_cut, parts)):
+        waiting.append(part)
+        room -= len(part)
+        if room <= 0:
+            yield b"".join(waiting)
+            waiting, room = [], _CHUNK_BYTES
     yield b"".join(waiting)
+
+
+def _cut(part: bytes) -> Iterable[bytes]:
+    if len(part) <= _CHUNK_BYTES:
+        return (part,)
+    return (part[start : start + _CHUNK_BYTES] for start in range(0, len(part), _CHUNK_BYTES))
 
 
 def _packed(parts: Iterable[bytes]) -> Iterator[bytes]:
