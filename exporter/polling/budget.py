@@ -46,9 +46,10 @@ class Permits:
         return max(self._answered[excess] + hold, self._next_slot) - now
 
     def take(self, now: float, qps: float) -> None:
-        """A request is sent."""
+        """A request is sent. One that was a little late for its slot makes the next one no later."""
         self._in_flight += 1
-        self._next_slot = now + 1 / qps
+        gap = 1 / qps
+        self._next_slot = (self._next_slot if now - self._next_slot < gap / 2 else now) + gap
 
     def answered(self, now: float) -> None:
         """Its answer arrived, or we stopped waiting for it: the permit comes back after its hold."""
