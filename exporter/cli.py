@@ -3,6 +3,7 @@
 Exit status: 0 well, 1 something failed, 2 the configuration or the command line is wrong.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -85,6 +86,7 @@ def serve(
 ) -> None:
     """Poll the configured spaces and serve /metrics (the default command)."""
     _end_well_on_sigterm()
+    gc.disable()  # what a start makes stays: the collector would go through all of it again and again
     from exporter.clock import SystemClock
     from exporter.config.loading import Configuration
     from exporter.logs import configure_logs

@@ -1,6 +1,7 @@
 """The running program: an exporter behind its HTTP server, with the signals and files that it follows."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable, Mapping
 from socket import socket
@@ -127,6 +128,8 @@ async def serve(
     app = create_app(exporter, reload=reloader.reload if lifecycle else None, admits=access.admits if access else None)
     async with serving(app, listener, tls=access.tls if access else None):
         await exporter.start(may_follow_another=True)
+        gc.freeze()
+        gc.enable()
         following = [asyncio.create_task(work) for work in (reloader.follow(), _reload_on(hangup, reloader))]
         _log.info("listening", url=url_of(listener, tls=bool(access and access.tls)), version=__version__)
         await stop.wait()
