@@ -1,0 +1,99 @@
+"""Fleets of any size for the benchmarks: as a configuration, as answers of the API, and as what a state file knows."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import yaml
+
+from exporter.chatapp.wire import decode_answer
+from exporter.metrics.instruments import Instruments
+from exporter.state.state_file import StateFile
+from exporter.state.store import Key, SpaceState
+
+TIERS = ("TIER_250", "TIER_2K", "TIER_10K", "TIER_100K", "TIER_UNLIMITED")
+FASTEST_INTERVAL = "30s"
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """So many numbers in so many spaces of so many accounts, each alike in size; 13 samples a number."""
+
+    numbers: int
+    spaces: int
+    accounts: int = 1
+
+    @cached_property
+    def answers(self) -> dict[str, bytes]:
+        """What the API says of each space, in JSON."""
+        random = Random(1)
+        sizes = [self.numbers // self.spaces + (i < self.numbers % self.spaces) for i in range(self.spaces)]
+        return {f"cams-{index:010x}": _answer(random, index, size) for index, size in enumerate(sizes)}
+
+    def document(self, endpoint: str, *, interval: str = FASTEST_INTERVAL) -> dict[str, Any]:
+        """The configuration that polls them as fast as an account allows."""
+        ids = list(self.answers)
+        accounts = [
+            {
+                "name": f"account-{index}",
+                "endpoint": endpoint,
+                "access_key_id": f"key-{index}",
+                "access_key_secret": "secret",
+                "qps": 10,
+                "poll_interval": interval,
+                "spaces": [{"id": i, "name": f"Contoso {i[-5:]}", "labels": {"team": "emea"}} for i in share],
+            }
+            for index in range(self.accounts)
+            for share in [ids[index :: self.accounts]]
+        ]
+        return {"accounts": accounts}
+
+    def states(self, now: float) -> Iterator[tuple[Key, SpaceState]]:
+        """What is known of each space, polled within the last five minutes; one number in ten has changed once."""
+        for index, (space, body) in enumerate(self.answers.items()):
+            numbers = decode_answer(200, {}, body).phone_numbers
+            changes = {(number.phone_number, "quality_rating"): now - 86_400.0 + index for number in numbers[::10]}
+            key = (f"account-{index % self.accounts}", space)
+            yield key, SpaceState(True, now - index % 300, numbers, changes, next_slot=now + index % 300)
+
+    def write(self, folder: Path, endpoint: str, *, warm: bool = True, interval: str = FASTEST_INTERVAL) -> Path:
+        """A configuration file, `warm` with a state file that knows every space."""
+        document = self.document(endpoint, interval=interval)
+        if warm:
+            document["state_file"] = "state.db"
+            states = dict(self.states(time.time()))
+            file = StateFile(folder / "state.db", dict.fromkeys(states, endpoint), Instruments([]))
+            file.save(states)
+            file.close()
+        path = folder / "exporter.yml"
+        path.write_text(yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False))
+        return path
+
+
+def _answer(random: Random, index: int, size: int) -> bytes:
+    numbers = [
+        {
+            "PhoneNumber": f"1555{index:05d}{position:02d}",
+            "VerifiedName": f"Contoso {index}",
+            "QualityRating": random.choice(("GREEN", "GREEN", "GREEN", "YELLOW")),
+            "Status": "CONNECTED",
+            "MessagingLimitTier": random.choice(TIERS),
+            "CodeVerificationStatus": "VERIFIED",
+            "NameStatus": "Approval",
+            "NewNameStatus": "Pending_Review",
+            "IsOfficial": "N",
+            "UpCallbackUrl": "https://example.com/up",
+            "StatusCallbackUrl": "https://example.com/status",
+            "UpQueue": "",
+            "StatusQueue": "",
+        }
+        for position in range(size)
+    ]
+    return json.dumps(
+        {"RequestId": f"{index:032X}", "Code": "OK", "Message": "SUCCESS", "PhoneNumbers": numbers}
+    ).encode()

@@ -1,0 +1,165 @@
+"""What the benchmarks share: processes and what they use, nginx beside the exporter, a client, and tables."""
+
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from processes import answers, free_port, running, until
+
+START_SECONDS = 120
+_TICK = 1 / os.sysconf("SC_CLK_TCK")
+
+NGINX = """
+daemon off;
+worker_processes 1;
+error_log stderr crit;
+pid {folder}/nginx.pid;
+events {{}}
+http {{
+  access_log off;
+  sendfile on;
+  tcp_nopush on;
+  keepalive_requests 100000;
+  gzip on;
+  gzip_comp_level 1;
+  gzip_min_length 0;
+  gzip_types text/plain application/openmetrics-text;
+  client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
+  uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  server {{
+    listen 127.0.0.1:{port};
+    root {folder};
+    location = /text {{ default_type "text/plain"; }}
+    location = /openmetrics {{ default_type "application/openmetrics-text"; }}
+  }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that runs on this machine."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+
+    def cpu_seconds(self) -> tuple[float, float]:
+        """What it has used so far: for itself, and in the system's calls."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
+        return int(fields[11]) * _TICK, int(fields[12]) * _TICK
+
+    def resident_bytes(self) -> int:
+        """What it holds in memory."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def exporter(config: Path, *, main: Sequence[str] = ("-m", "exporter"), ready: bool = True) -> Iterator[Served]:
+    """The exporter on this configuration file, once it is ready."""
+    port, log = free_port(), config.with_suffix(".log")
+    flags = ("--config.file", str(config), "--web.listen-address", f"127.0.0.1:{port}", "--log.level", "error")
+    with running(sys.executable, *main, *flags, log=log) as process:
+        if ready:
+            until(answers(f"http://127.0.0.1:{port}/-/ready"), log.read_text(), START_SECONDS)
+        yield Served(process, port)
+
+
+@contextmanager
+def nginx(folder: Path) -> Iterator[Served]:
+    """nginx with what lies in the folder as `text` and `openmetrics`."""
+    port, config = free_port(), folder / "nginx.conf"
+    config.write_text(NGINX.format(folder=folder, port=port))
+    folder.chmod(0o755)
+    command = ("nginx", "-p", str(folder), "-c", str(config), "-g", f"user {_user()};")
+    with running(*command, log=folder / "nginx.log") as process:
+        until(answers(f"http://127.0.0.1:{port}/text"), (folder / "nginx.log").read_text)
+        yield Served(process, port)
+        process.terminate()  # its worker would outlive a kill
+        process.wait()
+
+
+def _user() -> str:
+    return "root" if os.getuid() == 0 else str(os.getuid())
+
+
+@dataclass
+class Client:
+    """Asks a server on one connection, as Prometheus does, and keeps nothing of the answers."""
+
+    port: int
+    _buffer: bytearray = field(default_factory=lambda: bytearray(1024 * 1024))
+
+    def __post_init__(self) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def get(self, path: str, **headers: str) -> tuple[float, int]:
+        """Seconds until the whole answer was there, and its bytes."""
+        lines = [
+            f"GET {path} HTTP/1.1",
+            "host: localhost",
+            *(f"{k.replace('_', '-')}: {v}" for k, v in headers.items()),
+        ]
+        started = time.perf_counter()
+        self._socket.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        received = self._receive()
+        return time.perf_counter() - started, received
+
+    def _receive(self) -> int:
+        count = self._socket.recv_into(self._buffer)
+        head, _, body = bytes(self._buffer[:count]).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200"), head
+        lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+        length, received, tail = lines.get(b"content-length"), len(body), body[-5:]
+        while received < int(length) if length else tail != b"0\r\n\r\n":
+            count = self._socket.recv_into(self._buffer)
+            assert count, "cut"
+            received += count
+            tail = (tail + self._buffer[max(0, count - 5) : count])[-5:]
+        return received
+
+
+def median_seconds(work: Callable[[], object], times: int) -> float:
+    """Of so many runs."""
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+@dataclass
+class Table:
+    """A Markdown table whose rows hold to a limit, or not; printed as it grows."""
+
+    columns: Sequence[str]
+    missed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        print(f"\n| {' | '.join(self.columns)} |", f"|{'|'.join('---' for _ in self.columns)}|", sep="\n", flush=True)
+
+    def row(self, *cells: object) -> None:
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+    def judged(self, *cells: object, value: float, limit: float) -> None:
+        """A row that ends with a value, its limit, and whether it is kept."""
+        kept = value <= limit
+        self.row(*cells, f"{value:.3g}", f"{limit:g}", "yes" if kept else "NO")
+        if not kept:
+            self.missed.append(f"{cells[0]}: {value:.3g} of {limit:g}")
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"
+
+
+def megabytes(count: float) -> str:
+    return f"{count / 1e6:.1f} MB"

@@ -1,0 +1,133 @@
+"""A scrape beside nginx with the same bytes as a file, and beside prometheus_client over the same rows.
+
+    python tests/benchmarks/scrape.py
+
+Over HTTP on loopback, while polls go on as fast as an account allows. Times are medians of interleaved pairs.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import yaml
+from api import serving
+from fleet import Fleet
+from measure import Client, Served, Table, exporter, milliseconds, nginx
+from processes import answers, free_port, running, until
+from prometheus_client import CollectorRegistry, generate_latest
+
+from exporter.app import Exporter
+from exporter.clock import SystemClock
+from exporter.config.loading import load
+
+LATENCY = 0.025
+PAIRS = 25
+ACCEPT = {"text": "text/plain;version=0.0.4", "openmetrics": "application/openmetrics-text;version=1.0.0"}
+SIZES = (Fleet(10_000, 3_000), Fleet(50_000, 10_000))
+BEATS = Path(__file__).parent / "heartbeat.py"
+
+
+def over_our_collector(config: Path) -> float:
+    """Seconds that prometheus_client takes for our rows."""
+    one = Exporter(load(config, {}), {}, SystemClock())
+    registry = CollectorRegistry()
+    registry.register(one.collector())
+    started = time.perf_counter()
+    generate_latest(registry)
+    return time.perf_counter() - started
+
+
+def pairs(ours: Served, theirs: Served, kind: str, encoding: str) -> tuple[float, float, int]:
+    """The median seconds of ours and of nginx's, and the bytes of ours."""
+    clients, seconds, size = (Client(ours.port), Client(theirs.port)), ([0.0] * PAIRS, [0.0] * PAIRS), 0
+    for turn in range(PAIRS):
+        seconds[0][turn], size = clients[0].get("/metrics", accept=ACCEPT[kind], accept_encoding=encoding)
+        seconds[1][turn], _ = clients[1].get(f"/{kind}", accept_encoding=encoding)
+    return statistics.median(seconds[0]), statistics.median(seconds[1]), size
+
+
+def scrapes(table: Table, fleet: Fleet, config: Path, slow: float) -> None:
+    with exporter(config) as ours:
+        for kind, accept in ACCEPT.items():
+            request = urllib.request.Request(f"http://127.0.0.1:{ours.port}/metrics", headers={"accept": accept})
+            (config.parent / kind).write_bytes(urllib.request.urlopen(request).read())
+        with nginx(config.parent) as theirs:
+            for kind in ACCEPT:
+                for encoding in ("identity", "gzip"):
+                    took, nginx_took, size = pairs(ours, theirs, kind, encoding)
+                    what = f"{fleet.numbers} numbers, {kind}, {encoding}, {size / 1e6:.1f} MB"
+                    table.judged(
+                        what,
+                        milliseconds(took),
+                        f"nginx {milliseconds(nginx_took)}",
+                        value=took / nginx_took,
+                        limit=2.5,
+                    )
+                    table.judged(
+                        what,
+                        milliseconds(took),
+                        f"prometheus_client {milliseconds(slow)}",
+                        value=took / slow,
+                        limit=1 / 40,
+                    )
+            by_prometheus(table, fleet, config.parent, ours, theirs)
+
+
+def by_prometheus(table: Table, fleet: Fleet, folder: Path, ours: Served, theirs: Served) -> None:
+    """What a real Prometheus says that its scrapes take."""
+    seconds = 2 + fleet.numbers // 5_000
+    jobs = [
+        {"job_name": name, "metrics_path": path, "static_configs": [{"targets": [f"127.0.0.1:{one.port}"]}]}
+        for name, path, one in (("exporter", "/metrics", ours), ("nginx", "/openmetrics", theirs))
+    ]
+    times = {"scrape_interval": f"{seconds}s", "scrape_timeout": f"{seconds}s"}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump({"global": times, "scrape_configs": jobs}))
+    port = free_port()
+    flags = (f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb")
+    with running("prometheus", *flags, f"--web.listen-address=127.0.0.1:{port}", log=folder / "prometheus.log"):
+        until(answers(f"http://127.0.0.1:{port}/-/ready"), (folder / "prometheus.log").read_text)
+        time.sleep(seconds * 16)
+        query = f"http://127.0.0.1:{port}/api/v1/query?query=quantile_over_time(0.5,scrape_duration_seconds[1h])"
+        results = json.load(urllib.request.urlopen(query))["data"]["result"]
+    medians = {one["metric"]["job"]: float(one["value"][1]) for one in results}
+    what = f"{fleet.numbers} numbers, scrape_duration_seconds of Prometheus"
+    took, nginx_took = medians["exporter"], medians["nginx"]
+    table.judged(what, milliseconds(took), f"nginx {milliseconds(nginx_took)}", value=took / nginx_took, limit=1.25)
+
+
+def held(table: Table, fleet: Fleet, config: Path) -> None:
+    """How long a scrape keeps the event loop from anything else."""
+    with exporter(config, main=(str(BEATS),)) as ours:
+        client, log = Client(ours.port), config.with_suffix(".log")
+        for encoding in ("none", "identity", "gzip"):
+            ours.process.send_signal(subprocess.signal.SIGUSR1)  # type: ignore[attr-defined]
+            for _ in range(PAIRS):
+                if encoding == "none":
+                    time.sleep(0.05)
+                else:
+                    client.get("/metrics", accept=ACCEPT["openmetrics"], accept_encoding=encoding)
+            ours.process.send_signal(subprocess.signal.SIGUSR1)  # type: ignore[attr-defined]
+            time.sleep(0.2)
+            cpu, wall = map(float, log.read_text().splitlines()[-1].split())
+            what = f"{fleet.numbers} numbers, longest hold of the event loop, scrapes {encoding}"
+            table.judged(what, f"{milliseconds(cpu)} of CPU", milliseconds(wall), value=cpu * 1000, limit=20)
+
+
+def main() -> int:
+    table = Table(("scrape", "ours", "beside", "ratio", "limit", "kept"))
+    for fleet in SIZES:
+        with tempfile.TemporaryDirectory() as folder, serving(fleet, LATENCY) as api:
+            config = fleet.write(Path(folder), api.endpoint)
+            slow = over_our_collector(config)
+            scrapes(table, fleet, config, slow)
+            held(table, fleet, config)
+    return len(table.missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""What a start costs: the command line, the configuration, and a state file of 50,000 numbers.
+
+    python tests/benchmarks/start.py
+
+Each beside the least that it can take, in processes of their own that take turns. Beside a start with a state file is a
+program that opens it and decodes all its rows, and does nothing else.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import yaml
+from fleet import Fleet
+from measure import Client, Table, exporter, median_seconds, megabytes, milliseconds
+
+from exporter.config.loading import load
+
+TURNS = 15
+STATE_TURNS = 5
+FLEET = Fleet(50_000, 10_000)
+DECODE = """
+import pathlib, sys
+from exporter.state.state_file import _connect, _read
+sys.exit(not all(row.state for row in _read(_connect(pathlib.Path(sys.argv[1]).as_uri()))))
+"""
+
+
+def seconds_of(*command: str) -> float:
+    started = time.perf_counter()
+    subprocess.run((sys.executable, *command), check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def command_line(table: Table) -> None:
+    ours, click = [], []
+    for _ in range(TURNS):
+        ours.append(seconds_of("-m", "exporter", "--version"))
+        click.append(seconds_of("-c", "import click"))
+    took, least = median(ours), median(click)
+    table.judged("--version", milliseconds(took), f"import click {milliseconds(least)}", value=took / least, limit=2)
+
+
+def configuration(table: Table, folder: Path) -> None:
+    path = FLEET.write(folder, "http://127.0.0.1:9", warm=False)
+    ours = median_seconds(lambda: load(path, {}), STATE_TURNS)
+    theirs = median_seconds(lambda: yaml.load(path.read_bytes(), yaml.CSafeLoader), STATE_TURNS)
+    what = f"a configuration of 10,000 spaces, {megabytes(path.stat().st_size)} of YAML"
+    table.judged(what, milliseconds(ours), f"CSafeLoader {milliseconds(theirs)}", value=ours / theirs, limit=2)
+
+
+def state(table: Table, folder: Path) -> None:
+    path = FLEET.write(folder, "http://127.0.0.1:9", interval="1h")
+    ours, rows = [], []
+    for _ in range(STATE_TURNS):
+        started = time.perf_counter()
+        with exporter(path, ready=False) as one:
+            while not is_listening(one.port):
+                time.sleep(0.005)
+            Client(one.port).get("/metrics", accept_encoding="gzip")
+            ours.append(time.perf_counter() - started)
+        rows.append(seconds_of("-c", DECODE, str(folder / "state.db")))
+    took, least = median(ours), median(rows)
+    what = "50,000 numbers in a state file, until the first scrape is complete"
+    table.judged(what, milliseconds(took), f"rows {milliseconds(least)}", value=took / least, limit=3)
+
+
+def is_listening(port: int) -> bool:
+    try:
+        Client(port)
+    except ConnectionError:
+        return False
+    return True
+
+
+def main() -> int:
+    table = Table(("start", "ours", "beside", "ratio", "limit", "kept"))
+    command_line(table)
+    with tempfile.TemporaryDirectory() as folder:
+        configuration(table, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        state(table, Path(folder))
+    return len(table.missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
