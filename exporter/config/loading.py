@@ -109,12 +109,12 @@ def _list(document: Any, key: str) -> list[Any]:
 def _load_document(document: Any, path: Path, environ: Mapping[str, str]) -> Settings:
     lines = Lines(path)
     settings, problems = validate(Settings, document, lines)
-    accounts = list(_accounts(document, lines))
-    problems += [lines.problem(place, text) for place, text in _repeated_names(accounts)]
+    accounts = list(enumerate(settings.accounts) if settings else _good_accounts(document, lines))
+    problems += [lines.problem(("accounts", index, "name"), text) for index, text in _repeated_names(accounts)]
     loaded = []
-    for place, account in accounts:
+    for index, account in accounts:
         try:
-            loaded.append(_load_account(account, place, lines, path.parent, environ))
+            loaded.append(_load_account(account, ("accounts", index), lines, path.parent, environ))
         except ConfigError as error:
             problems += error.problems
     if problems or settings is None:
@@ -139,19 +139,19 @@ def _load_environment(environ: Mapping[str, str]) -> Settings:
     return Settings(accounts=[account])
 
 
-def _accounts(document: Any, lines: Lines) -> Iterator[tuple[Place, Account]]:
-    """The accounts that are right in themselves, so that their files are looked at even when others are wrong."""
+def _good_accounts(document: Any, lines: Lines) -> Iterator[tuple[int, Account]]:
+    """The accounts of a document that is wrong elsewhere: their files are looked at all the same."""
     for index, entry in enumerate(_list(document, "accounts")):
         account, _ = validate(Account, entry, lines)
         if account:
-            yield ("accounts", index), account
+            yield index, account
 
 
-def _repeated_names(accounts: list[tuple[Place, Account]]) -> Iterator[tuple[Place, str]]:
+def _repeated_names(accounts: list[tuple[int, Account]]) -> Iterator[tuple[int, str]]:
     seen = set()
-    for place, account in accounts:
+    for index, account in accounts:
         if account.name in seen:
-            yield (*place, "name"), f"expected a name of its own, found {account.name!r} a second time"
+            yield index, f"expected a name of its own, found {account.name!r} a second time"
         seen.add(account.name)
 
 

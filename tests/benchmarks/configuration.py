@@ -1,0 +1,82 @@
+"""What reading 10,000 spaces costs, against `yaml.CSafeLoader` alone on the same file.
+
+    python tests/benchmarks/configuration.py
+
+*CPU time* is that of the process, the median of five. *of CSafeLoader* is its share of what PyYAML's fastest safe
+loader takes to turn the same spaces into plain lists and mappings. Reading is more than that: every key is checked for
+a second one, every value against its type, and every space against all others.
+
+Exit status 1 when a configuration costs more than twice what the loader does.
+"""
+
+import gc
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import yaml
+
+from exporter.config.loading import load
+
+SPACES = 10_000
+FILES = 500
+MOST = 2.0
+KEY = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "LTAIexample", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "example-secret"}
+
+
+def space(number: int) -> str:
+    """A line of YAML as a person writes it."""
+    return f'- {{id: "{29348393884000 + number}", name: Contoso {number}, labels: {{team: emea}}}}\n'
+
+
+def one_file(folder: Path) -> Path:
+    path = folder / "one.yml"
+    path.write_text("accounts:\n- name: acme\n  spaces:\n" + "".join(f"  {space(number)}" for number in range(SPACES)))
+    return path
+
+
+def many_files(folder: Path) -> Path:
+    (folder / "spaces").mkdir()
+    for number in range(FILES):
+        spaces = range(number, SPACES, FILES)
+        (folder / "spaces" / f"{number}.yml").write_text("".join(map(space, spaces)))
+    path = folder / "many.yml"
+    path.write_text("accounts: [{name: acme, space_files: [spaces/*.yml]}]")
+    return path
+
+
+FORMS: Mapping[str, Callable[[Path], Path]] = {"one YAML file": one_file, f"{FILES} YAML files": many_files}
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """The median of five runs, each without what the one before left behind."""
+    taken = []
+    for _ in range(5):
+        gc.collect()
+        before = time.process_time()
+        work()
+        taken.append(time.process_time() - before)
+    return median(taken)
+
+
+def main() -> int:
+    print(f"| {SPACES} spaces in | CPU time | of CSafeLoader |")
+    print("|---|---:|---:|", flush=True)
+    passed = True
+    with TemporaryDirectory() as folder:
+        text = one_file(Path(folder)).read_text()
+        loader = cpu_seconds(lambda: yaml.load(text, yaml.CSafeLoader))
+        for name, written in FORMS.items():
+            path = written(Path(folder))
+            seconds = cpu_seconds(partial(load, path, KEY))
+            print(f"| {name} | {seconds:.2f} s | {seconds / loader:.2f} |", flush=True)
+            passed = passed and seconds <= MOST * loader
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
