@@ -17,27 +17,62 @@ from exporter.config.problems import ConfigError, Place, Problem, is_like_a_key
 _SURROGATES = re.compile(r"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
 
-def read_yaml(path: Path) -> Any:
-    """The document in a YAML or JSON file, every scalar as text.
+def read_document(path: Path) -> Any:
+    """The document in a JSON file, by the suffix .json, or a YAML file; every scalar as text.
 
     Raises:
-        ConfigError: it cannot be read, is no YAML, or says one key twice.
+        ConfigError: it cannot be read, is no JSON or YAML, or says one key twice.
     """
     try:
-        return yaml.load(_text(path), _TextLoader)  # noqa: S506  # safer than safe_load: it makes text only
+        text = path.read_text(encoding="utf-8-sig")
+        return _from_json(text) if path.suffix == ".json" else _from_yaml(text)
     except OSError as error:
         raise ConfigError([Problem(str(path), (), f"expected a readable file, found: {error.strerror}")]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([Problem(str(path), (), "expected UTF-8 text, found other bytes")]) from error
+    except json.JSONDecodeError as error:
+        found = f"something else (column {error.colno}: {error.msg})"
+        raise ConfigError([Problem(str(path), (), f"expected JSON, found {found}", error.lineno)]) from error
     except yaml.YAMLError as error:
         raise ConfigError([_yaml_problem(path, error)]) from error
     except RecursionError as error:
         raise ConfigError([Problem(str(path), (), "expected a few levels, found hundreds")]) from error
 
 
-def _text(path: Path) -> str:
+def _from_yaml(text: str) -> Any:
+    return yaml.load(_joined(text), _TextLoader)  # noqa: S506  # safer than safe_load: it makes text only
+
+
+def _joined(text: str) -> str:
     # JSON may spell one character as two escapes, which YAML does not know
-    return _SURROGATES.sub(lambda pair: json.loads(f'"{pair[0]}"'), path.read_text(encoding="utf-8"))
+    return _SURROGATES.sub(lambda pair: json.loads(f'"{pair[0]}"'), text)
+
+
+def _from_json(text: str) -> Any:
+    try:
+        read = json.loads(text, object_pairs_hook=_mapping, parse_int=str, parse_float=str, parse_constant=str)
+        json.dumps(read, ensure_ascii=False).encode()
+    except (_KeyTwiceError, UnicodeEncodeError):  # half a character is no text
+        return _from_yaml(text)  # refuses both too, and knows the line
+    return _as_text(read)
+
+
+class _KeyTwiceError(Exception):
+    pass
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = {key: _as_text(value) for key, value in pairs}
+    if len(mapping) < len(pairs):
+        raise _KeyTwiceError
+    return mapping
+
+
+def _as_text(read: Any) -> Any:
+    """The booleans, which no hook of the reader sees, as they are written."""
+    if isinstance(read, list):
+        return [_as_text(entry) for entry in read]
+    return str(read).lower() if isinstance(read, bool) else read
 
 
 class _TextLoader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]  # the C one where it is built
@@ -83,7 +118,10 @@ class Lines:
 
     @cached_property
     def _root(self) -> yaml.Node | None:
-        return yaml.compose(_text(self._path), _TextLoader)
+        try:
+            return yaml.compose(_joined(self._path.read_text(encoding="utf-8-sig")), _TextLoader)
+        except (OSError, ValueError, yaml.YAMLError, RecursionError):
+            return None  # it changed after it was read, or is JSON that is no YAML
 
 
 def _child(node: yaml.Node | None, step: str | int, line: int | None) -> tuple[yaml.Node | None, int | None]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from exporter.config.credentials import CredentialReader, variable
 from exporter.config.default_chain import is_installed
-from exporter.config.document import Lines, read_yaml
+from exporter.config.document import Lines, read_document
 from exporter.config.following import Version, version_of
 from exporter.config.problems import ConfigError, Place, Problem
 from exporter.config.settings import Account, Settings, Space
@@ -37,7 +37,7 @@ class Configuration:
         Raises:
             ConfigError: anything is wrong.
         """
-        return self._load(read_yaml(self._path)) if self._path else _load_environment(self._environ)
+        return self._load(read_document(self._path)) if self._path else _load_environment(self._environ)
 
     def load_changed_spaces(self) -> Settings | None:
         """The settings that were loaded last, with the space files as they are now; None where those have not changed.
@@ -209,7 +209,7 @@ class _Listed:
 
 
 def _load_spaces(path: Path) -> list[_Listed]:
-    document = read_yaml(path)
+    document = read_document(path)
     lines = Lines(path)
     spaces, problems = validate(list[Space], document, lines)
     if problems or spaces is None:

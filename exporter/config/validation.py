@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
-from exporter.config.document import Lines, read_yaml
+from exporter.config.document import Lines, read_document
 from exporter.config.problems import SECRET_KEYS, ConfigError, Place, Problem, is_like_a_key, is_like_a_secret
 from exporter.config.settings import A_DURATION
 
@@ -35,7 +35,7 @@ def load_document(path: Path, shape: type[Shape]) -> Shape:
     Raises:
         ConfigError: anything is wrong.
     """
-    loaded, problems = validate(shape, read_yaml(path), Lines(path))
+    loaded, problems = validate(shape, read_document(path), Lines(path))
     if loaded is None:
         raise ConfigError(problems)
     return loaded

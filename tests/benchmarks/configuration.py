@@ -1,15 +1,16 @@
-"""What reading 10,000 spaces costs, against `yaml.CSafeLoader` alone on the same file.
+"""What reading 10,000 spaces costs, against `yaml.CSafeLoader` alone on the same spaces.
 
     python tests/benchmarks/configuration.py
 
 *CPU time* is that of the process, the median of five. *of CSafeLoader* is its share of what PyYAML's fastest safe
-loader takes to turn the same spaces into plain lists and mappings. Reading is more than that: every key is checked for
+loader takes to turn the YAML file into plain lists and mappings. Reading is more than that: every key is checked for
 a second one, every value against its type, and every space against all others.
 
 Exit status 1 when a configuration costs more than twice what the loader does.
 """
 
 import gc
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -39,6 +40,12 @@ def one_file(folder: Path) -> Path:
     return path
 
 
+def one_json_file(folder: Path) -> Path:
+    path = folder / "one.json"
+    path.write_text(json.dumps(yaml.load(one_file(folder).read_text(), yaml.CSafeLoader)))
+    return path
+
+
 def many_files(folder: Path) -> Path:
     (folder / "spaces").mkdir()
     for number in range(FILES):
@@ -49,7 +56,11 @@ def many_files(folder: Path) -> Path:
     return path
 
 
-FORMS: Mapping[str, Callable[[Path], Path]] = {"one YAML file": one_file, f"{FILES} YAML files": many_files}
+FORMS: Mapping[str, Callable[[Path], Path]] = {
+    "one YAML file": one_file,
+    f"{FILES} YAML files": many_files,
+    "one JSON file": one_json_file,
+}
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:

@@ -1,13 +1,15 @@
 """Whatever a file holds, reading it gives settings or a ConfigError, and nothing else."""
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from exporter.config.document import read_document
 from exporter.config.loading import load
 from exporter.config.problems import ConfigError
 from exporter.config.settings import Account, Settings, Space, format_duration, parse_duration
@@ -73,6 +75,33 @@ def test_any_document_is_settings_or_a_config_error(document: object) -> None:
 @given(st.text(st.characters(codec="utf-8")) | st.text("abc:-[]{}&*!|>'\"%@`#,? \n\t~", max_size=40))
 def test_any_text_is_settings_or_a_config_error(text: str) -> None:
     assert isinstance(outcome(text), Settings | ConfigError)
+
+
+@given(documents)
+@example({"\\": ["\U0001f600", "\x7f", "\u2028", None, True, 1e300, -0.0, float("inf")]})
+def test_any_json_document_is_read_as_the_same_text_in_yaml(document: object) -> None:
+    text = json.dumps(document, default=str)
+    assume(r"\\\u" not in text)  # a backslash before half a character, which the YAML reader does not take
+    with TemporaryDirectory() as folder:
+        read = []
+        for name in ("document.json", "document.yml"):
+            (Path(folder) / name).write_text(text)
+            read.append(read_document(Path(folder) / name))
+
+    assert read[0] == read[1]
+
+
+@given(st.text(st.characters(codec="utf-8")) | st.text('[]{}:,"\\u019dDe.-trufalsn \n', max_size=40))
+def test_any_text_is_a_json_document_or_a_config_error(text: str) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "document.json"
+        path.write_bytes(text.encode())
+        try:
+            read = json.dumps(read_document(path), ensure_ascii=False)
+        except ConfigError as error:
+            read = str(error)
+            assert ": expected " in read
+        read.encode()
 
 
 @given(st.integers(min_value=1, max_value=3650 * 86_400_000))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.config.document import read_yaml
+from exporter.config.document import read_document
 from exporter.config.loading import load
 from exporter.config.problems import ConfigError
 from exporter.config.settings import Account, Settings, Space
@@ -167,7 +167,36 @@ def test_an_error_found_later_gets_its_file_and_line(tmp_path: Path) -> None:
 def test_a_document_keeps_text_as_it_is_and_null_as_nothing(tmp_path: Path) -> None:
     path = written(tmp_path, 'a: no\nb: null\nc: "null"\nd: 1.50\ne:\n')
 
-    assert read_yaml(path) == {"a": "no", "b": None, "c": "null", "d": "1.50", "e": ""}
+    assert read_document(path) == {"a": "no", "b": None, "c": "null", "d": "1.50", "e": ""}
+
+
+def test_a_json_document_keeps_what_is_no_text_as_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('\ufeff{"a": true, "b": [null, [false]], "c": 1.50, "d": 1e3, "e": -0, "f": "", "g": {}}', "utf-8")
+
+    assert read_document(path) == {
+        "a": "true",
+        "b": [None, ["false"]],
+        "c": "1.50",
+        "d": "1e3",
+        "e": "-0",
+        "f": "",
+        "g": {},
+    }
+
+
+def test_a_json_file_of_a_thousand_brackets_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text("[" * 100_000 + "]" * 100_000)
+
+    assert message(path) == f"{path}: expected a few levels, found hundreds"
+
+
+def test_what_is_wrong_in_json_that_is_no_yaml_is_told_without_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"accounts": "\x7f"}')
+
+    assert message(path) == f"{path}: accounts: expected a list with at least one entry, found text"
 
 
 def test_without_a_file_the_key_comes_from_the_environment() -> None:
