@@ -115,6 +115,10 @@ class Exporter:
         else:
             self._instruments.config_refused()
 
+    def tell_of_space_files(self, up: Mapping[str, bool]) -> None:
+        """Say of each space file whether what stands there is what counts."""
+        self._instruments.space_files(up)
+
     def follow_state_file(self) -> None:
         """Begin to keep what is known where that was not possible, or where someone took the file away."""
         if self._settings.state_file and not (self._state_file and self._state_file.is_there()):

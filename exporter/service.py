@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from socket import socket
 from typing import Protocol
 
@@ -31,7 +31,10 @@ class ConfigSource(Protocol):
         """The settings as they stand there now. Raises ConfigError."""
 
     def load_changed_spaces(self) -> Settings | None:
-        """The last settings with changed space files; None where those have not changed. Raises ConfigError."""
+        """The last settings with the space files as they are now; None where no other spaces count."""
+
+    def space_files(self) -> Mapping[str, bool]:
+        """By space file, whether what was read there last is what counts."""
 
 
 class Fixed:
@@ -46,15 +49,21 @@ class Fixed:
     def load_changed_spaces(self) -> Settings | None:
         return None
 
+    def space_files(self) -> Mapping[str, bool]:
+        return {}
+
 
 class Reloader:
-    """Brings a new configuration to a running exporter: whole, or not at all, and one at a time."""
+    """Brings another configuration to a running exporter, one at a time; a reload is taken over whole or not at all."""
 
     def __init__(self, source: ConfigSource, exporter: Exporter) -> None:
         self._source = source
         self._exporter = exporter
         self._one_at_a_time = asyncio.Lock()
-        self._main_file_refused = False
+        self._good = True
+        self._takes_a_reload = False
+        """Whether something was refused that nothing but a reload can make good."""
+        exporter.tell_of_space_files(source.space_files())
 
     async def reload(self) -> None:
         """Take over the configuration as it stands now.
@@ -62,7 +71,17 @@ class Reloader:
         Raises:
             ConfigError: it is wrong, and the old one goes on.
         """
-        await self._take_over(self._source.load, whole=True)
+        async with self._one_at_a_time:
+            try:
+                settings = await asyncio.to_thread(self._source.load)
+            except ConfigError as error:
+                self._takes_a_reload |= not error.mends_itself
+                self._tell(good=False)
+                _log.error("configuration refused, the old one goes on", problems=str(error))
+                raise
+            await self._take_over(settings)
+            self._takes_a_reload = False
+            self._tell(good=True)
 
     async def follow(self) -> None:
         """Take over what is followed, for ever."""
@@ -70,41 +89,39 @@ class Reloader:
             await asyncio.sleep(FOLLOW_SECONDS)
             try:
                 await self.take_over_changes()
-            except ConfigError:
-                pass  # it was logged, and is told by a metric
             except Exception:
                 _log.exception("files not followed by a bug, please report it")
 
     async def take_over_changes(self) -> None:
         """Take over keys and space files that have changed, and try a state file again that could not be used.
 
-        Raises:
-            ConfigError: a space file is wrong, and the old ones go on.
+        A space file that is broken is told of, and keeps its last good spaces.
         """
         self._exporter.follow_credentials()
         self._exporter.follow_state_file()
-        await self._take_over(self._source.load_changed_spaces, whole=False)
-
-    async def _take_over(self, load: Callable[[], Settings | None], *, whole: bool) -> None:
         async with self._one_at_a_time:
-            try:
-                settings = await asyncio.to_thread(load)
-            except ConfigError as error:
-                self._main_file_refused |= not error.mends_itself
-                self._exporter.tell_of_configuration(good=False)
-                _log.error("configuration refused, the old one goes on", problems=str(error))
-                raise
+            settings = await asyncio.to_thread(self._source.load_changed_spaces)
             if settings:
-                try:
-                    await self._exporter.reconfigure(settings)
-                except Exception:
-                    self._exporter.tell_of_configuration(good=False)
-                    raise
-                # a good space file does not make a main file good that was refused
-                self._main_file_refused &= not whole
-                if not self._main_file_refused:
-                    self._exporter.tell_of_configuration(good=True)
-                _log.info("configuration taken over", accounts=len(settings.accounts))
+                await self._take_over(settings)
+            up = self._source.space_files()
+            self._exporter.tell_of_space_files(up)
+            good = all(up.values()) and not self._takes_a_reload
+            if settings or good != self._good:
+                self._tell(good=good)
+
+    async def _take_over(self, settings: Settings) -> None:
+        try:
+            await self._exporter.reconfigure(settings)
+        except Exception:
+            self._takes_a_reload = True
+            self._tell(good=False)
+            raise
+        _log.info("configuration taken over", accounts=len(settings.accounts))
+
+    def _tell(self, *, good: bool) -> None:
+        self._good = good
+        self._exporter.tell_of_configuration(good=good)
+        self._exporter.tell_of_space_files(self._source.space_files())
 
 
 async def serve(

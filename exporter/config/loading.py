@@ -1,20 +1,17 @@
 """Reading the configuration: files and environment in, `Settings` out, or every problem at once."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 from typing import Any
 
 from exporter.config.credentials import CredentialReader, variable
 from exporter.config.default_chain import is_installed
 from exporter.config.document import Lines, read_document
-from exporter.config.following import Version, version_of
-from exporter.config.problems import ConfigError, Place, Problem
-from exporter.config.settings import Account, Settings, Space
+from exporter.config.problems import ConfigError, Problem
+from exporter.config.settings import Account, Settings
+from exporter.config.space_files import SpaceFiles
 from exporter.config.validation import validate
 
-_SpaceFiles = frozenset[tuple[str, Version]]
 _FILE_KEYS = ("access_key_id_file", "access_key_secret_file", "security_token_file")
 
 
@@ -24,56 +21,41 @@ class Configuration:
     def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
         self._path = path
         self._environ = environ
-        self._document: Any = None
-        self._spaces_seen: _SpaceFiles | None = None
-        """None while what stands there is wrong, so that it is tried again and again."""
-        self._sizes: set[tuple[str, int | None]] = set()
-        """Of the space files, when they were looked at last."""
-        self._told = ""
+        self._main: Settings | None = None
+        """What counts of the main file."""
+        self._space_files = SpaceFiles(path or Path(), [])
 
     def load(self) -> Settings:
-        """The settings as they stand there now.
+        """The settings as they stand there now; what is broken is an error, also of a space file.
 
         Raises:
             ConfigError: anything is wrong.
         """
-        return self._load(read_document(self._path)) if self._path else _load_environment(self._environ)
+        if self._path is None:
+            return _load_environment(self._environ)
+        main, accounts, problems = _load_main(self._path, self._environ)
+        space_files = SpaceFiles(self._path, accounts)
+        broken = space_files.problems()
+        if broken and not problems and main == self._main:
+            self._space_files.blame(space_files)
+            raise _refusal(self._path, broken, mends_itself=True)
+        if main is None or problems or broken:
+            raise _refusal(self._path, [*problems, *broken])
+        self._main, self._space_files = main, space_files
+        return _with_spaces(main, space_files)
 
     def load_changed_spaces(self) -> Settings | None:
-        """The settings that were loaded last, with the space files as they are now; None where those have not changed.
+        """The settings that were loaded last, with the space files as they are now; None where no other spaces count.
 
-        The main file may be half way through an edit: what stands there now is not looked at. So may be a space file,
-        which is why it counts once it has kept its size until the next look.
-
-        Raises:
-            ConfigError: anything is wrong; told once, and tried again every time.
+        The main file may be half way through an edit: what stands there now is not looked at.
         """
-        told = self._told
-        if self._path is None:
+        if self._main is None or not self._space_files.look():
             return None
-        found = _space_files(self._document, self._path.parent)
-        before, self._sizes = self._sizes, {(file, stat and stat[-1]) for file, (stat,) in found}
-        if found == self._spaces_seen or self._sizes != before:
-            return None
-        try:
-            return self._load(self._document)
-        except ConfigError as error:
-            if str(error) == told:
-                return None
-            raise
+        return _with_spaces(self._main, self._space_files)
 
-    def _load(self, document: Any) -> Settings:
-        assert self._path
-        seen = _space_files(document, self._path.parent)
-        try:
-            settings = _load_document(document, self._path, self._environ)
-        except ConfigError as error:
-            if document == self._document:  # the main file is the one that counts, so it is what it names that is wrong
-                error.mends_itself = True
-                self._spaces_seen, self._told = None, str(error)
-            raise
-        self._document, self._spaces_seen, self._told = document, seen, ""
-        return settings
+    def space_files(self) -> Mapping[str, bool]:
+        """By space file, whether what was read there last is what counts."""
+        return self._space_files.up()
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -85,44 +67,44 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     return Configuration(path, environ).load()
 
 
-def _space_files(document: Any, folder: Path) -> _SpaceFiles:
-    """The files that the document's patterns lead to, each with its version; of a document that may be wrong."""
-    found = set()
-    for entry in _list(document, "accounts"):
-        for pattern in _list(entry, "space_files"):
-            found |= {(file, version_of([folder / file])) for file in _matching(str(pattern), folder)}
-    return frozenset(found)
-
-
-def _matching(pattern: str, folder: Path) -> list[str]:
-    try:
-        return sorted(glob(pattern, root_dir=folder, recursive=True))
-    except ValueError:  # a NUL, which the schema tells of
-        return []
-
-
 def _list(document: Any, key: str) -> list[Any]:
     entries = document.get(key) if isinstance(document, dict) else None
     return entries if isinstance(entries, list) else []
 
 
-def _load_document(document: Any, path: Path, environ: Mapping[str, str]) -> Settings:
-    lines = Lines(path)
+def _load_main(
+    path: Path, environ: Mapping[str, str]
+) -> tuple[Settings | None, list[tuple[int, Account]], list[Problem]]:
+    """The main file's settings, its good accounts by their index even where it is wrong elsewhere, and all problems."""
+    document, lines = read_document(path), Lines(path)
     settings, problems = validate(Settings, document, lines)
     accounts = list(enumerate(settings.accounts) if settings else _good_accounts(document, lines))
+    accounts = [(index, _located(account, path.parent)) for index, account in accounts]
     problems += [lines.problem(("accounts", index, "name"), text) for index, text in _repeated_names(accounts)]
-    loaded = []
     for index, account in accounts:
-        try:
-            loaded.append(_load_account(account, ("accounts", index), lines, path.parent, environ))
-        except ConfigError as error:
-            problems += error.problems
-    if problems or settings is None:
-        raise ConfigError(
-            sorted(problems, key=lambda problem: (problem.file != str(path), problem.file, problem.line or 0))
-        )
-    state_file = settings.state_file and str(path.parent / settings.state_file)
-    return settings.model_copy(update={"accounts": loaded, "state_file": state_file})
+        wrong = _credential_problems(account, environ)
+        problems += [lines.problem(("accounts", index, key), text) for key, text in wrong]
+    if settings:
+        state_file = settings.state_file and str(path.parent / settings.state_file)
+        located = {"accounts": [account for _, account in accounts], "state_file": state_file}
+        settings = settings.model_copy(update=located)
+    return settings, accounts, problems
+
+
+def _refusal(path: Path, problems: list[Problem], *, mends_itself: bool = False) -> ConfigError:
+    error = ConfigError(
+        sorted(problems, key=lambda problem: (problem.file != str(path), problem.file, problem.line or 0))
+    )
+    error.mends_itself = mends_itself
+    return error
+
+
+def _with_spaces(main: Settings, space_files: SpaceFiles) -> Settings:
+    accounts = [
+        account if account.polls_own_numbers else account.model_copy(update={"spaces": space_files.spaces_of(account)})
+        for account in main.accounts
+    ]
+    return main.model_copy(update={"accounts": accounts})
 
 
 def _load_environment(environ: Mapping[str, str]) -> Settings:
@@ -155,17 +137,9 @@ def _repeated_names(accounts: list[tuple[int, Account]]) -> Iterator[tuple[int, 
         seen.add(account.name)
 
 
-def _load_account(account: Account, place: Place, lines: Lines, folder: Path, environ: Mapping[str, str]) -> Account:
+def _located(account: Account, folder: Path) -> Account:
     found = {name: getattr(account, name) for name in _FILE_KEYS}
-    account = account.model_copy(update={name: str(folder / file) for name, file in found.items() if file})
-    listed, problems = _listed(account, place, lines, folder)
-    problems += [lines.problem((*place, key), text) for key, text in _credential_problems(account, environ)]
-    problems += _repeated_spaces(listed)
-    if problems:
-        raise ConfigError(problems)
-    if account.polls_own_numbers:
-        return account
-    return account.model_copy(update={"spaces": [entry.space for entry in listed]})
+    return account.model_copy(update={name: str(folder / file) for name, file in found.items() if file})
 
 
 def _credential_problems(account: Account, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -177,50 +151,3 @@ def _credential_problems(account: Account, environ: Mapping[str, str]) -> Iterat
         yield "credentials", "expected either credentials or a key, found both"
     if not is_installed():
         yield "credentials", "expected the extra that it needs (pip install chatapp-exporter[credentials]), found none"
-
-
-def _listed(account: Account, place: Place, lines: Lines, folder: Path) -> tuple[list["_Listed"], list[Problem]]:
-    """The account's spaces, those of its space files included."""
-    listed = [_Listed(lines, (*place, "spaces", i), space) for i, space in enumerate(account.spaces or ())]
-    problems = []
-    for index, pattern in enumerate(account.space_files or ()):
-        files = _matching(pattern, folder)
-        if not files:
-            text = f"expected at least one file, found none for {pattern!r}"
-            problems.append(lines.problem((*place, "space_files", index), text))
-        for file in files:
-            try:
-                listed += _load_spaces(folder / file)
-            except ConfigError as error:
-                problems += error.problems
-    return listed, problems
-
-
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """A space, and where it stands."""
-
-    lines: Lines
-    place: Place
-    space: Space
-
-    def __str__(self) -> str:
-        return str(self.lines.problem(self.place, "")).rstrip(": ")
-
-
-def _load_spaces(path: Path) -> list[_Listed]:
-    document = read_document(path)
-    lines = Lines(path)
-    spaces, problems = validate(list[Space], document, lines)
-    if problems or spaces is None:
-        raise ConfigError(problems)
-    return [_Listed(lines, (index,), space) for index, space in enumerate(spaces)]
-
-
-def _repeated_spaces(listed: list[_Listed]) -> Iterator[Problem]:
-    first: dict[str, _Listed] = {}
-    for entry in listed:
-        if other := first.get(entry.space.id):
-            text = f"expected a space of its own, found {entry.space.id!r}, which stands at {other} too"
-            yield entry.lines.problem((*entry.place, "id"), text)
-        first.setdefault(entry.space.id, entry)

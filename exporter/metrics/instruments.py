@@ -100,6 +100,11 @@ class Instruments:
         self._reload_timestamp = self._gauge(
             "chatapp_exporter_config_last_reload_success_timestamp_seconds", "When a configuration was taken over last."
         )
+        self._space_file_up = self._gauge(
+            "chatapp_exporter_space_file_up",
+            "1 if the space file counts as it was read last, 0 while it is broken and its last good spaces stay.",
+            "file",
+        )
         self._state_file_up = self._gauge(
             "chatapp_exporter_state_file_up", "1 while what is known is kept in the state file, else 0.", "file"
         )
@@ -141,6 +146,12 @@ class Instruments:
                 self._unknown.labels(*self._values(field, value)).inc()
         if answer.unnamed:
             self._unknown.labels("phone_number", "missing").inc(answer.unnamed)
+
+    def space_files(self, up: Mapping[str, bool]) -> None:
+        """These are the space files, and whether each counts as it stands; the series of others leave."""
+        self._space_file_up.clear()
+        for file, good in up.items():
+            self._space_file_up.labels(file).set(good)
 
     def state_file_up(self, file: Path, *, up: bool) -> None:
         """Whether what is known is being kept."""

@@ -29,7 +29,11 @@ chatapp_exporter_config_last_reload_successful chatapp_exporter_config_last_relo
 process_resident_memory_bytes python_info
 """.split()
 
-ONLY_WITH_A_STATE_FILE = ("chatapp_exporter_state_file_up", "chatapp_exporter_state_file_failures_total")
+ONLY_WITH_FILES = (
+    "chatapp_exporter_space_file_up",
+    "chatapp_exporter_state_file_up",
+    "chatapp_exporter_state_file_failures_total",
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +66,7 @@ def test_the_demo_feeds_every_family_of_the_design(demo: str) -> None:
 def test_no_family_is_shown_that_the_design_does_not_name(demo: str) -> None:
     shown = {line.split(" ")[2] for line in scrape(demo).splitlines() if line.startswith("# TYPE")}
 
-    assert {name for name in shown if name.startswith("chatapp_")} <= {*DESIGNED, *ONLY_WITH_A_STATE_FILE}
+    assert {name for name in shown if name.startswith("chatapp_")} <= {*DESIGNED, *ONLY_WITH_FILES}
     assert {family.name for family in FAMILIES} <= {name.removesuffix("_total") for name in DESIGNED}
 
 

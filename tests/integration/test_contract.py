@@ -44,6 +44,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "chatapp_exporter_build_info": ("gauge", {"version"}),
     "chatapp_exporter_config_last_reload_successful": ("gauge", set()),
     "chatapp_exporter_config_last_reload_success_timestamp_seconds": ("gauge", set()),
+    "chatapp_exporter_space_file_up": ("gauge", {"file"}),
     "chatapp_exporter_state_file_up": ("gauge", {"file"}),
     "chatapp_exporter_state_file_failures": ("counter", {"file", "reason"}),
 }
@@ -52,6 +53,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
 def test_every_family_has_its_type_and_labels_and_no_other_is_shown(tmp_path: Path) -> None:
     async def main() -> str:
         world = World(load_scenario(None), state_file=str(tmp_path))  # a folder: it fails, and that is told too
+        world.exporter.tell_of_space_files({"spaces.yml": True})
         await world.exporter.start()
         await asyncio.sleep(15)
         await world.exporter.stop()

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import os
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -15,7 +14,6 @@ from structlog.testing import capture_logs
 from virtual_time import START, run
 from world import World, scenario
 
-from exporter.config.loading import Configuration
 from exporter.config.problems import ConfigError, Problem
 from exporter.config.settings import Account, Settings, Space
 from exporter.service import Fixed, Reloader
@@ -427,6 +425,9 @@ class Scripted:
     def load_changed_spaces(self) -> Settings | None:
         return None
 
+    def space_files(self) -> Mapping[str, bool]:
+        return {}
+
 
 def test_a_bad_configuration_changes_nothing_and_both_metrics_say_so() -> None:
     async def main() -> tuple[list[list[str]], World]:
@@ -458,34 +459,6 @@ def test_a_bad_configuration_changes_nothing_and_both_metrics_say_so() -> None:
 def successful(world: World) -> str:
     """What the metric says of the last reload."""
     return world.samples("chatapp_exporter_config_last_reload_successful")[0].split(" ")[1]
-
-
-def followed(folder: Path) -> tuple[World, Reloader, Callable[[], str]]:
-    """An exporter with the configuration of the folder, what brings it another, and what the metric says of that."""
-    configuration = Configuration(folder / "exporter.yml", {})
-    world = World(scenario(1))
-    world.settings = configuration.load()
-    world.exporter = world.fresh_exporter()
-    return world, Reloader(configuration, world.exporter), lambda: successful(world)
-
-
-def test_a_good_space_file_does_not_hide_that_the_main_file_is_refused(folder: Path) -> None:
-    async def main() -> list[str]:
-        world, reloader, told = followed(folder)
-        (folder / "exporter.yml").write_text("accounts: [{name: ac")
-        with pytest.raises(ConfigError):
-            await reloader.reload()
-        seen = [told()]
-        (folder / "spaces" / "two.yml").write_text("- {id: s2}")
-        for _ in range(2):
-            await reloader.take_over_changes()
-        seen += [str(len(spaces_shown(world))), told()]
-        (folder / "exporter.yml").write_text(CONFIG)
-        await reloader.reload()
-        await world.exporter.stop()
-        return [*seen, told()]
-
-    assert run(main()) == ["0.0", "2", "0.0", "1.0"]
 
 
 def test_two_reloads_at_once_are_done_one_after_the_other() -> None:
@@ -540,113 +513,6 @@ def test_a_thousand_reloads_leave_nothing_behind() -> None:
     assert after == before
 
 
-CONFIG = """
-accounts:
-  - {name: acme, access_key_id: id, access_key_secret: secret, space_files: [spaces/*.yml]}
-"""
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "spaces").mkdir()
-    (tmp_path / "spaces" / "one.yml").write_text("- {id: s1}")
-    (tmp_path / "exporter.yml").write_text(CONFIG)
-    return tmp_path
-
-
-def ids(settings: Settings | None) -> list[str]:
-    return [space.id for space in settings.accounts[0].polled_spaces] if settings else []
-
-
-def after_two_looks(configuration: Configuration) -> Settings | None:
-    """What becomes of a changed space file, which may be half written at the first look."""
-    assert configuration.load_changed_spaces() is None
-    return configuration.load_changed_spaces()
-
-
-def test_a_space_file_that_is_half_written_for_a_moment_takes_no_space_away(folder: Path) -> None:
-    whole = "- {id: s1}\n- {id: s2}\n"
-    (folder / "spaces" / "one.yml").write_text(whole)
-    configuration = Configuration(folder / "exporter.yml", {})
-    configuration.load()
-
-    (folder / "spaces" / "one.yml").write_text(whole[:11])
-    assert configuration.load_changed_spaces() is None
-    (folder / "spaces" / "one.yml").write_text(whole + "- {id: s3}\n")
-
-    assert ids(after_two_looks(configuration)) == ["s1", "s2", "s3"]
-
-
-def test_a_space_file_that_is_always_being_written_anew_is_followed_all_the_same(folder: Path) -> None:
-    configuration = Configuration(folder / "exporter.yml", {})
-    configuration.load()
-
-    seen = []
-    for look in range(3):
-        (folder / "spaces" / "one.yml").write_text("- {id: s1}\n- {id: s2}")
-        os.utime(folder / "spaces" / "one.yml", (look, look))
-        seen.append(ids(configuration.load_changed_spaces()))
-
-    assert seen == [[], ["s1", "s2"], ["s1", "s2"]]
-
-
-def test_space_files_are_followed_while_the_main_file_is_half_way_through_an_edit(folder: Path) -> None:
-    configuration = Configuration(folder / "exporter.yml", {})
-    assert ids(configuration.load()) == ["s1"]
-    assert configuration.load_changed_spaces() is None
-
-    (folder / "exporter.yml").write_text("accounts: [{name: ac")
-    (folder / "spaces" / "two.yml").write_text("- {id: s2}")
-
-    assert ids(after_two_looks(configuration)) == ["s1", "s2"]
-    assert configuration.load_changed_spaces() is None
-
-
-def test_a_space_file_that_turns_bad_is_told_once_and_taken_when_it_is_good_again(folder: Path) -> None:
-    configuration = Configuration(folder / "exporter.yml", {})
-    configuration.load()
-
-    (folder / "spaces" / "one.yml").write_text("- {idd: s1}")
-    with pytest.raises(ConfigError, match=r"one\.yml:1: \[0\]\.idd: unknown key; did you mean id\?"):
-        after_two_looks(configuration)
-    assert configuration.load_changed_spaces() is None
-
-    (folder / "spaces" / "one.yml").write_text("- {id: s1}\n- {id: s3}")
-    assert ids(after_two_looks(configuration)) == ["s1", "s3"]
-
-
-def test_a_space_file_is_not_forgotten_that_changed_while_something_else_was_wrong(folder: Path) -> None:
-    (folder / "key").write_text("secret")
-    (folder / "exporter.yml").write_text(CONFIG.replace("access_key_secret: secret", "access_key_secret_file: key"))
-    configuration = Configuration(folder / "exporter.yml", {})
-    configuration.load()
-
-    (folder / "key").write_text("")
-    (folder / "spaces" / "two.yml").write_text("- {id: s2}")
-    with pytest.raises(ConfigError, match="found nothing"):
-        after_two_looks(configuration)
-    assert configuration.load_changed_spaces() is None
-
-    (folder / "key").write_text("secret")
-    assert ids(configuration.load_changed_spaces()) == ["s1", "s2"]
-
-
-def test_a_reload_that_met_a_bad_space_file_is_forgotten_once_that_is_mended(folder: Path) -> None:
-    async def main() -> list[str]:
-        world, reloader, told = followed(folder)
-        (folder / "spaces" / "one.yml").write_text("- {idd: s1}")
-        with pytest.raises(ConfigError):
-            await reloader.reload()
-        seen = [told()]
-        (folder / "spaces" / "one.yml").write_text("- {id: s1}")
-        for _ in range(2):
-            await reloader.take_over_changes()
-        await world.exporter.stop()
-        return [*seen, told()]
-
-    assert run(main()) == ["0.0", "1.0"]
-
-
 def test_a_bug_in_a_reload_is_told_and_the_next_one_is_possible() -> None:
     """A space that no schedule can hold, which no configuration lets through."""
 
@@ -670,23 +536,6 @@ def test_a_bug_in_a_reload_is_told_and_the_next_one_is_possible() -> None:
         return told, len(shown)
 
     assert run(main()) == (["0.0", "1.0"], 5)
-
-
-def test_a_pattern_that_no_file_can_match_is_an_error_like_others(folder: Path) -> None:
-    (folder / "exporter.yml").write_text(CONFIG.replace("[spaces/*.yml]", r'["\0/*"]'))
-
-    with pytest.raises(ConfigError, match=r"space_files\[0\]: expected text"):
-        Configuration(folder / "exporter.yml", {}).load()
-
-
-def test_space_files_that_are_all_gone_are_an_error_and_no_empty_account(folder: Path) -> None:
-    configuration = Configuration(folder / "exporter.yml", {})
-    configuration.load()
-
-    (folder / "spaces" / "one.yml").unlink()
-
-    with pytest.raises(ConfigError, match="expected at least one file, found none"):
-        after_two_looks(configuration)
 
 
 @pytest.mark.parametrize("replaced_after", [5, 1000])
