@@ -20,6 +20,7 @@ from pydantic import (
     WithJsonSchema,
     field_validator,
 )
+from pydantic.dataclasses import dataclass
 
 from exporter.chatapp.model import MESSAGING_LIMITS
 
@@ -120,13 +121,19 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-class Space(Strict):
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class Space:
     """A customer space."""
 
+    # there are thousands, and each would hold 416 bytes more as a model
     id: AnyScalar = Field(description="CustSpaceId; becomes the label `space`")
-    name: str = Field("", description="a name for people, shown in chatapp_space_info")
-    labels: dict[LabelName, str] = Field({}, description="further labels of chatapp_space_info")
-    isv_code: Text | None = Field(None, description="IsvCode, if other than the account's")
+    name: str = Field(default="", description="a name for people, shown in chatapp_space_info")
+    labels: dict[LabelName, str] = Field(
+        default_factory=dict,
+        json_schema_extra={"default": {}},
+        description="further labels of chatapp_space_info",
+    )
+    isv_code: Text | None = Field(default=None, description="IsvCode, if other than the account's")
 
 
 class Account(Strict):

@@ -1,11 +1,13 @@
 """A document against a pydantic model, with errors in words for people: what was expected, and what was found."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from exporter.config.document import Lines, read_document
 from exporter.config.problems import SECRET_KEYS, ConfigError, Place, Problem, is_like_a_key, is_like_a_secret
@@ -21,11 +23,12 @@ _EXPECTED = {
     "list_type": "a list with at least one entry",
     "too_short": "a list with at least one entry",
     "model_type": "a mapping of keys to values",
+    "dataclass_type": "a mapping of keys to values",
     "dict_type": "a mapping of keys to values",
     "literal_error": "{expected}",
 }
 _EXPECTED_OF = {float: "a number", int: "a whole number", bool: "true or false"}
-_GROUPS = ("list_type", "model_type", "dict_type")
+_GROUPS = ("list_type", "model_type", "dataclass_type", "dict_type")
 """Errors of what should have held keys, and so may hold a secret where a `- ` or a space after a colon is missing."""
 
 
@@ -57,7 +60,7 @@ def validate(shape: type[Shape], document: Any, lines: Lines) -> tuple[Shape | N
 
 def _problem(details: Any, shape: Any, lines: Lines) -> Problem:
     place: Place = details["loc"]
-    if details["type"] == "extra_forbidden":
+    if details["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return _unknown_key(shape, place, lines)
     if place[-1:] == ("[key]",):  # pydantic's mark for an error of the key itself
         place = place[:-1]
@@ -84,7 +87,7 @@ def _expected_of(annotation: Any) -> str:
     plain = _plain(annotation)
     if get_origin(plain) is list:
         return _EXPECTED["list_type"]
-    if get_origin(plain) is dict or (isinstance(plain, type) and issubclass(plain, BaseModel)):
+    if get_origin(plain) is dict or _fields(plain):
         return _EXPECTED["dict_type"]
     return _EXPECTED_OF.get(plain, "text")
 
@@ -97,9 +100,14 @@ def _annotation(shape: Any, place: Place) -> Any:
         if get_args(plain):
             annotation = get_args(plain)[-1]
         else:
-            fields = {field.alias or name: field for name, field in plain.model_fields.items()}
+            fields = {field.alias or name: field for name, field in _fields(plain).items()}
             annotation = fields[str(step)].rebuild_annotation()
     return annotation
+
+
+def _fields(shape: Any) -> Mapping[str, FieldInfo]:
+    """Of a model, or of a dataclass that is made like one; none of anything else."""
+    return getattr(shape, "__pydantic_fields__", {})
 
 
 def _plain(annotation: Any) -> Any:
@@ -131,7 +139,7 @@ def _unknown_key(shape: Any, place: Place, lines: Lines) -> Problem:
 
 
 def _suggestion(shape: Any, place: Place) -> str:
-    fields = _plain(_annotation(shape, place[:-1])).model_fields
+    fields = _fields(_plain(_annotation(shape, place[:-1])))
     known = [field.alias or name for name, field in fields.items()]
     close = difflib.get_close_matches(str(place[-1]), known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(known)}"

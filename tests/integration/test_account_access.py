@@ -1,6 +1,7 @@
 """An account refused as a whole, and spaces refused for themselves: neither may be taken for the other."""
 
 import asyncio
+from dataclasses import replace
 from random import Random
 
 import httpx
@@ -268,8 +269,8 @@ def test_names_that_look_alike_when_joined_are_told_apart() -> None:
         account = world.settings.accounts[0]
         space = account.polled_spaces[0]
         accounts = [
-            account.model_copy(update={"name": "a", "spaces": [space.model_copy(update={"id": "b/c"})]}),
-            account.model_copy(update={"name": "a/b", "spaces": [space.model_copy(update={"id": "c"})]}),
+            account.model_copy(update={"name": "a", "spaces": [replace(space, id="b/c")]}),
+            account.model_copy(update={"name": "a/b", "spaces": [replace(space, id="c")]}),
         ]
         world = World(scenario(1), accounts=accounts)
         await world.exporter.start()

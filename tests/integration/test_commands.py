@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ def test_the_schema_lists_every_key() -> None:
     schema = json.loads(done.stdout)
     assert schema["properties"].keys() == Settings.model_fields.keys()
     assert schema["$defs"]["Account"]["properties"].keys() == Account.model_fields.keys()
-    assert schema["$defs"]["Space"]["properties"].keys() == Space.model_fields.keys()
+    assert schema["$defs"]["Space"]["properties"].keys() == {field.name for field in fields(Space)}
     assert (done.stderr, done.returncode) == ("", 0)
 
 

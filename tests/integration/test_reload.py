@@ -5,6 +5,7 @@ import itertools
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +257,7 @@ def test_a_space_that_is_refused_asks_at_once_with_another_isv_code() -> None:
         await asyncio.sleep(400)
         asked, account = len(world.polls), world.settings.accounts[0]
         spaces = list(account.polled_spaces)
-        spaces[1:3] = [space.model_copy(update={"isv_code": "other"}) for space in spaces[1:3]]
+        spaces[1:3] = [replace(space, isv_code="other") for space in spaces[1:3]]
         changed = account.model_copy(update={"spaces": spaces})
         await world.exporter.reconfigure(world.settings.model_copy(update={"accounts": [changed]}))
         await asyncio.sleep(1)
