@@ -202,7 +202,7 @@ class Exporter:
         keys = [(account.name, space.id) for space in account.polled_spaces]
         # what was failing is asked first, so that a refused account is soon known to be one
         states = {key[1]: self._store[key] for key in keys if key not in self._store.unpolled}
-        slots = {space: state.next_slot for space, state in states.items() if state.up}
+        slots = {space: _next_slot(state, account) for space, state in states.items() if state.up}
         return {space: slot + ahead for space, slot in slots.items() if slot is not None}
 
     def _take_over_spaces(self, before: Settings) -> None:
@@ -300,6 +300,14 @@ class _RunningAccount:
 
 def _spaces(settings: Settings) -> dict[Key, Space]:
     return {(account.name, space.id): space for account in settings.accounts for space in account.polled_spaces}
+
+
+def _next_slot(state: SpaceState, account: Account) -> float | None:
+    """When a space is due that was seen before, in Unix seconds; sooner where it was in trouble."""
+    sooner = account.poll_interval_unhealthy
+    if sooner is None or state.is_healthy or state.next_slot is None or state.last_success is None:
+        return state.next_slot
+    return min(state.next_slot, state.last_success + sooner)
 
 
 def _endpoints(settings: Settings) -> dict[Key, str]:

@@ -57,6 +57,11 @@ class PhoneNumber:
     inbound_callback: Callback = Callback.NONE
     status_callback: Callback = Callback.NONE
 
+    @property
+    def is_healthy(self) -> bool:
+        """Whether nothing is known against it; a rating or a status that is not known yet is no good one."""
+        return (self.quality_rating, self.status) == ("GREEN", "CONNECTED")
+
 
 WATCHED_FIELDS = ("quality_rating", "messaging_limit_tier", "status")
 """The fields whose changes are dated."""
@@ -68,6 +73,10 @@ class Answer:
 
     phone_numbers: tuple[PhoneNumber, ...]
     unnamed: int = 0
+
+    @property
+    def is_healthy(self) -> bool:
+        return all(number.is_healthy for number in self.phone_numbers)
 
 
 def unknown_values(number: PhoneNumber, limits: Mapping[str, float]) -> Iterator[tuple[str, str]]:

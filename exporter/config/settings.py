@@ -3,6 +3,7 @@
 A validator's error says what was expected, as in "a duration such as 30s, 5m or 1h30m"; `validation` adds the rest.
 """
 
+import math
 import re
 from ipaddress import ip_address
 from typing import Annotated, Literal
@@ -169,14 +170,26 @@ class Account(Strict):
     poll_interval: Duration = Field(
         300.0, json_schema_extra={"default": "5m"}, description="at least 30s, except against a loopback endpoint"
     )
+    poll_interval_unhealthy: Duration | None = Field(
+        None,
+        description="of spaces with a number that is not GREEN and CONNECTED; at most poll_interval; from the same qps",
+    )
     spaces: list[Space] | None = Field(None, description="leave out to poll the account's own numbers")
     space_files: list[Text] | None = Field(None, description="files or globs with the same list, in YAML or JSON")
 
-    @field_validator("poll_interval")
+    @field_validator("poll_interval", "poll_interval_unhealthy")
     @classmethod
-    def _not_too_short(cls, seconds: float, info: ValidationInfo) -> float:
-        if seconds < SHORTEST_INTERVAL_SECONDS and not is_loopback(info.data.get("endpoint", "")):
+    def _not_too_short(cls, seconds: float | None, info: ValidationInfo) -> float | None:
+        if seconds and seconds < SHORTEST_INTERVAL_SECONDS and not is_loopback(info.data.get("endpoint", "")):
             raise ValueError("at least 30s")
+        return seconds
+
+    @field_validator("poll_interval_unhealthy")
+    @classmethod
+    def _not_too_long(cls, seconds: float | None, info: ValidationInfo) -> float | None:
+        longest = info.data.get("poll_interval", math.inf)
+        if seconds and seconds > longest:
+            raise ValueError(f"at most poll_interval, which is {format_duration(longest)}")
         return seconds
 
     @field_validator("spaces", "space_files")

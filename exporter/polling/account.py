@@ -34,7 +34,7 @@ _log = structlog.get_logger()
 @dataclass(slots=True)
 class _Turn:
     """A space's place in the schedule. `waiting` from when it is due until its poll has ended; `first` until then, if
-    it has no value."""
+    it has no value; `healthy` unless its last answer listed a number that is not."""
 
     space: Space
     slot: float
@@ -42,6 +42,7 @@ class _Turn:
     first: bool
     waiting: bool = False
     failures: int = 0
+    healthy: bool = True
 
 
 class AccountPolling:
@@ -98,6 +99,8 @@ class AccountPolling:
         self._access = self._access.among(spaces)
         if self.plan.interval != interval:
             self._spread_anew()
+        if self.plan.interval != interval or account.poll_interval_unhealthy != before.poll_interval_unhealthy:
+            self._pace_unhealthy()
         for turn in asked_otherwise:
             if turn.failures and not turn.waiting:  # it may have been refused for this, and be due in an hour only
                 self._plan_next(turn, self._clock.monotonic())
@@ -167,6 +170,13 @@ class AccountPolling:
             turn.due = turn.due if turn.waiting else due
             self._put_into_schedule(turn, due)
 
+    def _pace_unhealthy(self) -> None:
+        """Slots of another interval for spaces in trouble; those that fail stay due when they are."""
+        for turn in self._turns.values():
+            if not (turn.healthy or turn.failures or turn.waiting):
+                turn.due = self._clock.monotonic()
+                self._plan_next(turn, self._next_slot(turn))
+
     def _put_into_schedule(self, turn: _Turn, due: float) -> None:
         on_due = partial(self._enqueue, turn)
         self._schedule.add(self._key(turn), due=due, interval=self.plan.interval, on_due=on_due)
@@ -207,6 +217,8 @@ class AccountPolling:
                 return
             self._log_change(turn, outcome)
             turn.failures = turn.failures + 1 if outcome.error else 0
+            if outcome.answer:
+                turn.healthy = outcome.answer.is_healthy
             if self.up or probe:  # what was sent before the account was refused tells nothing of it now
                 self._judge(outcome)
             outcome = replace(outcome, next_slot=self._in_unix_seconds(self._next_slot(turn)))
@@ -262,7 +274,11 @@ class AccountPolling:
         return now + pause_after_failure(turn.failures, interval, self._random)
 
     def _next_slot(self, turn: _Turn) -> float:
-        return next_due(due=turn.due, slot=turn.slot, interval=self.plan.interval, now=self._clock.monotonic())
+        now, sooner = self._clock.monotonic(), self.account.poll_interval_unhealthy
+        if sooner and not turn.healthy:
+            # as spread as the regular slots, and not only from the first of them on
+            return next_due(due=turn.due, slot=turn.slot % sooner, interval=sooner, now=now)
+        return next_due(due=turn.due, slot=turn.slot, interval=self.plan.interval, now=now)
 
     def _in_unix_seconds(self, monotonic: float) -> float:
         return self._clock.now() + monotonic - self._clock.monotonic()

@@ -26,6 +26,10 @@ class SpaceState:
     failures: Mapping[Reason, int] = field(default_factory=dict)
     next_slot: float | None = None
 
+    @property
+    def is_healthy(self) -> bool:
+        return all(number.is_healthy for number in self.phone_numbers)
+
     def after(self, outcome: Outcome) -> "SpaceState":
         """What is known once a poll has ended: a failure changes no number."""
         if outcome.error:

@@ -73,7 +73,7 @@ def test_a_bad_configuration_starts_nothing(bad_config: Path, command: Sequence[
 
     known = (
         "name, endpoint, access_key_id, access_key_id_file, access_key_secret, access_key_secret_file,"
-        " security_token_file, credentials, isv_code, qps, poll_interval, spaces, space_files"
+        " security_token_file, credentials, isv_code, qps, poll_interval, poll_interval_unhealthy, spaces, space_files"
     )
     assert done.stderr == (
         f"{bad_config}:2: accounts[0].qps: expected a number of at most 10, found '11'\n"

@@ -1,6 +1,7 @@
 """What a configuration file may say, and what a person is told about one that is wrong."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from exporter.config.validation import located
 FIXTURES = Path(__file__).parent / "fixtures"
 GOOD = sorted(FIXTURES.glob("*.ok.yml"))
 BAD = sorted(FIXTURES.glob("*.bad.yml"))
+EXAMPLE = Path(__file__).parents[3] / "config" / "exporter.example.yml"
 KEY = {"access_key_id": "LTAIexample", "access_key_secret": "example-secret"}
 VARIABLES = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "LTAIexample", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "example-secret"}
 
@@ -60,6 +62,7 @@ def test_every_key_means_what_it_says() -> None:
                 isv_code="skdi3kksloslikdkkdk",
                 qps=7.5,
                 poll_interval="1h30m",
+                poll_interval_unhealthy="1m",
                 spaces=[
                     Space(
                         id="29348393884000",
@@ -80,8 +83,15 @@ def test_every_key_means_what_it_says() -> None:
         max_age="2h",
         state_file=str(FIXTURES / "state.db"),
     )
-    assert settings.accounts[0].poll_interval == 5400
+    assert (settings.accounts[0].poll_interval, settings.accounts[0].poll_interval_unhealthy) == (5400, 60)
     assert settings.limits["TIER_10"] == 1000
+
+
+def test_the_example_is_right_and_shows_every_key() -> None:
+    load(EXAMPLE, VARIABLES)
+
+    keys = {*Settings.model_fields, *Account.model_fields, *Space.model_fields}
+    assert keys <= set(re.findall(r"\b(\w+):(?=\s)", EXAMPLE.read_text(encoding="utf-8")))
 
 
 def test_what_is_left_out_has_the_documented_default() -> None:
