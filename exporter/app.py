@@ -20,6 +20,7 @@ from exporter.chatapp.errors import QueryError
 from exporter.clock import Clock, SystemClock
 from exporter.config.credentials import CredentialSource, credential_source
 from exporter.config.settings import Account, Settings, Space, is_loopback
+from exporter.config.shard import WHOLE, Shard
 from exporter.metrics.catalogue import AccountView, SpaceView
 from exporter.metrics.instruments import Instruments
 from exporter.metrics.page import CatalogueCollector, Page
@@ -61,15 +62,17 @@ class Exporter:
         clock: Clock,
         http: HttpFactory = http_client,
         random: Random | None = None,
+        shard: Shard = WHOLE,
     ) -> None:
-        self._settings = settings
+        self._shard = shard
+        self._settings = settings = shard.of(settings)
         self._environ = environ
         self._clock = clock
         self._http = http
         self._random = random or Random()
         self._stopped = False
         self._spaces = _spaces(settings)
-        self._instruments = Instruments([account.name for account in settings.accounts])
+        self._instruments = Instruments([account.name for account in settings.accounts], shard)
         self._instruments.config_loaded(clock.now())
         self._state_file, known = self._open_state_file()
         self._page = Page(self._view, self.accounts, settings.max_age)
@@ -82,6 +85,8 @@ class Exporter:
     async def start(self, *, may_follow_another: bool = False) -> None:
         """Begin polling; a second later where another process may have polled the same accounts just now."""
         self._schedule.start()
+        if not self._accounts:
+            _log.warning("nothing to poll, for no space falls to this shard", shard=str(self._shard))
         for running in self._accounts.values():
             running.start(self._known_slots(running.polling.account), rest=may_follow_another)
 
@@ -89,6 +94,7 @@ class Exporter:
         """Take over other settings, known to be right. What they do not change goes on as it is."""
         if self._stopped:
             return
+        settings = self._shard.of(settings)
         before, self._settings = self._settings, settings
         self._take_over_spaces(before)
         renewed = {account.name: account for account in settings.accounts}

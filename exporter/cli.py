@@ -18,16 +18,34 @@ if TYPE_CHECKING:
     from socket import socket
 
     from exporter.config.settings import Settings
+    from exporter.config.shard import Shard
     from exporter.simulator.scenario import Scenario
 
 Result = TypeVar("Result")
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _parse_shard(_: click.Context, __: click.Parameter, text: str) -> "Shard":
+    from exporter.config.shard import Shard
+
+    try:
+        return Shard.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
 
 _config_file = click.option(
     "--config.file",
     "config_file",
     type=click.Path(path_type=Path),
     help="Configuration file. Without it, one account is polled with the key from the environment.",
+)
+_shard = click.option(
+    "--shard",
+    default="1/1",
+    show_default=True,
+    callback=_parse_shard,
+    help="Which of how many processes on this configuration it is: its part of the spaces and of each qps.",
 )
 _scenario = click.option(
     "--scenario",
@@ -68,6 +86,7 @@ def main() -> None:
 
 @main.command()
 @_config_file
+@_shard
 @_server_options
 @click.option(
     "--web.config.file",
@@ -78,6 +97,7 @@ def main() -> None:
 @click.option("--web.enable-lifecycle", "lifecycle", is_flag=True, help="Reload on POST /-/reload. SIGHUP always does.")
 def serve(
     config_file: Path | None,
+    shard: "Shard",
     address: str,
     log_level: str,
     log_format: Any,
@@ -97,7 +117,8 @@ def serve(
     settings = _valid(configuration.load, hint=config_file is None)
     access = _valid(lambda: Access(web_config_file, SystemClock())) if web_config_file else None
     configure_logs(log_level, log_format)
-    _run(run(configuration, settings, os.environ, _bind(address), access=access, lifecycle=lifecycle))
+    listener = _bind(address)
+    _run(run(configuration, settings, os.environ, listener, access=access, lifecycle=lifecycle, shard=shard))
 
 
 @main.command()
@@ -130,11 +151,12 @@ def simulate(scenario: Path | None, address: str) -> None:
 
 @main.command()
 @_config_file
-def check(config_file: Path | None) -> None:
+@_shard
+def check(config_file: Path | None, shard: "Shard") -> None:
     """Validate the configuration and print what polling it will mean."""
     from exporter.report import plan_warnings, print_plan
 
-    settings = _load(config_file)
+    settings = shard.of(_load(config_file))
     print_plan(settings)
     for warning in plan_warnings(settings):
         click.echo(f"warning: {warning}", err=True)

@@ -39,6 +39,8 @@ def print_plan(settings: Settings) -> None:
 
 def plan_warnings(settings: Settings) -> Iterator[str]:
     """What the operator will not have meant."""
+    if not settings.accounts:
+        yield "no space falls to this shard; it will poll nothing"
     for account in settings.accounts:
         plan = Plan.of(account)
         effective, configured = format_duration(plan.effective_interval), format_duration(plan.interval)

@@ -14,6 +14,7 @@ from exporter.app import Exporter
 from exporter.clock import SystemClock
 from exporter.config.problems import ConfigError
 from exporter.config.settings import Settings
+from exporter.config.shard import WHOLE, Shard
 from exporter.web.access import Access
 from exporter.web.app import create_app
 from exporter.web.server import serving, url_of
@@ -132,6 +133,7 @@ async def serve(
     *,
     access: Access | None = None,
     lifecycle: bool = False,
+    shard: Shard = WHOLE,
 ) -> None:
     """Poll, and serve on the listening socket, until SIGTERM or SIGINT; SIGHUP reloads from `source`."""
     stop, hangup = asyncio.Event(), asyncio.Event()
@@ -140,7 +142,7 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one that came earlier comes now
-    exporter = Exporter(settings, environ, SystemClock())
+    exporter = Exporter(settings, environ, SystemClock(), shard=shard)
     reloader = Reloader(source, exporter)
     app = create_app(exporter, reload=reloader.reload if lifecycle else None, admits=access.admits if access else None)
     async with serving(app, listener, tls=access.tls if access else None):
@@ -148,7 +150,8 @@ async def serve(
         gc.freeze()
         gc.enable()
         following = [asyncio.create_task(work) for work in (reloader.follow(), _reload_on(hangup, reloader))]
-        _log.info("listening", url=url_of(listener, tls=bool(access and access.tls)), version=__version__)
+        url = url_of(listener, tls=bool(access and access.tls))
+        _log.info("listening", url=url, version=__version__, shard=str(shard))
         await stop.wait()
         _log.info("stopping")
         for task in following:

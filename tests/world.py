@@ -1,7 +1,8 @@
 """The real exporter on the simulated API in one process, under virtual time: what most tests start from."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 from urllib.parse import unquote
@@ -15,6 +16,7 @@ from exporter.chatapp.signing import Credentials
 from exporter.chatapp.wire import encode_request
 from exporter.clock import Clock
 from exporter.config.settings import Settings
+from exporter.config.shard import WHOLE, Shard
 from exporter.demo import demo_settings
 from exporter.simulator.api import SimulatedApi, create_simulator
 from exporter.simulator.scenario import Scenario
@@ -55,12 +57,12 @@ class World:
         self._simulator = create_simulator(self.api)
         self.exporter = self.fresh_exporter()
 
-    def fresh_exporter(self, spaces: int | None = None) -> Exporter:
+    def fresh_exporter(self, spaces: int | None = None, shard: Shard = WHOLE) -> Exporter:
         """Another process on the same API, with nothing in its memory; it polls only the first so many `spaces`."""
         first = self.settings.accounts[0]
         accounts = [first.model_copy(update={"spaces": (first.spaces or [])[:spaces]}), *self.settings.accounts[1:]]
         settings = self.settings.model_copy(update={"accounts": accounts}) if spaces else self.settings
-        return Exporter(settings, {}, self.clock, http=self._client, random=Random(1))
+        return Exporter(settings, {}, self.clock, http=self._client, random=Random(1), shard=shard)
 
     def space_id(self, number: int) -> str:
         """The id of a space of the first account, counted from 1."""
@@ -110,6 +112,11 @@ class _Recording(httpx.AsyncBaseTransport):
         space = re.search(r"CustSpaceId=([^&]*)", request.url.query.decode())
         self._world.polls.append((self._world.clock.monotonic(), unquote(space[1]) if space else ""))
         return await self._inner.handle_async_request(request)
+
+
+def busiest_second(arrivals: Sequence[float]) -> int:
+    """The most arrivals that any one second saw; they are in order."""
+    return max(bisect_left(arrivals, at + 1 - 1e-6) - index for index, at in enumerate(arrivals))
 
 
 def given(credentials: Credentials) -> Callable[[], Awaitable[Credentials]]:

@@ -18,6 +18,7 @@ from prometheus_client import (
 from exporter import __version__
 from exporter.chatapp.errors import QueryError, ThrottledError
 from exporter.chatapp.model import Answer, unknown_values
+from exporter.config.shard import WHOLE, Shard
 from exporter.state.state_file import Trouble
 
 _MOST_VALUES = 50
@@ -46,14 +47,14 @@ class _Bounded:
 class Instruments:
     """Families in a registry of their own. An account's series exist from the start, at 0."""
 
-    def __init__(self, accounts: Collection[str]) -> None:
+    def __init__(self, accounts: Collection[str], shard: Shard = WHOLE) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._accounts: Collection[str] = ()
         self._codes = _Bounded()
         self._values = _Bounded()
         self._add_api_families()
-        self._add_exporter_families()
+        self._add_exporter_families(shard)
         self.reconfigure(accounts)
 
     def reconfigure(self, accounts: Collection[str]) -> None:
@@ -91,9 +92,11 @@ class Instruments:
             "chatapp_poll_delay_seconds", "How late a poll started after it was due.", _DELAY_BUCKETS
         )
 
-    def _add_exporter_families(self) -> None:
+    def _add_exporter_families(self, shard: Shard) -> None:
         build = self._gauge("chatapp_exporter_build_info", "1, with the exporter's version.", "version")
         build.labels(__version__).set(1)
+        part = self._gauge("chatapp_exporter_shard_info", "1, with which of how many shards it is.", "shard", "shards")
+        part.labels(str(shard.index), str(shard.count)).set(1)
         self._reload_successful = self._gauge(
             "chatapp_exporter_config_last_reload_successful", "1 if the last configuration was taken over, else 0."
         )

@@ -126,3 +126,15 @@ def test_a_thousand_reloads_under_load_leave_no_file_thread_or_memory_behind(tmp
             "configuration refused, the old one goes on", ""
         ).replace("level=error event=", "")
         assert "Traceback" not in it.log.read_text()
+
+
+def test_a_shard_polls_its_part_also_after_a_reload(tmp_path: Path) -> None:
+    with real_world(tmp_path, "--shard=2/2", "--web.enable-lifecycle") as it:
+        ours = it.metric("chatapp_account_spaces")
+        assert it.metric('chatapp_exporter_shard_info{shard="2",shards="2"}') == "1.0"
+        assert "shard=2/2" in it.log.read_text()
+
+        it.write(it.with_spaces(SPACES), max_age="2h")
+        assert it.reload().status_code == 200
+        assert it.metric("chatapp_account_spaces") == ours
+        assert 0 < int(ours) < SPACES

@@ -67,6 +67,29 @@ def test_check_warns_of_a_schedule_that_does_not_fit_and_of_values_that_leave_to
     assert done.returncode == 0
 
 
+def test_check_prints_the_plan_of_a_shard(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    spaces = ", ".join(f"{{id: {number}}}" for number in range(60))
+    path.write_text(f"accounts: [{{name: acme, {KEY}, qps: 3, spaces: [{spaces}]}}]\n")
+
+    plans = [run("check", "--config.file", path, "--shard", f"{index}/5") for index in range(1, 6)]
+
+    rows = [line for done in plans for line in done.stdout.splitlines() if "acme" in line]
+    cells = [[cell.strip() for cell in row.split("│")] for row in rows]
+    assert sum(int(spaces) for _, _, _, spaces, *_ in cells) == 60
+    assert [allowed for _, _, _, _, _, allowed, *_ in cells] == ["1", "1", "1"]
+    idle = "warning: no space falls to this shard; it will poll nothing\n"
+    assert [(done.stderr, done.returncode) for done in plans] == [(idle, 0)] * 2 + [("", 0)] * 3
+
+
+@pytest.mark.parametrize("command", [["serve"], [], ["check"]], ids=lambda command: " ".join(command) or "-")
+def test_a_shard_that_is_none_starts_nothing(config: Path, command: Sequence[str]) -> None:
+    done = run(*command, "--config.file", config, "--shard", "6/5")
+
+    assert "Invalid value for '--shard': expected a shard such as 2/5, the second of five, found '6/5'" in done.stderr
+    assert (done.stdout, done.returncode) == ("", 2)
+
+
 @pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"]], ids=lambda command: " ".join(command) or "-")
 def test_a_bad_configuration_starts_nothing(bad_config: Path, command: Sequence[str]) -> None:
     done = run(*command, "--config.file", bad_config)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from virtual_time import run
-from world import World, scenario
+from world import World, busiest_second, scenario
 
 from exporter.config.settings import Account, Settings
 
@@ -36,11 +36,6 @@ def gaps(world: World, number: int, since: float = 0, until: float = 1e9) -> lis
 def every(seconds: float) -> Any:
     """A gap of so many seconds, but for the tenths that it waits when several are due at once."""
     return pytest.approx(seconds, abs=0.5)
-
-
-def busiest_second(world: World) -> int:
-    arrivals = world.api.arrivals
-    return max(sum(start <= at < start + 1 - 1e-6 for at in arrivals) for start in arrivals)
 
 
 def test_a_space_in_trouble_is_polled_more_often_until_it_is_well_and_then_at_its_regular_times() -> None:
@@ -95,7 +90,7 @@ def test_however_many_are_in_trouble_the_others_wait_for_one_poll_of_each_and_th
     for healthy in range(31, 61):
         assert max(gaps(world, healthy)) <= 30 + sweep  # due after 30 s, then one poll of each
         assert max(gaps(world, healthy, since=5 * MINUTE)) <= sweep
-    assert busiest_second(world) == 2
+    assert busiest_second(world.api.arrivals) == 2
 
 
 def test_with_room_in_the_budget_no_healthy_space_is_late_and_the_budget_holds() -> None:
@@ -113,7 +108,7 @@ def test_with_room_in_the_budget_no_healthy_space_is_late_and_the_budget_holds()
         assert max(gaps(world, unhealthy)[1:]) <= 32
     for healthy in range(21, 61):
         assert max(gaps(world, healthy)[1:]) <= 122
-    assert busiest_second(world) == 3
+    assert busiest_second(world.api.arrivals) == 3
 
 
 @pytest.mark.parametrize(
