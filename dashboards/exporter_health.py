@@ -40,12 +40,12 @@ def _state(page: Page) -> None:
 def _budget() -> Panel:
     panel = lines(
         "Budget used and allowed",
-        "Requests a second, and what the exporter allows itself: as configured, and now, after throttling.",
+        "Requests a second, and what all exporters allow themselves: as configured, and now, after throttling.",
         "reqps",
         query(
             f"sum by (account) (rate(chatapp_api_requests_total{{{ACCOUNTS}}}[$__rate_interval]))", "{{account}} used"
         ),
-        query(f"max by (account, kind) (chatapp_account_qps{{{ACCOUNTS}}})", "{{account}} {{kind}}", ref="B"),
+        query(f"sum by (account, kind) (chatapp_account_qps{{{ACCOUNTS}}})", "{{account}} {{kind}}", ref="B"),
         empty="No request was made",
     )
     return dashed(panel, "(limit|current)")

@@ -19,7 +19,9 @@ from pydantic import Field
 from virtual_time import START, VirtualClock, run
 from world import World, scenario
 
+from exporter.app import Exporter
 from exporter.config.settings import Duration, Strict
+from exporter.config.shard import Shard
 from exporter.config.validation import load_document
 from exporter.simulator.scenario import Moment
 
@@ -31,13 +33,13 @@ Series = dict[str, list[str]]
 """Values by series, in promtool's notation, one a minute."""
 
 _ACCOUNT: Mapping[str, Any] = {"spaces": "3", "qps": "5", "poll_interval": "5m", "latency": "100ms"}
-_IDENTITY = "alertname, account, space, phone_number, field, value"
+_IDENTITY = "alertname, shard, account, space, phone_number, field, value"
 FIRING = f'group by ({_IDENTITY}) (ALERTS{{alertstate="firing"}})'
 """What fires, by what makes it one alert and not another."""
 
 
 class Outage(Strict):
-    """The exporter does not run.
+    """The exporter does not run, or only this `shard` of it.
 
     Where it `moves`, it comes back as another instance and its old target is gone. From then on it polls the first
     `spaces`, where that is given. Meanwhile its state file may be damaged.
@@ -45,6 +47,7 @@ class Outage(Strict):
 
     at: Moment
     down: Duration
+    shard: int | None = None
     moves: bool = False
     spaces: int | None = None
     damages_state: bool = False
@@ -90,6 +93,7 @@ class Incident(Strict):
     account: dict[str, str] = Field({})
     events: list[dict[str, Any]] = Field([])
     exporter: list[Outage] = Field([])
+    shards: int = 1
     state_file: bool = False
     reloads: list[Reload] = Field([])
     competitor: Competitor | None = None
@@ -99,14 +103,18 @@ class Incident(Strict):
     def minutes(self) -> range:
         return range(int(self.lasts // MINUTE) + 1)
 
-    def outage(self, elapsed: float) -> Outage | None:
-        return next((o for o in self.exporter if o.at <= elapsed < o.at + o.down), None)
+    def outages(self, shard: Shard) -> list[Outage]:
+        return [outage for outage in self.exporter if outage.shard in (None, shard.index)]
 
-    def outages_before(self, elapsed: float) -> list[Outage]:
-        return [outage for outage in self.exporter if outage.at + outage.down <= elapsed]
+    def outage(self, shard: Shard, elapsed: float) -> Outage | None:
+        return next((o for o in self.outages(shard) if o.at <= elapsed < o.at + o.down), None)
 
-    def instance(self, elapsed: float) -> str:
-        return f"exporter-{sum(outage.moves for outage in self.outages_before(elapsed))}:10144"
+    def outages_before(self, shard: Shard, elapsed: float) -> list[Outage]:
+        return [outage for outage in self.outages(shard) if outage.at + outage.down <= elapsed]
+
+    def instance(self, shard: Shard, elapsed: float) -> str:
+        moves = sum(outage.moves for outage in self.outages_before(shard, elapsed))
+        return f"exporter-{shard.index}-{moves}:10144"
 
 
 @dataclass(frozen=True)
@@ -141,41 +149,49 @@ async def _play(incident: Incident, state: Path) -> tuple[World, Series]:
         clock=VirtualClock(offset=-START),
         state_file=str(state) if incident.state_file else None,
     )
+    await world.exporter.stop()  # each process is a fresh one
     competing = asyncio.create_task(_compete(world, incident.competitor))
-    running = False
+    shards = [Shard(index, incident.shards) for index in range(1, incident.shards + 1)]
+    running: dict[Shard, Exporter] = {}
     scrapes: list[Mapping[str, str]] = []
     for minute in incident.minutes:
         now = minute * MINUTE
         await asyncio.sleep(now - world.clock.monotonic())
-        outage = incident.outage(now)
-        if outage and running:
-            await world.exporter.stop()
-            running = False
-            if outage.damages_state:
-                _damage(state)
-        elif not outage and not running:
-            if now:
-                world.exporter = world.fresh_exporter(incident.outages_before(now)[-1].spaces)
-            await world.exporter.start()
-            running = True
+        for shard in shards:
+            await _start_or_stop(world, incident, shard, running, state)
         for reload in incident.reloads:
             if reload.at == now:
-                await _reload(world, reload)
-        scrapes.append(_scrape(world, incident, now, running=running))
-    if running:
-        await world.exporter.stop()
+                await asyncio.gather(*(_reload(world, exporter, reload) for exporter in running.values()))
+        of_shards = (_scrape(incident, shard, now, running.get(shard)) for shard in shards)
+        scrapes.append({series: value for scrape in of_shards for series, value in scrape.items()})
+    await asyncio.gather(*(exporter.stop() for exporter in running.values()))
     competing.cancel()
     return world, _series(scrapes)
+
+
+async def _start_or_stop(
+    world: World, incident: Incident, shard: Shard, running: dict[Shard, Exporter], state: Path
+) -> None:
+    now = world.clock.monotonic()
+    outage = incident.outage(shard, now)
+    if outage and shard in running:
+        await running.pop(shard).stop()
+        if outage.damages_state:
+            _damage(state)
+    elif not outage and shard not in running:
+        before = incident.outages_before(shard, now)
+        running[shard] = world.fresh_exporter(before[-1].spaces if before else None, shard)
+        await running[shard].start()
 
 
 def _damage(file: Path) -> None:
     file.write_bytes(b"\xff" * file.stat().st_size)
 
 
-async def _reload(world: World, reload: Reload) -> None:
+async def _reload(world: World, exporter: Exporter, reload: Reload) -> None:
     if not reload.bad:
-        await world.exporter.reconfigure(world.settings)
-    world.exporter.tell_of_configuration(good=not reload.bad)
+        await exporter.reconfigure(world.settings)
+    exporter.tell_of_configuration(good=not reload.bad)
 
 
 async def _compete(world: World, competitor: Competitor | None) -> None:
@@ -187,15 +203,15 @@ async def _compete(world: World, competitor: Competitor | None) -> None:
         await asyncio.sleep(1 / competitor.qps)
 
 
-def _scrape(world: World, incident: Incident, now: float, *, running: bool) -> dict[str, str]:
+def _scrape(incident: Incident, shard: Shard, now: float, running: Exporter | None) -> dict[str, str]:
     """The samples of a scrape by series, `up` among them as Prometheus adds it."""
-    target = f'job="{JOB}",instance="{incident.instance(now)}"'
-    outage = incident.outage(now)
+    target = f'job="{JOB}",instance="{incident.instance(shard, now)}"'
+    outage = incident.outage(shard, now)
     if outage and outage.moves:
         return {}
-    samples = {f"up{{{target}}}": str(int(running))}
+    samples = {f"up{{{target}}}": str(int(running is not None))}
     if running:
-        for line in b"".join(world.exporter.exposition(openmetrics=False)).decode().splitlines():
+        for line in b"".join(running.exposition(openmetrics=False)).decode().splitlines():
             if line.startswith("chatapp_"):
                 series, _, value = line.rpartition(" ")
                 name, _, labels = series.partition("{")

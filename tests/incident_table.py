@@ -37,7 +37,7 @@ def rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _words(labels: Mapping[str, str]) -> str:
-    subject = ("space", "phone_number") if "space" in labels else ("account", "field", "value")
+    subject = ("space", "phone_number") if "space" in labels else ("shard", "account", "field", "value")
     return " ".join(labels[name] for name in ("alertname", *subject) if name in labels)
 
 
