@@ -14,6 +14,7 @@ from exporter.metrics.instruments import Instruments
 
 CONFIG = Path(__file__).parents[2] / "config"
 RULES = CONFIG / "prometheus" / "chatapp.rules.yml"
+REMOTE_WRITE = CONFIG / "prometheus" / "remote-write.example.yml"
 GROUPS = yaml.safe_load(RULES.read_text())["groups"]
 ALERTS = [rule for group in GROUPS for rule in group["rules"] if "alert" in rule]
 RECORDS = {rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule}
@@ -49,6 +50,7 @@ def families() -> set[str]:
     [
         ("promtool", "prometheus", ["check", "rules", "--lint-fatal", RULES]),
         ("promtool", "prometheus", ["check", "config", CONFIG / "prometheus" / "prometheus.yml"]),
+        ("promtool", "prometheus", ["check", "config", REMOTE_WRITE]),
         ("amtool", "prometheus-alertmanager", ["check-config", CONFIG / "alertmanager" / "alertmanager.yml"]),
     ],
 )
@@ -78,6 +80,19 @@ def test_every_metric_of_the_rules_is_one_of_ours_or_recorded_above() -> None:
     names = set(re.findall(r"(?:\w+:)?chatapp_\w+(?::\w+)?", written + described))
 
     assert names <= families() | RECORDS
+
+
+def test_remote_write_sends_every_series_and_takes_the_instance_off_those_that_one_shard_has() -> None:
+    ((sent, *without_instance),) = [
+        [re.compile(config["regex"]) for config in remote["write_relabel_configs"]]
+        for remote in yaml.safe_load(REMOTE_WRITE.read_text())["remote_write"]
+    ]
+    names = families() | RECORDS
+    of_spaces = {f"{row.name}_total" if row.type == "counter" else row.name for row in SPACE_FAMILIES}
+
+    assert all(sent.fullmatch(name) for name in names if "chatapp_" in name)
+    assert {name for name in names if without_instance[0].fullmatch(name)} == of_spaces
+    assert len({pattern.pattern for pattern in without_instance}) == 1
 
 
 def test_the_prometheus_rule_has_the_same_groups() -> None:
