@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl
 
 import httpx
 from starlette.responses import Response
@@ -13,7 +13,7 @@ from virtual_time import VirtualClock
 
 from exporter.app import Exporter
 from exporter.chatapp.signing import Credentials
-from exporter.chatapp.wire import encode_request
+from exporter.chatapp.wire import LIST_INSTANCES, QUERY_PHONE_NUMBERS, encode_request
 from exporter.clock import Clock
 from exporter.config.settings import Settings
 from exporter.config.shard import WHOLE, Shard
@@ -52,6 +52,8 @@ class World:
         self._asked_as_another = 0
         self.polls: list[tuple[float, str]] = []
         """When the API was asked, and for which space."""
+        self.listings: list[tuple[float, int]] = []
+        """When it was asked for which page of the instances."""
         self.endpoints: list[str] = []
         """Where accounts were told to ask, in order."""
         self._simulator = create_simulator(self.api)
@@ -82,7 +84,7 @@ class World:
         self._asked_as_another += 1
         credentials = Credentials("key-acme", "secret-acme")
         nonce = f"another-{self._asked_as_another}"
-        signed = encode_request("simulator", None, None, credentials, now=self.clock.now(), nonce=nonce)
+        signed = encode_request("simulator", QUERY_PHONE_NUMBERS, {}, credentials, now=self.clock.now(), nonce=nonce)
         self.api.answer("POST", signed.query, httpx.Headers(dict(signed.headers)), b"")
 
     def _client(self, endpoint: str) -> httpx.AsyncClient:
@@ -109,8 +111,11 @@ class _Recording(httpx.AsyncBaseTransport):
         self._inner = inner
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        space = re.search(r"CustSpaceId=([^&]*)", request.url.query.decode())
-        self._world.polls.append((self._world.clock.monotonic(), unquote(space[1]) if space else ""))
+        query, now = dict(parse_qsl(request.url.query.decode())), self._world.clock.monotonic()
+        if request.headers["x-acs-action"] == LIST_INSTANCES:
+            self._world.listings.append((now, int(query["PageIndex"])))
+        else:
+            self._world.polls.append((now, query.get("CustSpaceId", "")))
         return await self._inner.handle_async_request(request)
 
 

@@ -79,6 +79,23 @@ class Answer:
         return all(number.is_healthy for number in self.phone_numbers)
 
 
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A customer space as ListInstance names it; without a `space_id` it is none that has WhatsApp."""
+
+    id: str
+    space_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstancePage:
+    """One page of a listing, and how many instances all pages together have."""
+
+    instances: tuple[Instance, ...]
+    total: int
+
+
 def unknown_values(number: PhoneNumber, limits: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     """The (field, value) pairs that this version does not know, given the tiers that have a number."""
     if number.quality_rating not in QUALITY_RATINGS:

@@ -1,7 +1,8 @@
-"""The operation QueryChatappPhoneNumbers as bytes: a request is written, an answer is read.
+"""The operations that we ask for as bytes: a request is written, an answer is read.
 
 Parameters travel in the query, the body is empty. An answer counts as success only with HTTP 2xx, a JSON object and
-Code "OK": the API also sends its errors with HTTP 200, and reading those as "no numbers" would hide an outage.
+Code "OK": the API also sends its errors with HTTP 200, and reading those as "no numbers" would hide an outage. The same
+holds for ListInstance (its page, and the SDKs: Code "OK indicates that the request was successful").
 """
 
 import json
@@ -24,10 +25,11 @@ from exporter.chatapp.errors import (
     ThrottledError,
     quoted,
 )
-from exporter.chatapp.model import Answer, Callback, PhoneNumber
+from exporter.chatapp.model import Answer, Callback, Instance, InstancePage, PhoneNumber
 from exporter.chatapp.signing import Credentials, authorization, canonical_query
 
-ACTION = "QueryChatappPhoneNumbers"
+QUERY_PHONE_NUMBERS = "QueryChatappPhoneNumbers"
+LIST_INSTANCES = "ListInstance"
 VERSION = "2020-06-06"
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 DATE_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
@@ -38,6 +40,8 @@ MAX_DETAIL = 200
 _MAX_CODE = 64
 _MOST_NUMBERS = 5_000
 """Of a space; more would take so long to read that other spaces wait."""
+PAGE_SIZE = 50
+"""Instances that a page is asked for; the most that the API gives is not documented."""
 _MAX_TEXT = 512
 """Characters of a field that are kept, so that no answer can blow up the page."""
 
@@ -54,6 +58,10 @@ _CODES: Mapping[type[QueryError], str] = {
 """Codes by what they mean. They decide before the HTTP status does: throttling comes as 400, a revoked key as 404."""
 
 
+Parameters = Mapping[str, str | None]
+"""What is None is left out."""
+
+
 @dataclass(frozen=True, slots=True)
 class WireRequest:
     """A signed POST to "/": `query` is canonical and goes out byte for byte; one request is sent once."""
@@ -63,19 +71,15 @@ class WireRequest:
 
 
 def encode_request(
-    host: str, space_id: str | None, isv_code: str | None, credentials: Credentials, *, now: float, nonce: str
+    host: str, action: str, parameters: Parameters, credentials: Credentials, *, now: float, nonce: str
 ) -> WireRequest:
-    """Write one attempt. `host` is as it stands on the wire, `now` in Unix seconds, `nonce` never used before.
-
-    A `space_id` of None asks for the account's own numbers.
-    """
-    parameters = {"CustSpaceId": space_id, "IsvCode": isv_code}
+    """Write one attempt. `host` is as it stands on the wire, `now` in Unix seconds, `nonce` never used before."""
     query = canonical_query({name: value for name, value in parameters.items() if value is not None})
     headers = {
         "host": host,
         "accept": "application/json",
         "user-agent": f"chatapp-exporter/{__version__}",
-        "x-acs-action": ACTION,
+        "x-acs-action": action,
         "x-acs-version": VERSION,
         "x-acs-date": datetime.fromtimestamp(now, UTC).strftime(DATE_FORMAT),
         "x-acs-signature-nonce": nonce,
@@ -98,15 +102,27 @@ def _credential_headers(credentials: Credentials) -> dict[str, str]:
 
 
 def decode_answer(status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str] = ()) -> Answer:
-    """Read an answer; `headers` must find names in any case. It may repeat `secrets` that were sent; no error does.
+    """Read the numbers of a space; `headers` must find names in any case. The answer may repeat `secrets` that were
+    sent; no error does.
 
     Raises:
         QueryError: the answer is anything but a success; its class says what to do.
     """
+    return _read_numbers(_success(status, headers, body, secrets))
+
+
+def decode_instances(
+    status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str] = ()
+) -> InstancePage:
+    """Read a page of instances, in the same way."""
+    return _read_instances(_success(status, headers, body, secrets))
+
+
+def _success(status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str]) -> dict[str, Any]:
     document = _json_object(body)
     # no other spelling and no XML: those are errors' ways, and reading them as a success would show no numbers
     if 200 <= status < 300 and document and _text(document.get("Code")) == "OK":
-        return _read_numbers(document)
+        return document
     code = _field(document, "Code") or _xml_code(body)
     told = quoted(_field(document, "Message"), secrets, MAX_DETAIL)
     detail = told or f"HTTP {status}, {len(body)} bytes, {_kind(document)}"
@@ -190,14 +206,38 @@ def _kind(document: dict[str, Any] | None) -> str:
     return "not a JSON object" if document is None else "no Message in it"
 
 
-def _read_numbers(document: dict[str, Any]) -> Answer:
-    entries = document.get("PhoneNumbers")
+def _entries(document: dict[str, Any], name: str, most: int) -> list[Any]:
+    entries = document.get(name)
     if entries is None:
-        return Answer(())
+        return []
     if not isinstance(entries, list):
-        raise MalformedError("malformed", f"PhoneNumbers: expected a list, found {type(entries).__name__}")
-    if len(entries) > _MOST_NUMBERS:
-        raise MalformedError("malformed", f"PhoneNumbers: expected at most {_MOST_NUMBERS}, found {len(entries)}")
+        raise MalformedError("malformed", f"{name}: expected a list, found {type(entries).__name__}")
+    if len(entries) > most:
+        raise MalformedError("malformed", f"{name}: expected at most {most}, found {len(entries)}")
+    return entries
+
+
+def _read_instances(document: dict[str, Any]) -> InstancePage:
+    entries = _entries(document, "Data", PAGE_SIZE)
+    total = _text(document.get("TotalCount"))
+    if not total.isdecimal():  # without it nobody knows whether a listing is whole
+        raise MalformedError("malformed", f"TotalCount: expected a number, found {total[:_MAX_CODE]!r}")
+    instances = [_read_instance(entry) for entry in entries if isinstance(entry, dict)]
+    return InstancePage(tuple(instance for instance in instances if instance.id), int(total))
+
+
+def _read_instance(entry: dict[str, Any]) -> Instance:
+    space_id = _text(entry.get("CustSpaceId"))
+    whatsapp = _enumeration(entry.get("ChannelType")) in ("", "WHATSAPP")
+    return Instance(
+        id=_text(entry.get("InstanceId")) or space_id,
+        space_id=space_id if whatsapp and space_id.isprintable() else "",
+        name=_text(entry.get("InstanceName")),
+    )
+
+
+def _read_numbers(document: dict[str, Any]) -> Answer:
+    entries = _entries(document, "PhoneNumbers", _MOST_NUMBERS)
     numbers = [_read_number(entry) if isinstance(entry, dict) else PhoneNumber("") for entry in entries]
     # by number, for a number listed twice would be two series alike and cost the whole scrape
     named = {number.phone_number: number for number in numbers if number.phone_number}

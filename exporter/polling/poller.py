@@ -1,15 +1,19 @@
-"""One poll of one space: a permit, an attempt, at most one attempt more, and the outcome as a value."""
+"""One poll of one space: a permit, an attempt, at most one attempt more, and the outcome as a value.
+
+A page of the account's instances takes a permit like any other attempt.
+"""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
 from exporter.chatapp.client import Client
 from exporter.chatapp.errors import MalformedError, QueryError, ThrottledError
-from exporter.chatapp.model import Answer
+from exporter.chatapp.model import Answer, InstancePage
 from exporter.clock import Clock
 from exporter.config.settings import Account, Space
 from exporter.polling.budget import Budget
@@ -17,6 +21,8 @@ from exporter.polling.budget import Budget
 _MENDED_BY_A_FRESH_ATTEMPT = ("InvalidTimeStamp.Expired", "InvalidSecurityToken*")
 """A stalled request's date, and a token that has been renewed since."""
 _UNASKED_PAUSE_SECONDS = 1.0
+
+Result = TypeVar("Result")
 
 _log = structlog.get_logger()
 
@@ -69,23 +75,35 @@ class Poller:
             return Outcome(self.account.name, space.id, self._clock.now(), error=bug)
         return Outcome(self.account.name, space.id, self._clock.now(), answer)
 
+    async def list_instances(self, page: int) -> InstancePage:
+        """A page of the account's instances, in one attempt.
+
+        Raises:
+            QueryError: none; its class says why.
+        """
+        return await self._attempt(lambda: self._client.list_instances(page))
+
     async def _query(self, space: Space, *, due: float, retry: bool) -> Answer:
+        space_id = None if self.account.polls_own_numbers else space.id
+
+        def ask() -> Awaitable[Answer]:
+            return self._client.query_phone_numbers(space_id, space.isv_code or self.account.isv_code)
+
         try:
-            return await self._attempt(space, due)
+            return await self._attempt(ask, due)
         except QueryError as error:
             if not (retry and any(fnmatchcase(error.code, code) for code in _MENDED_BY_A_FRESH_ATTEMPT)):
                 raise
-        return await self._attempt(space, None)
+        return await self._attempt(ask)
 
-    async def _attempt(self, space: Space, due: float | None) -> Answer:
+    async def _attempt(self, ask: Callable[[], Awaitable[Result]], due: float | None = None) -> Result:
         async with self._budget.permit():
             sent_at, task = self._clock.monotonic(), asyncio.current_task()
             self.under_way.add(task)
             if due is not None:
                 self._observer.poll_started(self.account.name, max(0.0, sent_at - due))
-            space_id = None if self.account.polls_own_numbers else space.id
             try:
-                answer = await self._client.query_phone_numbers(space_id, space.isv_code or self.account.isv_code)
+                answer = await ask()
             except QueryError as error:
                 self._ended(sent_at, error)
                 raise

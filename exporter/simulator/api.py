@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from random import Random
+from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
@@ -20,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from exporter.chatapp.signing import Credentials, authorization, canonical_query
-from exporter.chatapp.wire import ACTION, DATE_FORMAT, VERSION
+from exporter.chatapp.wire import DATE_FORMAT, LIST_INSTANCES, QUERY_PHONE_NUMBERS, VERSION
 from exporter.clock import Clock
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.scenario import Scenario, SimulatedAccount
@@ -76,8 +77,9 @@ class SimulatedApi:
                 raise _Refusal("UnsupportedHTTPMethod")
             parameters = dict(parse_qsl(query, keep_blank_values=True))
             account = self._authenticate(method, parameters, headers, body)
-            self._admit(account)
-            return self._numbers(account, parameters.get("CustSpaceId"))
+            action = headers["x-acs-action"]
+            self._admit(account, action)
+            return (self._instances if action == LIST_INSTANCES else self._numbers)(account, parameters)
         except _Refusal as refusal:
             return self._error(refusal.code)
 
@@ -100,7 +102,7 @@ class SimulatedApi:
         return account
 
     def _check_freshness(self, headers: Mapping[str, str]) -> None:
-        if headers.get("x-acs-action") != ACTION:
+        if headers.get("x-acs-action") not in (QUERY_PHONE_NUMBERS, LIST_INSTANCES):
             raise _Refusal("InvalidAction.NotFound")
         if headers.get("x-acs-version") != VERSION:
             raise _Refusal("InvalidVersion")
@@ -114,29 +116,40 @@ class SimulatedApi:
             raise _Refusal("SignatureNonceUsed")
         self._nonces[nonce] = now
 
-    def _admit(self, account: SimulatedAccount) -> None:
+    def _admit(self, account: SimulatedAccount, action: str) -> None:
         now, admitted = self._clock.monotonic(), self._admitted[account.name]
         while admitted and admitted[0] <= now - _WINDOW_SECONDS:
             admitted.popleft()
         if len(admitted) >= self.scenario.limit_qps:
             raise _Refusal("Throttling.User")
         admitted.append(now)
-        if code := self.fleet.account_error_at(account.name, now - self._started):
+        if code := self.fleet.account_error_at(account.name, action, now - self._started):
             raise _Refusal(code)
 
-    def _numbers(self, account: SimulatedAccount, space_id: str | None) -> Response:
+    def _numbers(self, account: SimulatedAccount, parameters: Mapping[str, str]) -> Response:
         elapsed = self._clock.monotonic() - self._started
-        space = self.fleet.find(account.name, space_id)
+        space = self.fleet.find(account.name, parameters.get("CustSpaceId"))
         if not space:
             raise _Refusal("Unknown.ResourceOwnerId")
         if code := space.error_at(elapsed):
             raise _Refusal(code)
+        return self._success({"PhoneNumbers": space.numbers_at(elapsed)})
+
+    def _instances(self, account: SimulatedAccount, parameters: Mapping[str, str]) -> Response:
+        page, size = (parameters.get(name, "") for name in ("PageIndex", "PageSize"))
+        if not re.fullmatch("[1-9][0-9]{0,3}", page) or not re.fullmatch("[1-9][0-9]?|100", size):
+            raise _Refusal("InvalidParameter")
+        spaces = self.fleet.spaces[account.name] if parameters.get("ChannelType", "whatsapp") == "whatsapp" else []
+        listed = [space.instance for space in spaces[(int(page) - 1) * int(size) :][: int(size)]]
+        return self._success({"Data": listed, "TotalCount": len(spaces), "Success": True})
+
+    def _success(self, content: Mapping[str, Any]) -> Response:
         request_id = self._request_id()
         document = {
             "RequestId": request_id,
             "Code": "OK",
             "Message": "SUCCESS",
-            "PhoneNumbers": space.numbers_at(elapsed),
+            **content,
             "AccessDeniedDetail": "None",
         }
         return JSONResponse(document, headers={"x-acs-request-id": request_id})

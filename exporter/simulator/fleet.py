@@ -30,6 +30,17 @@ class SimulatedSpace:
     arrivals: list[tuple["SimulatedSpace", Event]] = field(default_factory=list, repr=False)
     """From where numbers move here, and the events that move them."""
 
+    @property
+    def instance(self) -> Mapping[str, str]:
+        """Its entry in a listing, as the API spells it."""
+        return {
+            "InstanceId": self.id.removeprefix("cams-"),
+            "InstanceName": self.name,
+            "CustSpaceId": self.id,
+            "ChannelType": "WHATSAPP",
+            "State": "published",
+        }
+
     def numbers_at(self, elapsed: float) -> list[Number]:
         """The entries of PhoneNumbers so many seconds after the start."""
         here = [self._entry(position, elapsed) for position in range(1, len(self.numbers) + 1)]
@@ -86,9 +97,10 @@ class Fleet:
                 raise _no_such("move_to", event.move_to, f"1 to {len(spaces)}", place)
             spaces[event.move_to - 1].arrivals.append((space, event))
 
-    def account_error_at(self, account: str, elapsed: float) -> str | None:
-        """The error Code that the whole account answers with, if any."""
-        return next((e.answer for e in self._account_events[account] if e.answer and e.holds(elapsed)), None)
+    def account_error_at(self, account: str, action: str, elapsed: float) -> str | None:
+        """The error Code that the whole account answers an operation with, if any."""
+        holding = (event for event in self._account_events[account] if event.holds(elapsed))
+        return next((event.answer for event in holding if event.action in (None, action)), None)
 
     def find(self, account: str, space_id: str | None) -> SimulatedSpace | None:
         """A space of the account by its id; its first one stands for the account's own numbers."""

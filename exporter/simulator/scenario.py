@@ -3,7 +3,7 @@
 Times count from the simulator's start. An event lasts `for` its duration, or from then on.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -32,7 +32,7 @@ class Event(Strict):
     """Something that happens to an account, to one of its spaces (1 is the first), or to a number in that space.
 
     Exactly one of: `set` fields of a number, `move_to` another space of the account with it, `remove` a number or all
-    of a space, or `answer` with an error Code.
+    of a space, or `answer` with an error Code; of an account, perhaps to one `action` only.
     """
 
     at: Moment
@@ -44,13 +44,15 @@ class Event(Strict):
     move_to: int | None = Field(None, ge=1)
     remove: bool = False
     answer: str | None = None
+    action: Literal["QueryChatappPhoneNumbers", "ListInstance"] | None = None
 
     @model_validator(mode="after")
     def _one_effect(self) -> "Event":
         of_number = (self.set is not None) + (self.move_to is not None)
         effects = of_number + self.remove + (self.answer is not None)
         placed = self.number if of_number else not self.number or self.remove
-        if effects != 1 or not placed or ((self.number or self.remove) and not self.space):
+        misplaced = self.action if self.space else self.number or self.remove
+        if effects != 1 or not placed or misplaced:
             raise ValueError("one of answer (of an account or space), remove (a space's number or all), set or move_to")
         return self
 

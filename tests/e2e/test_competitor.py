@@ -16,7 +16,7 @@ from hostile import HostileApi
 from real_world import RealWorld, real_world
 
 from exporter.chatapp.signing import Credentials
-from exporter.chatapp.wire import encode_request
+from exporter.chatapp.wire import QUERY_PHONE_NUMBERS, encode_request
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,9 @@ def competitor(api: HostileApi, a_second: int) -> Iterator[None]:
             for number in count():
                 if stop.wait(1 / a_second):
                     return
-                signed = encode_request(host, None, None, credentials, now=time.time(), nonce=f"other-{number}")
+                signed = encode_request(
+                    host, QUERY_PHONE_NUMBERS, {}, credentials, now=time.time(), nonce=f"other-{number}"
+                )
                 http.post("/", headers=dict(signed.headers))
 
     thread = Thread(target=compete)

@@ -11,7 +11,7 @@ from virtual_time import VirtualClock, run
 from world import World, scenario
 
 from exporter.chatapp.signing import Credentials
-from exporter.chatapp.wire import WireRequest, encode_request
+from exporter.chatapp.wire import LIST_INSTANCES, QUERY_PHONE_NUMBERS, WireRequest, encode_request
 from exporter.simulator.api import SimulatedApi, create_simulator
 from exporter.simulator.fleet import Fleet, load_scenario
 from exporter.simulator.scenario import Scenario
@@ -21,7 +21,8 @@ HOST = "127.0.0.1:1"
 
 
 def signed(nonce: str = "n", *, space: str | None = None, key: Credentials = KEY, skew: float = 0) -> WireRequest:
-    return encode_request(HOST, space, None, key, now=VirtualClock(skew).now(), nonce=nonce)
+    now = VirtualClock(skew).now()
+    return encode_request(HOST, QUERY_PHONE_NUMBERS, {"CustSpaceId": space}, key, now=now, nonce=nonce)
 
 
 def with_header(name: str, value: str) -> Callable[[], WireRequest]:
@@ -76,6 +77,64 @@ def test_any_other_is_refused_as_the_gateway_refuses(
     request_: Callable[[], WireRequest], answer: tuple[int, str]
 ) -> None:
     assert run(ask(scenario(1), request_)) == [answer]
+
+
+def listing(page: str, size: str = "2", channel: str = "whatsapp", nonce: str = "n") -> WireRequest:
+    parameters = {"ChannelType": channel, "PageIndex": page, "PageSize": size}
+    return encode_request(HOST, LIST_INSTANCES, parameters, KEY, now=VirtualClock().now(), nonce=nonce)
+
+
+def test_instances_are_listed_in_pages_and_a_page_that_is_not_there_is_empty() -> None:
+    async def main() -> list[Any]:
+        api = SimulatedApi(scenario(3), VirtualClock())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(create_simulator(api))) as http:
+            return [(await post(http, listing(page, nonce=page))).json() for page in "124"]
+
+    pages = run(main())
+    spaces = [(space.id, space.name) for space in Fleet(scenario(3)).spaces["acme"]]
+
+    listed = [[(entry["CustSpaceId"], entry["InstanceName"]) for entry in page["Data"]] for page in pages]
+    assert listed == [spaces[:2], spaces[2:], []]
+    assert [(page["Code"], page["TotalCount"]) for page in pages] == [("OK", 3)] * 3
+    assert {(entry["ChannelType"], entry["State"]) for page in pages for entry in page["Data"]} == {
+        ("WHATSAPP", "published")
+    }
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer"),
+    [
+        (lambda: listing("0"), (400, "InvalidParameter")),
+        (lambda: listing("1", "101"), (400, "InvalidParameter")),
+        (lambda: listing("x"), (400, "InvalidParameter")),
+        (lambda: replace(listing("1"), query="PageIndex=1&PageSize=2"), (400, "SignatureDoesNotMatch")),
+    ],
+)
+def test_a_listing_that_is_not_as_it_should_be_is_refused(
+    request_: Callable[[], WireRequest], answer: tuple[int, str]
+) -> None:
+    assert run(ask(scenario(1), request_)) == [answer]
+
+
+def test_a_listing_counts_against_the_same_limit() -> None:
+    pages = [(lambda n=n: listing("1", nonce=f"p{n}")) for n in range(5)]
+    polls = [(lambda n=n: signed(f"q{n}")) for n in range(6)]
+
+    assert run(ask(scenario(1), *pages, *polls)) == [(200, "OK")] * 10 + [(400, "Throttling.User")]
+
+
+def test_an_account_can_refuse_its_listing_alone() -> None:
+    events = ({"at": "0s", "answer": "NoPermission", "action": "ListInstance"},)
+
+    assert run(ask(scenario(1, events=events), lambda: listing("1"), lambda: signed("other"))) == [
+        (403, "NoPermission"),
+        (200, "OK"),
+    ]
+
+
+def test_an_answer_to_one_action_is_an_account_s() -> None:
+    with pytest.raises(ValueError, match="one of answer"):
+        scenario(1, events=({"at": "0s", "space": 1, "answer": "NoPermission", "action": "ListInstance"},))
 
 
 def test_a_nonce_is_taken_once() -> None:

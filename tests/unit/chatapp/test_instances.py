@@ -1,0 +1,146 @@
+"""A page of the account's instances, as it is asked for and as it is read."""
+
+import json
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+import pytest
+from hypothesis import given as any_of
+from hypothesis import strategies as st
+from virtual_time import VirtualClock, run
+from world import given
+
+from exporter.chatapp.client import Client
+from exporter.chatapp.errors import DeniedError, MalformedError, QueryError
+from exporter.chatapp.model import Instance, InstancePage
+from exporter.chatapp.signing import Credentials, authorization, canonical_query
+from exporter.chatapp.wire import decode_instances
+
+KEY = Credentials("key", "secret")
+CONTOSO = {
+    "InstanceId": "29339",
+    "InstanceName": " Contoso ",
+    "CustSpaceId": "cams-1",
+    "ChannelType": "WHATSAPP",
+    "State": "published",
+    "FacebookBmId": "1",
+}
+
+
+def page(*entries: Any, **fields: Any) -> InstancePage:
+    document = {"Code": "OK", "Data": list(entries), "TotalCount": len(entries), **fields}
+    return decode_instances(200, {}, json.dumps(document).encode())
+
+
+def test_a_page_is_asked_for_with_the_same_signature() -> None:
+    requests = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return httpx.Response(200, stream=httpx.ByteStream(b'{"Code": "OK", "TotalCount": 0}'))
+
+    async def main() -> InstancePage:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+            return await Client(http, "https://cams.example", given(KEY), VirtualClock()).list_instances(3)
+
+    assert run(main()) == InstancePage((), 0)
+    (request,) = requests
+    assert request.url.query == b"ChannelType=whatsapp&PageIndex=3&PageSize=50"
+    assert (request.method, request.headers["x-acs-action"]) == ("POST", "ListInstance")
+    claimed = request.headers["authorization"]
+    signed = {name: request.headers[name] for name in claimed.split("SignedHeaders=")[1].split(",")[0].split(";")}
+    query = canonical_query(dict(parse_qsl(request.url.query.decode())))
+    assert claimed == authorization("POST", query, signed, request.headers["x-acs-content-sha256"], KEY)
+
+
+def test_an_entry_is_a_space_with_its_name() -> None:
+    assert page(CONTOSO) == InstancePage((Instance("29339", "cams-1", "Contoso"),), 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "instance"),
+    [
+        ({"InstanceId": None}, Instance("cams-1", "cams-1", "Contoso")),
+        ({"InstanceName": None}, Instance("29339", "cams-1", "")),
+        ({"CustSpaceId": 29348393884000}, Instance("29339", "29348393884000", "Contoso")),
+        ({"CustSpaceId": ""}, Instance("29339", "", "Contoso")),
+        ({"CustSpaceId": ["cams-1"]}, Instance("29339", "", "Contoso")),
+        ({"CustSpaceId": "cams\0"}, Instance("29339", "", "Contoso")),
+        ({"ChannelType": "whatsapp"}, Instance("29339", "cams-1", "Contoso")),
+        ({"ChannelType": None}, Instance("29339", "cams-1", "Contoso")),
+        ({"ChannelType": "VIBER"}, Instance("29339", "", "Contoso")),
+        ({"InstanceName": "x" * 600}, Instance("29339", "cams-1", "x" * 512)),
+    ],
+)
+def test_what_is_missing_or_of_another_channel_is_no_space(changes: dict[str, Any], instance: Instance) -> None:
+    assert page({**CONTOSO, **changes}).instances == (instance,)
+
+
+@pytest.mark.parametrize("entry", [None, 5, "cams-1", [], {}, {"CustSpaceId": ""}, {"InstanceName": "Contoso"}])
+def test_an_entry_that_names_nothing_is_missing_from_the_total(entry: object) -> None:
+    assert page(CONTOSO, entry) == InstancePage((Instance("29339", "cams-1", "Contoso"),), 2)
+
+
+def test_no_instances_may_be_null() -> None:
+    assert page(Data=None, TotalCount="0") == InstancePage((), 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"TotalCount": None}, "malformed: TotalCount: expected a number, found ''"),
+        ({"TotalCount": -1}, "malformed: TotalCount: expected a number, found '-1'"),
+        ({"TotalCount": True}, "malformed: TotalCount: expected a number, found 'True'"),
+        ({"TotalCount": [1]}, "malformed: TotalCount: expected a number, found ''"),
+        ({"Data": CONTOSO}, "malformed: Data: expected a list, found dict"),
+        ({"Data": "[]"}, "malformed: Data: expected a list, found str"),
+        ({"Data": [CONTOSO] * 51}, "malformed: Data: expected at most 50, found 51"),
+    ],
+)
+def test_what_is_no_page_is_malformed(fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises(MalformedError) as caught:
+        page(CONTOSO, **fields)
+
+    assert str(caught.value) == problem
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(403, "NoPermission"), (200, "NoPermission"), (500, "OK"), (200, None), (200, "ok")]
+)
+def test_without_code_ok_and_http_2xx_it_is_no_success(status: int, code: str | None) -> None:
+    body = json.dumps({"Code": code, "Data": [], "TotalCount": 0, "Success": True}).encode()
+
+    with pytest.raises(QueryError) as caught:
+        decode_instances(status, {}, body)
+
+    assert isinstance(caught.value, DeniedError) == (code == "NoPermission")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+fields = st.sampled_from(["CustSpaceId", "InstanceId", "InstanceName", "ChannelType", "State"])
+
+
+@any_of(
+    st.fixed_dictionaries(
+        {"Code": st.just("OK") | json_values},
+        optional={
+            "Data": st.lists(st.dictionaries(fields, json_values) | json_values) | json_values,
+            "TotalCount": st.integers() | json_values,
+        },
+    )
+)
+def test_any_answer_is_a_page_or_one_of_our_errors(document: Any) -> None:
+    try:
+        found = decode_instances(200, {}, json.dumps(document).encode())
+    except QueryError:
+        return
+    assert document["Code"] == "OK"
+    assert found.total >= 0
+    for instance in found.instances:
+        assert instance.id
+        assert (instance.space_id + instance.name).encode()
