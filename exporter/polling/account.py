@@ -104,8 +104,7 @@ class AccountPolling:
         for turn in asked_otherwise:
             if turn.failures and not turn.waiting:  # it may have been refused for this, and be due in an hour only
                 self._plan_next(turn, self._clock.monotonic())
-        if added := [space for name, space in spaces.items() if name not in self._turns]:
-            self._add(added, {})
+        self._add([space for name, space in spaces.items() if name not in self._turns], {})
         self._hire()
 
     def probe_now(self) -> None:

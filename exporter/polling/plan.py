@@ -59,8 +59,8 @@ def starts(spaces: Sequence[str], known: Mapping[str, float], plan: Plan, now: f
     Spaces without a value go first. A known one goes on where it stood; where that has passed, it is late and polled as
     soon as the budget allows, the one that waits longest first.
     """
-    farthest = now + plan.slot(plan.spaces - 1)
     slots = {space: now + plan.slot(index) for index, space in enumerate(spaces)}
+    farthest = max(slots.values(), default=now)
     # a slot farther ahead than any can be is that of a longer interval, or of a clock that was wrong
     slots |= {space: known[space] for space in spaces if known.get(space, math.inf) <= farthest}
     ordered = sorted(spaces, key=lambda space: (space in known, slots[space]))

@@ -30,6 +30,32 @@ def test_300_spaces_at_10_a_second_and_20_seconds_are_each_polled_every_30_secon
     assert {len(of_space) for of_space in times} <= {20, 21}
 
 
+def test_an_account_may_have_no_spaces_for_a_while() -> None:
+    async def main() -> tuple[list[str], int]:
+        world = World(scenario(1, poll_interval="1m"))
+        (account,) = world.settings.accounts
+        empty = world.settings.model_copy(update={"accounts": [account.model_copy(update={"spaces": []})]})
+        world.settings, settings = empty, world.settings
+        world.exporter = world.fresh_exporter()
+        await world.exporter.start()
+        await asyncio.sleep(100)
+        shown = world.samples("chatapp_account_poll_interval")
+        await world.exporter.reconfigure(settings)
+        await asyncio.sleep(100)
+        await world.exporter.reconfigure(empty)
+        await asyncio.sleep(100)
+        await world.exporter.stop()
+        return shown, len(world.polls)
+
+    shown, polls = run(main())
+
+    assert shown == [
+        'chatapp_account_poll_interval_seconds{kind="configured"} 60.0',
+        'chatapp_account_poll_interval_seconds{kind="effective"} 60.0',
+    ]
+    assert polls == 2
+
+
 def test_the_effective_interval_says_so() -> None:
     async def main() -> list[str]:
         return World(scenario(300, qps=10, poll_interval="20s")).samples("chatapp_account_poll_interval")

@@ -34,7 +34,7 @@ class Shards:
 
     def samples(self, prefix: str) -> list[list[str]]:
         """The sample lines that start so, process by process."""
-        pages = [exporter.exposition(openmetrics=False).decode().splitlines() for exporter in self.exporters]
+        pages = [b"".join(exporter.exposition(openmetrics=False)).decode().splitlines() for exporter in self.exporters]
         return [[line for line in page if line.startswith(prefix)] for page in pages]
 
 

@@ -77,7 +77,7 @@ async def two_looks(reloader: Reloader) -> None:
 
 
 def spaces_shown(world: World) -> list[str]:
-    lines = world.exporter.exposition(openmetrics=False).decode().splitlines()
+    lines = b"".join(world.exporter.exposition(openmetrics=False)).decode().splitlines()
     return [line.split('space="')[1].split('"')[0] for line in lines if line.startswith("chatapp_space_up{")]
 
 
