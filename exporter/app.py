@@ -26,6 +26,7 @@ from exporter.metrics.instruments import Instruments
 from exporter.metrics.page import CatalogueCollector, Page
 from exporter.polling.account import AccountPolling
 from exporter.polling.budget import Budget
+from exporter.polling.discovery import Discovery
 from exporter.polling.poller import Outcome, Poller
 from exporter.polling.schedule import Schedule
 from exporter.state.state_file import StateFile, open_state_file
@@ -52,6 +53,10 @@ def _tls() -> SSLContext:
     return httpx.create_ssl_context()
 
 
+Swept = tuple[list[tuple[SpaceView, QueryError | None]], dict[str, QueryError]]
+"""Every space after one poll, in order, with its error; and the errors of accounts whose spaces were not listed."""
+
+
 class Exporter:
     """Everything between the configuration and the pages. Start and stop it inside a running event loop."""
 
@@ -65,7 +70,9 @@ class Exporter:
         shard: Shard = WHOLE,
     ) -> None:
         self._shard = shard
-        self._settings = settings = shard.of(settings)
+        self._configured = settings
+        self._accounts: dict[str, _RunningAccount] = {}
+        self._settings = settings = self._with_discovered()
         self._environ = environ
         self._clock = clock
         self._http = http
@@ -94,10 +101,9 @@ class Exporter:
         """Take over other settings, known to be right. What they do not change goes on as it is."""
         if self._stopped:
             return
-        settings = self._shard.of(settings)
-        before, self._settings = self._settings, settings
-        self._take_over_spaces(before)
-        renewed = {account.name: account for account in settings.accounts}
+        self._configured = settings
+        self._take_over_spaces()
+        renewed = {account.name: account for account in self._settings.accounts}
         left = [name for name, running in self._accounts.items() if not running.serves(renewed.get(name))]
         left += [name for name in self._accounts if name not in left and not self._renew(renewed[name])]
         leaving = [self._accounts.pop(name) for name in left]
@@ -106,7 +112,7 @@ class Exporter:
         await asyncio.gather(*(running.stop() for running in leaving))
         if self._stopped:
             return
-        for account in settings.accounts:
+        for account in self._settings.accounts:
             if account.name not in self._accounts:
                 begun = self._account(account)
                 # no space keeps its place, for another endpoint may say otherwise; and nothing is sent yet where the
@@ -138,11 +144,14 @@ class Exporter:
             if running.credentials.changed():
                 running.polling.probe_now()
 
-    async def sweep(self) -> list[tuple[SpaceView, QueryError | None]]:
-        """Poll every space once, within the budgets, and nothing more; the spaces, with their errors, in order."""
+    async def sweep(self) -> Swept:
+        """Poll every space once, within the budgets, and nothing more."""
+        discovering = {name: running for name, running in self._accounts.items() if running.polling.account.discover}
+        listed = await asyncio.gather(*(running.discovery.list_once() for running in discovering.values()))
+        unlisted = {name: error for name, error in zip(discovering, listed, strict=True) if error}
         swept = await asyncio.gather(*(running.polling.sweep() for running in self._accounts.values()))
         errors = {(outcome.account, outcome.space): outcome.error for outcomes in swept for outcome in outcomes}
-        return [(view, errors[view.account, view.space.id]) for view in self._page.views(self._clock.now())]
+        return [(view, errors[view.account, view.space.id]) for view in self._page.views(self._clock.now())], unlisted
 
     async def stop(self) -> None:
         """Let polls under way end, within a few seconds, and close what is open."""
@@ -171,8 +180,7 @@ class Exporter:
 
     def accounts(self) -> list[AccountView]:
         """The accounts as they are now."""
-        pollings = [running.polling for running in self._accounts.values()]
-        return [AccountView(p.account.name, p.up, p.plan, p.budget.current_qps()) for p in pollings]
+        return [running.view() for running in self._accounts.values()]
 
     def unpolled(self) -> int:
         """How many spaces have been neither polled nor known since the start."""
@@ -180,7 +188,7 @@ class Exporter:
 
     def redacted_config(self) -> str:
         """The configuration in YAML, its secrets left out."""
-        document = self._settings.model_dump(mode="json", exclude_defaults=True)
+        document = self._configured.model_dump(mode="json", exclude_defaults=True)
         for account in document["accounts"]:
             account.update({key: "<secret>" for key in ("access_key_id", "access_key_secret") if key in account})
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
@@ -191,7 +199,8 @@ class Exporter:
         client = Client(http, account.endpoint, credentials.current, self._clock)
         poller = Poller(account, client, budget, self._clock, self._instruments)
         polling = AccountPolling(account, poller, budget, self._schedule, self._clock, self._record, self._random)
-        return _RunningAccount(polling, client, http, credentials)
+        discovery = Discovery(poller, lambda: polling.up, self._clock, self._take_over_discovered, self._random)
+        return _RunningAccount(polling, discovery, client, http, credentials)
 
     def _renew(self, account: Account) -> bool:
         """Let a running account go on with these settings; False where a bug prevents it, and it must begin anew."""
@@ -211,7 +220,25 @@ class Exporter:
         slots = {space: _next_slot(state, account) for space, state in states.items() if state.up}
         return {space: slot + ahead for space, slot in slots.items() if slot is not None}
 
-    def _take_over_spaces(self, before: Settings) -> None:
+    def _with_discovered(self) -> Settings:
+        """This shard's part of the configuration, and of what its accounts have discovered at the same endpoint."""
+        running = [(running.polling.account, running.discovery.found.spaces) for running in self._accounts.values()]
+        found = {(account.name, account.endpoint): spaces for account, spaces in running}
+        accounts = [
+            account.with_discovered(found.get((account.name, account.endpoint), ()))
+            for account in self._configured.accounts
+        ]
+        return self._shard.of(self._configured.model_copy(update={"accounts": accounts}))
+
+    def _take_over_discovered(self) -> None:
+        self._take_over_spaces()
+        for account in self._settings.accounts:
+            # one that a reload ends or begins at this moment is not there
+            if (running := self._accounts.get(account.name)) and running.polling.account != account:
+                running.polling.reconfigure(account)
+
+    def _take_over_spaces(self) -> None:
+        before, self._settings = self._settings, self._with_discovered()
         settings, old = self._settings, self._spaces
         self._spaces = spaces = _spaces(settings)
         self._instruments.reconfigure([account.name for account in settings.accounts])
@@ -267,6 +294,7 @@ class _RunningAccount:
     """One account's polling, with what it holds open."""
 
     polling: AccountPolling
+    discovery: Discovery
     client: Client
     http: httpx.AsyncClient
     credentials: CredentialSource
@@ -277,6 +305,7 @@ class _RunningAccount:
         if rest:
             self.polling.budget.rest(max(1.0, 1 / plan.qps))
         self.polling.start(known)
+        self.discovery.switch(on=self.polling.account.discover)
         _log.info(
             "polling",
             account=self.polling.account.name,
@@ -298,8 +327,15 @@ class _RunningAccount:
         self.client.credentials = self.credentials.current
         self.polling.reconfigure(account)
         self.polling.probe_now()
+        self.discovery.switch(on=account.discover)
+
+    def view(self) -> AccountView:
+        account, polling = self.polling.account, self.polling
+        found = self.discovery.found if account.discover else None
+        return AccountView(account.name, polling.up, polling.plan, polling.budget.current_qps(), found)
 
     async def stop(self) -> None:
+        self.discovery.stop()
         await self.polling.stop()
         await self.http.aclose()
 
@@ -322,7 +358,7 @@ def _endpoints(settings: Settings) -> dict[Key, str]:
     }
 
 
-async def sweep(settings: Settings, environ: Mapping[str, str]) -> list[tuple[SpaceView, QueryError | None]]:
+async def sweep(settings: Settings, environ: Mapping[str, str]) -> Swept:
     """Every space polled once, without a schedule, a state file or a server."""
     exporter = Exporter(settings.model_copy(update={"state_file": None}), environ, SystemClock())
     swept = await exporter.sweep()

@@ -166,16 +166,16 @@ def check(config_file: Path | None, shard: "Shard") -> None:
 @_config_file
 @click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def poll(config_file: Path | None, output: str) -> None:
-    """Poll every space once and print the numbers; exit status 1 if any space failed."""
+    """Poll every space once, discovered ones too, and print the numbers; exit status 1 if anything failed."""
     from exporter.app import sweep
     from exporter.logs import configure_logs
     from exporter.report import print_json, print_numbers
 
     settings = _load(config_file)
     configure_logs("error", "logfmt")
-    swept = _run(sweep(settings, os.environ))
-    (print_json if output == "json" else print_numbers)(swept)
-    sys.exit(0 if all(view.state.up for view, _ in swept) else 1)
+    swept, unlisted = _run(sweep(settings, os.environ))
+    (print_json if output == "json" else print_numbers)(swept, unlisted)
+    sys.exit(0 if all(view.state.up for view, _ in swept) and not unlisted else 1)
 
 
 @main.command()

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from rich.console import Console
@@ -16,6 +16,8 @@ from exporter.polling.plan import Plan
 
 Swept = Sequence[tuple[SpaceView, QueryError | None]]
 """Every space after one poll, with the error where it failed."""
+Unlisted = Mapping[str, QueryError]
+"""The accounts whose spaces could not be listed, and why."""
 
 _STYLES = {"RED": "bold red", "YELLOW": "yellow", "GREEN": "green", "BANNED": "bold red", "CONNECTED": "green"}
 
@@ -28,7 +30,7 @@ def print_plan(settings: Settings) -> None:
         table.add_row(
             account.name,
             account.endpoint,
-            "own numbers" if account.polls_own_numbers else str(plan.spaces),
+            "own numbers" if account.polls_own_numbers else f"{plan.spaces}{' and more' if account.discover else ''}",
             f"{plan.needed_qps:.3g}",
             f"{plan.qps:g}",
             format_duration(plan.effective_interval),
@@ -56,8 +58,8 @@ def plan_warnings(settings: Settings) -> Iterator[str]:
             )
 
 
-def print_numbers(swept: Swept) -> None:
-    """A table of all numbers, and a line for every space that failed."""
+def print_numbers(swept: Swept, unlisted: Unlisted) -> None:
+    """A table of all numbers, and a line for everything that failed."""
     table = Table("account", "space", "name", "phone number", "verified name", "rating", "tier", "status")
     for view, _ in swept:
         for number in view.phone_numbers:
@@ -75,18 +77,21 @@ def print_numbers(swept: Swept) -> None:
     for view, error in swept:
         if error:
             print(f"{view.account}/{view.space.id}: {error.reason}: {error}", file=sys.stderr)
+    for account, error in unlisted.items():
+        print(f"{account}: spaces not listed: {error.reason}: {error}", file=sys.stderr)
 
 
-def print_json(swept: Swept) -> None:
-    """The same as JSON: a list of spaces, each with its numbers or its error."""
+def print_json(swept: Swept, unlisted: Unlisted) -> None:
+    """The same as JSON: a list of spaces, each with its numbers or its error; without a space, of an account's list."""
+    entries = [(view.account, view.space.id, error, view.phone_numbers) for view, error in swept]
     document = [
         {
-            "account": view.account,
-            "space": view.space.id,
+            "account": account,
+            "space": space,
             "error": {"reason": error.reason, "code": error.code, "detail": error.detail} if error else None,
-            "phone_numbers": [asdict(number) for number in view.phone_numbers],
+            "phone_numbers": [asdict(number) for number in numbers],
         }
-        for view, error in swept
+        for account, space, error, numbers in (*entries, *((name, None, why, ()) for name, why in unlisted.items()))
     ]
     print(json.dumps(document, indent=2, ensure_ascii=False))
 

@@ -93,16 +93,18 @@ class World:
 
 
 class _Watched(SimulatedApi):
-    """The API, and when requests reached it; while a `portal` stands before it, that answers instead."""
+    """The API, and when requests reached it; a `portal` before it, or before its listings, answers instead."""
 
     def __init__(self, scenario: Scenario, clock: Clock) -> None:
         super().__init__(scenario, clock)
         self.arrivals: list[float] = []
         self.portal: Response | None = None
+        self.portal_of_listings: Response | None = None
 
     def answer(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> Response:
         self.arrivals.append(self._clock.monotonic())
-        return self.portal or super().answer(method, query, headers, body)
+        of_listings = self.portal_of_listings if headers["x-acs-action"] == LIST_INSTANCES else None
+        return self.portal or of_listings or super().answer(method, query, headers, body)
 
 
 class _Recording(httpx.AsyncBaseTransport):

@@ -5,8 +5,9 @@ A validator's error says what was expected, as in "a duration such as 30s, 5m or
 
 import math
 import re
+from collections.abc import Iterable
 from ipaddress import ip_address
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -176,6 +177,9 @@ class Account(Strict):
     )
     spaces: list[Space] | None = Field(None, description="leave out to poll the account's own numbers")
     space_files: list[Text] | None = Field(None, description="files or globs with the same list, in YAML or JSON")
+    discover: bool = Field(
+        False, description="poll the spaces that ListInstance names too, asked hourly; what is configured of one counts"
+    )
 
     @field_validator("poll_interval", "poll_interval_unhealthy")
     @classmethod
@@ -201,13 +205,21 @@ class Account(Strict):
 
     @property
     def polls_own_numbers(self) -> bool:
-        """Whether no space is configured, so that the account's own numbers are asked for."""
-        return self.spaces is None and self.space_files is None
+        """Whether no space is configured or discovered, so that the account's own numbers are asked for."""
+        return self.spaces is None and self.space_files is None and not self.discover
 
     @property
     def polled_spaces(self) -> list[Space]:
         """What is polled: the configured spaces, or one that stands for the account's own numbers."""
         return [Space(id=OWN_NUMBERS)] if self.polls_own_numbers else list(self.spaces or ())
+
+    def with_discovered(self, spaces: Iterable[Space]) -> Self:
+        """The same with these spaces too, where it discovers any; a configured one stays as it is."""
+        if not self.discover:
+            return self
+        configured = self.spaces or []
+        known = {space.id for space in configured}
+        return self.model_copy(update={"spaces": [*configured, *(space for space in spaces if space.id not in known)]})
 
 
 class Settings(Strict):

@@ -55,7 +55,7 @@ class Shard:
 
     def of(self, settings: Settings) -> Settings:
         """The settings of this process: its spaces, its shares and a state file of its own. An account of which it has
-        no space is left out, and there may be none left."""
+        no space, and can discover none, is left out, and there may be none left."""
         if self.count == 1:
             return settings
         accounts = [part for account in settings.accounts if (part := self._part(account))]
@@ -64,10 +64,11 @@ class Shard:
 
     def _part(self, account: Account) -> Account | None:
         taken = [space for space in account.polled_spaces if self.takes(account.name, account.qps, space.id)]
-        if not taken:
+        share = self.share(account.name, account.qps)
+        if not taken and not (account.discover and share):
             return None
         spaces = None if account.polls_own_numbers else taken
-        return account.model_copy(update={"qps": self.share(account.name, account.qps), "spaces": spaces})
+        return account.model_copy(update={"qps": share, "spaces": spaces})
 
     def _holds(self, account: str, permit: int) -> bool:
         return (_hash(account) + permit) % self.count == self.index - 1

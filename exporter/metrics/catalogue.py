@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from exporter.chatapp.model import QUALITY_RATINGS, WATCHED_FIELDS, PhoneNumber
 from exporter.config.settings import Space
+from exporter.polling.discovery import Discovered
 from exporter.polling.plan import Plan
 from exporter.state.store import SpaceState
 
@@ -78,12 +79,13 @@ class NumberView:
 
 @dataclass(frozen=True, slots=True)
 class AccountView:
-    """One account as a scrape sees it; rates in queries a second."""
+    """One account as a scrape sees it; rates in queries a second. `discovered` is None where it discovers no spaces."""
 
     account: str
     up: bool
     plan: Plan
     current_qps: float
+    discovered: Discovered | None = None
 
     @property
     def labels(self) -> Labels:
@@ -141,6 +143,21 @@ def _intervals(view: AccountView) -> Iterator[Sample]:
 def _qps(view: AccountView) -> Iterator[Sample]:
     yield (("kind", "limit"),), view.plan.qps
     yield (("kind", "current"),), view.current_qps
+
+
+def _discovery_up(view: AccountView) -> Iterator[Sample]:
+    if view.discovered:
+        yield {"account": view.account}, int(view.discovered.up)
+
+
+def _last_listing(view: AccountView) -> Iterator[Sample]:
+    if view.discovered and view.discovered.last_success is not None:
+        yield {"account": view.account}, view.discovered.last_success
+
+
+def _discovered_spaces(view: AccountView) -> Iterator[Sample]:
+    if view.discovered and view.discovered.last_success is not None:
+        yield {"account": view.account}, len(view.discovered.spaces)
 
 
 _LAST = "as of the last successful poll of its space."
@@ -244,7 +261,7 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
     ),
     Family(
         "chatapp_account_spaces",
-        "Spaces configured for the account.",
+        "Spaces of the account that are polled, configured or discovered.",
         ("account",),
         lambda view: [((), view.plan.spaces)],
     ),
@@ -259,6 +276,24 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
         "Queries per second that the exporter allows itself: as configured, and now, after throttling.",
         ("account", "kind"),
         _qps,
+    ),
+    Family(
+        "chatapp_account_discovery_up",
+        "1 if the spaces of the account were listed whole at the last attempt, else 0; only where it discovers spaces.",
+        ("account",),
+        _discovery_up,
+    ),
+    Family(
+        "chatapp_account_discovery_last_success_timestamp_seconds",
+        "When the spaces of the account were listed whole last; absent before the first time.",
+        ("account",),
+        _last_listing,
+    ),
+    Family(
+        "chatapp_account_discovered_spaces",
+        "Spaces that the last whole listing named, configured ones among them; absent before the first.",
+        ("account",),
+        _discovered_spaces,
     ),
 )
 

@@ -91,10 +91,13 @@ class _Pages:
 
     async def ready(self, _: Request) -> Response:
         # spaces that a reload brings do not take it back: the others are there to be scraped
-        unpolled = 0 if self._is_ready else self._source.unpolled()
-        self._is_ready = not unpolled
-        text = f"not ready: {unpolled} spaces not polled yet\n" if unpolled else "ready\n"
-        return PlainTextResponse(text, status_code=503 if unpolled else 200)
+        unpolled = self._source.unpolled()
+        unlisted = sum(1 for view in self._source.accounts() if view.discovered and view.discovered.is_nothing)
+        self._is_ready |= not unpolled and not unlisted
+        if self._is_ready:
+            return PlainTextResponse("ready\n")
+        missing = f"spaces of {unlisted} accounts not listed yet" if unlisted else f"{unpolled} spaces not polled yet"
+        return PlainTextResponse(f"not ready: {missing}\n", status_code=503)
 
     async def config(self, _: Request) -> Response:
         return PlainTextResponse(self._source.redacted_config())

@@ -51,6 +51,16 @@ def test_check_prints_the_plan(config: Path) -> None:
     assert (done.stderr, done.returncode) == ("", 0)
 
 
+def test_check_prints_that_spaces_are_discovered(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text(f"accounts: [{{name: acme, {KEY}, discover: true}}]")
+
+    done = run("check", "--config.file", path)
+
+    assert "0 and more" in done.stdout
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
 def test_check_warns_of_a_schedule_that_does_not_fit_and_of_values_that_leave_too_early(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
     spaces = ", ".join(f"{{id: {number}}}" for number in range(60))
@@ -96,7 +106,8 @@ def test_a_bad_configuration_starts_nothing(bad_config: Path, command: Sequence[
 
     known = (
         "name, endpoint, access_key_id, access_key_id_file, access_key_secret, access_key_secret_file,"
-        " security_token_file, credentials, isv_code, qps, poll_interval, poll_interval_unhealthy, spaces, space_files"
+        " security_token_file, credentials, isv_code, qps, poll_interval, poll_interval_unhealthy, spaces, space_files,"
+        " discover"
     )
     assert done.stderr == (
         f"{bad_config}:2: accounts[0].qps: expected a number of at most 10, found '11'\n"
@@ -217,4 +228,21 @@ def test_poll_says_which_space_failed_and_why(tmp_path: Path) -> None:
     assert [(space["account"], space["space"], space["error"]["reason"]) for space in json.loads(done.stdout)] == [
         ("acme", "own", "transport")
     ]
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_poll_says_which_account_s_spaces_were_not_listed_and_why(tmp_path: Path, output: str) -> None:
+    path = tmp_path / "config.yml"
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    path.write_text(f"accounts: [{{name: acme, {KEY}, endpoint: 'http://127.0.0.1:{port}', discover: true}}]")
+
+    done = run("poll", "--config.file", path, "--output", output)
+
+    if output == "json":
+        (entry,) = json.loads(done.stdout)
+        assert (entry["account"], entry["space"], entry["error"]["reason"]) == ("acme", None, "transport")
+    else:
+        assert done.stderr.startswith("acme: spaces not listed: transport: ")
     assert done.returncode == 1

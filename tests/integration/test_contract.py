@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -9,6 +10,7 @@ from virtual_time import run
 from world import World
 
 from exporter.chatapp.errors import ServerError
+from exporter.demo import demo_settings
 from exporter.metrics.instruments import Instruments
 from exporter.simulator.fleet import load_scenario
 
@@ -36,6 +38,9 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "chatapp_account_spaces": ("gauge", {"account"}),
     "chatapp_account_poll_interval_seconds": ("gauge", {"account", "kind"}),
     "chatapp_account_qps": ("gauge", {"account", "kind"}),
+    "chatapp_account_discovery_up": ("gauge", {"account"}),
+    "chatapp_account_discovery_last_success_timestamp_seconds": ("gauge", {"account"}),
+    "chatapp_account_discovered_spaces": ("gauge", {"account"}),
     "chatapp_api_requests": ("counter", {"account", "code"}),
     "chatapp_api_request_duration_seconds": ("histogram", {"account"}),
     "chatapp_api_throttled": ("counter", {"account"}),
@@ -51,9 +56,16 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
 }
 
 
+def everything(**changes: Any) -> World:
+    """The demo, with an account that discovers spaces."""
+    fleet = load_scenario(None)
+    first, *others = demo_settings(fleet, "http://127.0.0.1:1").accounts
+    return World(fleet, accounts=[first.model_copy(update={"discover": True}), *others], **changes)
+
+
 def test_every_family_has_its_type_and_labels_and_no_other_is_shown(tmp_path: Path) -> None:
     async def main() -> str:
-        world = World(load_scenario(None), state_file=str(tmp_path))  # a folder: it fails, and that is told too
+        world = everything(state_file=str(tmp_path))  # a folder: it fails, and that is told too
         world.exporter.tell_of_space_files({"spaces.yml": True})
         await world.exporter.start()
         await asyncio.sleep(15)
@@ -71,7 +83,7 @@ def test_every_family_has_its_type_and_labels_and_no_other_is_shown(tmp_path: Pa
 
 def test_those_who_embed_the_exporter_get_the_same_from_its_collector() -> None:
     async def main() -> tuple[bytes, str]:
-        world = World(load_scenario(None))
+        world = everything()
         await world.exporter.start()
         await asyncio.sleep(15)
         await world.exporter.stop()

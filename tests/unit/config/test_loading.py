@@ -77,6 +77,7 @@ def test_every_key_means_what_it_says() -> None:
                     Space(id="4"),
                 ],
                 space_files=["spaces/emea-*.yml", "spaces/*.ok.json"],
+                discover=True,
             )
         ],
         messaging_limits={"TIER_10": 1000, "TIER_5M": 5_000_000},
@@ -100,8 +101,21 @@ def test_what_is_left_out_has_the_documented_default() -> None:
     account = settings.accounts[0]
     assert account.endpoint == "https://cams.ap-southeast-1.aliyuncs.com"
     assert (account.qps, account.poll_interval, settings.max_age) == (5, 300, 3600)
-    assert account.polls_own_numbers
+    assert (account.polls_own_numbers, account.discover) == (True, False)
     assert settings.state_file is None
+
+
+def test_an_account_may_discover_all_its_spaces() -> None:
+    account = load(FIXTURES / "discovered_only.ok.yml", {}).accounts[0]
+
+    assert (account.discover, account.polls_own_numbers, account.polled_spaces) == (True, False, [])
+
+
+@pytest.mark.parametrize(("text", "discover"), [("true", True), ("false", False), ('"true"', True), ("False", False)])
+def test_true_and_false_are_read(tmp_path: Path, text: str, discover: bool) -> None:
+    path = written(tmp_path, f"accounts: [{{name: acme, discover: {text}}}]")
+
+    assert load(path, VARIABLES).accounts[0].discover == discover
 
 
 def test_a_loopback_endpoint_may_be_polled_more_often() -> None:
