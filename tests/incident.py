@@ -23,6 +23,7 @@ from exporter.app import Exporter
 from exporter.config.settings import Duration, Strict
 from exporter.config.shard import Shard
 from exporter.config.validation import load_document
+from exporter.demo import demo_settings
 from exporter.simulator.scenario import Moment
 
 INCIDENTS = Path(__file__).parent / "rules" / "incidents"
@@ -86,11 +87,13 @@ class Firing(Strict):
 
 
 class Incident(Strict):
-    """A script; times count from the exporter's first start. Events are those of a scenario, without their account."""
+    """A script; times count from the exporter's first start. Events are those of a scenario, without their account.
+    Where it is to `discover`, no space is configured."""
 
     incident: str
     lasts: Duration
     account: dict[str, str] = Field({})
+    discover: bool = False
     events: list[dict[str, Any]] = Field([])
     exporter: list[Outage] = Field([])
     shards: int = 1
@@ -143,9 +146,12 @@ def record(incident: Incident) -> tuple[World, Series]:
 
 
 async def _play(incident: Incident, state: Path) -> tuple[World, Series]:
-    account = {**_ACCOUNT, **incident.account}
+    fleet = scenario(events=tuple(incident.events), **{**_ACCOUNT, **incident.account})
+    (polled,) = demo_settings(fleet, "http://127.0.0.1:1").accounts
+    discovering = polled.model_copy(update={"discover": True, "spaces": None})
     world = World(
-        scenario(events=tuple(incident.events), **account),
+        fleet,
+        accounts=[discovering if incident.discover else polled],
         clock=VirtualClock(offset=-START),
         state_file=str(state) if incident.state_file else None,
     )

@@ -25,6 +25,7 @@ YELLOW = alert("PhoneNumberQualityYellow", account="acme", space="1", phone_numb
 OTHER_YELLOW = alert("PhoneNumberQualityYellow", account="acme", space="1", phone_number="1556")
 REFUSED = alert("AccountRefused", account="acme")
 THROTTLED = alert("Throttled", account="acme")
+UNLISTED = alert("DiscoveryFailing", account="acme")
 OVERRUN = alert("ScheduleOverrun", account="acme")
 DOWN = alert("ExporterDown", instance="a:10144")
 NOT_POLLED = alert("ExporterDown", account="acme")
@@ -55,13 +56,15 @@ def alertmanager(tmp_path: Path) -> Iterator[httpx.Client]:
     [
         pytest.param(
             [DOWN, NOT_POLLED],
-            [REFUSED, BLIND, THROTTLED, OVERRUN, RELOAD],
+            [REFUSED, BLIND, THROTTLED, UNLISTED, OVERRUN, RELOAD],
             [RED, VANISHED, ELSEWHERE, OTHER_RELOAD],
             id="exporter down",
         ),
         pytest.param([DOWN], [RELOAD], [REFUSED, ELSEWHERE, RED], id="exporter down whose accounts another polls"),
         pytest.param([SHARD_NOT_POLLED], [], [BLIND, THROTTLED, OVERRUN, RELOAD], id="a shard down"),
-        pytest.param([REFUSED], [BLIND, THROTTLED], [RED, ELSEWHERE, VANISHED, OVERRUN], id="account refused"),
+        pytest.param(
+            [REFUSED], [BLIND, THROTTLED, UNLISTED], [RED, ELSEWHERE, VANISHED, OVERRUN], id="account refused"
+        ),
         pytest.param([RED], [YELLOW], [OTHER_YELLOW, BLIND], id="RED"),
     ],
 )

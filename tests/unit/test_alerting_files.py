@@ -30,6 +30,7 @@ DESIGNED = {
     "ChatAppAccountRefused": ("critical", "2m"),
     "ChatAppThrottled": ("warning", "10m"),
     "ChatAppScheduleOverrun": ("warning", "15m"),
+    "ChatAppDiscoveryFailing": ("warning", "30m"),
     "ChatAppUnknownValue": ("info", None),
     "ChatAppConfigReloadFailed": ("warning", "5m"),
     "ChatAppExporterDown": ("critical", "5m"),
