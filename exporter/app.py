@@ -1,7 +1,7 @@
 """The exporter, put together: polling, state and pages of one configuration, and the step to another one."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from exporter.chatapp.client import Client
 from exporter.chatapp.errors import QueryError
 from exporter.clock import Clock, SystemClock
 from exporter.config.credentials import CredentialSource, credential_source
-from exporter.config.settings import Account, Settings, Space, is_loopback
+from exporter.config.settings import OWN_NUMBERS, Account, Settings, Space, is_loopback
 from exporter.config.shard import WHOLE, Shard
 from exporter.metrics.catalogue import AccountView, SpaceView
 from exporter.metrics.instruments import Instruments
@@ -71,23 +71,27 @@ class Exporter:
     ) -> None:
         self._shard = shard
         self._configured = settings
-        self._accounts: dict[str, _RunningAccount] = {}
-        self._settings = settings = self._with_discovered()
         self._environ = environ
         self._clock = clock
         self._http = http
         self._random = random or Random()
         self._stopped = False
-        self._spaces = _spaces(settings)
-        self._instruments = Instruments([account.name for account in settings.accounts], shard)
+        self._instruments = Instruments([], shard)
         self._instruments.config_loaded(clock.now())
         self._state_file, known = self._open_state_file()
+        found = _discovered_before(settings, known)
+        self._settings = settings = self._part(found)
+        self._instruments.reconfigure([account.name for account in settings.accounts])
+        self._spaces = _spaces(settings)
+        self._retain_in_state_file()
         self._page = Page(self._view, self.accounts, settings.max_age)
         states = {key: known.get(key, SpaceState()) for key in self._spaces}
         unpolled = [key for key, state in states.items() if not state.is_fresh(clock.now(), settings.max_age)]
         self._store = Store(states, unpolled, self._page.update)
         self._schedule = Schedule(clock)
-        self._accounts = {account.name: self._account(account) for account in settings.accounts}
+        self._accounts = {
+            account.name: self._account(account, found.get(_owner(account), ())) for account in settings.accounts
+        }
 
     async def start(self, *, may_follow_another: bool = False) -> None:
         """Begin polling; a second later where another process may have polled the same accounts just now."""
@@ -193,13 +197,13 @@ class Exporter:
             account.update({key: "<secret>" for key in ("access_key_id", "access_key_secret") if key in account})
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
-    def _account(self, account: Account) -> "_RunningAccount":
+    def _account(self, account: Account, found: tuple[Space, ...] = ()) -> "_RunningAccount":
         credentials, http = credential_source(account, self._environ), self._http(account.endpoint)
         budget = Budget(account.qps, self._clock)
         client = Client(http, account.endpoint, credentials.current, self._clock)
         poller = Poller(account, client, budget, self._clock, self._instruments)
         polling = AccountPolling(account, poller, budget, self._schedule, self._clock, self._record, self._random)
-        discovery = Discovery(poller, lambda: polling.up, self._clock, self._take_over_discovered, self._random)
+        discovery = Discovery(poller, lambda: polling.up, self._clock, self._take_over_discovered, self._random, found)
         return _RunningAccount(polling, discovery, client, http, credentials)
 
     def _renew(self, account: Account) -> bool:
@@ -220,14 +224,9 @@ class Exporter:
         slots = {space: _next_slot(state, account) for space, state in states.items() if state.up}
         return {space: slot + ahead for space, slot in slots.items() if slot is not None}
 
-    def _with_discovered(self) -> Settings:
-        """This shard's part of the configuration, and of what its accounts have discovered at the same endpoint."""
-        running = [(running.polling.account, running.discovery.found.spaces) for running in self._accounts.values()]
-        found = {(account.name, account.endpoint): spaces for account, spaces in running}
-        accounts = [
-            account.with_discovered(found.get((account.name, account.endpoint), ()))
-            for account in self._configured.accounts
-        ]
+    def _part(self, found: Mapping[tuple[str, str], Iterable[Space]]) -> Settings:
+        """This shard's part of the configuration, and of the spaces that the accounts have discovered."""
+        accounts = [account.with_discovered(found.get(_owner(account), ())) for account in self._configured.accounts]
         return self._shard.of(self._configured.model_copy(update={"accounts": accounts}))
 
     def _take_over_discovered(self) -> None:
@@ -238,12 +237,13 @@ class Exporter:
                 running.polling.reconfigure(account)
 
     def _take_over_spaces(self) -> None:
-        before, self._settings = self._settings, self._with_discovered()
+        found = {_owner(one.polling.account): one.discovery.found.spaces for one in self._accounts.values()}
+        before, self._settings = self._settings, self._part(found)
         settings, old = self._settings, self._spaces
         self._spaces = spaces = _spaces(settings)
         self._instruments.reconfigure([account.name for account in settings.accounts])
         endpoints, others = _endpoints(settings), _endpoints(before)
-        self._store.retain({key for key in spaces if endpoints[key] == others.get(key)})
+        self._store.retain([key for key in spaces if endpoints[key[0]] == others.get(key[0])])
         self._store.retain(spaces)
         self._page.retain(spaces)
         self._page.max_age = settings.max_age
@@ -255,7 +255,7 @@ class Exporter:
 
     def _take_over_state_file(self, before: Settings) -> None:
         if self._state_file and self._settings.state_file == before.state_file:
-            self._state_file.retain(_endpoints(self._settings))
+            self._retain_in_state_file()
             return
         if self._settings.state_file != before.state_file:
             self._instruments.state_file_left()
@@ -265,17 +265,20 @@ class Exporter:
         if self._state_file:
             self._state_file.close()
         self._state_file, known = self._open_state_file(again=again)
-        self._store.recall(known)
+        self._store.recall({key: state for key, state in known.items() if key in self._spaces})
+        self._retain_in_state_file()
         if self._state_file:
             self._state_file.save({key: self._store[key] for key in self._spaces if key not in self._store.unpolled})
 
     def _open_state_file(self, *, again: bool = False) -> tuple[StateFile | None, dict[Key, SpaceState]]:
-        file = self._settings.state_file
+        file, endpoints = self._part({}).state_file, _endpoints(self._configured)
         if file is None:
             return None, {}
-        return open_state_file(
-            Path(file), _endpoints(self._settings), self._clock.now(), self._instruments, again=again
-        )
+        return open_state_file(Path(file), endpoints, self._clock.now(), self._instruments, again=again)
+
+    def _retain_in_state_file(self) -> None:
+        if self._state_file:
+            self._state_file.retain(self._spaces, _endpoints(self._settings))
 
     def _record(self, outcome: Outcome) -> None:
         key = (outcome.account, outcome.space)
@@ -352,9 +355,22 @@ def _next_slot(state: SpaceState, account: Account) -> float | None:
     return min(state.next_slot, state.last_success + sooner)
 
 
-def _endpoints(settings: Settings) -> dict[Key, str]:
+def _endpoints(settings: Settings) -> dict[str, str]:
+    return dict(map(_owner, settings.accounts))
+
+
+def _owner(account: Account) -> tuple[str, str]:
+    """What makes an account the same one: at another endpoint, one of the same name is another."""
+    return account.name, account.endpoint
+
+
+def _discovered_before(settings: Settings, known: Iterable[Key]) -> dict[tuple[str, str], tuple[Space, ...]]:
+    """The spaces that the accounts had before a restart: they count as discovered until the first whole listing."""
     return {
-        (account.name, space.id): account.endpoint for account in settings.accounts for space in account.polled_spaces
+        _owner(account): tuple(
+            Space(id=space) for name, space in known if name == account.name and space != OWN_NUMBERS
+        )
+        for account in settings.accounts
     }
 
 

@@ -147,17 +147,17 @@ def _qps(view: AccountView) -> Iterator[Sample]:
 
 def _discovery_up(view: AccountView) -> Iterator[Sample]:
     if view.discovered:
-        yield {"account": view.account}, int(view.discovered.up)
+        yield (), int(view.discovered.up)
 
 
 def _last_listing(view: AccountView) -> Iterator[Sample]:
     if view.discovered and view.discovered.last_success is not None:
-        yield {"account": view.account}, view.discovered.last_success
+        yield (), view.discovered.last_success
 
 
 def _discovered_spaces(view: AccountView) -> Iterator[Sample]:
     if view.discovered and view.discovered.last_success is not None:
-        yield {"account": view.account}, len(view.discovered.spaces)
+        yield (), len(view.discovered.spaces)
 
 
 _LAST = "as of the last successful poll of its space."

@@ -39,7 +39,10 @@ class Discovered:
 
 
 class Discovery:
-    """Lists one account's spaces while it is switched on and `may_ask`; `on_listed` is told when `found` is new."""
+    """Lists one account's spaces while it is switched on and `may_ask`; `on_listed` is told when `found` is new.
+
+    Until then `spaces` count as found, those that were known before a restart.
+    """
 
     def __init__(
         self,
@@ -48,8 +51,9 @@ class Discovery:
         clock: Clock,
         on_listed: Callable[[], None],
         random: Random,
+        spaces: tuple[Space, ...] = (),
     ) -> None:
-        self.found = Discovered()
+        self.found = Discovered(spaces)
         self._poller = poller
         self._may_ask = may_ask
         self._clock = clock

@@ -7,7 +7,7 @@ kept aside, and what is still readable of it goes into a new one. A file that we
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,8 +42,8 @@ _SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _LOCKED_SECONDS = 0.1
 """How long a file that someone else has locked may hold up a start."""
 
-Endpoints = Mapping[Key, str]
-"""The configured spaces, each with the endpoint that its account asks: another one may tell of another world."""
+Endpoints = Mapping[str, str]
+"""The accounts, each with the endpoint that it asks: another one may tell of another world."""
 Trouble = Literal["damaged", "foreign", "newer", "unwritable"]
 
 _log = structlog.get_logger()
@@ -66,15 +66,15 @@ class _Unusable(Exception):
 
 
 def open_state_file(
-    path: Path, spaces: Endpoints, now: float, observer: StateFileObserver, *, again: bool = False
+    path: Path, endpoints: Endpoints, now: float, observer: StateFileObserver, *, again: bool = False
 ) -> tuple["StateFile | None", dict[Key, SpaceState]]:
-    """The state file and what it knows of these spaces; no file where it cannot be used.
+    """The state file and what it knows of these accounts' spaces; no file where it cannot be used.
 
     The log tells of a failure once, and not when it is tried `again`; then it tells of the success.
     """
     known: dict[Key, SpaceState] = {}
     try:
-        state_file = _open(path, spaces, known, now, observer)
+        state_file = _open(path, endpoints, known, now, observer)
         if again:
             _log.info("state file in use again", file=str(path))
         return state_file, known
@@ -83,17 +83,17 @@ def open_state_file(
         if not again:
             _log.error("state file unusable, polling goes on without it", file=str(path), problem=str(error))
             if isinstance(error, _Unusable) and error.trouble == "unwritable":
-                known = known or _look_into(path, spaces)  # or what was readable of one that is kept aside
+                known = known or _look_into(path, endpoints)  # or what was readable of one that is kept aside
         return None, known
 
 
 def _open(
-    path: Path, spaces: Endpoints, known: dict[Key, SpaceState], now: float, observer: StateFileObserver
+    path: Path, endpoints: Endpoints, known: dict[Key, SpaceState], now: float, observer: StateFileObserver
 ) -> "StateFile":
     """The file; where it is damaged a new one, with what was readable of the other, which is kept aside."""
     try:
         _require_ours(path)
-        state_file = StateFile(path, spaces, observer)
+        state_file = StateFile(path, endpoints, observer)
         state_file.load(known)
         return state_file
     except _Unusable as unusable:
@@ -103,7 +103,7 @@ def _open(
         aside = _keep_aside(path, now)
         problem = str(unusable)
         _log.error("state file damaged, it is kept aside", file=str(path), kept=str(aside), problem=problem)
-    state_file = StateFile(path, spaces, observer)
+    state_file = StateFile(path, endpoints, observer)
     state_file.save(known)
     return state_file
 
@@ -141,7 +141,7 @@ def _log_of(path: Path) -> Path:
     return Path(f"{os.path.realpath(path)}-wal")
 
 
-def _look_into(path: Path, spaces: Endpoints) -> dict[Key, SpaceState]:
+def _look_into(path: Path, endpoints: Endpoints) -> dict[Key, SpaceState]:
     """What a file knows that cannot be written, for its disk is full or read-only. On a read-only one it must have been
     closed well: without its log the file would tell what was known earlier."""
     for options in ("", "?immutable=1"):
@@ -151,7 +151,7 @@ def _look_into(path: Path, spaces: Endpoints) -> dict[Key, SpaceState]:
             with closing(_connect(path.absolute().as_uri() + options)) as database:
                 database.execute("PRAGMA locking_mode=EXCLUSIVE")  # so that the log's index needs no file
                 rows = list(_read(database))
-            return {row.key: row.state for row in rows if row.state and spaces.get(row.key) == row.endpoint}
+            return {row.key: row.state for row in rows if row.state and row.is_of(endpoints)}
     return {}
 
 
@@ -176,9 +176,9 @@ class StateFile:
     """One file, one writer. A poll's outcome is durable against a kill of this process once `save` returns; a crash of
     the whole machine may cost the last seconds."""
 
-    def __init__(self, path: Path, spaces: Endpoints, observer: StateFileObserver) -> None:
+    def __init__(self, path: Path, endpoints: Endpoints, observer: StateFileObserver) -> None:
         self._path = path
-        self._spaces = spaces
+        self._endpoints = endpoints
         self._observer = observer
         self._unsaved: dict[Key, SpaceState] = {}
         self._failing = False
@@ -192,7 +192,7 @@ class StateFile:
         observer.state_file_up(path, up=True)
 
     def load(self, known: dict[Key, SpaceState]) -> None:
-        """Put what the file knows of its spaces into `known`, as far as it is readable, and forget all others.
+        """Put what the file knows of its accounts' spaces into `known`, as far as it is readable.
 
         Raises:
             _Unusable: it is damaged; `known` has what could be read.
@@ -202,11 +202,10 @@ class StateFile:
             for row in _read(self._database):
                 if row.state is None:
                     unreadable += 1
-                elif self._spaces.get(row.key) == row.endpoint:
+                elif row.is_of(self._endpoints):
                     known[row.key] = row.state
             if unreadable:
                 raise _Unusable("damaged", f"{unreadable} rows are unreadable")
-        self.retain(self._spaces)
 
     def save(self, states: Mapping[Key, SpaceState]) -> None:
         """Keep these states, and those that could not be kept before; a failure is logged when it begins and ends."""
@@ -228,9 +227,9 @@ class StateFile:
                 _log.info("state file written again")
             self._failing = False
 
-    def retain(self, spaces: Endpoints) -> None:
+    def retain(self, spaces: Collection[Key], endpoints: Endpoints) -> None:
         """Forget what is known of all other spaces; what cannot be forgotten now, the next start forgets."""
-        self._spaces = spaces
+        self._endpoints = endpoints
         self._unsaved = {key: state for key, state in self._unsaved.items() if key in spaces}
         try:
             stored = self._database.execute("SELECT account, space FROM space").fetchall()
@@ -270,7 +269,7 @@ class StateFile:
         rows = (
             (account, space, text, _checksum(account, space, text))
             for (account, space), state in states.items()
-            for text in [_encode(state, self._spaces[account, space])]
+            for text in [_encode(state, self._endpoints[account])]
         )
         with self._database:
             self._database.executemany("INSERT OR REPLACE INTO space VALUES (?, ?, ?, ?)", rows)
@@ -291,12 +290,15 @@ class _Row:
     endpoint: str = ""
     state: SpaceState | None = None
 
+    def is_of(self, endpoints: Endpoints) -> bool:
+        """Whether one of these accounts said so, at the endpoint that it asks now."""
+        return endpoints.get(self.key[0]) == self.endpoint
+
 
 def _read(database: sqlite3.Connection) -> Iterator[_Row]:
     for account, space, text, checksum in database.execute("SELECT account, space, known, checksum FROM space"):
-        # damage can give a column any type
-        readable = checksum == _checksum(str(account), str(space), str(text))
-        yield _decode((account, space), text) if readable else _Row((account, space))
+        key = str(account), str(space)  # damage can give a column any type
+        yield _decode(key, text) if checksum == _checksum(*key, str(text)) else _Row(key)
 
 
 def _inode(path: Path) -> int | None:

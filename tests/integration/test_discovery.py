@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -417,3 +419,81 @@ def test_a_bug_in_what_follows_a_listing_is_told_and_mended_by_the_next() -> Non
 
     assert run(main()) == [("internal: ZeroDivisionError", False), ("None", True)]
     assert len(calls) == 2
+
+
+def stored(file: Path) -> set[str]:
+    """The spaces that a state file has."""
+    with closing(sqlite3.connect(file)) as database:
+        return {space for (space,) in database.execute("SELECT space FROM space")}
+
+
+def test_a_restart_shows_the_discovered_spaces_as_they_were_until_the_first_whole_listing(tmp_path: Path) -> None:
+    failing = {"at": "590s", "for": "1000s", **DENIED}
+    red = {"at": "60s", "space": 2, "number": 1, "set": {"QualityRating": "RED"}}
+
+    async def main() -> tuple[World, list[list[str]], int, list[Seen]]:
+        world = discovering(5, 1, poll_interval="5m", state_file=tmp_path / "state.db", events=(red, failing))
+        await played(world, 600)
+        gone = world.api.fleet.spaces["acme"].pop()
+        shown = [world.samples("chatapp_phone_number")]
+        world.exporter = world.fresh_exporter()
+        shown.append(world.samples("chatapp_phone_number"))
+        unpolled, at_once = world.exporter.unpolled(), seen(world)
+        await world.exporter.start()
+        scrapes = [at_once, *await played(world, 1500, 2000)]
+        assert gone.id in scrapes[1].spaces
+        return world, shown, unpolled, scrapes
+
+    world, (before, after), unpolled, (at_once, failing_still, listed) = run(main())
+
+    assert any('quality_rating="RED"} 1' in line for line in before)
+    assert (sorted(after), unpolled) == (sorted(before), 0)
+    assert len(at_once.spaces) == len(failing_still.spaces) == 5
+    assert (failing_still.up, failing_still.last_success, failing_still.discovered) == ([0], [], [])
+    assert listed.spaces == stored(tmp_path / "state.db") == set(fleet_of(world))
+    for space in listed.spaces:  # their pace as before
+        assert gaps(world.polls_of(space)[1:]) == {300.0}
+
+
+@pytest.mark.parametrize("change", ["endpoint", "discover", "own"])
+def test_after_a_restart_only_spaces_that_were_discovered_count(tmp_path: Path, change: str) -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "endpoint": {"endpoint": "http://127.0.0.1:2"},
+        "discover": {"discover": False, "spaces": [Space(id="elsewhere")]},
+        "own": {},
+    }
+
+    async def main() -> tuple[Seen, set[str]]:
+        world = discovering(5, state_file=tmp_path / "state.db")
+        discovers = world.settings
+        if change == "own":
+            world.settings = changed(world, discover=False)
+            world.exporter = world.fresh_exporter()
+        await played(world, 60)
+        world.settings = discovers
+        world.settings = changed(world, **changes[change])
+        world.exporter = world.fresh_exporter()
+        after = seen(world)
+        await world.exporter.stop()
+        return after, stored(tmp_path / "state.db")
+
+    after, kept = run(main())
+
+    assert after.spaces == ({"elsewhere"} if change == "discover" else set())
+    assert kept == set()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_restart_is_ready_at_once_where_the_spaces_are_known(tmp_path: Path, known: bool) -> None:
+    async def main() -> tuple[int, str]:
+        world = discovering(5, state_file=tmp_path / "state.db" if known else None)
+        await played(world, 60)
+        world.exporter = world.fresh_exporter()
+        transport = httpx.ASGITransport(create_app(world.exporter))
+        async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
+            response = await http.get("/-/ready")
+        await world.exporter.stop()
+        return response.status_code, response.text
+
+    unlisted = (503, "not ready: spaces of 1 accounts not listed yet\n")
+    assert run(main()) == ((200, "ready\n") if known else unlisted)

@@ -391,6 +391,27 @@ def test_the_state_file_follows_the_configuration(tmp_path: Path) -> None:
     assert file == [f'chatapp_exporter_state_file_up{{file="{tmp_path / "other.db"}"}} 1.0']
 
 
+def test_a_state_file_that_a_reload_takes_over_tells_of_configured_spaces_only(tmp_path: Path) -> None:
+    async def main() -> tuple[World, int, set[str]]:
+        world = World(scenario(3), state_file=str(tmp_path / "state.db"))
+        await world.exporter.start()
+        await asyncio.sleep(10)
+        await world.exporter.stop()
+        kept = with_spaces(world, 1, 2)
+        world.settings = kept.model_copy(update={"state_file": None})
+        world.exporter = world.fresh_exporter()
+        await world.exporter.reconfigure(kept)
+        shown = len(world.samples("chatapp_space_last_success"))
+        await world.exporter.stop()
+        with closing(sqlite3.connect(tmp_path / "state.db")) as database:
+            return world, shown, {space for (space,) in database.execute("SELECT space FROM space")}
+
+    world, shown, stored = run(main())
+
+    assert shown == 2
+    assert stored == {space.id for space in world.settings.accounts[0].polled_spaces}
+
+
 def test_a_state_file_that_was_repaired_is_used_after_a_reload(tmp_path: Path) -> None:
     async def main() -> tuple[list[str], int]:
         folder = tmp_path / "not-yet"

@@ -26,6 +26,7 @@ from exporter.state.state_file import StateFile, open_state_file
 from exporter.state.store import SpaceState
 
 RED = ({"at": "60s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}},)
+ENDPOINTS = {"a": "https://a.example"}
 VALUES = ("chatapp_phone_number", "chatapp_space_last_success", "chatapp_space_up", "chatapp_space_phone_numbers")
 
 
@@ -615,12 +616,11 @@ def test_trouble_ends_also_when_the_space_that_could_not_be_kept_has_left(file: 
         def state_file_up(self, file: Path, *, up: bool) -> None:
             told.append(up)
 
-    spaces = dict.fromkeys([one, other], "https://a.example")
-    with closing(StateFile(file, spaces, Observer(["a"]))) as state_file:
+    with closing(StateFile(file, ENDPOINTS, Observer(["a"]))) as state_file:
         with closing(sqlite3.connect(file)) as locking:
             locking.execute("BEGIN IMMEDIATE")
             state_file.save({one: SpaceState()})
-        state_file.retain({other: "https://a.example"})
+        state_file.retain({other}, ENDPOINTS)
         state_file.save({other: SpaceState()})
 
     assert told == [True, False, True]
@@ -679,7 +679,7 @@ def test_a_lock_of_another_program_holds_up_no_poll(file: Path) -> None:
         return time.perf_counter() - begun
 
     with (
-        closing(StateFile(file, {("a", "s"): "https://a.example"}, Instruments(["a"]))) as state_file,
+        closing(StateFile(file, ENDPOINTS, Instruments(["a"]))) as state_file,
         closing(sqlite3.connect(file)) as other,
     ):
         free = seconds_of_a_hundred_saves(state_file)
@@ -710,8 +710,7 @@ def test_while_nothing_can_be_written_only_what_is_new_is_encoded(file: Path, mo
 
     monkeypatch.setattr(state_file_module, "_encode", counting)
     keys = [("a", f"s{number}") for number in range(20)]
-    spaces = dict.fromkeys(keys, "https://a.example")
-    with closing(StateFile(file, spaces, Instruments(["a"]))) as state_file:
+    with closing(StateFile(file, ENDPOINTS, Instruments(["a"]))) as state_file:
         state_file.save({keys[0]: SpaceState()})
         before = len(encoded)
         with full_disk(Path(f"{file}-wal").stat().st_size), capture_logs():
@@ -726,13 +725,13 @@ def test_while_nothing_can_be_written_only_what_is_new_is_encoded(file: Path, mo
 
 
 def test_a_file_that_cannot_be_written_is_not_read_anew_each_time_it_is_tried(file: Path) -> None:
-    spaces, observer = {("a", "s"): "https://a.example"}, Instruments(["a"])
-    with closing(StateFile(file, spaces, observer)) as state_file:
+    observer = Instruments(["a"])
+    with closing(StateFile(file, ENDPOINTS, observer)) as state_file:
         state_file.save({("a", "s"): SpaceState()})
     without_room(file)
 
-    at_first = open_state_file(file, spaces, START, observer)
-    later = open_state_file(file, spaces, START, observer, again=True)
+    at_first = open_state_file(file, ENDPOINTS, START, observer)
+    later = open_state_file(file, ENDPOINTS, START, observer, again=True)
 
     assert at_first == (None, {("a", "s"): SpaceState()})
     assert later == (None, {})
