@@ -67,7 +67,7 @@ class Fleet:
         if warm:
             document["state_file"] = "state.db"
             states = dict(self.states(time.time()))
-            file = StateFile(folder / "state.db", dict.fromkeys(states, endpoint), Instruments([]))
+            file = StateFile(folder / "state.db", {account: endpoint for account, _ in states}, Instruments([]))
             file.save(states)
             file.close()
         path = folder / "exporter.yml"

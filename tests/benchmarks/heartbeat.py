@@ -38,5 +38,5 @@ async def serve_with_a_heartbeat(*arguments: object, **options: object) -> None:
     heart.cancel()
 
 
-exporter.service.serve = serve_with_a_heartbeat  # type: ignore[assignment]
+exporter.service.serve = serve_with_a_heartbeat
 main()

@@ -57,7 +57,8 @@ class Seen:
 
 
 def seen(world: World) -> Seen:
-    spaces = re.findall(r'chatapp_space_up{.*space="([^"]*)"', world.exporter.exposition(openmetrics=False).decode())
+    page = b"".join(world.exporter.exposition(openmetrics=False)).decode()
+    spaces = re.findall(r'chatapp_space_up{.*space="([^"]*)"', page)
     names = ("discovery_up", "discovery_last_success", "discovered_spaces")
     samples = (world.samples(f"chatapp_account_{name}") for name in names)
     return Seen(set(spaces), *([float(line.rsplit(" ", 1)[1]) for line in lines] for lines in samples))
@@ -95,7 +96,7 @@ def test_three_pages_are_polled_beside_the_configured_spaces_which_keep_their_na
         world.settings = world.settings.model_copy(update={"accounts": [account]})
         world.exporter = world.fresh_exporter()
         scrapes = await played(world, 30)
-        return world, world.exporter.exposition(openmetrics=False).decode().splitlines(), scrapes
+        return world, b"".join(world.exporter.exposition(openmetrics=False)).decode().splitlines(), scrapes
 
     world, page, (after,) = run(main())
     ids = fleet_of(world)

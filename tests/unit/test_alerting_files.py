@@ -9,7 +9,7 @@ import pytest
 import yaml
 from installed import installed
 
-from exporter.metrics.catalogue import FAMILIES
+from exporter.metrics.catalogue import FAMILIES, NUMBER_FAMILIES, SPACE_FAMILIES
 from exporter.metrics.instruments import Instruments
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -89,7 +89,8 @@ def test_remote_write_sends_every_series_and_takes_the_instance_off_those_that_o
         for remote in yaml.safe_load(REMOTE_WRITE.read_text())["remote_write"]
     ]
     names = families() | RECORDS
-    of_spaces = {f"{row.name}_total" if row.type == "counter" else row.name for row in SPACE_FAMILIES}
+    rows = [(row.name, row.type) for row in NUMBER_FAMILIES] + [(row.name, row.type) for row in SPACE_FAMILIES]
+    of_spaces = {f"{name}_total" if kind == "counter" else name for name, kind in rows}
 
     assert all(sent.fullmatch(name) for name in names if "chatapp_" in name)
     assert {name for name in names if without_instance[0].fullmatch(name)} == of_spaces
