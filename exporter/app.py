@@ -24,6 +24,7 @@ from exporter.config.shard import WHOLE, Shard
 from exporter.metrics.catalogue import AccountView, SpaceView
 from exporter.metrics.instruments import Instruments
 from exporter.metrics.page import CatalogueCollector, Page
+from exporter.planning import AccountPlan, warnings
 from exporter.polling.account import AccountPolling
 from exporter.polling.budget import Budget
 from exporter.polling.discovery import Discovery
@@ -76,6 +77,7 @@ class Exporter:
         self._http = http
         self._random = random or Random()
         self._stopped = False
+        self._warned: set[str] = set()
         self._instruments = Instruments([], shard)
         self._instruments.config_loaded(clock.now())
         self._state_file, known = self._open_state_file()
@@ -96,10 +98,9 @@ class Exporter:
     async def start(self, *, may_follow_another: bool = False) -> None:
         """Begin polling; a second later where another process may have polled the same accounts just now."""
         self._schedule.start()
-        if not self._accounts:
-            _log.warning("nothing to poll, for no space falls to this shard", shard=str(self._shard))
         for running in self._accounts.values():
             running.start(self._known_slots(running.polling.account), rest=may_follow_another)
+        self._tell_plan(self._accounts)
 
     async def reconfigure(self, settings: Settings) -> None:
         """Take over other settings, known to be right. What they do not change goes on as it is."""
@@ -116,13 +117,14 @@ class Exporter:
         await asyncio.gather(*(running.stop() for running in leaving))
         if self._stopped:
             return
-        for account in self._settings.accounts:
-            if account.name not in self._accounts:
-                begun = self._account(account)
-                # no space keeps its place, for another endpoint may say otherwise; and nothing is sent yet where the
-                # account had another name until now, or was away for a moment only
-                begun.start({}, rest=True)
-                self._accounts[account.name] = begun
+        new = [account for account in self._settings.accounts if account.name not in self._accounts]
+        for account in new:
+            begun = self._account(account)
+            # no space keeps its place, for another endpoint may say otherwise; and nothing is sent yet where the
+            # account had another name until now, or was away for a moment only
+            begun.start({}, rest=True)
+            self._accounts[account.name] = begun
+        self._tell_plan([account.name for account in new])
 
     def tell_of_configuration(self, *, good: bool) -> None:
         """Say whether the configuration as it stands in its files is the one that counts."""
@@ -184,7 +186,7 @@ class Exporter:
 
     def accounts(self) -> list[AccountView]:
         """The accounts as they are now."""
-        return [running.view() for running in self._accounts.values()]
+        return [running.view(self._plan(running.polling.account)) for running in self._accounts.values()]
 
     def unpolled(self) -> int:
         """How many spaces have been neither polled nor known since the start."""
@@ -196,6 +198,19 @@ class Exporter:
         for account in document["accounts"]:
             account.update({key: "<secret>" for key in ("access_key_id", "access_key_secret") if key in account})
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+    def _plan(self, account: Account) -> AccountPlan:
+        return AccountPlan.of(account, self._page.size(account.name))
+
+    def _tell_plan(self, begun: Collection[str]) -> None:
+        """In the log: the plan of the accounts that begin, and what is not as it should be and was so until now."""
+        planned = [self._plan(account) for account in self._settings.accounts]
+        for one in planned:
+            if one.account.name in begun:
+                _log.info("polling", **one.facts)
+        before, self._warned = self._warned, set(warnings(planned, self._settings.max_age, self._shard))
+        for warning in sorted(self._warned - before):
+            _log.warning("plan does not fit", warning=warning)
 
     def _account(self, account: Account, found: tuple[Space, ...] = ()) -> "_RunningAccount":
         credentials, http = credential_source(account, self._environ), self._http(account.endpoint)
@@ -309,15 +324,6 @@ class _RunningAccount:
             self.polling.budget.rest(max(1.0, 1 / plan.qps))
         self.polling.start(known)
         self.discovery.switch(on=self.polling.account.discover)
-        _log.info(
-            "polling",
-            account=self.polling.account.name,
-            spaces=plan.spaces,
-            qps=plan.qps,
-            needed_qps=round(plan.needed_qps, 3),
-            interval=plan.interval,
-            effective_interval=round(plan.effective_interval, 1),
-        )
 
     def serves(self, account: Account | None) -> bool:
         """Whether these settings are of this account: at another endpoint, one of the same name is another one."""
@@ -332,10 +338,17 @@ class _RunningAccount:
         self.polling.probe_now()
         self.discovery.switch(on=account.discover)
 
-    def view(self) -> AccountView:
+    def view(self, planned: AccountPlan) -> AccountView:
         account, polling = self.polling.account, self.polling
-        found = self.discovery.found if account.discover else None
-        return AccountView(account.name, polling.up, polling.plan, polling.budget.current_qps(), found)
+        return AccountView(
+            account.name,
+            polling.up,
+            polling.plan,
+            polling.budget.current_qps(),
+            planned.series,
+            planned.bytes,
+            self.discovery.found if account.discover else None,
+        )
 
     async def stop(self) -> None:
         self.discovery.stop()

@@ -154,11 +154,15 @@ def simulate(scenario: Path | None, address: str) -> None:
 @_shard
 def check(config_file: Path | None, shard: "Shard") -> None:
     """Validate the configuration and print what polling it will mean."""
-    from exporter.report import plan_warnings, print_plan
+    from exporter.planning import plans, warnings
+    from exporter.report import print_plan
+    from exporter.state.state_file import read_beside
 
     settings = shard.of(_load(config_file))
-    print_plan(settings)
-    for warning in plan_warnings(settings):
+    endpoints = {account.name: account.endpoint for account in settings.accounts}
+    planned = plans(settings, read_beside(Path(settings.state_file), endpoints) if settings.state_file else {})
+    print_plan(planned)
+    for warning in warnings(planned, settings.max_age, shard):
         click.echo(f"warning: {warning}", err=True)
 
 

@@ -2,17 +2,18 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
 from exporter.chatapp.errors import QueryError
-from exporter.config.settings import Settings, format_duration
+from exporter.config.settings import format_duration
 from exporter.metrics.catalogue import SpaceView
-from exporter.polling.plan import Plan
+from exporter.planning import AccountPlan
 
 Swept = Sequence[tuple[SpaceView, QueryError | None]]
 """Every space after one poll, with the error where it failed."""
@@ -22,11 +23,22 @@ Unlisted = Mapping[str, QueryError]
 _STYLES = {"RED": "bold red", "YELLOW": "yellow", "GREEN": "green", "BANNED": "bold red", "CONNECTED": "green"}
 
 
-def print_plan(settings: Settings) -> None:
-    """One row an account: what is asked of its budget, and how old values can get."""
-    table = Table("account", "endpoint", "spaces", "queries/s needed", "allowed", "polled every", "configured")
-    for account in settings.accounts:
-        plan = Plan.of(account)
+def print_plan(plans: Sequence[AccountPlan]) -> None:
+    """One row an account: what is asked of its budget, how old values can get, and how large a scrape will be."""
+    table = Table(
+        "account",
+        "endpoint",
+        "spaces",
+        "queries/s needed",
+        "allowed",
+        "polled every",
+        "configured",
+        "oldest value",
+        "series",
+        "scrape",
+    )
+    for one in plans:
+        account, plan, about = one.account, one.plan, "" if one.measured else "~"
         table.add_row(
             account.name,
             account.endpoint,
@@ -35,27 +47,13 @@ def print_plan(settings: Settings) -> None:
             f"{plan.qps:g}",
             format_duration(plan.effective_interval),
             format_duration(plan.interval),
+            format_duration(plan.oldest_age),
+            f"{about}{one.series}",
+            f"{about}{decimal(one.bytes)}",
         )
     _console().print(table)
-
-
-def plan_warnings(settings: Settings) -> Iterator[str]:
-    """What the operator will not have meant."""
-    if not settings.accounts:
-        yield "no space falls to this shard; it will poll nothing"
-    for account in settings.accounts:
-        plan = Plan.of(account)
-        effective, configured = format_duration(plan.effective_interval), format_duration(plan.interval)
-        if plan.effective_interval > plan.interval:
-            yield (
-                f"account {account.name}: {plan.spaces} spaces at {plan.qps:g} queries a second are polled every"
-                f" {effective}, not every {configured}; raise qps or poll_interval"
-            )
-        if plan.effective_interval >= settings.max_age:
-            yield (
-                f"account {account.name}: values are polled every {effective} and leave after max_age"
-                f" {format_duration(settings.max_age)}, so series will come and go; raise max_age"
-            )
+    if not all(one.measured for one in plans):
+        print("~ estimated: the state file, where there is one, does not know all spaces yet")
 
 
 def print_numbers(swept: Swept, unlisted: Unlisted) -> None:

@@ -79,12 +79,15 @@ class NumberView:
 
 @dataclass(frozen=True, slots=True)
 class AccountView:
-    """One account as a scrape sees it; rates in queries a second. `discovered` is None where it discovers no spaces."""
+    """One account as a scrape sees it; rates in queries a second. Once all is polled, a scrape has so many `series`
+    of it in so many `bytes`. `discovered` is None where it discovers no spaces."""
 
     account: str
     up: bool
     plan: Plan
     current_qps: float
+    series: int
+    bytes: int
     discovered: Discovered | None = None
 
     @property
@@ -141,6 +144,7 @@ def _intervals(view: AccountView) -> Iterator[Sample]:
 
 
 def _qps(view: AccountView) -> Iterator[Sample]:
+    yield (("kind", "needed"),), view.plan.needed_qps
     yield (("kind", "limit"),), view.plan.qps
     yield (("kind", "current"),), view.current_qps
 
@@ -273,9 +277,28 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
     ),
     Family(
         "chatapp_account_qps",
-        "Queries per second that the exporter allows itself: as configured, and now, after throttling.",
+        "Queries per second: needed for the configured interval, and what the exporter allows itself, as the configured"
+        " limit and as current, after throttling.",
         ("account", "kind"),
         _qps,
+    ),
+    Family(
+        "chatapp_account_max_value_age_seconds",
+        "How old a value can get while polls succeed, by the plan.",
+        ("account",),
+        lambda view: [((), view.plan.oldest_age)],
+    ),
+    Family(
+        "chatapp_account_scrape_series",
+        "Series that a scrape has of the account's spaces and numbers once all are polled: measured on those that are.",
+        ("account",),
+        lambda view: [((), view.series)],
+    ),
+    Family(
+        "chatapp_account_scrape_bytes",
+        "Bytes in text, not packed, that a scrape has of the account's spaces and numbers once all are polled.",
+        ("account",),
+        lambda view: [((), view.bytes)],
     ),
     Family(
         "chatapp_account_discovery_up",

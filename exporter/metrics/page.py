@@ -7,7 +7,7 @@ costs little more than sending them.
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -83,6 +83,17 @@ class _Group:
             text.remove(position)
 
 
+class Size(NamedTuple):
+    """What some spaces take in a scrape; bytes in text, not packed."""
+
+    spaces: int = 0
+    series: int = 0
+    bytes: int = 0
+
+
+_NOTHING = Size()
+
+
 @dataclass(frozen=True, slots=True)
 class _Shown:
     """What the page shows of a space: its state, and its numbers while they are fresh."""
@@ -90,6 +101,7 @@ class _Shown:
     state: SpaceState
     fresh: bool
     group: _Group
+    size: Size
 
 
 class Page:
@@ -106,6 +118,7 @@ class Page:
         self.max_age = max_age
         self._shown: dict[Key, _Shown] = {}
         self._groups: list[_Group] = []
+        self._sizes: dict[str, Size] = {}
 
     def update(self, key: Key, state: SpaceState) -> None:
         """A space's state is new."""
@@ -114,7 +127,9 @@ class Page:
     def retain(self, keys: Collection[Key]) -> None:
         """Show these spaces only."""
         for key in self._shown.keys() - set(keys):
-            self._shown.pop(key).group.remove(key)
+            gone = self._shown.pop(key)
+            gone.group.remove(key)
+            self._count(key[0], _NOTHING, before=gone.size)
         self._groups = [group for group in self._groups if group.keys]
 
     def expire(self, now: float) -> Iterator[None]:
@@ -141,6 +156,10 @@ class Page:
                 yield header(account_family, openmetrics=openmetrics)
                 yield lines(account_family, accounts)
 
+    def size(self, account: str) -> Size:
+        """Of the account's spaces whose numbers are shown."""
+        return self._sizes.get(account, _NOTHING)
+
     def views(self, now: float) -> Iterator[SpaceView]:
         """What the page shows, as values."""
         for key, shown in self._shown.items():
@@ -149,8 +168,15 @@ class Page:
     def _show(self, key: Key, state: SpaceState, *, fresh: bool) -> None:
         shown = self._shown.get(key)
         group = shown.group if shown else self._group_with_room()
-        self._shown[key] = _Shown(state, fresh, group)
-        group.put(key, _pieces(self._view(key, state, fresh)))
+        pieces = tuple(_pieces(self._view(key, state, fresh)))
+        size = _size(pieces) if fresh else _NOTHING
+        self._count(key[0], size, before=shown.size if shown else _NOTHING)
+        self._shown[key] = _Shown(state, fresh, group, size)
+        group.put(key, pieces)
+
+    def _count(self, account: str, size: Size, *, before: Size) -> None:
+        sums = zip(self.size(account), size, before, strict=True)
+        self._sizes[account] = Size(*(total + now - then for total, now, then in sums))
 
     def _group_with_room(self) -> _Group:
         if not self._groups or len(self._groups[-1].keys) >= _GROUP:
@@ -164,6 +190,16 @@ def _pieces(view: SpaceView) -> Iterator[bytes]:
     yield from (lines(family, numbers) for family in NUMBER_FAMILIES)
     space = [(view, spell(view.labels))]
     yield from (lines(family, space) for family in SPACE_FAMILIES)
+
+
+def size_of(view: SpaceView) -> Size:
+    """What a scrape has of one space."""
+    return _size(_pieces(view))
+
+
+def _size(pieces: Iterable[bytes]) -> Size:
+    text = b"".join(pieces)
+    return Size(1, text.count(b"\n"), len(text))
 
 
 class CatalogueCollector(Collector):

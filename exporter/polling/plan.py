@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Self
 
+from exporter.chatapp.client import REQUEST_TIMEOUT_SECONDS
 from exporter.config.settings import Account
 
 _FIRST_PAUSE_SECONDS = 10.0
@@ -38,6 +39,11 @@ class Plan:
     def effective_interval(self) -> float:
         """Seconds between two polls of one space: the configured interval, or what the budget makes of it."""
         return max(self.interval, self.spaces / self.qps)
+
+    @property
+    def oldest_age(self) -> float:
+        """Seconds that a value can reach while polls succeed: the interval, and a poll that takes as long as it may."""
+        return self.effective_interval + REQUEST_TIMEOUT_SECONDS
 
     def slot(self, index: int) -> float:
         """A space's first regular time, in seconds after the start: the interval that follows the first sweep has the

@@ -155,6 +155,14 @@ def _look_into(path: Path, endpoints: Endpoints) -> dict[Key, SpaceState]:
     return {}
 
 
+def read_beside(path: Path, endpoints: Endpoints) -> dict[Key, SpaceState]:
+    """What a file knows, read without writing, beside a process that may write it; nothing where it is unreadable."""
+    for options in ("?mode=ro", "?immutable=1"):  # the second on a read-only disk
+        with suppress(OSError, *_SQLITE_ERRORS), closing(_connect(path.absolute().as_uri() + options)) as database:
+            return {row.key: row.state for row in _read(database) if row.state and row.is_of(endpoints)}
+    return {}
+
+
 def _is_text(header: bytes) -> bool:
     text = header.decode("utf-8", "replace")
     return "\0" not in text and text.count("\N{REPLACEMENT CHARACTER}") <= 1  # the last character may be cut

@@ -46,9 +46,16 @@ def bad_config(tmp_path: Path) -> Path:
 def test_check_prints_the_plan(config: Path) -> None:
     done = run("check", "--config.file", config)
 
-    cells = [cell.strip() for line in done.stdout.splitlines() if "acme" in line for cell in line.split("│")]
-    assert cells[1:-1] == ["acme", "https://cams.ap-southeast-1.aliyuncs.com", "2", "0.00667", "5", "5m", "5m"]
+    endpoint = "https://cams.ap-southeast-1.aliyuncs.com"
+    assert cells(done) == ["acme", endpoint, "2", "0.00667", "5", "5m", "5m", "5m10s", "~70", "~8.0 kB"]
+    assert "~ estimated" in done.stdout
     assert (done.stderr, done.returncode) == ("", 0)
+
+
+def cells(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Of the first account's row in a plan."""
+    row = next(line for line in done.stdout.splitlines() if "acme" in line)
+    return [cell.strip() for cell in row.split("│")][1:-1]
 
 
 def test_check_prints_that_spaces_are_discovered(tmp_path: Path) -> None:
@@ -70,9 +77,9 @@ def test_check_warns_of_a_schedule_that_does_not_fit_and_of_values_that_leave_to
 
     assert done.stderr == (
         "warning: account acme: 60 spaces at 0.5 queries a second are polled every 2m, not every 30s;"
-        " raise qps or poll_interval\n"
+        " qps: 3 or poll_interval: 2m20s would fit\n"
         "warning: account acme: values are polled every 2m and leave after max_age 1m,"
-        " so series will come and go; raise max_age\n"
+        " so series will come and go; max_age: 6m30s would fit\n"
     )
     assert done.returncode == 0
 
