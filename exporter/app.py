@@ -250,6 +250,7 @@ class Exporter:
             # one that a reload ends or begins at this moment is not there
             if (running := self._accounts.get(account.name)) and running.polling.account != account:
                 running.polling.reconfigure(account)
+        self._tell_plan([])
 
     def _take_over_spaces(self) -> None:
         found = {_owner(one.polling.account): one.discovery.found.spaces for one in self._accounts.values()}

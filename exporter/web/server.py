@@ -59,7 +59,8 @@ class _Listener(socket.socket):
     """A listening socket that hangs up on whoever comes while too many are connected, before TLS costs anything."""
 
     def __init__(self, plain: socket.socket) -> None:
-        super().__init__(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        # without the protocol asyncio leaves Nagle's algorithm on: the last piece of an answer would wait for 40 ms
+        super().__init__(plain.family, plain.type, socket.IPPROTO_TCP, fileno=plain.detach())
         self._connected: list[socket.socket] = []
 
     def accept(self) -> tuple[socket.socket, object]:

@@ -1,5 +1,6 @@
 """Where the program listens, as people write it and as it is said to them."""
 
+import asyncio
 import socket
 
 import pytest
@@ -23,3 +24,24 @@ def test_a_listening_socket_has_an_address_that_people_can_open(address: str, ur
 def test_what_is_no_address_is_refused_with_an_example(address: str) -> None:
     with pytest.raises(AddressError, match="expected an address such as :10144 or"):
         bind(address)
+
+
+def test_the_last_piece_of_an_answer_is_not_held_back() -> None:
+    """As Nagle's algorithm would, for 40 ms, until the client confirms what came before."""
+
+    async def main() -> int:
+        accepted: asyncio.Queue[socket.socket] = asyncio.Queue()
+
+        class Accepting(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                accepted.put_nowait(transport.get_extra_info("socket"))
+
+        listener = bind("127.0.0.1:0")
+        server = await asyncio.get_running_loop().create_server(Accepting, sock=listener)
+        with socket.create_connection(listener.getsockname()):
+            connection = await accepted.get()
+            no_delay = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        server.close()
+        return no_delay
+
+    assert asyncio.run(main()) == 1
