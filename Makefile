@@ -45,14 +45,15 @@ config/kubernetes/prometheusrule.yaml: config/prometheus/chatapp.rules.yml Makef
 incidents: .venv/dev ## print which alerts each incident must raise, and which it raised
 	@PYTHONPATH=tests $(BIN)/python tests/incident_table.py
 
-bench: .venv/dev ## measure the budget against other ways to limit a rate
-	@$(BIN)/python tests/benchmarks/budget.py
+bench: .venv/bench ## measure scrape, memory, poll, budget, start and growth; a quarter of an hour. BENCH picks some
+	@PYTHONPATH=tests $(BIN)/python tests/benchmarks $(BENCH)
 
 # pins that stand in the lock files stay; UPGRADE=--upgrade takes the newest
 lock: ## write the lock files anew from pyproject.toml; needs uv
 	@command -v $(UV) >/dev/null || { echo 'error: make lock needs uv (pip install uv), or UV=path' >&2; exit 1; }
 	@$(compile) --output-file requirements.lock
 	@$(compile) --group dev --constraints requirements.lock --output-file requirements-dev.lock
+	@$(compile) --group bench --constraints requirements-dev.lock --output-file requirements-bench.lock
 
 compile = $(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command 'make lock' $(UPGRADE)
@@ -78,3 +79,8 @@ clean: ## remove everything that make has made
 	@$(PIP) install --require-hashes -r requirements-dev.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/runtime
+
+.venv/bench: .venv/dev requirements-bench.lock
+	@echo 'Installing what the benchmarks compare with into .venv'
+	@$(PIP) install --require-hashes -r requirements-bench.lock
+	@touch $@

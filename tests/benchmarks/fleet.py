@@ -9,8 +9,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import yaml
-
 from exporter.chatapp.wire import decode_answer
 from exporter.metrics.instruments import Instruments
 from exporter.state.state_file import StateFile
@@ -70,8 +68,8 @@ class Fleet:
             file = StateFile(folder / "state.db", {account: endpoint for account, _ in states}, Instruments([]))
             file.save(states)
             file.close()
-        path = folder / "exporter.yml"
-        path.write_text(yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False))
+        path = folder / "exporter.json"
+        path.write_text(json.dumps(document))
         return path
 
 

@@ -126,6 +126,15 @@ class Client:
         return received
 
 
+def is_listening(port: int) -> bool:
+    """Whether something accepts connections there."""
+    try:
+        Client(port)
+    except ConnectionError:
+        return False
+    return True
+
+
 def median_seconds(work: Callable[[], object], times: int) -> float:
     """Of so many runs."""
     seconds = []

@@ -38,9 +38,9 @@ Round = Callable[[], Awaitable[None]]
 
 
 @asynccontextmanager
-async def ours(endpoint: str) -> AsyncIterator[Round]:
-    """A sweep."""
-    settings = Settings.model_validate(FLEET.document(endpoint))
+async def ours(endpoint: str, fleet: Fleet = FLEET) -> AsyncIterator[Round]:
+    """A poll of every space, one after the other."""
+    settings = Settings.model_validate(fleet.document(endpoint))
     (account,) = settings.accounts
     fast = account.model_copy(update={"qps": WITHOUT_WAITING})
     exporter = Exporter(settings.model_copy(update={"accounts": [fast]}), {}, SystemClock())
@@ -135,6 +135,20 @@ def measured(endpoint: str) -> list[float]:
         pipe.send(False)
     # the first round opens connections and imports what is imported late
     return [statistics.median(rounds[index + len(SIDES) :: len(SIDES)]) for index in range(len(SIDES))]
+
+
+def cpu_of_a_poll(fleet: Fleet, endpoint: str) -> float:
+    """Seconds of ours, with a fleet of this size."""
+
+    async def main() -> float:
+        async with ours(endpoint, fleet) as each:
+            await each()
+            started = time.process_time()
+            await each()
+            return (time.process_time() - started) / fleet.spaces
+
+    configure_logs("error", "logfmt")
+    return asyncio.run(main())
 
 
 def main() -> int:

@@ -50,16 +50,16 @@ def worst_second(moments: list[float]) -> int:
     return worst
 
 
-def thirty(table: Table) -> None:
-    """Of the sum of their budgets, what thirty accounts use; the exporter and all its threads on the first core."""
+def thirty(table: Table, *, state_file: bool) -> None:
+    """Of the sum of their budgets, what thirty accounts use; the exporter on the first core."""
     with tempfile.TemporaryDirectory() as folder, serving(THIRTY, LATENCY) as api:
-        config = THIRTY.write(Path(folder), api.endpoint, interval="5s")
+        config = THIRTY.write(Path(folder), api.endpoint, warm=state_file, interval="5s")
         with exporter(config) as ours:
             os.sched_setaffinity(ours.process.pid, {0})
             time.sleep(5)
             used, cpu, worst = measured(api, ours)
     share = used / (THIRTY.accounts * 10)
-    what = f"thirty accounts at 10/s, {worst} in an account's busiest second"
+    what = f"thirty accounts at 10/s {'with' if state_file else 'without'} a state file, {worst} in a busiest second"
     how = f"{used:.1f}/s, {milliseconds(cpu)} of CPU a poll"
     table.judged(what, how, f"{share:.1%} of 300/s", value=0.95 / share, limit=1)
 
@@ -84,7 +84,9 @@ def main() -> int:
     sweep(table, COMPRESSED_QPS)
     if real:
         sweep(table, 10.0)
-    thirty(table)
+    thirty(table, state_file=False)
+    # every thousand pages SQLite copies its log into the file and waits for the disk, and the event loop with it
+    thirty(table, state_file=True)
     return len(table.missed)
 
 
