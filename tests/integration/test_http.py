@@ -1,14 +1,17 @@
 """What is served under which path, and in which format."""
 
 import asyncio
+import gzip
 
 import httpx
 import pytest
+from starlette.datastructures import Headers
+from starlette.types import Message
 from virtual_time import run
 from world import World, scenario
 
 from exporter.web.app import create_app
-from exporter.web.exposition import OPENMETRICS, TEXT
+from exporter.web.exposition import OPENMETRICS, TEXT, exposition
 
 PROMETHEUS_3 = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
@@ -136,3 +139,39 @@ def test_the_shown_configuration_has_no_secret() -> None:
     assert "poll_interval: 5s" in response.text
     assert "secret-acme" not in response.text
     assert "key-acme" not in response.text
+
+
+LARGE = [b"# a page in parts\n", b"", b"x" * 700_000 + b"\n", *[b"y" * 999 + b"\n"] * 600, b"# EOF\n"]
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_parts_of_any_size_arrive_as_one_page_and_others_have_their_turns_between(encoding: str) -> None:
+    async def main() -> tuple[list[bytes], int, httpx.Headers]:
+        answer = exposition(LARGE, Headers({"accept-encoding": encoding}), openmetrics=True)
+        turns, sent = 0, list[bytes]()
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async def send(message: Message) -> None:
+            sent.append(message.get("body", b""))
+
+        task = asyncio.create_task(others())
+        await answer({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+        task.cancel()
+        return sent, turns, httpx.Headers(answer.raw_headers)
+
+    sent, turns, headers = run(main())
+    whole = b"".join(sent)
+
+    assert (gzip.decompress(whole) if encoding == "gzip" else whole) == b"".join(LARGE)
+    assert headers.get("content-length") == (None if encoding == "gzip" else str(len(whole)))
+    assert max(map(len, sent)) <= 512 * 1024
+    assert turns >= 5  # one for each chunk of a quarter of a MiB
+
+
+async def receive() -> Message:
+    raise AssertionError("nothing is read of a request")

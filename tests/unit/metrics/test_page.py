@@ -1,6 +1,8 @@
 """The rendered page means what prometheus_client makes of the same rows, whatever the API sends."""
 
+import re
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from exporter.metrics.catalogue import (
     NumberView,
     SpaceView,
 )
+from exporter.metrics.lines import lines as lines_of
 from exporter.metrics.page import CatalogueCollector, Page
 from exporter.polling.discovery import Discovered
 from exporter.polling.plan import Plan
@@ -264,3 +267,71 @@ def test_rendering_again_shows_a_new_state_and_nothing_of_the_old() -> None:
 
     assert 'phone_number="1"' not in exposition(page, openmetrics=False)
     assert 'phone_number="2"' in exposition(page, openmetrics=False)
+
+
+changes = st.lists(st.tuples(st.integers(0, 39), st.none() | st.integers(0, 4)), max_size=120)
+
+
+@given(changes)
+def test_whatever_changed_in_whatever_order_it_shows_what_a_page_made_at_once_shows(
+    history: list[tuple[int, int | None]],
+) -> None:
+    """Of forty spaces in two accounts: each gets so many numbers, or leaves."""
+    page, now = page_of([]), dict[Key, SpaceState]()
+    page._view = view_of_any
+    for polls, (name, listed) in enumerate(history):
+        key = (f"account-{name % 2}", f"s{name}")
+        if listed is None:
+            now.pop(key, None)
+            page.retain(now)
+        else:
+            shown = tuple(PhoneNumber(f"{name}{number}", status="X" * polls) for number in range(listed))
+            now[key] = SpaceState(True, NOW, shown, polls=polls)
+            page.update(key, now[key])
+    fresh = page_of([])
+    fresh._view = view_of_any
+    for key, state in now.items():
+        fresh.update(key, state)
+
+    assert sorted(exposition(page, openmetrics=False).splitlines()) == sorted(
+        exposition(fresh, openmetrics=False).splitlines()
+    )
+    assert [page.size(name) for name in ("account-0", "account-1")] == [
+        fresh.size(name) for name in ("account-0", "account-1")
+    ]
+
+
+def view_of_any(key: Key, state: SpaceState, fresh: bool) -> SpaceView:
+    return SpaceView(key[0], Space(id=key[1]), state, fresh, MESSAGING_LIMITS)
+
+
+def test_families_stay_together_however_many_spaces_there_are() -> None:
+    state = SpaceState(True, NOW, (PhoneNumber("1", status="X"),), polls=1)
+    page = page_of([(Space(id=f"s{number}"), state) for number in range(100)])
+
+    names = [re.split("[{ ]", line)[0] for line in exposition(page, openmetrics=False).splitlines() if line[0] != "#"]
+
+    assert len([name for name, _ in groupby(names)]) == len(set(names))
+
+
+def test_what_is_too_old_leaves_step_by_step_and_what_changes_meanwhile_stays_right() -> None:
+    old = SpaceState(True, NOW - MAX_AGE, (PhoneNumber("1", status="X"),), polls=1)
+    page = page_of([(Space(id=f"s{number}"), old) for number in range(30)])
+
+    steps = page.expire(NOW)
+    next(steps)
+    page.update(("acme", "s29"), SpaceState(True, NOW, (PhoneNumber("2", status="X"),), polls=2))
+    page.retain([("acme", f"s{number}") for number in range(20, 30)])
+    rest = sum(1 for _ in steps)
+
+    assert rest == 10
+    shown = exposition(page, openmetrics=False)
+    assert 'phone_number="1"' not in shown
+    assert shown.count('chatapp_phone_number_status{account="acme",space="s29",phone_number="2"') == 1
+
+
+def test_a_number_is_spelt_as_it_is_whatever_was_spelt_before() -> None:
+    values = iter((1, 1.0, 1, 1.0))
+    family: Family[AccountView] = Family("x", "x", ("account",), lambda _: [((), next(values))])
+
+    assert [lines_of(family, [(ACCOUNT, "")]).split()[-1] for _ in range(4)] == [b"1", b"1.0", b"1", b"1.0"]

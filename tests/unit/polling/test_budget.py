@@ -400,3 +400,19 @@ def test_every_caller_that_was_not_cancelled_is_served() -> None:
     cancelled = Caller(0, (Attempt(End.ANSWERED, 1, 0.5),), cancelled_after=0.75)
     fleet = steady(10, latency=0.5, share=0.5) + [cancelled] * 20 + steady(10, latency=0.5, share=0.5)
     assert len(arrivals_at_server(2, fleet)) == 20
+
+
+def test_a_request_that_is_a_little_late_for_its_slot_makes_the_next_one_no_later() -> None:
+    permits = Permits()
+    permits.take(0.0, 10)  # slots at 0.1, 0.2, …
+    permits.take(0.14, 10)
+
+    assert permits.delay(0.14, 10) == pytest.approx(0.06)
+
+
+def test_one_that_is_late_by_half_a_gap_or_more_begins_anew_so_that_nothing_bursts() -> None:
+    permits = Permits()
+    permits.take(0.0, 10)
+    permits.take(0.16, 10)
+
+    assert permits.delay(0.16, 10) == pytest.approx(0.1)
