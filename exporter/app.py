@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -19,7 +19,7 @@ from exporter.chatapp.client import Client
 from exporter.chatapp.errors import QueryError
 from exporter.clock import Clock, SystemClock
 from exporter.config.credentials import CredentialSource, credential_source
-from exporter.config.settings import OWN_NUMBERS, Account, Settings, Space, is_loopback
+from exporter.config.settings import Account, Settings, Space, is_loopback
 from exporter.config.shard import WHOLE, Shard
 from exporter.metrics.catalogue import AccountView, SpaceView
 from exporter.metrics.instruments import Instruments
@@ -85,6 +85,7 @@ class Exporter:
         self._settings = settings = self._part(found)
         self._instruments.reconfigure([account.name for account in settings.accounts])
         self._spaces = _spaces(settings)
+        self._discovered = self._spaces.keys() - _spaces(self._configured).keys()
         self._retain_in_state_file()
         self._page = Page(self._view, self.accounts, settings.max_age)
         states = {key: known.get(key, SpaceState()) for key in self._spaces}
@@ -241,8 +242,11 @@ class Exporter:
 
     def _part(self, found: Mapping[tuple[str, str], Iterable[Space]]) -> Settings:
         """This shard's part of the configuration, and of the spaces that the accounts have discovered."""
-        accounts = [account.with_discovered(found.get(_owner(account), ())) for account in self._configured.accounts]
-        return self._shard.of(self._configured.model_copy(update={"accounts": accounts}))
+        return self._shard.of(_with_discovered(self._configured, found))
+
+    def _kept(self, key: Key) -> SpaceState:
+        """What the state file is to know of a space."""
+        return replace(self._store[key], discovered_as=self._spaces[key].name if key in self._discovered else None)
 
     def _take_over_discovered(self) -> None:
         self._take_over_spaces()
@@ -257,6 +261,7 @@ class Exporter:
         before, self._settings = self._settings, self._part(found)
         settings, old = self._settings, self._spaces
         self._spaces = spaces = _spaces(settings)
+        self._discovered = spaces.keys() - _spaces(self._configured).keys()
         self._instruments.reconfigure([account.name for account in settings.accounts])
         endpoints, others = _endpoints(settings), _endpoints(before)
         self._store.retain([key for key in spaces if endpoints[key[0]] == others.get(key[0])])
@@ -284,7 +289,7 @@ class Exporter:
         self._store.recall({key: state for key, state in known.items() if key in self._spaces})
         self._retain_in_state_file()
         if self._state_file:
-            self._state_file.save({key: self._store[key] for key in self._spaces if key not in self._store.unpolled})
+            self._state_file.save({key: self._kept(key) for key in self._spaces if key not in self._store.unpolled})
 
     def _open_state_file(self, *, again: bool = False) -> tuple[StateFile | None, dict[Key, SpaceState]]:
         file, endpoints = self._part({}).state_file, _endpoints(self._configured)
@@ -298,11 +303,11 @@ class Exporter:
 
     def _record(self, outcome: Outcome) -> None:
         key = (outcome.account, outcome.space)
-        state = self._store.record(outcome)
+        self._store.record(outcome)
         if outcome.answer:
             self._instruments.answered(outcome.answer, self._settings.limits)
         if self._state_file:
-            self._state_file.save({key: state})
+            self._state_file.save({key: self._kept(key)})
 
     def _view(self, key: Key, state: SpaceState, fresh: bool) -> SpaceView:
         return SpaceView(key[0], self._spaces[key], state, fresh, self._settings.limits)
@@ -341,9 +346,11 @@ class _RunningAccount:
 
     def view(self, planned: AccountPlan) -> AccountView:
         account, polling = self.polling.account, self.polling
+        # with no space to poll, only a listing can tell
+        shut_out = not polling.plan.spaces and self.discovery.found.denied
         return AccountView(
             account.name,
-            polling.up,
+            polling.up and not shut_out,
             polling.plan,
             polling.budget.current_qps(),
             planned.series,
@@ -378,14 +385,26 @@ def _owner(account: Account) -> tuple[str, str]:
     return account.name, account.endpoint
 
 
-def _discovered_before(settings: Settings, known: Iterable[Key]) -> dict[tuple[str, str], tuple[Space, ...]]:
-    """The spaces that the accounts had before a restart: they count as discovered until the first whole listing."""
+def _discovered_before(settings: Settings, known: Mapping[Key, SpaceState]) -> dict[tuple[str, str], tuple[Space, ...]]:
+    """The spaces that were discovered before a restart: they count as such until the first whole listing."""
     return {
         _owner(account): tuple(
-            Space(id=space) for name, space in known if name == account.name and space != OWN_NUMBERS
+            Space(id=space, name=state.discovered_as)
+            for (name, space), state in known.items()
+            if name == account.name and state.discovered_as is not None
         )
         for account in settings.accounts
     }
+
+
+def with_known_spaces(settings: Settings, known: Mapping[Key, SpaceState]) -> Settings:
+    """The settings as a start takes them that finds this in its state file."""
+    return _with_discovered(settings, _discovered_before(settings, known))
+
+
+def _with_discovered(settings: Settings, found: Mapping[tuple[str, str], Iterable[Space]]) -> Settings:
+    accounts = [account.with_discovered(found.get(_owner(account), ())) for account in settings.accounts]
+    return settings.model_copy(update={"accounts": accounts})
 
 
 async def sweep(settings: Settings, environ: Mapping[str, str]) -> Swept:

@@ -154,13 +154,16 @@ def simulate(scenario: Path | None, address: str) -> None:
 @_shard
 def check(config_file: Path | None, shard: "Shard") -> None:
     """Validate the configuration and print what polling it will mean."""
+    from exporter.app import with_known_spaces
     from exporter.planning import plans, warnings
     from exporter.report import print_plan
     from exporter.state.state_file import read_beside
 
-    settings = shard.of(_load(config_file))
+    settings = _load(config_file)
     endpoints = {account.name: account.endpoint for account in settings.accounts}
-    planned = plans(settings, read_beside(Path(settings.state_file), endpoints) if settings.state_file else {})
+    state_file = shard.of(settings).state_file
+    known = read_beside(Path(state_file), endpoints) if state_file else {}
+    planned = plans(shard.of(with_known_spaces(settings, known)), known)
     print_plan(planned)
     for warning in warnings(planned, settings.max_age, shard):
         click.echo(f"warning: {warning}", err=True)

@@ -53,7 +53,7 @@ class AccountPlan:
         plan, sample = Plan.of(account), known if known.spaces else _typical(account)
         share = plan.spaces / sample.spaces
         return cls(
-            account, plan, round(sample.series * share), round(sample.bytes * share), known.spaces == plan.spaces
+            account, plan, round(sample.series * share), round(sample.bytes * share), 0 < known.spaces == plan.spaces
         )
 
     @property

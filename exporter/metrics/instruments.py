@@ -51,6 +51,7 @@ class Instruments:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._accounts: Collection[str] = ()
+        self._space_files: Mapping[str, bool] = {}
         self._codes = _Bounded()
         self._values = _Bounded()
         self._add_api_families()
@@ -152,6 +153,9 @@ class Instruments:
 
     def space_files(self, up: Mapping[str, bool]) -> None:
         """These are the space files, and whether each counts as it stands; the series of others leave."""
+        if up == self._space_files:  # asked for every few seconds, of thousands of files
+            return
+        self._space_files = dict(up)
         self._space_file_up.clear()
         for file, good in up.items():
             self._space_file_up.labels(file).set(good)

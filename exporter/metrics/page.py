@@ -118,6 +118,7 @@ class Page:
         self.max_age = max_age
         self._shown: dict[Key, _Shown] = {}
         self._groups: list[_Group] = []
+        self._roomy: list[_Group] = []
         self._sizes: dict[str, Size] = {}
 
     def update(self, key: Key, state: SpaceState) -> None:
@@ -131,6 +132,7 @@ class Page:
             gone.group.remove(key)
             self._count(key[0], _NOTHING, before=gone.size)
         self._groups = [group for group in self._groups if group.keys]
+        self._roomy = [group for group in self._groups if len(group.keys) < _GROUP]
 
     def expire(self, now: float) -> Iterator[None]:
         """Take off what is too old at `now`, a step for each space that changes, for they can be thousands."""
@@ -179,9 +181,12 @@ class Page:
         self._sizes[account] = Size(*(total + now - then for total, now, then in sums))
 
     def _group_with_room(self) -> _Group:
-        if not self._groups or len(self._groups[-1].keys) >= _GROUP:
-            self._groups.append(_Group())
-        return self._groups[-1]
+        while self._roomy and len(self._roomy[-1].keys) >= _GROUP:
+            self._roomy.pop()
+        if not self._roomy:
+            self._roomy.append(_Group())
+            self._groups.append(self._roomy[-1])
+        return self._roomy[-1]
 
 
 def _pieces(view: SpaceView) -> Iterator[bytes]:

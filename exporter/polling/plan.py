@@ -115,10 +115,11 @@ class AccountAccess:
     """No space but a probe is polled while this holds, and only an answer that was let in ends it."""
 
     def among(self, spaces: Collection[str]) -> "AccountAccess":
-        """What is known of it once these are the account's spaces. Some must be left that can tell."""
+        """What is known of it once these are the account's spaces. Some must be left that can tell: with none, no probe
+        could ever end a refusal."""
         kept = frozenset(spaces)
         own = frozenset[str]() if kept <= self.own else self.own & kept
-        return AccountAccess(len(kept), self.denied & kept, own, self.refused)
+        return AccountAccess(len(kept), self.denied & kept, own, self.refused and bool(kept))
 
     def after_denial(self, space: str) -> "AccountAccess":
         """A space was denied."""

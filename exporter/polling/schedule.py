@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -15,6 +15,7 @@ from exporter.clock import Clock
 
 _IDLE = timedelta(hours=1)
 _JOB = "what is due first"
+_FEW = 64
 
 
 @dataclass(slots=True)
@@ -89,6 +90,10 @@ class Schedule:
     def _put(self, entry: _Entry, due: datetime) -> None:
         entry.due = due
         heappush(self._queue, (due, next(self._order), entry))
+        if len(self._queue) > 2 * len(self._entries) + _FEW:
+            # without what is void, which would stay until it had been due
+            self._queue = [one for one in self._queue if one[0] == one[2].due]
+            heapify(self._queue)
 
     async def _call_back(self) -> None:  # as a coroutine, for plain functions would run in a thread
         now = self._zone.now()

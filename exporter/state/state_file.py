@@ -156,10 +156,12 @@ def _look_into(path: Path, endpoints: Endpoints) -> dict[Key, SpaceState]:
 
 
 def read_beside(path: Path, endpoints: Endpoints) -> dict[Key, SpaceState]:
-    """What a file knows, read without writing, beside a process that may write it; nothing where it is unreadable."""
-    for options in ("?mode=ro", "?immutable=1"):  # the second on a read-only disk
-        with suppress(OSError, *_SQLITE_ERRORS), closing(_connect(path.absolute().as_uri() + options)) as database:
-            return {row.key: row.state for row in _read(database) if row.state and row.is_of(endpoints)}
+    """What a file knows, beside a process that may write it; nothing where there is none or it is unreadable. Leaves
+    nothing behind: what root made here, the service could not write."""
+    # SQLite makes a log's index where there is none, unless it is told that nobody writes
+    options = "?mode=ro" if _log_of(path).exists() else "?mode=ro&immutable=1"
+    with suppress(OSError, *_SQLITE_ERRORS), closing(_connect(path.absolute().as_uri() + options)) as database:
+        return {row.key: row.state for row in _read(database) if row.state and row.is_of(endpoints)}
     return {}
 
 
@@ -335,6 +337,7 @@ class _Known:
     next_slot: float | None
     phone_numbers: tuple[PhoneNumber, ...]
     changes: list[tuple[str, str, float]]
+    discovered_as: str | None = None
 
 
 _KNOWN = TypeAdapter(_Known)  # reads equal texts as one, which saves half the memory of fifty thousand numbers
@@ -342,7 +345,15 @@ _KNOWN = TypeAdapter(_Known)  # reads equal texts as one, which saves half the m
 
 def _encode(state: SpaceState, endpoint: str) -> str:
     changes = [(number, field, at) for (number, field), at in state.changes.items()]
-    known = _Known(endpoint, state.up, state.last_success, state.next_slot, state.phone_numbers, changes)
+    known = _Known(
+        endpoint,
+        state.up,
+        state.last_success,
+        state.next_slot,
+        state.phone_numbers,
+        changes,
+        state.discovered_as,
+    )
     return _KNOWN.dump_json(known).decode()
 
 
@@ -353,5 +364,12 @@ def _decode(key: Key, text: str) -> _Row:
     except ValidationError:
         return _Row(key)
     changes = {(number, field): at for number, field, at in known.changes}
-    state = SpaceState(known.up, known.last_success, known.phone_numbers, changes, next_slot=known.next_slot)
+    state = SpaceState(
+        known.up,
+        known.last_success,
+        known.phone_numbers,
+        changes,
+        next_slot=known.next_slot,
+        discovered_as=known.discovered_as,
+    )
     return _Row(key, known.endpoint, state)

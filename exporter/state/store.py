@@ -16,7 +16,8 @@ Changes = Mapping[tuple[str, str], float]
 @dataclass(frozen=True, slots=True)
 class SpaceState:
     """A space as we know it. `phone_numbers` are those of the last success, however long ago that was; `next_slot` is
-    its next regular time in the schedule (Unix seconds)."""
+    its next regular time in the schedule (Unix seconds). Of one that came from a state file `discovered_as` is the name
+    that it was discovered by, None where it was configured."""
 
     up: bool = False
     last_success: float | None = None
@@ -25,6 +26,7 @@ class SpaceState:
     polls: int = 0
     failures: Mapping[Reason, int] = field(default_factory=dict)
     next_slot: float | None = None
+    discovered_as: str | None = None
 
     @property
     def is_healthy(self) -> bool:

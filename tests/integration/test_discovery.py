@@ -498,3 +498,94 @@ def test_a_restart_is_ready_at_once_where_the_spaces_are_known(tmp_path: Path, k
 
     unlisted = (503, "not ready: spaces of 1 accounts not listed yet\n")
     assert run(main()) == ((200, "ready\n") if known else unlisted)
+
+
+def test_a_restart_does_not_take_configured_spaces_for_discovered_ones(tmp_path: Path) -> None:
+    """Where the API lists none, that would make every later listing a failure."""
+
+    async def main() -> tuple[World, list[Seen]]:
+        world = discovering(5, 1, 2, state_file=tmp_path / "state.db")
+        world.api.portal_of_listings = page()
+        scrapes = await played(world, 60)
+        world.exporter = world.fresh_exporter()
+        await world.exporter.start()
+        return world, [*scrapes, *await played(world, 120)]
+
+    world, (before, after) = run(main())
+
+    assert (before.up, after.up, after.discovered) == ([1], [1], [0])
+    assert after.spaces == set(fleet_of(world)[:2])
+
+
+def test_a_space_that_left_the_configuration_while_nothing_ran_is_gone_whatever_listings_say(tmp_path: Path) -> None:
+    async def main() -> tuple[World, Seen]:
+        world = discovering(5, 1, 2, state_file=tmp_path / "state.db", events=({"at": "0s", **DENIED},))
+        await played(world, 60)
+        (account,) = world.settings.accounts
+        world.settings = changed(world, spaces=(account.spaces or [])[:1])
+        world.exporter = world.fresh_exporter()
+        await world.exporter.start()
+        (after,) = await played(world, 7200)
+        return world, after
+
+    world, after = run(main())
+
+    assert after.spaces == {fleet_of(world)[0]}
+
+
+def test_discovered_spaces_keep_their_names_over_a_restart(tmp_path: Path) -> None:
+    async def main() -> list[list[str]]:
+        world = discovering(5, 1, state_file=tmp_path / "state.db")
+        await played(world, 60)
+        before = world.samples("chatapp_space_info")
+        world.exporter = world.fresh_exporter()
+        after = world.samples("chatapp_space_info")
+        await world.exporter.stop()
+        return [sorted(before), sorted(after)]
+
+    before, after = run(main())
+
+    assert before == after
+    assert not any('name=""' in line for line in after)
+
+
+def test_a_refused_account_whose_last_configured_space_leaves_is_let_in_by_a_listing() -> None:
+    async def main() -> tuple[World, list[Seen], list[list[str]]]:
+        revoked = {"at": "0s", "for": "1h", "answer": "InvalidAccessKeyId.NotFound"}
+        world = discovering(5, 1, poll_interval="5m", events=(revoked,))
+        await world.exporter.start()
+        await asyncio.sleep(600)
+        up = [world.samples("chatapp_account_up")]
+        await world.exporter.reconfigure(changed(world, spaces=None))
+        await asyncio.sleep(1200)
+        up.append(world.samples("chatapp_account_up"))
+        scrapes = await played(world, 4200)
+        return world, scrapes, [*up, world.samples("chatapp_account_up")]
+
+    world, (after,), up = run(main())
+
+    assert up == [["chatapp_account_up{} 0"], ["chatapp_account_up{} 0"], ["chatapp_account_up{} 1"]]
+    assert (after.spaces, after.up) == (set(fleet_of(world)), [1])
+
+
+def test_an_account_that_may_not_list_and_has_nothing_else_is_refused_until_it_may() -> None:
+    async def main() -> list[list[str]]:
+        world = discovering(5, poll_interval="5m", events=({"at": "0s", "for": "30m", **DENIED},))
+        await world.exporter.start()
+        await asyncio.sleep(600)
+        up = [world.samples("chatapp_account_up")]
+        await played(world, 3000)
+        return [*up, world.samples("chatapp_account_up")]
+
+    assert run(main()) == [["chatapp_account_up{} 0"], ["chatapp_account_up{} 1"]]
+
+
+def test_configured_spaces_make_it_ready_where_none_may_be_listed() -> None:
+    async def main() -> int:
+        world = discovering(5, 1, 2, events=({"at": "0s", **DENIED},))
+        await played(world, 60)
+        transport = httpx.ASGITransport(create_app(world.exporter))
+        async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
+            return (await http.get("/-/ready")).status_code
+
+    assert run(main()) == 200

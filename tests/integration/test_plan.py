@@ -101,6 +101,47 @@ def test_check_measures_on_the_state_file_of_a_process_that_runs_or_has_ended(tm
     assert running[-2:] == ended[-2:] == [str(series), f"{size / 1000:.1f} kB"]
 
 
+def test_check_leaves_nothing_behind(tmp_path: Path) -> None:
+    """What root made beside the state file, the service could not write."""
+
+    async def main() -> list[set[str]]:
+        world = World(scenario(3), state_file=str(tmp_path / "state.db"))
+        path = tmp_path / "exporter.yml"
+        path.write_text(world.exporter.redacted_config().replace("<secret>", "something"))
+        await world.exporter.start()
+        await asyncio.sleep(5)
+        await world.exporter.stop()
+        row(path)
+        closed = names_in(tmp_path)
+        (tmp_path / "state.db").unlink()
+        row(path)
+        return [closed, names_in(tmp_path)]
+
+    assert run(main()) == [{"exporter.yml", "state.db"}, {"exporter.yml"}]
+
+
+def test_check_plans_with_the_spaces_that_were_discovered(tmp_path: Path) -> None:
+    async def main() -> list[str]:
+        world = World(scenario(3), state_file=str(tmp_path / "state.db"))
+        (account,) = world.settings.accounts
+        accounts = [account.model_copy(update={"discover": True, "spaces": None})]
+        world.settings = world.settings.model_copy(update={"accounts": accounts})
+        world.exporter = world.fresh_exporter()
+        path = tmp_path / "exporter.yml"
+        path.write_text(world.exporter.redacted_config().replace("<secret>", "something"))
+        before = row(path)
+        await world.exporter.start()
+        await asyncio.sleep(5)
+        await world.exporter.stop()
+        return [*before[2:4], before[-1], *row(path)[2:4]]
+
+    assert run(main()) == ["0 and more", "0", "~0 bytes", "3 and more", "0.6"]
+
+
+def names_in(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
 def row(config: Path) -> list[str]:
     """Of the plan that `check` prints, the cells of its one account."""
     command = (sys.executable, "-m", "exporter", "check", "--config.file", str(config))

@@ -335,3 +335,15 @@ def test_a_number_is_spelt_as_it_is_whatever_was_spelt_before() -> None:
     family: Family[AccountView] = Family("x", "x", ("account",), lambda _: [((), next(values))])
 
     assert [lines_of(family, [(ACCOUNT, "")]).split()[-1] for _ in range(4)] == [b"1", b"1.0", b"1", b"1.0"]
+
+
+def test_spaces_that_come_and_go_leave_no_gaps_that_a_scrape_would_have_to_collect() -> None:
+    page, keys = page_of([]), [("acme", f"s{number}") for number in range(160)]
+    page._view = view_of_any
+    for turn in range(50):
+        for key in keys:
+            page.update(key, SpaceState())
+        parts = len(list(page.render(NOW, openmetrics=False)))
+        page.retain(keys[turn::2])
+
+    assert parts < 12 * len(FAMILIES)

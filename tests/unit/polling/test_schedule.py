@@ -1,6 +1,7 @@
 """What is due, and when it is called: one timer for all."""
 
 import asyncio
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -80,6 +81,19 @@ def test_a_call_may_put_itself_off_to_now_or_to_any_other_time() -> None:
         schedule.add("again", due=1, interval=100, on_due=again)
 
     assert called(play, 10) == [(1, "again"), (1, "again"), (1, "again"), (7, "again")]
+
+
+def test_what_is_postponed_a_hundred_thousand_times_takes_no_room() -> None:
+    def play(schedule: Schedule, calls: list[tuple[float, str]]) -> None:
+        schedule.add("often", due=1e6, interval=1e6, on_due=noting(calls, "often"))
+        tracemalloc.start()
+        for number in range(100_000):
+            schedule.postpone("often", 1e6 - number)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held < 100_000
+
+    assert called(play, 10) == []
 
 
 def test_a_time_that_no_schedule_can_hold_is_refused_where_it_is_said_and_stops_nobody() -> None:
