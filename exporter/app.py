@@ -100,7 +100,8 @@ class Exporter:
         """Begin polling; a second later where another process may have polled the same accounts just now."""
         self._schedule.start()
         for running in self._accounts.values():
-            running.start(self._known_slots(running.polling.account), rest=may_follow_another)
+            account = running.polling.account
+            running.start(self._known_slots(account), self._in_trouble(account), rest=may_follow_another)
         self._tell_plan(self._accounts)
 
     async def reconfigure(self, settings: Settings) -> None:
@@ -123,7 +124,7 @@ class Exporter:
             begun = self._account(account)
             # no space keeps its place, for another endpoint may say otherwise; and nothing is sent yet where the
             # account had another name until now, or was away for a moment only
-            begun.start({}, rest=True)
+            begun.start({}, (), rest=True)
             self._accounts[account.name] = begun
         self._tell_plan([account.name for account in new])
 
@@ -187,7 +188,11 @@ class Exporter:
 
     def accounts(self) -> list[AccountView]:
         """The accounts as they are now."""
-        return [running.view(self._plan(running.polling.account)) for running in self._accounts.values()]
+        configured = {account.name for account in self._configured.accounts if account.spaces}
+        return [
+            running.view(self._plan(running.polling.account), configured=name in configured)
+            for name, running in self._accounts.items()
+        ]
 
     def unpolled(self) -> int:
         """How many spaces have been neither polled nor known since the start."""
@@ -248,6 +253,9 @@ class Exporter:
         """What the state file is to know of a space."""
         return replace(self._store[key], discovered_as=self._spaces[key].name if key in self._discovered else None)
 
+    def _in_trouble(self, account: Account) -> set[str]:
+        return {one.id for one in account.polled_spaces if not self._store[account.name, one.id].is_healthy}
+
     def _take_over_discovered(self) -> None:
         self._take_over_spaces()
         for account in self._settings.accounts:
@@ -261,7 +269,7 @@ class Exporter:
         before, self._settings = self._settings, self._part(found)
         settings, old = self._settings, self._spaces
         self._spaces = spaces = _spaces(settings)
-        self._discovered = spaces.keys() - _spaces(self._configured).keys()
+        were, self._discovered = self._discovered, spaces.keys() - _spaces(self._configured).keys()
         self._instruments.reconfigure([account.name for account in settings.accounts])
         endpoints, others = _endpoints(settings), _endpoints(before)
         self._store.retain([key for key in spaces if endpoints[key[0]] == others.get(key[0])])
@@ -273,6 +281,8 @@ class Exporter:
             if shown_anew or old.get(key) != space:
                 self._page.update(key, self._store[key])
         self._take_over_state_file(before)
+        named_anew = {key for key in self._discovered if old.get(key) != spaces[key]}
+        self._save((were ^ self._discovered | named_anew) & spaces.keys())
 
     def _take_over_state_file(self, before: Settings) -> None:
         if self._state_file and self._settings.state_file == before.state_file:
@@ -288,8 +298,7 @@ class Exporter:
         self._state_file, known = self._open_state_file(again=again)
         self._store.recall({key: state for key, state in known.items() if key in self._spaces})
         self._retain_in_state_file()
-        if self._state_file:
-            self._state_file.save({key: self._kept(key) for key in self._spaces if key not in self._store.unpolled})
+        self._save(self._spaces)
 
     def _open_state_file(self, *, again: bool = False) -> tuple[StateFile | None, dict[Key, SpaceState]]:
         file, endpoints = self._part({}).state_file, _endpoints(self._configured)
@@ -306,8 +315,12 @@ class Exporter:
         self._store.record(outcome)
         if outcome.answer:
             self._instruments.answered(outcome.answer, self._settings.limits)
-        if self._state_file:
-            self._state_file.save({key: self._kept(key)})
+        self._save([key])
+
+    def _save(self, keys: Iterable[Key]) -> None:
+        states = {key: self._kept(key) for key in keys if key not in self._store.unpolled}
+        if self._state_file and states:
+            self._state_file.save(states)
 
     def _view(self, key: Key, state: SpaceState, fresh: bool) -> SpaceView:
         return SpaceView(key[0], self._spaces[key], state, fresh, self._settings.limits)
@@ -323,12 +336,12 @@ class _RunningAccount:
     http: httpx.AsyncClient
     credentials: CredentialSource
 
-    def start(self, known: Mapping[str, float], *, rest: bool) -> None:
+    def start(self, known: Mapping[str, float], in_trouble: Collection[str], *, rest: bool) -> None:
         """Begin polling; `rest` until nothing that others sent can count any more."""
         plan = self.polling.plan
         if rest:
             self.polling.budget.rest(max(1.0, 1 / plan.qps))
-        self.polling.start(known)
+        self.polling.start(known, in_trouble)
         self.discovery.switch(on=self.polling.account.discover)
 
     def serves(self, account: Account | None) -> bool:
@@ -344,10 +357,11 @@ class _RunningAccount:
         self.polling.probe_now()
         self.discovery.switch(on=account.discover)
 
-    def view(self, planned: AccountPlan) -> AccountView:
-        account, polling = self.polling.account, self.polling
+    def view(self, planned: AccountPlan, *, configured: bool) -> AccountView:
+        """As a scrape sees it; whether spaces of it are `configured`, here or on another shard."""
+        account, polling, found = self.polling.account, self.polling, self.discovery.found
         # with no space to poll, only a listing can tell
-        shut_out = not polling.plan.spaces and self.discovery.found.denied
+        shut_out = found.denied and not configured and not polling.plan.spaces
         return AccountView(
             account.name,
             polling.up and not shut_out,
@@ -355,7 +369,8 @@ class _RunningAccount:
             polling.budget.current_qps(),
             planned.series,
             planned.bytes,
-            self.discovery.found if account.discover else None,
+            found if account.discover else None,
+            unlisted=account.discover and found.is_nothing and not (configured and found.failed),
         )
 
     async def stop(self) -> None:

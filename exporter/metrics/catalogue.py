@@ -89,6 +89,8 @@ class AccountView:
     series: int
     bytes: int
     discovered: Discovered | None = None
+    unlisted: bool = False
+    """Whether it is not known yet what spaces there are."""
 
     @property
     def labels(self) -> Labels:

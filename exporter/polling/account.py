@@ -80,10 +80,10 @@ class AccountPolling:
         """Whether the account as a whole is let in, for all that is known."""
         return not self._access.refused
 
-    def start(self, known: Mapping[str, float]) -> None:
+    def start(self, known: Mapping[str, float], in_trouble: Collection[str] = ()) -> None:
         """Put every space into the schedule. `known` are the next slots (monotonic seconds) of the spaces whose values
-        are known already; the others are due at once."""
-        self._add(self.account.polled_spaces, known)
+        are known already; the others are due at once. Of those `in_trouble` a number is known not to be healthy."""
+        self._add(self.account.polled_spaces, known, in_trouble)
         self._hire()
 
     def reconfigure(self, account: Account) -> None:
@@ -152,11 +152,11 @@ class AccountPolling:
         for name in names:
             self._schedule.remove(self._key(self._turns.pop(name)))
 
-    def _add(self, spaces: Sequence[Space], known: Mapping[str, float]) -> None:
+    def _add(self, spaces: Sequence[Space], known: Mapping[str, float], in_trouble: Collection[str] = ()) -> None:
         plan = replace(self.plan, spaces=len(spaces))
         by_id = {space.id: space for space in spaces}
         for name, start in starts(list(by_id), known, plan, self._clock.monotonic()).items():
-            turn = _Turn(by_id[name], start.slot, start.due, first=name not in known)
+            turn = _Turn(by_id[name], start.slot, start.due, name not in known, healthy=name not in in_trouble)
             self._put_into_schedule(turn, turn.due)
             self._turns[name] = turn
 

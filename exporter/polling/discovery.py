@@ -10,7 +10,7 @@ from random import Random
 
 import structlog
 
-from exporter.chatapp.errors import DeniedError, MalformedError, QueryError
+from exporter.chatapp.errors import DeniedError, MalformedError, PassingError, QueryError
 from exporter.chatapp.model import Instance
 from exporter.clock import Clock
 from exporter.config.settings import Space
@@ -26,10 +26,11 @@ _log = structlog.get_logger()
 @dataclass(frozen=True, slots=True)
 class Discovered:
     """What is known by listing: the spaces of the last whole listing, and when that was, in Unix seconds. `up` tells
-    whether the last attempt was one, `denied` whether it was refused."""
+    whether the last attempt was one, `failed` that it was not, `denied` that they are refused for all that is known."""
 
     spaces: tuple[Space, ...] = ()
     up: bool = False
+    failed: bool = False
     denied: bool = False
     last_success: float | None = None
 
@@ -134,7 +135,9 @@ class Discovery:
             _log.info("spaces discovered", account=account, spaces=len(new), come=len(new - old), gone=len(old - new))
 
     def _failed(self, error: QueryError) -> QueryError:
-        self.found = replace(self.found, up=False, denied=isinstance(error, DeniedError))
+        # as with polls, only an answer that was let in ends a refusal
+        denied = isinstance(error, DeniedError) or (self.found.denied and isinstance(error, PassingError))
+        self.found = replace(self.found, up=False, failed=True, denied=denied)
         if not self._failures:
             account, reason = self._poller.account.name, error.reason.value
             ids = {"request_id": error.request_id} if error.request_id else {}

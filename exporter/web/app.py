@@ -92,9 +92,7 @@ class _Pages:
     async def ready(self, _: Request) -> Response:
         # spaces that a reload brings do not take it back: the others are there to be scraped
         unpolled = self._source.unpolled()
-        # configured spaces make an account ready, whoever may not list others
-        views = [view for view in self._source.accounts() if not view.plan.spaces]
-        unlisted = sum(1 for view in views if view.discovered and view.discovered.is_nothing)
+        unlisted = sum(view.unlisted for view in self._source.accounts())
         self._is_ready |= not unpolled and not unlisted
         if self._is_ready:
             return PlainTextResponse("ready\n")

@@ -20,6 +20,7 @@ from world import World, scenario
 
 from exporter.chatapp.model import Instance, InstancePage
 from exporter.config.settings import Account, Settings, Space
+from exporter.config.shard import Shard
 from exporter.demo import demo_settings
 from exporter.polling.discovery import Discovery
 from exporter.simulator.fleet import Fleet
@@ -589,3 +590,80 @@ def test_configured_spaces_make_it_ready_where_none_may_be_listed() -> None:
             return (await http.get("/-/ready")).status_code
 
     assert run(main()) == 200
+
+
+def test_shards_without_a_space_refuse_nothing_and_are_ready_where_listing_is_denied() -> None:
+    async def main() -> list[tuple[list[str], int]]:
+        world = discovering(5, 1, qps=3, events=({"at": "0s", **DENIED},))
+        shards = [world.fresh_exporter(shard=Shard(number, 3)) for number in (1, 2, 3)]
+        for one in shards:
+            await one.start()
+        await asyncio.sleep(600)
+        told = []
+        for one in shards:
+            page = b"".join(one.exposition(openmetrics=False)).decode().splitlines()
+            transport = httpx.ASGITransport(create_app(one))
+            async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
+                ready = (await http.get("/-/ready")).status_code
+            told.append(([line for line in page if line.startswith("chatapp_account_up{")], ready))
+            await one.stop()
+        return told
+
+    assert run(main()) == [(['chatapp_account_up{account="acme"} 1'], 200)] * 3
+
+
+def test_configured_spaces_do_not_make_it_ready_before_those_that_are_listed() -> None:
+    async def main() -> int:
+        world = discovering(60, 1, poll_interval="5m", qps=1)
+        transport = httpx.ASGITransport(create_app(world.exporter))
+        await world.exporter.start()
+        async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
+            for _ in range(300):
+                await asyncio.sleep(1)
+                if (await http.get("/-/ready")).status_code == 200:
+                    break
+        await world.exporter.stop()
+        return len({space for _, space in world.polls})
+
+    assert run(main()) == 60
+
+
+def test_an_outage_does_not_let_a_refused_account_in() -> None:
+    outage = {"at": "10m", "for": "30m", "answer": "ServiceUnavailable", "action": "ListInstance"}
+    world_events = (outage, {"at": "0s", **DENIED})
+
+    async def main() -> list[list[str]]:
+        world = discovering(5, poll_interval="5m", events=world_events)
+        await world.exporter.start()
+        up = []
+        for _ in range(3):
+            await asyncio.sleep(900)
+            up.append(world.samples("chatapp_account_up"))
+        await world.exporter.stop()
+        return up
+
+    assert run(main()) == [["chatapp_account_up{} 0"]] * 3
+
+
+@pytest.mark.parametrize("polled_since", [False, True])
+def test_a_space_that_turned_from_a_configured_into_a_discovered_one_survives_a_restart(
+    tmp_path: Path, polled_since: bool
+) -> None:
+    async def main() -> tuple[World, Seen]:
+        failing = {"at": "700s", **DENIED}
+        world = discovering(3, 1, poll_interval="5m", state_file=tmp_path / "state.db", events=(failing,))
+        await world.exporter.start()
+        await asyncio.sleep(650)
+        world.settings = changed(world, spaces=None)
+        await world.exporter.reconfigure(world.settings)
+        await asyncio.sleep(400 if polled_since else 1)
+        await world.exporter.stop()
+        await asyncio.sleep(100)
+        world.exporter = world.fresh_exporter()
+        await world.exporter.start()
+        (after,) = await played(world, 2000)
+        return world, after
+
+    world, after = run(main())
+
+    assert after.spaces == set(fleet_of(world))

@@ -217,3 +217,21 @@ def test_it_may_be_shorter_than_30_seconds_against_this_machine_only() -> None:
     assert account.poll_interval_unhealthy == 1
     with pytest.raises(ValueError, match="at least 30s"):
         Account(name="acme", poll_interval_unhealthy="1s")
+
+
+def test_a_reload_after_a_restart_reaches_who_was_in_trouble_before_it(tmp_path: Path) -> None:
+    async def main() -> World:
+        red = {**RED, "at": "0s", "for": "1d"}
+        world = World(scenario(10, poll_interval="1h", events=(red,)), state_file=str(tmp_path / "state.db"))
+        await play(world, 10 * MINUTE)
+        world.exporter = world.fresh_exporter()
+        await world.exporter.start()
+        await asyncio.sleep(5)
+        await world.exporter.reconfigure(in_trouble_every(60, world))
+        await asyncio.sleep(10 * MINUTE)
+        await world.exporter.stop()
+        return world
+
+    world = run(main())
+
+    assert len([at for at in world.polls_of(world.space_id(1)) if at > 10 * MINUTE]) >= 9
