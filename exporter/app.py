@@ -84,8 +84,8 @@ class Exporter:
         found = _discovered_before(settings, known)
         self._settings = settings = self._part(found)
         self._instruments.reconfigure([account.name for account in settings.accounts])
-        self._spaces = _spaces(settings)
-        self._discovered = self._spaces.keys() - _spaces(self._configured).keys()
+        self._spaces = settings.spaces
+        self._discovered = self._spaces.keys() - self._configured.spaces.keys()
         self._retain_in_state_file()
         self._page = Page(self._view, self.accounts, settings.max_age)
         states = {key: known.get(key, SpaceState()) for key in self._spaces}
@@ -268,10 +268,10 @@ class Exporter:
         found = {_owner(one.polling.account): one.discovery.found.spaces for one in self._accounts.values()}
         before, self._settings = self._settings, self._part(found)
         settings, old = self._settings, self._spaces
-        self._spaces = spaces = _spaces(settings)
-        were, self._discovered = self._discovered, spaces.keys() - _spaces(self._configured).keys()
+        self._spaces = spaces = settings.spaces
+        were, self._discovered = self._discovered, spaces.keys() - self._configured.spaces.keys()
         self._instruments.reconfigure([account.name for account in settings.accounts])
-        endpoints, others = _endpoints(settings), _endpoints(before)
+        endpoints, others = settings.endpoints, before.endpoints
         self._store.retain([key for key in spaces if endpoints[key[0]] == others.get(key[0])])
         self._store.retain(spaces)
         self._page.retain(spaces)
@@ -301,14 +301,14 @@ class Exporter:
         self._save(self._spaces)
 
     def _open_state_file(self, *, again: bool = False) -> tuple[StateFile | None, dict[Key, SpaceState]]:
-        file, endpoints = self._part({}).state_file, _endpoints(self._configured)
+        file, endpoints = self._part({}).state_file, self._configured.endpoints
         if file is None:
             return None, {}
         return open_state_file(Path(file), endpoints, self._clock.now(), self._instruments, again=again)
 
     def _retain_in_state_file(self) -> None:
         if self._state_file:
-            self._state_file.retain(self._spaces, _endpoints(self._settings))
+            self._state_file.retain(self._spaces, self._settings.endpoints)
 
     def _record(self, outcome: Outcome) -> None:
         key = (outcome.account, outcome.space)
@@ -379,20 +379,12 @@ class _RunningAccount:
         await self.http.aclose()
 
 
-def _spaces(settings: Settings) -> dict[Key, Space]:
-    return {(account.name, space.id): space for account in settings.accounts for space in account.polled_spaces}
-
-
 def _next_slot(state: SpaceState, account: Account) -> float | None:
     """When a space is due that was seen before, in Unix seconds; sooner where it was in trouble."""
     sooner = account.poll_interval_unhealthy
     if sooner is None or state.is_healthy or state.next_slot is None or state.last_success is None:
         return state.next_slot
     return min(state.next_slot, state.last_success + sooner)
-
-
-def _endpoints(settings: Settings) -> dict[str, str]:
-    return dict(map(_owner, settings.accounts))
 
 
 def _owner(account: Account) -> tuple[str, str]:

@@ -160,9 +160,8 @@ def check(config_file: Path | None, shard: "Shard") -> None:
     from exporter.state.state_file import read_beside
 
     settings = _load(config_file)
-    endpoints = {account.name: account.endpoint for account in settings.accounts}
     state_file = shard.of(settings).state_file
-    known = read_beside(Path(state_file), endpoints) if state_file else {}
+    known = read_beside(Path(state_file), settings.endpoints) if state_file else {}
     planned = plans(shard.of(with_known_spaces(settings, known)), known)
     print_plan(planned)
     for warning in warnings(planned, settings.max_age, shard):

@@ -75,7 +75,7 @@ class AccountPlan:
 
 def plans(settings: Settings, known: Mapping[Key, SpaceState]) -> list[AccountPlan]:
     """Every account's plan, by what is known of their spaces."""
-    spaces = {(account.name, space.id): space for account in settings.accounts for space in account.polled_spaces}
+    spaces = settings.spaces
     page = Page(lambda key, state, fresh: SpaceView(key[0], spaces[key], state, fresh, settings.limits), list, math.inf)
     for key in spaces.keys() & known.keys():
         page.update(key, known[key])

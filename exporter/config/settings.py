@@ -240,6 +240,16 @@ class Settings(Strict):
         return {tier.strip().upper(): limit for tier, limit in limits.items()}
 
     @property
+    def spaces(self) -> dict[tuple[str, str], Space]:
+        """What is polled, by account and space."""
+        return {(account.name, space.id): space for account in self.accounts for space in account.polled_spaces}
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """Where each account asks."""
+        return {account.name: account.endpoint for account in self.accounts}
+
+    @property
     def limits(self) -> dict[str, float]:
         """Every tier that has a number: this version's, and over them the configuration's."""
         return {**MESSAGING_LIMITS, **self.messaging_limits}

@@ -16,6 +16,7 @@ from exporter.clock import Clock
 _IDLE = timedelta(hours=1)
 _JOB = "what is due first"
 _FEW = 64
+"""Void entries that are left where they are, however few others there are."""
 
 
 @dataclass(slots=True)

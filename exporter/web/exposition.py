@@ -1,7 +1,7 @@
 """How a scrape is answered: in which format, packed or not, and in chunks between which others have their turn."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import chain
 
 from isal import isal_zlib
@@ -17,12 +17,11 @@ _GZIP = 16 + isal_zlib.MAX_WBITS
 """zlib's way to ask for gzip's header."""
 
 
-def exposition(parts: Iterable[bytes], asked: Headers, *, openmetrics: bool) -> Response:
+def exposition(parts: Sequence[bytes], asked: Headers, *, openmetrics: bool) -> Response:
     """An answer of these parts, one after the other, to a request with these headers."""
     headers = {"content-type": OPENMETRICS if openmetrics else TEXT, "vary": "Accept-Encoding"}
     if accepts_gzip(asked.get("accept-encoding", "")):
         return StreamingResponse(_in_turns(_packed(parts)), headers={**headers, "content-encoding": "gzip"})
-    parts = tuple(parts)
     length = str(sum(map(len, parts)))
     return StreamingResponse(_in_turns(_chunks(parts)), headers={**headers, "content-length": length})
 

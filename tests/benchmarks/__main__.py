@@ -2,9 +2,10 @@
 
     python tests/benchmarks [NAME...]
 
-A quarter of an hour, on a machine with nothing else to do. Needs nginx and Prometheus.
+A quarter of an hour, on a machine with nothing else to do. `scrape` needs nginx and Prometheus.
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,16 @@ ALL = ("scrape", "memory", "poll", "sweep", "start", "configuration", "growth", 
 FLAGS = {"sweep": ("--real",)}
 
 
+PACKAGES = {"nginx": "nginx-light", "prometheus": "prometheus"}
+
+
 def main() -> int:
+    names = sys.argv[1:] or ALL
+    lacking = [package for program, package in PACKAGES.items() if not shutil.which(program)]
+    if lacking and "scrape" in names:
+        sys.exit(f"error: scrape needs {' and '.join(lacking)} (apt-get install {' '.join(lacking)})")
     folder, missed = Path(__file__).parent, []
-    for name in sys.argv[1:] or ALL:
+    for name in names:
         print(f"\n## {name}", flush=True)
         if subprocess.run((sys.executable, str(folder / f"{name}.py"), *FLAGS.get(name, ()))).returncode:
             missed.append(name)
