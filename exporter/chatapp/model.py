@@ -16,6 +16,11 @@ STATUSES = frozenset(
     " OFFLINE PAUSED".split()
 )
 
+DOWN_STATUSES = frozenset("BANNED DELETED DISCONNECTED MIGRATED OFFLINE".split())
+"""The number sends nothing; the alert ChatAppPhoneNumberDown."""
+RESTRICTED_STATUSES = frozenset("FLAGGED PAUSED RATE_LIMITED RESTRICTED".split())
+"""It sends less, or soon will; the alert ChatAppPhoneNumberRestricted."""
+
 MESSAGING_LIMITS: Mapping[str, float] = {
     "TIER_50": 50,
     "TIER_250": 250,
@@ -41,6 +46,17 @@ class Callback(StrEnum):
     BOTH = "both"
 
 
+class Condition(StrEnum):
+    """How a number is, in one word for people; the worst first."""
+
+    DOWN = "down"
+    RED = "red"
+    RESTRICTED = "restricted"
+    YELLOW = "yellow"
+    UNKNOWN = "unknown"
+    GREEN = "green"
+
+
 @dataclass(frozen=True, slots=True)
 class PhoneNumber:
     """One number of a space. Enumerations are trimmed and upper-cased; "" means that the field was not reported."""
@@ -58,9 +74,22 @@ class PhoneNumber:
     status_callback: Callback = Callback.NONE
 
     @property
+    def condition(self) -> Condition:
+        """The worst that is true of it; a rating or a status that is not known yet is no good one."""
+        if self.status in DOWN_STATUSES:
+            return Condition.DOWN
+        if self.quality_rating == "RED":
+            return Condition.RED
+        if self.status in RESTRICTED_STATUSES:
+            return Condition.RESTRICTED
+        if self.quality_rating == "YELLOW":
+            return Condition.YELLOW
+        healthy = (self.quality_rating, self.status) == ("GREEN", "CONNECTED")
+        return Condition.GREEN if healthy else Condition.UNKNOWN
+
+    @property
     def is_healthy(self) -> bool:
-        """Whether nothing is known against it; a rating or a status that is not known yet is no good one."""
-        return (self.quality_rating, self.status) == ("GREEN", "CONNECTED")
+        return self.condition is Condition.GREEN
 
 
 WATCHED_FIELDS = ("quality_rating", "messaging_limit_tier", "status")

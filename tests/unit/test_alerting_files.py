@@ -9,6 +9,7 @@ import pytest
 import yaml
 from installed import installed
 
+from exporter.chatapp.model import DOWN_STATUSES, RESTRICTED_STATUSES
 from exporter.metrics.catalogue import FAMILIES, NUMBER_FAMILIES, SPACE_FAMILIES
 from exporter.metrics.instruments import Instruments
 
@@ -81,6 +82,21 @@ def test_every_metric_of_the_rules_is_one_of_ours_or_recorded_above() -> None:
     names = set(re.findall(r"(?:\w+:)?chatapp_\w+(?::\w+)?", written + described))
 
     assert names <= families() | RECORDS
+
+
+def test_the_rules_call_the_same_statuses_down_and_restricted_as_the_program() -> None:
+    (ranks,) = (
+        rule["expr"]
+        for group in GROUPS
+        for rule in group["rules"]
+        if rule.get("record") == "phone_number:chatapp_phone_number_status_rank:last"
+    )
+    ranked = re.findall(r'(\d) \* [^{]*{status=~"([^"]*)"}', ranks)
+
+    assert [(rank, set(statuses.split("|"))) for rank, statuses in ranked] == [
+        ("2", DOWN_STATUSES),
+        ("1", RESTRICTED_STATUSES),
+    ]
 
 
 def test_remote_write_sends_every_series_and_takes_the_instance_off_those_that_one_shard_has() -> None:
