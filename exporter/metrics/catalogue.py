@@ -122,7 +122,7 @@ def _info(view: NumberView) -> Iterator[Sample]:
 def _last_change(view: NumberView) -> Iterator[Sample]:
     for field in WATCHED_FIELDS:
         if (changed := view.of.state.changes.get((view.number.phone_number, field))) is not None:
-            yield (("field", field),), changed
+            yield (("field", field),), changed.at
 
 
 def _last_success(view: SpaceView) -> Iterator[Sample]:

@@ -9,9 +9,9 @@ import sqlite3
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import count
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -19,7 +19,7 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from exporter.chatapp.model import PhoneNumber
-from exporter.state.store import Key, SpaceState
+from exporter.state.store import Change, Key, SpaceState
 
 _APPLICATION_ID = int.from_bytes(b"CHAT")
 _SCHEMA_VERSION = 1
@@ -338,13 +338,15 @@ class _Known:
     phone_numbers: tuple[PhoneNumber, ...]
     changes: list[tuple[str, str, float]]
     discovered_as: str | None = None
+    before: list[str] = field(default_factory=list)
+    """What the fields of `changes` were until then, in their order: in a list of its own older versions can leave it."""
 
 
 _KNOWN = TypeAdapter(_Known)  # reads equal texts as one, which saves half the memory of fifty thousand numbers
 
 
 def _encode(state: SpaceState, endpoint: str) -> str:
-    changes = [(number, field, at) for (number, field), at in state.changes.items()]
+    changes = [(number, field, change.at) for (number, field), change in state.changes.items()]
     known = _Known(
         endpoint,
         state.up,
@@ -353,6 +355,7 @@ def _encode(state: SpaceState, endpoint: str) -> str:
         state.phone_numbers,
         changes,
         state.discovered_as,
+        [change.before for change in state.changes.values()],
     )
     return _KNOWN.dump_json(known).decode()
 
@@ -363,7 +366,8 @@ def _decode(key: Key, text: str) -> _Row:
         known = _KNOWN.validate_json(text)
     except ValidationError:
         return _Row(key)
-    changes = {(number, field): at for number, field, at in known.changes}
+    before = chain(known.before, repeat(""))
+    changes = {(number, field): Change(at, next(before)) for number, field, at in known.changes}
     state = SpaceState(
         known.up,
         known.last_success,

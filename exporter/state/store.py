@@ -2,15 +2,47 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from exporter.chatapp.errors import Reason
+from exporter.chatapp.errors import QueryError, Reason
 from exporter.chatapp.model import WATCHED_FIELDS, PhoneNumber
 from exporter.polling.poller import Outcome
 
 Key = tuple[str, str]
 """Account and space."""
-Changes = Mapping[tuple[str, str], float]
-"""When (phone number, field) was seen to change last, in Unix seconds."""
+
+
+class Change(NamedTuple):
+    """A field of a number was seen to be another `at` this time (Unix seconds), and was `before` until then."""
+
+    at: float
+    before: str = ""
+    """"" where a version of the exporter that did not keep it saw the change."""
+
+
+Changes = Mapping[tuple[str, str], Change]
+"""The last change of (phone number, field)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The last poll of a space that failed, `at` this time; by then `in_a_row` had, the first of them at `since`
+    (Unix seconds)."""
+
+    at: float
+    since: float
+    in_a_row: int
+    reason: Reason
+    code: str
+    detail: str
+    request_id: str
+
+    @classmethod
+    def of(cls, error: QueryError, at: float, before: "Failure | None") -> "Failure":
+        """`before` is the poll before it, where that failed too."""
+        since, in_a_row = (before.since, before.in_a_row + 1) if before else (at, 1)
+        # not the error itself: with its traceback it holds all that was at hand when it was raised
+        return cls(at, since, in_a_row, error.reason, error.code, error.detail, error.request_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +57,7 @@ class SpaceState:
     changes: Changes = field(default_factory=dict)
     polls: int = 0
     failures: Mapping[Reason, int] = field(default_factory=dict)
+    last_failure: Failure | None = None
     next_slot: float | None = None
     discovered_as: str | None = None
 
@@ -36,8 +69,14 @@ class SpaceState:
         """What is known once a poll has ended: a failure changes no number."""
         if outcome.error:
             reason = outcome.error.reason
-            failures = {**self.failures, reason: self.failures.get(reason, 0) + 1}
-            return replace(self, up=False, polls=self.polls + 1, failures=failures, next_slot=outcome.next_slot)
+            return replace(
+                self,
+                up=False,
+                polls=self.polls + 1,
+                failures={**self.failures, reason: self.failures.get(reason, 0) + 1},
+                last_failure=Failure.of(outcome.error, outcome.at, None if self.up else self.last_failure),
+                next_slot=outcome.next_slot,
+            )
         numbers = outcome.answer.phone_numbers if outcome.answer else ()
         if numbers == self.phone_numbers:  # mostly; so the new ones die young, and nobody needs to look for garbage
             numbers = self.phone_numbers
@@ -55,7 +94,14 @@ class SpaceState:
         """The same, with what was known before: the dates of changes, and the values where there was no success yet."""
         if self.last_success is None:
             up = self.up if self.polls else old.up
-            return replace(old, up=up, polls=self.polls, failures=self.failures, next_slot=self.next_slot)
+            return replace(
+                old,
+                up=up,
+                polls=self.polls,
+                failures=self.failures,
+                last_failure=self.last_failure,
+                next_slot=self.next_slot,
+            )
         unseen = _changes(old, self.phone_numbers, old.last_success or 0.0)  # changed since then, nobody knows when
         return replace(self, changes={**unseen, **self.changes})
 
@@ -68,13 +114,13 @@ class SpaceState:
 def _changes(before: SpaceState, numbers: Iterable[PhoneNumber], at: float) -> Changes:
     """The dated changes of the numbers that are listed now; a number that was not known before has not changed."""
     known = {number.phone_number: number for number in before.phone_numbers}
-    changes: dict[tuple[str, str], float] = {}
+    changes: dict[tuple[str, str], Change] = {}
     for number in numbers:
         old = known.get(number.phone_number, number)
         for name in WATCHED_FIELDS:
             key = (number.phone_number, name)
-            if getattr(old, name) != getattr(number, name):
-                changes[key] = at
+            if (before_it := getattr(old, name)) != getattr(number, name):
+                changes[key] = Change(at, before_it)
             elif key in before.changes:
                 changes[key] = before.changes[key]
     return changes

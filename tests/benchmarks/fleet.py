@@ -12,7 +12,7 @@ from typing import Any
 from exporter.chatapp.wire import decode_answer
 from exporter.metrics.instruments import Instruments
 from exporter.state.state_file import StateFile
-from exporter.state.store import Key, SpaceState
+from exporter.state.store import Change, Key, SpaceState
 
 TIERS = ("TIER_250", "TIER_2K", "TIER_10K", "TIER_100K", "TIER_UNLIMITED")
 FASTEST_INTERVAL = "30s"
@@ -55,7 +55,8 @@ class Fleet:
         """What is known of each space, polled within the last five minutes; one number in ten has changed once."""
         for index, (space, body) in enumerate(self.answers.items()):
             numbers = decode_answer(200, {}, body).phone_numbers
-            changes = {(number.phone_number, "quality_rating"): now - 86_400.0 + index for number in numbers[::10]}
+            change = Change(now - 86_400.0 + index, "GREEN")
+            changes = {(number.phone_number, "quality_rating"): change for number in numbers[::10]}
             key = (f"account-{index % self.accounts}", space)
             yield key, SpaceState(True, now - index % 300, numbers, changes, next_slot=now + index % 300)
 

@@ -93,7 +93,7 @@ def test_the_rules_call_the_same_statuses_down_and_restricted_as_the_program() -
     )
     ranked = re.findall(r'(\d) \* [^{]*{status=~"([^"]*)"}', ranks)
 
-    assert [(rank, set(statuses.split("|"))) for rank, statuses in ranked] == [
+    assert [(rank, frozenset(statuses.split("|"))) for rank, statuses in ranked] == [
         ("2", DOWN_STATUSES),
         ("1", RESTRICTED_STATUSES),
     ]

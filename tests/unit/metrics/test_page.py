@@ -30,7 +30,7 @@ from exporter.metrics.lines import lines as lines_of
 from exporter.metrics.page import CatalogueCollector, Page
 from exporter.polling.discovery import Discovered
 from exporter.polling.plan import Plan
-from exporter.state.store import Key, SpaceState
+from exporter.state.store import Change, Key, SpaceState
 
 NOW = 1_800_000_000.0
 MAX_AGE = 3600.0
@@ -65,7 +65,7 @@ timestamps = st.floats(min_value=0, max_value=2e9)
 def states(draw: st.DrawFn) -> SpaceState:
     listed = draw(st.lists(numbers, max_size=3, unique_by=lambda number: number.phone_number))
     fields = st.sampled_from(["quality_rating", "status"])
-    changes = {(number.phone_number, draw(fields)): draw(timestamps) for number in listed}
+    changes = {(number.phone_number, draw(fields)): Change(draw(timestamps)) for number in listed}
     return SpaceState(
         up=draw(st.booleans()),
         last_success=draw(st.none() | st.floats(min_value=NOW - 2 * MAX_AGE, max_value=NOW)),
@@ -247,7 +247,7 @@ def test_help_texts_need_no_escaping_so_one_header_serves_both_formats() -> None
 
 def test_every_sample_has_the_labels_that_its_family_declares() -> None:
     number = PhoneNumber("1", "n", "RED", "TIER_1K", "X", "X", "X", "X", "Y")
-    state = SpaceState(True, NOW, (number,), {("1", "status"): NOW}, polls=1, failures={Reason.SERVER: 1})
+    state = SpaceState(True, NOW, (number,), {("1", "status"): Change(NOW)}, polls=1, failures={Reason.SERVER: 1})
     space = SpaceView("acme", Space(id="s1"), state, True, MESSAGING_LIMITS)
     subjects: list[tuple[Family[Any], Any]] = [(family, NumberView(space, number)) for family in NUMBER_FAMILIES]
     subjects += [(family, space) for family in SPACE_FAMILIES]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from exporter.chatapp.model import Callback, PhoneNumber
 from exporter.state.state_file import Trouble, open_state_file
-from exporter.state.store import Key, SpaceState
+from exporter.state.store import Change, Key, SpaceState
 
 ENDPOINT = "https://a.example"
 KNOWN: dict[Key, SpaceState] = {
@@ -17,7 +17,7 @@ KNOWN: dict[Key, SpaceState] = {
         number % 2 == 0,
         1000.25 + number,
         (PhoneNumber(f"1555000{number}", "Contoso é", "RED", status_callback=Callback.BOTH),),
-        {(f"1555000{number}", "status"): 900.5},
+        {(f"1555000{number}", "status"): Change(900.5, "CONNECTED")},
         next_slot=1300.5,
     )
     for number in range(60)

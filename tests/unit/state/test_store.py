@@ -3,7 +3,7 @@
 from exporter.chatapp.errors import Reason, ServerError, ThrottledError
 from exporter.chatapp.model import Answer, PhoneNumber
 from exporter.polling.poller import Outcome
-from exporter.state.store import Key, SpaceState, Store
+from exporter.state.store import Failure, Key, SpaceState, Store
 
 
 def success(at: float, *numbers: PhoneNumber) -> Outcome:
@@ -33,6 +33,16 @@ def test_failures_are_counted_by_reason() -> None:
     assert state.failures == {Reason.SERVER: 2, Reason.THROTTLED: 1}
 
 
+def test_the_last_failure_tells_since_when_polls_fail_and_stays_when_they_succeed_again() -> None:
+    once = SpaceState().after(success(100, GREEN)).after(failure(200))
+    thrice = once.after(failure(210)).after(failure(230))
+    again = thrice.after(success(300, GREEN)).after(failure(400))
+
+    assert thrice.last_failure == Failure(230, 200, 3, Reason.SERVER, "http_500", "", "")
+    assert thrice.after(success(300, GREEN)).last_failure == thrice.last_failure
+    assert again.last_failure == Failure(400, 400, 1, Reason.SERVER, "http_500", "", "")
+
+
 def test_an_empty_answer_is_a_success_without_numbers() -> None:
     state = SpaceState().after(success(100, GREEN)).after(success(200))
 
@@ -46,13 +56,13 @@ def test_a_first_value_is_no_change() -> None:
 def test_a_change_is_dated_by_field_and_the_date_stays() -> None:
     state = SpaceState().after(success(100, GREEN)).after(success(200, RED)).after(success(300, RED))
 
-    assert state.changes == {("1", "quality_rating"): 200, ("1", "status"): 200}
+    assert state.changes == {("1", "quality_rating"): (200, "GREEN"), ("1", "status"): (200, "CONNECTED")}
 
 
 def test_a_change_across_a_failure_is_dated_when_it_was_seen() -> None:
     state = SpaceState().after(success(100, GREEN)).after(failure(200)).after(success(300, RED))
 
-    assert state.changes[("1", "quality_rating")] == 300
+    assert state.changes[("1", "quality_rating")].at == 300
 
 
 def test_a_number_that_leaves_takes_its_dates_along() -> None:
