@@ -32,6 +32,7 @@ from exporter.polling.poller import Outcome, Poller
 from exporter.polling.schedule import Schedule
 from exporter.state.state_file import StateFile, open_state_file
 from exporter.state.store import Key, SpaceState, Store
+from exporter.web.overview import Snapshot
 
 HttpFactory = Callable[[str], httpx.AsyncClient]
 """Gives the HTTP client for an endpoint."""
@@ -193,6 +194,11 @@ class Exporter:
             running.view(self._plan(running.polling.account), configured=name in configured)
             for name, running in self._accounts.items()
         ]
+
+    def snapshot(self) -> Snapshot:
+        """The fleet as it is now, for people."""
+        now = self._clock.now()
+        return Snapshot(now, tuple(self._page.views(now)), self.accounts())
 
     def unpolled(self) -> int:
         """How many spaces have been neither polled nor known since the start."""
@@ -367,6 +373,7 @@ class _RunningAccount:
             polling.up and not shut_out,
             polling.plan,
             polling.budget.current_qps(),
+            polling.budget.used_qps(),
             planned.series,
             planned.bytes,
             found if account.discover else None,

@@ -79,13 +79,14 @@ class NumberView:
 
 @dataclass(frozen=True, slots=True)
 class AccountView:
-    """One account as a scrape sees it; rates in queries a second. Once all is polled, a scrape has so many `series`
-    of it in so many `bytes`. `discovered` is None where it discovers no spaces."""
+    """One account as a scrape sees it; rates in queries a second, used ones over the last minute. Once all is polled, a
+    scrape has so many `series` of it in so many `bytes`. `discovered` is None where it discovers no spaces."""
 
     account: str
     up: bool
     plan: Plan
     current_qps: float
+    used_qps: float
     series: int
     bytes: int
     discovered: Discovered | None = None

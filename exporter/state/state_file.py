@@ -339,7 +339,7 @@ class _Known:
     changes: list[tuple[str, str, float]]
     discovered_as: str | None = None
     before: list[str] = field(default_factory=list)
-    """What the fields of `changes` were until then, in their order: in a list of its own older versions can leave it."""
+    """What the fields of `changes` were until then, in their order; apart from them, so that older versions read on."""
 
 
 _KNOWN = TypeAdapter(_Known)  # reads equal texts as one, which saves half the memory of fifty thousand numbers

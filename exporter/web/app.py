@@ -1,27 +1,27 @@
 """The HTTP side: what is answered under which path. Knows no polling; asks its `Source`."""
 
 import asyncio
-import re
-from base64 import b64encode
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from hashlib import sha256
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
-import jinja2
+from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from exporter import __version__
 from exporter.config.problems import ConfigError
 from exporter.metrics.catalogue import AccountView
+from exporter.web import api
 from exporter.web.exposition import exposition, prefers_openmetrics
 from exporter.web.guard import Admits, Guard
+from exporter.web.overview import Filter, Snapshot
+from exporter.web.pages import CONTENT_SECURITY_POLICY, PageFilter, Pages
 
-_TEMPLATES = Path(__file__).parent / "templates"
+Asked = TypeVar("Asked", bound=Filter)
+Result = TypeVar("Result")
 
 
 class Source(Protocol):
@@ -36,6 +36,9 @@ class Source(Protocol):
     def accounts(self) -> Collection[AccountView]:
         """The accounts as they are now."""
 
+    def snapshot(self) -> Snapshot:
+        """The fleet as it is now."""
+
     def unpolled(self) -> int:
         """How many spaces have been neither polled nor known since the start."""
 
@@ -49,35 +52,56 @@ Reload = Callable[[], Awaitable[None]]
 
 def create_app(source: Source, *, reload: Reload | None = None, admits: Admits | None = None) -> Starlette:
     """The application that answers from `source`; without `reload` none may be asked for over HTTP."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True)
-    index = environment.get_template("index.html")
-    pages = _Pages(source, index, reload)
+    answers = _Answers(source, reload)
     routes = [
-        Route("/", pages.home),
-        Route("/metrics", pages.metrics),
-        Route("/-/healthy", pages.healthy),
-        Route("/-/ready", pages.ready),
-        Route("/-/config", pages.config),
-        Route("/-/reload", pages.reload, methods=["POST", "PUT"]),
+        Route("/", answers.home),
+        Route("/space", answers.space),
+        Route("/api/v1/phone-numbers", answers.phone_numbers),
+        Route("/api/v1/spaces", answers.spaces),
+        Route("/api/v1/openapi.json", answers.openapi),
+        Route("/metrics", answers.metrics),
+        Route("/-/healthy", answers.healthy),
+        Route("/-/ready", answers.ready),
+        Route("/-/config", answers.config),
+        Route("/-/reload", answers.reload, methods=["POST", "PUT"]),
     ]
-    guard = Middleware(Guard, admits=admits, content_security_policy=_content_security_policy(index.render()))
+    guard = Middleware(Guard, admits=admits, content_security_policy=CONTENT_SECURITY_POLICY)
     app = Starlette(routes=routes, middleware=[guard])
     app.router.redirect_slashes = False
     return app
 
 
-class _Pages:
+class _Answers:
     """One method a path."""
 
-    def __init__(self, source: Source, index: jinja2.Template, reload: Reload | None) -> None:
+    def __init__(self, source: Source, reload: Reload | None) -> None:
         self._source = source
-        self._index = index
         self._reload = reload
+        self._pages = Pages()
+        self._one_at_a_time = asyncio.Lock()
         self._is_ready = False
 
-    async def home(self, _: Request) -> Response:
-        accounts, unpolled = self._source.accounts(), self._source.unpolled()
-        return HTMLResponse(self._index.render(version=__version__, accounts=accounts, unpolled=unpolled))
+    async def home(self, request: Request) -> Response:
+        try:
+            asked = _asked(PageFilter, request.query_params)
+        except ValueError as error:
+            return PlainTextResponse(f"{error}\n", 400)
+        page = await self._aside(lambda snapshot: self._pages.index(snapshot, asked))
+        return HTMLResponse(page, headers={"refresh": str(asked.refresh)} if asked.refresh else {})
+
+    async def space(self, request: Request) -> Response:
+        account, space = (request.query_params.get(name, "") for name in ("account", "space"))
+        page = await self._aside(lambda snapshot: self._pages.space(snapshot, account, space))
+        return HTMLResponse(page) if page else PlainTextResponse("No such space is polled here\n", 404)
+
+    async def phone_numbers(self, request: Request) -> Response:
+        return await self._listing(request, api.phone_numbers)
+
+    async def spaces(self, request: Request) -> Response:
+        return await self._listing(request, api.spaces)
+
+    async def openapi(self, _: Request) -> Response:
+        return JSONResponse(api.openapi())
 
     async def metrics(self, request: Request) -> Response:
         openmetrics = prefers_openmetrics(request.headers.get("accept", ""))
@@ -111,9 +135,33 @@ class _Pages:
             return PlainTextResponse(f"configuration refused, the old one goes on:\n{error}\n", 500)
         return PlainTextResponse("configuration taken over\n")
 
+    async def _listing(self, request: Request, listing: Callable[[Snapshot, Filter], BaseModel]) -> Response:
+        try:
+            asked = _asked(Filter, request.query_params)
+        except ValueError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        text = await self._aside(lambda snapshot: listing(snapshot, asked).model_dump_json())
+        return Response(text, media_type="application/json")
 
-def _content_security_policy(page: str) -> str:
-    """Nothing may run, be loaded or framed; the page's own style, known by its hash, may apply."""
-    styles = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
-    hashes = " ".join(f"'sha256-{b64encode(sha256(style.encode()).digest()).decode()}'" for style in styles)
-    return f"default-src 'none'; style-src {hashes}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    async def _aside(self, make: Callable[[Snapshot], Result]) -> Result:
+        """What is made of the fleet as it is now, in a thread: of ten thousand numbers it takes a while. One after the
+        other, so that a crowd of readers leaves time for the polls."""
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(make, self._source.snapshot())
+
+
+def _asked(shape: type[Asked], params: QueryParams) -> Asked:
+    """Raises ValueError, with a line for each thing that is wrong."""
+    texts = {name: [text for text in params.getlist(name) if text] for name in params}
+    given = {name: some if name == "state" or len(some) > 1 else some[0] for name, some in texts.items() if some}
+    try:
+        return shape.model_validate(given)
+    except ValidationError as error:
+        raise ValueError("\n".join(_problem(details, shape) for details in error.errors())) from error
+
+
+def _problem(details: Mapping[str, Any], shape: type[Filter]) -> str:
+    name = details["loc"][0]
+    if details["type"] == "extra_forbidden":
+        return f"{name}: expected one of {', '.join(shape.model_fields)}"
+    return f"{name}: {details['msg']}, found {details['input']!r}"

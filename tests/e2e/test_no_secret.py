@@ -19,7 +19,8 @@ from exporter.simulator.scenario import Scenario
 
 MARK = "Zq7pW3vXk9RtB2mLs8DfH4nJc6GyTa"
 KEY, SECRET, TOKEN, PASSWORD, CALLBACK = (f"{kind}{MARK}{number}" for number, kind in enumerate("KSTPC"))
-PATHS = ("/", "/metrics", "/-/healthy", "/-/ready", "/-/config", "/nothing", f"/metrics?name[]={SECRET[:3]}")
+PAGES = ("/", "/space?account=literal&space=own", "/api/v1/phone-numbers", "/api/v1/spaces", "/api/v1/openapi.json")
+PATHS = (*PAGES, "/metrics", "/-/healthy", "/-/ready", "/-/config", "/nothing", f"/metrics?name[]={SECRET[:3]}")
 
 
 def scenario() -> Scenario:

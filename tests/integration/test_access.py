@@ -29,11 +29,13 @@ from exporter.config.problems import ConfigError
 from exporter.web.access import Access
 from exporter.web.app import Source, create_app
 from exporter.web.logins import Logins, TooManyWaiting, matches
+from exporter.web.overview import Snapshot
 from exporter.web.server import bind, serving, url_of
 
 PASSWORD = "correct horse: battery"
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
-PATHS = ("/", "/metrics", "/-/healthy", "/-/ready", "/-/config", "/nothing")
+PAGES = ("/", "/space", "/api/v1/phone-numbers", "/api/v1/spaces", "/api/v1/openapi.json")
+PATHS = (*PAGES, "/metrics", "/-/healthy", "/-/ready", "/-/config", "/nothing")
 
 
 class Nothing:
@@ -47,6 +49,9 @@ class Nothing:
 
     def accounts(self) -> list[Any]:
         return []
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(0.0, (), ())
 
     def unpolled(self) -> int:
         return 0
@@ -94,7 +99,7 @@ def test_everything_is_behind_the_login(tmp_path: Path, path: str) -> None:
 
     assert (refused.status_code, refused.headers["www-authenticate"], refused.text) == (401, "Basic", "Unauthorized\n")
     assert get(path, of, authorization=login("prometheus", PASSWORD)).status_code == (
-        404 if path == "/nothing" else 200
+        404 if path in ("/nothing", "/space") else 200
     )
 
 
@@ -556,7 +561,7 @@ def test_a_browser_may_run_load_or_frame_nothing() -> None:
 
     policy = page.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
-    assert policy.endswith("; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+    assert policy.endswith("; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
     for path in PATHS:
         headers = get(path, None).headers
         assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")

@@ -13,7 +13,9 @@ from world import World, scenario
 
 from exporter.web.app import create_app
 
-paths = st.sampled_from(["/", "/metrics", "/-/healthy", "/-/ready", "/-/config", "/-/reload", "/metrics/", "//", "/.."])
+own = ["/metrics", "/-/healthy", "/-/ready", "/-/config", "/-/reload", "/api/v1/phone-numbers", "/api/v1/spaces"]
+paths = st.sampled_from([*own, "/", "/space", "/api/v1/openapi.json", "/metrics/", "//", "/.."])
+asked = st.sampled_from(["name[]", "q", "account", "space", "state", "page", "per_page", "refresh"])
 texts = st.text(st.characters(codec="utf-8"), max_size=30)
 header_texts = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=60)
 logins = st.builds("Basic {}".format, header_texts | st.binary(max_size=40).map(lambda raw: b64encode(raw).decode()))
@@ -58,7 +60,7 @@ async def _nobody(user: str, password: str) -> bool:
 @settings(deadline=None, max_examples=60)
 @given(
     paths | texts.map(lambda text: "/" + quote(text)),
-    texts.map(quote) | texts.map(lambda text: f"name[]={quote(text)}"),
+    texts.map(quote) | st.builds("{}={}".format, asked, texts.map(quote)),
     st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"]),
     headers,
 )

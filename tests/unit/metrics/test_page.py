@@ -36,7 +36,7 @@ NOW = 1_800_000_000.0
 MAX_AGE = 3600.0
 DISCOVERED = Discovered((Space(id="s1"), Space(id="s2")), up=True, last_success=NOW)
 PLAN = Plan(spaces=3, interval=300.0, qps=5.0)
-ACCOUNT = AccountView("acme", True, PLAN, current_qps=2.5, series=40, bytes=5000, discovered=DISCOVERED)
+ACCOUNT = AccountView("acme", True, PLAN, current_qps=2.5, used_qps=2, series=40, bytes=5000, discovered=DISCOVERED)
 
 text = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(
     ['"', "\\", "\n", '\\n"', "é中\u2028😀", "\r\t\0"]

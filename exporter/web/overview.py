@@ -1,0 +1,195 @@
+"""The fleet as people look at it: an entry a phone number, or a space that has none to show, the worst first.
+
+Values in, values out; knows no HTTP. A space that cannot be seen is an entry too: nobody finds out that a number is RED
+by missing it in a list.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from math import ceil
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from exporter.chatapp.model import Condition, PhoneNumber
+from exporter.metrics.catalogue import AccountView, SpaceView
+
+BLIND_INTERVALS = 3
+"""After so many effective intervals without a success a space is blind, as the alert ChatAppSpaceBlind has it."""
+_MOST_A_PAGE = 1000
+_LAST_SECOND = 253_402_300_799.0  # of the year 9999
+
+
+class State(StrEnum):
+    """How an entry is, in a word; the worst first."""
+
+    DOWN = "down"
+    RED = "red"
+    BLIND = "blind"
+    RESTRICTED = "restricted"
+    YELLOW = "yellow"
+    UNKNOWN = "unknown"
+    EMPTY = "empty"
+    WAITING = "waiting"
+    GREEN = "green"
+
+    @property
+    def meaning(self) -> str:
+        """A sentence for those who see the word for the first time."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    State.DOWN: "banned, deleted, disconnected, migrated or offline",
+    State.RED: "the quality rating is RED",
+    State.BLIND: f"no poll of the space succeeded for {BLIND_INTERVALS} intervals",
+    State.RESTRICTED: "flagged, paused, rate limited or restricted",
+    State.YELLOW: "the quality rating is YELLOW",
+    State.UNKNOWN: "neither good nor bad by what the API reports",
+    State.EMPTY: "the space lists no phone number",
+    State.WAITING: "the space has not been polled yet",
+    State.GREEN: "GREEN and connected",
+}
+_RANKS = {state: rank for rank, state in enumerate(State)}
+_DATED_BY: Mapping[State, tuple[str, ...]] = {
+    State.DOWN: ("status",),
+    State.RED: ("quality_rating",),
+    State.RESTRICTED: ("status",),
+    State.YELLOW: ("quality_rating",),
+}
+"""The fields that put a number into a state; the others are put there by both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The fleet `at` a moment, in Unix seconds."""
+
+    at: float
+    spaces: Sequence[SpaceView]
+    accounts: Sequence[AccountView]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A phone number, or a space without one to show. It is so `since` then (Unix seconds), None where no change was
+    seen; of a `blind` space, whatever is shown may have changed."""
+
+    space: SpaceView
+    number: PhoneNumber | None
+    state: State
+    blind: bool
+    since: float | None
+
+    @property
+    def text(self) -> str:
+        """What a search looks through."""
+        space, number = self.space.space, self.number
+        words = [self.space.account, space.id, space.name, *space.labels.values()]
+        if number:
+            words += [number.phone_number, number.verified_name]
+        return "\n".join(words).casefold()
+
+
+class Filter(BaseModel):
+    """Which entries are asked for, as the address says it; a name that is misspelt must not show everything."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    q: str = Field("", max_length=200, description="words in a name, number, space, account or label, in any case")
+    account: str = Field("", description="an account's name")
+    state: tuple[State, ...] = Field((), description="one of these states; `blind` also what is of a blind space")
+    page: int = Field(1, ge=1, le=1_000_000)
+    per_page: int = Field(100, ge=1, le=_MOST_A_PAGE)
+
+    def has_words_of(self, entry: Entry) -> bool:
+        """Whether all but its state is as asked for."""
+        if self.account and entry.space.account != self.account:
+            return False
+        text = entry.text if self.q else ""
+        return all(word.lstrip("+") in text for word in self.q.casefold().split())
+
+    def has_state_of(self, entry: Entry) -> bool:
+        return not self.state or entry.state in self.state or (entry.blind and State.BLIND in self.state)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A page of the entries that were asked for; `counts` are of what has the words, whatever its state: numbers by
+    state, and of BLIND, EMPTY and WAITING the spaces."""
+
+    entries: Sequence[Entry]
+    total: int
+    pages: int
+    counts: Mapping[State, int]
+
+
+def select(entries: Iterable[Entry], asked: Filter) -> Selection:
+    """The page that is asked for; one past the last is empty."""
+    found = [entry for entry in entries if asked.has_words_of(entry)]
+    chosen = [entry for entry in found if asked.has_state_of(entry)]
+    first = (asked.page - 1) * asked.per_page
+    pages = max(1, ceil(len(chosen) / asked.per_page))
+    return Selection(chosen[first : first + asked.per_page], len(chosen), pages, _counts(found))
+
+
+def _counts(entries: Iterable[Entry]) -> Counter[State]:
+    counts: Counter[State] = Counter(dict.fromkeys(State, 0))
+    blind = set()
+    for entry in entries:
+        if entry.blind:
+            blind.add(id(entry.space))
+        if entry.state is not State.BLIND:
+            counts[entry.state] += 1
+    counts[State.BLIND] = len(blind)
+    return counts
+
+
+def entries_of(snapshot: Snapshot) -> list[Entry]:
+    """All of them: the worst first, and of equal ones what changed last."""
+    intervals = {account.account: account.plan.effective_interval for account in snapshot.accounts}
+    entries = [
+        entry for space in snapshot.spaces for entry in entries_of_space(space, snapshot.at, intervals[space.account])
+    ]
+    return sorted(entries, key=lambda entry: (_RANKS[entry.state], -(entry.since or 0), entry.space.account))
+
+
+def worst_of_spaces(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Of each space the first entry."""
+    seen = set()
+    for entry in entries:
+        if id(entry.space) not in seen:
+            seen.add(id(entry.space))
+            yield entry
+
+
+def entries_of_space(space: SpaceView, now: float, interval: float) -> Iterator[Entry]:
+    """What there is to show of a space that is polled every `interval` seconds."""
+    blind, seen = _is_blind(space, now, interval), space.state.last_success
+    for number in space.phone_numbers:
+        state = State(number.condition)
+        if blind and number.condition in (Condition.GREEN, Condition.UNKNOWN):
+            yield Entry(space, number, State.BLIND, blind, seen)
+        else:
+            yield Entry(space, number, state, blind, _since(space, number, state))
+    if not space.phone_numbers:
+        state = State.BLIND if blind else State.WAITING if seen is None else State.EMPTY
+        yield Entry(space, None, state, blind, seen if blind else None)
+
+
+def _is_blind(space: SpaceView, now: float, interval: float) -> bool:
+    if space.state.last_success is None:
+        return space.state.polls > 0
+    return not space.fresh or now - space.state.last_success > BLIND_INTERVALS * interval
+
+
+def _since(space: SpaceView, number: PhoneNumber, state: State) -> float | None:
+    fields = _DATED_BY.get(state, ("quality_rating", "status"))
+    dates = [change.at for field in fields if (change := space.state.changes.get((number.phone_number, field)))]
+    return max(dates, default=None)
+
+
+def utc(at: float) -> datetime:
+    """A time of ours (Unix seconds) as people and JSON have it; one that no calendar has is its last or first."""
+    return datetime.fromtimestamp(min(max(at, 0.0), _LAST_SECOND), UTC).replace(microsecond=0)

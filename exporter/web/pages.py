@@ -1,0 +1,113 @@
+"""The pages for people, in HTML. No script runs on them, and nothing is loaded anew by itself unless the address asks
+for it: a page that moves is hard to read."""
+
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import jinja2
+from pydantic import Field
+
+from exporter import __version__
+from exporter.chatapp.model import PhoneNumber
+from exporter.config.settings import format_duration
+from exporter.metrics.catalogue import SpaceView
+from exporter.web.overview import Filter, Snapshot, State, entries_of, select, utc
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_STYLE = (_TEMPLATES / "style.css").read_text()
+_SYMBOLS = dict(zip(State, "✖●◌◆▲?○…✔", strict=True))
+"""So that a state is told from others without its colour, at a glance."""
+_AGES = ((86_400, "d"), (3_600, "h"), (60, "min"))
+
+CONTENT_SECURITY_POLICY = (
+    f"default-src 'none'; style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}';"
+    " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+"""Nothing may run, be loaded or framed; the pages' own style, known by its hash, may apply."""
+
+
+class PageFilter(Filter):
+    """What the page of the fleet can be asked for."""
+
+    refresh: int = Field(0, ge=0, le=3600, description="seconds after which it is loaded anew; 0 for never")
+
+    def address(self, **changes: Any) -> str:
+        """The same page with these changes, as a link; what is not asked for is left out."""
+        return _home(self.model_copy(update=changes).model_dump(mode="json", exclude_defaults=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _DatedChange:
+    at: float
+    number: PhoneNumber
+    field: str
+    before: str
+    after: str
+
+
+class Pages:
+    """The templates, ready to be filled."""
+
+    def __init__(self) -> None:
+        loader = jinja2.FileSystemLoader(_TEMPLATES)
+        environment = jinja2.Environment(
+            loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        )
+        environment.filters.update(age=_age, utc=_utc, duration=_duration, address=_space_address, home=_home)
+        environment.globals.update(version=__version__, symbols=_SYMBOLS, style=_STYLE)
+        self._index = environment.get_template("index.html")
+        self._space = environment.get_template("space.html")
+
+    def index(self, snapshot: Snapshot, asked: PageFilter) -> str:
+        """The fleet, as asked for."""
+        return self._index.render(
+            now=snapshot.at,
+            asked=asked,
+            link=asked.address,
+            accounts=snapshot.accounts,
+            selection=select(entries_of(snapshot), asked),
+        )
+
+    def space(self, snapshot: Snapshot, account: str, space: str) -> str:
+        """A space by itself; "" where there is none."""
+        found = (one for one in entries_of(snapshot) if (one.space.account, one.space.space.id) == (account, space))
+        if (worst := next(found, None)) is None:
+            return ""
+        changes = sorted(_changes(worst.space), key=lambda change: -change.at)
+        return self._space.render(now=snapshot.at, view=worst.space, worst=worst.state, changes=changes)
+
+
+def _changes(view: SpaceView) -> Iterator[_DatedChange]:
+    numbers = {number.phone_number: number for number in view.state.phone_numbers}
+    for (phone_number, field), change in view.state.changes.items():
+        number = numbers[phone_number]
+        yield _DatedChange(change.at, number, field, change.before, getattr(number, field))
+
+
+def _age(seconds: float) -> str:
+    """How long, for people: in its largest whole unit."""
+    for unit, name in _AGES:
+        if abs(seconds) >= unit:
+            return f"{int(seconds / unit)} {name}"
+    return f"{int(seconds)} s"
+
+
+def _utc(at: float) -> str:
+    return utc(at).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _duration(seconds: float) -> str:
+    return format_duration(round(seconds, 1))
+
+
+def _space_address(view: SpaceView) -> str:
+    return f"space?{urlencode({'account': view.account, 'space': view.space.id})}"
+
+
+def _home(query: Mapping[str, Any]) -> str:
+    return f"./?{urlencode(query, doseq=True)}" if query else "./"
