@@ -75,11 +75,16 @@ class Pages:
 
     def space(self, snapshot: Snapshot, account: str, space: str) -> str:
         """A space by itself; "" where there is none."""
-        found = (one for one in entries_of(snapshot) if (one.space.account, one.space.space.id) == (account, space))
-        if (worst := next(found, None)) is None:
+        found = [one for one in entries_of(snapshot) if (one.space.account, one.space.space.id) == (account, space)]
+        if not found:
             return ""
-        changes = sorted(_changes(worst.space), key=lambda change: -change.at)
-        return self._space.render(now=snapshot.at, view=worst.space, worst=worst.state, changes=changes)
+        return self._space.render(
+            now=snapshot.at,
+            view=found[0].space,
+            worst=found[0].state,
+            states={entry.number.phone_number: entry.state for entry in found if entry.number},
+            changes=sorted(_changes(found[0].space), key=lambda change: -change.at),
+        )
 
 
 def _changes(view: SpaceView) -> Iterator[_DatedChange]:

@@ -739,8 +739,12 @@ def test_a_file_that_cannot_be_written_is_not_read_anew_each_time_it_is_tried(fi
 
 @pytest.mark.parametrize(
     ("old", "new", "known"),
-    [('"verified_name"', '"calling": "", "verified_name"', 40), ('"phone_numbers"', '"numbers"', 39)],
-    ids=["a field more", "a field less"],
+    [
+        ('"verified_name"', '"calling": "", "verified_name"', 40),
+        ('"before"', '"later"', 40),
+        ('"phone_numbers"', '"numbers"', 39),
+    ],
+    ids=["a field more", "without what came later", "a field less"],
 )
 def test_a_row_of_another_version_costs_that_space_at_most(file: Path, old: str, new: str, known: int) -> None:
     def from_the_future(path: Path) -> None:

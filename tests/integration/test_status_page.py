@@ -1,0 +1,217 @@
+"""What is answered to people and programs that look at the fleet: pages, JSON and the document that describes it."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from html import unescape
+from typing import Any
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from openapi_spec_validator import validate
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+from virtual_time import run
+from world import World, scenario
+
+from exporter.web.app import create_app
+
+EVENTS: tuple[Mapping[str, Any], ...] = (
+    {"at": "30s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}},
+    {"at": "30s", "space": 2, "number": 1, "set": {"MessagingLimitTier": "TIER_250"}},
+    {"at": "40s", "space": 3, "answer": "InternalError"},
+    {"at": "0s", "space": 4, "answer": "Unknown.ResourceOwnerId"},
+)
+
+
+async def asked(world: World, *paths: str) -> list[httpx.Response]:
+    transport = httpx.ASGITransport(create_app(world.exporter))
+    async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
+        return [await http.get(path) for path in paths]
+
+
+def get(*paths: str, seconds: float = 60, **changes: Any) -> list[httpx.Response]:
+    """The answers of an exporter that has polled a fleet of five spaces for so many seconds."""
+
+    async def main() -> list[httpx.Response]:
+        world = World(scenario(5, events=EVENTS, qps=10, poll_interval="5s"), **changes)
+        await world.exporter.start()
+        await asyncio.sleep(seconds)
+        answers = await asked(world, *(path.format(*map(world.space_id, range(1, 6))) for path in paths))
+        await world.exporter.stop()
+        return answers
+
+    return run(main())
+
+
+def text_of(response: httpx.Response) -> str:
+    """What a page says, without its markup."""
+    body = re.sub(r"(?s)<style>.*?</style>", "", response.text)
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", body)))
+
+
+def rows_of(response: httpx.Response) -> list[str]:
+    """The rows of the first table."""
+    table = re.search(r"(?s)<tbody>(.*?)</tbody>", response.text)
+    rows = re.findall(r"(?s)<tr.*?</tr>", table[1]) if table else []
+    return [re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", row))).strip() for row in rows]
+
+
+def test_the_page_shows_what_is_wrong_first_and_says_since_when() -> None:
+    (page,) = get("/")
+
+    first, second, *_ = rows_of(page)
+    assert first.startswith("● RED")
+    assert "RED was GREEN until 28 s ago" in first
+    assert second.startswith("◌ blind Ember Foods")
+    assert second.endswith("21 s ago last poll failed: server")
+    assert any(row.startswith("◌ blind no poll of the space succeeded for 3 intervals") for row in rows_of(page))
+    assert "1 ✖" not in text_of(page)
+    assert "1 ● RED" in text_of(page)
+
+
+def test_a_tier_that_dropped_is_seen_where_the_tier_stands() -> None:
+    page, api = get("/?q={1}", "/api/v1/phone-numbers?q={1}")
+
+    (dropped,) = (row for row in rows_of(page) if "TIER_250" in row and "was TIER" in row)
+    assert "until 27 s ago" in dropped
+    assert {entry["state"] for entry in api.json()["phone_numbers"]} == {"green"}
+
+
+def test_the_address_filters_and_links_of_the_page_keep_what_is_asked_for() -> None:
+    (page,) = get("/?q=a&account=acme&state=red&state=down&refresh=30")
+
+    links = [unescape(link) for link in re.findall(r'<a href="(\./\?[^"]*)"', page.text)]
+    assert "./?q=a&account=acme&state=blind&refresh=30" in links
+    assert "./?q=a&account=acme&refresh=30" in links  # the state that is chosen, to choose it no more
+    assert "./?q=a&account=acme&state=red&state=down" in links  # to stop refreshing
+    assert page.headers["refresh"] == "30"
+
+
+def test_nothing_is_loaded_anew_that_was_not_asked_for() -> None:
+    (page,) = get("/")
+
+    assert "refresh" not in page.headers
+    assert not re.search(r"(?i)http-equiv|<script|<img|<link", page.text)
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/phone-numbers", "/api/v1/spaces"])
+def test_what_cannot_be_asked_for_is_refused_with_what_can(path: str) -> None:
+    page, state, misspelt, twice = get(
+        f"{path}?page=x", f"{path}?state=purple", f"{path}?stat=red", f"{path}?account=a&account=b"
+    )
+
+    assert {answer.status_code for answer in (page, state, misspelt, twice)} == {400}
+    assert "page: " in page.text
+    assert "found 'x'" in page.text
+    assert "'down', 'red', 'blind'" in state.text
+    assert "stat: expected one of q, account, state, page, per_page" in misspelt.text
+    assert "account: " in twice.text
+
+
+def test_a_space_tells_how_its_polls_go_and_what_changed() -> None:
+    changed, failing, rejected = (
+        text_of(page) for page in get(*(f"/space?account=acme&space={{{index}}}" for index in (0, 2, 3)))
+    )
+
+    assert "quality rating GREEN RED" in changed
+    assert "● RED the quality rating is RED" in changed
+    assert re.search(r"Polls \d+ since the start, of which failed: \d+ server", failing)
+    assert re.search(r"Failing since \d+ s ago , 5 polls in a row; last \d+ s ago : server , InternalError", failing)
+    assert re.search(r"Last seen never .* rejected , Unknown.ResourceOwnerId: .* \(request [0-9A-F]{32}\)", rejected)
+    assert "Not known yet." in rejected
+    assert "✔" not in failing
+
+
+def test_what_is_too_old_to_count_is_shown_as_that() -> None:
+    page, fleet = get("/space?account=acme&space={2}", "/?q={2}", seconds=120, max_age=60.0)
+
+    assert "What stands here is too old to count : nothing has been seen of this space since 2027-01-15" in text_of(
+        page
+    )
+    assert "✔" not in text_of(page)
+    assert [row.split("  ")[0][:7] for row in rows_of(fleet)] == ["◌ blind"]
+
+
+def test_a_space_that_is_not_polled_here_is_not_found() -> None:
+    for answer in get("/space", "/space?account=acme&space=nothing", "/space?account=globex&space={0}"):
+        assert (answer.status_code, answer.text) == (404, "No such space is polled here\n")
+
+
+def test_a_refused_account_is_told_before_all_numbers() -> None:
+    async def main() -> httpx.Response:
+        refused = {"at": "20s", "answer": "InvalidAccessKeyId.NotFound"}
+        world = World(scenario(3, events=(refused,), poll_interval="5s"))
+        await world.exporter.start()
+        await asyncio.sleep(60)
+        (page,) = await asked(world, "/")
+        await world.exporter.stop()
+        return page
+
+    page = run(main())
+
+    assert text_of(page).index("Account acme is refused.") < text_of(page).index("found")
+    assert "acme ✖ refused" in text_of(page) or "acme ● refused" in text_of(page)
+
+
+def test_an_account_shows_what_it_uses_and_what_it_may() -> None:
+    (page,) = get("/", seconds=300)
+
+    accounts = re.findall(r"(?s)<tbody>(.*?)</tbody>", page.text)[-1]
+    cells = [re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", "", cell))).strip() for cell in accounts.split("</td>")]
+    assert cells[1:3] == ["5", "0.9"]  # 54 polls in the minute
+    assert cells[3:7] == ["10", "10", "5s", "5s"]
+
+
+def test_before_the_first_poll_no_space_is_missing() -> None:
+    (page,) = get("/", seconds=0.15)
+
+    assert sum("not been polled yet" in row for row in rows_of(page)) == 3
+
+
+def valid(document: dict[str, Any], shape: str, answer: Any) -> None:
+    resource = DRAFT202012.create_resource(document)
+    registry = Registry().with_resource("urn:api", resource)
+    reference = {"$ref": f"urn:api#/components/schemas/{shape}"}
+    Draft202012Validator(reference, registry=registry, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(
+        answer
+    )
+
+
+def test_the_answers_are_as_the_openapi_document_says() -> None:
+    document, numbers, spaces, refusal = (
+        answer.json()
+        for answer in get(
+            "/api/v1/openapi.json", "/api/v1/phone-numbers", "/api/v1/spaces", "/api/v1/spaces?state=purple"
+        )
+    )
+
+    validate(document)
+    valid(document, "PhoneNumbers", numbers)
+    valid(document, "Spaces", spaces)
+    valid(document, "Refusal", refusal)
+    parameters = document["paths"]["/api/v1/spaces"]["get"]["parameters"]
+    assert [one["name"] for one in parameters] == ["q", "account", "state", "page", "per_page"]
+    assert all(one["description"] or one["name"] in ("page", "per_page") for one in parameters)
+
+
+def test_a_program_that_asks_for_numbers_hears_how_many_spaces_it_cannot_see() -> None:
+    (answer,) = get("/api/v1/phone-numbers?state=red")
+
+    found = answer.json()
+    assert (found["total"], found["pages"], found["as_of"]) == (1, 1, "2027-01-15T08:01:00Z")
+    assert (found["blind_spaces"], found["waiting_spaces"]) == (2, 0)
+    (red,) = found["phone_numbers"]
+    assert (red["quality_rating"], red["since"], red["blind"]) == ("RED", "2027-01-15T08:00:31Z", False)
+
+
+def test_spaces_as_json_tell_of_each_the_worst_and_its_failures() -> None:
+    (answer,) = get("/api/v1/spaces")
+
+    spaces = answer.json()["spaces"]
+    assert [space["state"] for space in spaces] == ["red", "blind", "blind", "green", "green"]
+    assert {space["space"] for space in spaces if not space["up"]} == {space["space"] for space in spaces[1:3]}
+    (never,) = (space for space in spaces if space["last_success"] is None)
+    assert (never["phone_numbers"], never["last_failure"]["reason"]) == (None, "rejected")
+    assert never["failures"] == {"rejected": never["polls"]}

@@ -1,0 +1,196 @@
+"""What people are shown of the fleet, and in which order."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from exporter.chatapp.errors import Reason
+from exporter.chatapp.model import MESSAGING_LIMITS, PhoneNumber
+from exporter.config.settings import Space
+from exporter.metrics.catalogue import AccountView, SpaceView
+from exporter.polling.plan import Plan
+from exporter.state.store import Change, SpaceState
+from exporter.web.overview import Entry, Filter, Snapshot, State, entries_of, select, worst_of_spaces
+
+NOW = 1_800_000_000.0
+ACCOUNTS = tuple(
+    AccountView(name, True, Plan(9, 300.0, 5.0), current_qps=5, used_qps=0, series=0, bytes=0)
+    for name in ("acme", "globex")
+)
+
+
+def number(phone_number: str = "15550100", **values: str) -> PhoneNumber:
+    return PhoneNumber(phone_number, **{"quality_rating": "GREEN", "status": "CONNECTED", **values})  # type: ignore[arg-type]
+
+
+def space(
+    name: str, *numbers: PhoneNumber, seen: float | None = 60, polls: int = 5, account: str = "acme", **changes: Any
+) -> SpaceView:
+    """One that was seen so many seconds ago."""
+    fresh = seen is not None and seen < 3600
+    last_success = None if seen is None else NOW - seen
+    state = SpaceState(seen is not None, last_success, numbers, polls=polls, **changes)
+    labels = {"team": "Emea"} if name == "Contoso" else {}
+    return SpaceView(account, Space(id=f"id-{name}", name=name, labels=labels), state, fresh, MESSAGING_LIMITS)
+
+
+def entries(*spaces: SpaceView) -> list[Entry]:
+    return entries_of(Snapshot(NOW, spaces, ACCOUNTS))
+
+
+def shown(found: list[Entry]) -> list[tuple[str, str]]:
+    return [(entry.space.space.name, entry.state) for entry in found]
+
+
+ONE_OF_EACH = (
+    space("connected", number()),
+    space("new", seen=None, polls=0),
+    space("without", seen=60),
+    space("pending", number(status="PENDING")),
+    space("yellow", number(quality_rating="YELLOW")),
+    space("flagged", number(status="FLAGGED")),
+    space("failing", seen=None),
+    space("red", number(quality_rating="RED", status="FLAGGED")),
+    space("banned", number(quality_rating="RED", status="BANNED")),
+)
+
+
+def test_the_worst_comes_first() -> None:
+    assert shown(entries(*ONE_OF_EACH)) == [
+        ("banned", "down"),
+        ("red", "red"),
+        ("failing", "blind"),
+        ("flagged", "restricted"),
+        ("yellow", "yellow"),
+        ("pending", "unknown"),
+        ("without", "empty"),
+        ("new", "waiting"),
+        ("connected", "green"),
+    ]
+
+
+def test_of_equal_ones_that_comes_first_which_changed_last_and_those_that_were_never_seen_to_change_last() -> None:
+    red = {"quality_rating": "RED"}
+    spaces = [
+        space(name, number(**red), changes={("15550100", "quality_rating"): Change(NOW - age)} if age else {})
+        for name, age in (("a day", 86_400), ("never", 0), ("an hour", 3_600))
+    ]
+
+    assert [name for name, _ in shown(entries(*spaces))] == ["an hour", "a day", "never"]
+
+
+@pytest.mark.parametrize(("seen", "state"), [(899, "green"), (901, "blind"), (3_599, "blind")])
+def test_a_number_is_not_shown_as_green_once_its_space_is_blind(seen: float, state: str) -> None:
+    """Three effective intervals of 300 s."""
+    assert shown(entries(space("Contoso", number(), seen=seen))) == [("Contoso", state)]
+
+
+def test_a_red_number_of_a_blind_space_is_found_as_red_and_as_blind() -> None:
+    found = entries(space("Contoso", number(quality_rating="RED"), seen=1000))
+
+    assert shown(found) == [("Contoso", "red")]
+    for state in (State.RED, State.BLIND):
+        assert select(found, Filter(state=(state,))).total == 1
+    assert select(found, Filter(state=(State.GREEN,))).total == 0
+
+
+def test_what_is_too_old_to_show_is_one_blind_entry_of_its_space_since_it_was_seen_last() -> None:
+    (entry,) = entries(space("Contoso", number("1"), number("2", quality_rating="RED"), seen=4000))
+
+    assert (entry.state, entry.number, entry.since) == (State.BLIND, None, NOW - 4000)
+
+
+@pytest.mark.parametrize(
+    ("values", "since"),
+    [
+        ({"quality_rating": "RED"}, 100),
+        ({"quality_rating": "YELLOW"}, 100),
+        ({"status": "BANNED", "quality_rating": "RED"}, 200),
+        ({"status": "FLAGGED"}, 200),
+        ({"status": "PENDING"}, 200),
+        ({}, 200),
+    ],
+)
+def test_a_number_is_so_since_the_field_changed_that_makes_it_so(values: Mapping[str, str], since: float) -> None:
+    changes = {
+        ("15550100", field): Change(at)
+        for field, at in (("quality_rating", 100.0), ("status", 200.0), ("messaging_limit_tier", 300.0))
+    }
+
+    (entry,) = entries(space("Contoso", number(**values), changes=changes))
+
+    assert entry.since == since
+
+
+def test_numbers_are_counted_by_state_and_what_cannot_be_seen_by_space() -> None:
+    blind = space("old", number("1"), number("2"), number("3", quality_rating="RED"), seen=1000)
+    counts = select(entries(*ONE_OF_EACH, blind), Filter()).counts
+
+    assert {state: count for state, count in counts.items() if count != 1} == {State.RED: 2, State.BLIND: 2}
+    assert len(counts) == 9
+
+
+def test_counts_are_of_all_that_has_the_words_whatever_its_state() -> None:
+    found = select(entries(*ONE_OF_EACH), Filter(q="ed", state=(State.YELLOW,)))
+
+    assert {state for state, count in found.counts.items() if count} == {"down", "red", "restricted", "green"}
+    assert (found.total, found.pages) == (0, 1)
+
+
+CONTOSO = space("Contoso", number("15550100", verified_name="Größe & Co"))
+OTHER = space("Fabrikam", number("15550199"), account="globex")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("contoso", ["Contoso"]),
+        ("GRÖSSE", ["Contoso"]),
+        ("co größe", ["Contoso"]),
+        ("+155501", ["Contoso", "Fabrikam"]),
+        ("id-fab", ["Fabrikam"]),
+        ("globex", ["Fabrikam"]),
+        ("emea", ["Contoso"]),
+        ("contoso globex", []),
+        ("  ", ["Contoso", "Fabrikam"]),
+    ],
+)
+def test_all_words_are_looked_for_in_names_numbers_ids_accounts_and_labels(words: str, found: list[str]) -> None:
+    selection = select(entries(CONTOSO, OTHER), Filter(q=words))
+
+    assert [entry.space.space.name for entry in selection.entries] == found
+
+
+def test_an_account_is_asked_for_by_its_whole_name() -> None:
+    for account, found in (("globex", ["Fabrikam"]), ("glob", []), ("", ["Contoso", "Fabrikam"])):
+        selection = select(entries(CONTOSO, OTHER), Filter(account=account))
+        assert [entry.space.space.name for entry in selection.entries] == found
+
+
+def test_every_entry_is_on_one_page_and_a_page_past_the_last_is_empty() -> None:
+    many = entries(*(space(f"{index:03}", number()) for index in range(250)))
+    pages = [select(many, Filter(page=page)) for page in (1, 2, 3, 4)]
+
+    assert [len(page.entries) for page in pages] == [100, 100, 50, 0]
+    assert [entry for page in pages for entry in page.entries] == many
+    assert {(page.total, page.pages) for page in pages} == {(250, 3)}
+
+
+@pytest.mark.parametrize(
+    "asked", [{"page": 0}, {"per_page": 1001}, {"state": ["purple"]}, {"q": "x" * 201}, {"stat": ["red"]}]
+)
+def test_what_cannot_be_asked_for_is_refused_and_not_left_aside(asked: Mapping[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Filter.model_validate(asked)
+
+
+def test_a_space_is_as_bad_as_the_worst_of_its_numbers() -> None:
+    mixed = space("mixed", number("1"), number("2", status="BANNED"), failures={Reason.SERVER: 1})
+
+    assert shown(list(worst_of_spaces(entries(*ONE_OF_EACH[:2], mixed)))) == [
+        ("mixed", "down"),
+        ("new", "waiting"),
+        ("connected", "green"),
+    ]
