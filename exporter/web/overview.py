@@ -140,8 +140,7 @@ def _counts(entries: Iterable[Entry]) -> Counter[State]:
     for entry in entries:
         if entry.blind:
             blind.add(id(entry.space))
-        if entry.state is not State.BLIND:
-            counts[entry.state] += 1
+        counts[entry.state] += 1
     counts[State.BLIND] = len(blind)
     return counts
 

@@ -20,6 +20,7 @@ from exporter.web.app import create_app
 EVENTS: tuple[Mapping[str, Any], ...] = (
     {"at": "30s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}},
     {"at": "30s", "space": 2, "number": 1, "set": {"MessagingLimitTier": "TIER_250"}},
+    {"at": "45s", "space": 1, "number": 1, "set": {"Status": "FLAGGED", "VerifiedName": "<b>Bold</b> & 'Co'"}},
     {"at": "40s", "space": 3, "answer": "InternalError"},
     {"at": "0s", "space": 4, "answer": "Unknown.ResourceOwnerId"},
 )
@@ -71,6 +72,14 @@ def test_the_page_shows_what_is_wrong_first_and_says_since_when() -> None:
     assert "1 ● RED" in text_of(page)
 
 
+def test_what_the_api_says_is_text_and_never_markup() -> None:
+    fleet, space = get("/?q=bold", "/space?account=acme&space={0}")
+
+    for page in (fleet, space):
+        assert "&lt;b&gt;Bold&lt;/b&gt; &amp; &#39;Co&#39;" in page.text
+        assert "<b>" not in page.text
+
+
 def test_a_tier_that_dropped_is_seen_where_the_tier_stands() -> None:
     page, api = get("/?q={1}", "/api/v1/phone-numbers?q={1}")
 
@@ -115,7 +124,7 @@ def test_a_space_tells_how_its_polls_go_and_what_changed() -> None:
         text_of(page) for page in get(*(f"/space?account=acme&space={{{index}}}" for index in (0, 2, 3)))
     )
 
-    assert "quality rating GREEN RED" in changed
+    assert re.search("status CONNECTED FLAGGED .* quality rating GREEN RED", changed)  # the last one first
     assert "● RED the quality rating is RED" in changed
     assert re.search(r"Polls \d+ since the start, of which failed: \d+ server", failing)
     assert re.search(r"Failing since \d+ s ago , 5 polls in a row; last \d+ s ago : server , InternalError", failing)

@@ -1,6 +1,7 @@
 """What people are shown of the fleet, and in which order."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,6 +86,12 @@ def test_of_equal_ones_that_comes_first_which_changed_last_and_those_that_were_n
 def test_a_number_is_not_shown_as_green_once_its_space_is_blind(seen: float, state: str) -> None:
     """Three effective intervals of 300 s."""
     assert shown(entries(space("Contoso", number(), seen=seen))) == [("Contoso", state)]
+
+
+def test_a_space_whose_values_are_too_old_to_show_is_blind_however_long_its_interval_is() -> None:
+    (entry,) = entries(replace(space("Contoso", number(), seen=100), fresh=False))
+
+    assert (entry.state, entry.number) == (State.BLIND, None)
 
 
 def test_a_red_number_of_a_blind_space_is_found_as_red_and_as_blind() -> None:
