@@ -28,6 +28,7 @@ from exporter.planning import AccountPlan, warnings
 from exporter.polling.account import AccountPolling
 from exporter.polling.budget import Budget
 from exporter.polling.discovery import Discovery
+from exporter.polling.plan import Progress
 from exporter.polling.poller import Outcome, Poller
 from exporter.polling.schedule import Schedule
 from exporter.state.state_file import StateFile, open_state_file
@@ -153,13 +154,22 @@ class Exporter:
             if running.credentials.changed():
                 running.polling.probe_now()
 
-    async def sweep(self) -> Swept:
-        """Poll every space once, within the budgets, and nothing more."""
+    async def sweep(self, watch: Callable[[Progress], None] = lambda _: None) -> Swept:
+        """Poll every space once, within the budgets, and nothing more; `watch` is told how far that is."""
         discovering = {name: running for name, running in self._accounts.items() if running.polling.account.discover}
         listed = await asyncio.gather(*(running.discovery.list_once() for running in discovering.values()))
         unlisted = {name: error for name, error in zip(discovering, listed, strict=True) if error}
-        swept = await asyncio.gather(*(running.polling.sweep() for running in self._accounts.values()))
-        errors = {(outcome.account, outcome.space): outcome.error for outcomes in swept for outcome in outcomes}
+        progress = Progress.of({name: running.polling.plan for name, running in self._accounts.items()})
+        errors: dict[Key, QueryError | None] = {}
+        watch(progress)
+
+        def on_polled(outcome: Outcome) -> None:
+            nonlocal progress
+            errors[outcome.account, outcome.space] = outcome.error
+            progress = progress.after(outcome.account, failed=outcome.error is not None)
+            watch(progress)
+
+        await asyncio.gather(*(running.polling.sweep(on_polled) for running in self._accounts.values()))
         return [(view, errors[view.account, view.space.id]) for view in self._page.views(self._clock.now())], unlisted
 
     async def stop(self) -> None:
@@ -421,9 +431,9 @@ def _with_discovered(settings: Settings, found: Mapping[tuple[str, str], Iterabl
     return settings.model_copy(update={"accounts": accounts})
 
 
-async def sweep(settings: Settings, environ: Mapping[str, str]) -> Swept:
+async def sweep(settings: Settings, environ: Mapping[str, str], watch: Callable[[Progress], None]) -> Swept:
     """Every space polled once, without a schedule, a state file or a server."""
     exporter = Exporter(settings.model_copy(update={"state_file": None}), environ, SystemClock())
-    swept = await exporter.sweep()
+    swept = await exporter.sweep(watch)
     await exporter.stop()
     return swept

@@ -171,17 +171,30 @@ def check(config_file: Path | None, shard: "Shard") -> None:
 @main.command()
 @_config_file
 @click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def poll(config_file: Path | None, output: str) -> None:
-    """Poll every space once, discovered ones too, and print the numbers; exit status 1 if anything failed."""
+@click.option(
+    "--fail-on",
+    type=click.Choice(["down", "red", "restricted", "yellow", "unknown", "never"]),
+    default="red",
+    show_default=True,
+    help="Exit with 3 if a number is so or worse; the choices begin with the worst.",
+)
+def poll(config_file: Path | None, output: str, fail_on: str) -> None:
+    """Poll every space once, and print the numbers."""
     from exporter.app import sweep
+    from exporter.chatapp.model import Condition
     from exporter.logs import configure_logs
-    from exporter.report import print_json, print_numbers
+    from exporter.report import print_json, print_numbers, progress_bar
 
     settings = _load(config_file)
     configure_logs("error", "logfmt")
-    swept, unlisted = _run(sweep(settings, os.environ))
+    with progress_bar() as watch:
+        swept, unlisted = _run(sweep(settings, os.environ, watch))
     (print_json if output == "json" else print_numbers)(swept, unlisted)
-    sys.exit(0 if all(view.state.up for view, _ in swept) and not unlisted else 1)
+    conditions = list(Condition)
+    bad = conditions[: conditions.index(Condition(fail_on)) + 1] if fail_on != "never" else []
+    if any(number.condition in bad for view, _ in swept for number in view.phone_numbers):
+        sys.exit(3)
+    sys.exit(1 if unlisted or any(error for _, error in swept) else 0)
 
 
 @main.command()

@@ -1,31 +1,57 @@
-"""What the commands print: the plan before polling, and the numbers after a sweep."""
+"""What the commands print: the plan before polling, how far a sweep is, and the numbers after it."""
 
 import json
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 
+from rich import progress as bars
 from rich.console import Console
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from exporter.chatapp.errors import QueryError
+from exporter.chatapp.errors import QueryError, Reason, quoted
+from exporter.chatapp.model import Condition, PhoneNumber
 from exporter.config.settings import format_duration
 from exporter.metrics.catalogue import SpaceView
 from exporter.planning import AccountPlan
+from exporter.polling.plan import Progress
 
 Swept = Sequence[tuple[SpaceView, QueryError | None]]
 """Every space after one poll, with the error where it failed."""
 Unlisted = Mapping[str, QueryError]
 """The accounts whose spaces could not be listed, and why."""
 
-_STYLES = {"RED": "bold red", "YELLOW": "yellow", "GREEN": "green", "BANNED": "bold red", "CONNECTED": "green"}
+_STYLES = {
+    Condition.DOWN: "bold red",
+    Condition.RED: "red",
+    Condition.RESTRICTED: "bold yellow",
+    Condition.YELLOW: "yellow",
+    Condition.UNKNOWN: "cyan",
+    Condition.GREEN: "green",
+}
+_BADNESS = {condition: rank for rank, condition in enumerate(Condition)}
+_NEXT_STEPS = {
+    Reason.THROTTLED: "lower qps, or poll while less uses the account",
+    Reason.TIMEOUT: "try again, and check the way to the endpoint (firewall, proxy)",
+    Reason.TRANSPORT: "check the endpoint's name, DNS, proxy (HTTPS_PROXY) and certificates (SSL_CERT_FILE)",
+    Reason.DENIED: "check the access key, its RAM policy, the subscription and this machine's clock",
+    Reason.REJECTED: "check the space's id and isv_code",
+    Reason.MALFORMED: "check that the endpoint is the API's; if it is, please report this",
+    Reason.SERVER: "try again later",
+}
+_MOST_SPACES_IN_A_LINE = 5
+_WIDEST = 1000
+_LONGEST_VALUE = 80
 
 
 def print_plan(plans: Sequence[AccountPlan]) -> None:
     """One row an account: what is asked of its budget, how old values can get, and how large a scrape will be."""
-    table = Table(
+    table = _table(
         "account",
         "endpoint",
         "spaces",
@@ -51,32 +77,43 @@ def print_plan(plans: Sequence[AccountPlan]) -> None:
             f"{about}{one.series}",
             f"{about}{decimal(one.bytes)}",
         )
-    _console().print(table)
+    _print(table)
     if not all(one.measured for one in plans):
         print("~ estimated: the state file, where there is one, does not know all spaces yet")
 
 
+@contextmanager
+def progress_bar() -> Iterator[Callable[[Progress], None]]:
+    """Shows on standard error how far a sweep is while the context lasts, if that is a terminal."""
+    console = Console(stderr=True)
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.TextColumn("{task.fields[counts]}"),
+    )
+    with bars.Progress(*columns, console=console, transient=True, disable=not console.file.isatty()) as bar:
+        task = bar.add_task("listing spaces", total=None, counts="")
+
+        def show(progress: Progress) -> None:
+            counts = f"{progress.done} of {progress.total} spaces, {progress.failed} failed, {_left(progress)} left"
+            bar.update(task, description="polling", total=progress.total, completed=progress.done, counts=counts)
+
+        yield show
+
+
 def print_numbers(swept: Swept, unlisted: Unlisted) -> None:
-    """A table of all numbers, and a line for everything that failed."""
-    table = Table("account", "space", "name", "phone number", "verified name", "rating", "tier", "status")
-    for view, _ in swept:
-        for number in view.phone_numbers:
-            table.add_row(
-                view.account,
-                view.space.id,
-                view.space.name,
-                number.phone_number,
-                number.verified_name,
-                _styled(number.quality_rating),
-                number.messaging_limit_tier,
-                _styled(number.status),
-            )
-    _console().print(table)
-    for view, error in swept:
-        if error:
-            print(f"{view.account}/{view.space.id}: {error.reason}: {error}", file=sys.stderr)
-    for account, error in unlisted.items():
-        print(f"{account}: spaces not listed: {error.reason}: {error}", file=sys.stderr)
+    """A table of all numbers, the worst first, a line for everything that failed, and one that sums up."""
+    numbers = [(view, number) for view, _ in swept for number in view.phone_numbers]
+    numbers.sort(key=lambda shown: _BADNESS[shown[1].condition])
+    table = _table("condition", "phone number", "verified name", "rating", "status", "tier", "account", "space", "name")
+    for view, number in numbers:
+        table.add_row(*_cells(view, number))
+    if numbers:
+        _print(table)
+    sys.stdout.flush()  # before what stands on the other stream
+    for line in _failures(swept, unlisted):
+        print(f"error: {line}", file=sys.stderr)
+    print(_summary([number.condition for _, number in numbers], swept, unlisted))
 
 
 def print_json(swept: Swept, unlisted: Unlisted) -> None:
@@ -87,18 +124,55 @@ def print_json(swept: Swept, unlisted: Unlisted) -> None:
             "account": account,
             "space": space,
             "error": {"reason": error.reason, "code": error.code, "detail": error.detail} if error else None,
-            "phone_numbers": [asdict(number) for number in numbers],
+            "phone_numbers": [{**asdict(number), "condition": number.condition} for number in numbers],
         }
         for account, space, error, numbers in (*entries, *((name, None, why, ()) for name, why in unlisted.items()))
     ]
     print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def _styled(value: str) -> str:
-    style = _STYLES.get(value)
-    return f"[{style}]{escape(value)}[/]" if style else escape(value)
+def _cells(view: SpaceView, number: PhoneNumber) -> Iterator[Text]:
+    yield Text(number.condition, _STYLES[number.condition])
+    of_number = number.phone_number, number.verified_name, number.quality_rating, number.status
+    for value in (*of_number, number.messaging_limit_tier, view.account, view.space.id, view.space.name):
+        # others wrote it: no markup, and nothing that would do something to a terminal
+        yield Text(quoted(value, (), _LONGEST_VALUE))
 
 
-def _console() -> Console:
-    # a pipe gets whole lines, whatever the width that a terminal would have
-    return Console() if sys.stdout.isatty() else Console(width=200)
+def _failures(swept: Swept, unlisted: Unlisted) -> Iterator[str]:
+    """What failed, why, and what to do: spaces of an account that failed alike in one line."""
+    alike = defaultdict(list)
+    for view, error in swept:
+        if error:
+            alike[view.account, error.reason, str(error)].append(view.space.id)
+    for (account, reason, text), spaces in alike.items():
+        shown = ", ".join(spaces[:_MOST_SPACES_IN_A_LINE])
+        more = len(spaces) - _MOST_SPACES_IN_A_LINE
+        yield f"{account}/{shown}{f' and {more} more' if more > 0 else ''}: {_why(reason, text)}"
+    for account, error in unlisted.items():
+        yield f"{account}: spaces not listed: {_why(error.reason, str(error))}"
+
+
+def _why(reason: Reason, text: str) -> str:
+    return f"{reason}: {text.removeprefix(f'{reason}: ').rstrip('.')}; {_NEXT_STEPS[reason]}"
+
+
+def _summary(conditions: Sequence[Condition], swept: Swept, unlisted: Unlisted) -> str:
+    count = Counter(conditions)
+    found = ", ".join(f"{count[condition]} {condition}" for condition in Condition)
+    failed = sum(error is not None for _, error in swept)
+    lists = f"; accounts whose spaces are not listed: {len(unlisted)}" if unlisted else ""
+    return f"numbers: {len(conditions)} ({found}); spaces: {len(swept)} ({failed} failed){lists}"
+
+
+def _left(progress: Progress) -> str:
+    return format_duration(math.ceil(progress.seconds_left))
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False)
+
+
+def _print(table: Table) -> None:
+    # whatever the width of a terminal: a number that is cut is no use, and a line that goes on below can still be read
+    Console(width=_WIDEST).print(table)

@@ -115,14 +115,16 @@ class AccountPolling:
             for turn in able[:1]:
                 self._plan_next(turn, self._clock.monotonic())
 
-    async def sweep(self) -> list[Outcome]:
-        """Poll every space once, outside the schedule."""
+    async def sweep(self, on_polled: Callable[[Outcome], None]) -> None:
+        """Poll every space once, outside the schedule; `on_polled` is told of each poll as it ends."""
         now = self._clock.monotonic()
-        polls = (self._poller.poll(space, due=now, retry=True) for space in self.account.polled_spaces)
-        outcomes = await asyncio.gather(*polls)
-        for outcome in outcomes:
+
+        async def poll(space: Space) -> None:
+            outcome = await self._poller.poll(space, due=now, retry=True)
             self._on_outcome(outcome)
-        return outcomes
+            on_polled(outcome)
+
+        await asyncio.gather(*map(poll, self.account.polled_spaces))
 
     def leave(self) -> None:
         """The account left the configuration: nothing of it is due any more, and what is under way tells nobody."""

@@ -100,6 +100,37 @@ def pause_after_refusal(failures: int, interval: float, random: Random) -> float
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a sweep is: the spaces still to be polled and the queries a second, both by account."""
+
+    left: Mapping[str, int]
+    qps: Mapping[str, float]
+    done: int = 0
+    failed: int = 0
+
+    @classmethod
+    def of(cls, plans: Mapping[str, Plan]) -> Self:
+        """Where it begins."""
+        return cls(
+            {name: plan.spaces for name, plan in plans.items()}, {name: plan.qps for name, plan in plans.items()}
+        )
+
+    def after(self, account: str, *, failed: bool) -> "Progress":
+        """A space of the account was polled."""
+        left = {**self.left, account: self.left[account] - 1}
+        return replace(self, left=left, done=self.done + 1, failed=self.failed + failed)
+
+    @property
+    def total(self) -> int:
+        return self.done + sum(self.left.values())
+
+    @property
+    def seconds_left(self) -> float:
+        """What the account that takes longest needs at its budget."""
+        return max((left / self.qps[account] for account, left in self.left.items()), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class AccountAccess:
     """Whether the account as a whole is refused, judged from its spaces' answers.
 
