@@ -1,12 +1,14 @@
 """The command line. Knows names, flags and exit statuses; every command imports what it needs when it runs.
 
-Exit status: 0 well, 1 something failed, 2 the configuration or the command line is wrong.
+Exit status: 0 well, 1 something failed, 2 the configuration or the command line is wrong, 3 `poll` found a number in
+trouble, 130 interrupted.
 """
 
 import gc
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,6 +36,17 @@ def _parse_shard(_: click.Context, __: click.Parameter, text: str) -> "Shard":
         raise click.BadParameter(str(error)) from error
 
 
+_WITHOUT_A_FILE = """
+To poll an account's own numbers, give the access key of a RAM user:
+  export ALIBABA_CLOUD_ACCESS_KEY_ID=LTAI... ALIBABA_CLOUD_ACCESS_KEY_SECRET=...
+To poll customer spaces, name them in a file:  chatapp-exporter --config.file exporter.yml
+To see it work without an account:             chatapp-exporter demo"""
+
+
+def _examples(*lines: str) -> str:
+    return "\b\n" + "\n".join(("Examples:", *(f"  {line}" for line in lines)))
+
+
 _config_file = click.option(
     "--config.file",
     "config_file",
@@ -42,6 +55,7 @@ _config_file = click.option(
 )
 _shard = click.option(
     "--shard",
+    metavar="INDEX/COUNT",
     default="1/1",
     show_default=True,
     callback=_parse_shard,
@@ -54,37 +68,69 @@ _scenario = click.option(
 )
 
 
+def _choice(flag: str, name: str, choices: list[str], default: str, about: str) -> Callable[[Command], Command]:
+    return click.option(flag, name, type=click.Choice(choices), default=default, show_default=True, help=about)
+
+
+def _listen_address(default: str, about: str) -> Callable[[Command], Command]:
+    return click.option(
+        "--web.listen-address", "address", metavar="ADDRESS", default=default, show_default=True, help=about
+    )
+
+
 def _server_options(command: Command) -> Command:
     for option in (
-        click.option("--log.format", "log_format", type=click.Choice(["logfmt", "json"]), default="logfmt"),
-        click.option(
-            "--log.level", "log_level", type=click.Choice(["debug", "info", "warning", "error"]), default="info"
-        ),
-        click.option("--web.listen-address", "address", default=":10144", show_default=True, help="host:port or :port"),
+        _choice("--log.format", "log_format", ["logfmt", "json"], "logfmt", "How a line of the log looks."),
+        _choice("--log.level", "log_level", ["debug", "info", "warning", "error"], "info", "What is logged at least."),
+        _listen_address(":10144", "Where it listens: host:port, or :port for every interface."),
     ):
         command = option(command)
     return command
 
 
 class _ServeByDefault(click.Group):
-    """`chatapp-exporter --config.file x` serves, as exporters do."""
+    """`chatapp-exporter --config.file x` serves, as exporters do. Commands are listed in the order of first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0].startswith("-") and args[0] not in ("--help", "--version")):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted, nothing more is shown", err=True)
+            sys.exit(130)
 
-@click.group(cls=_ServeByDefault, context_settings={"max_content_width": 110})
+
+@click.group(
+    cls=_ServeByDefault,
+    context_settings={"max_content_width": 110},
+    epilog=_examples(
+        "chatapp-exporter demo                              see it work, no account",
+        "chatapp-exporter check --config.file exporter.yml  see what a file means",
+        "chatapp-exporter --config.file exporter.yml        serve :10144/metrics",
+    ),
+)
 @click.version_option(__version__, prog_name="chatapp-exporter")
 def main() -> None:
     """Prometheus exporter for the health of WhatsApp phone numbers on Alibaba Cloud's Chat App Message Service.
 
-    Without a command it serves. To see it work without an account: chatapp-exporter demo
+    Without a command it serves, and takes the options of serve. COMMAND --help tells more of each.
     """
 
 
-@main.command()
+@main.command(
+    epilog=_examples(
+        "chatapp-exporter --config.file exporter.yml",
+        "chatapp-exporter --config.file exporter.yml --web.listen-address :9100",
+        "chatapp-exporter --config.file exporter.yml --shard 2/5",
+    )
+)
 @_config_file
 @_shard
 @_server_options
@@ -104,7 +150,10 @@ def serve(
     web_config_file: Path | None,
     lifecycle: bool,
 ) -> None:
-    """Poll the configured spaces and serve /metrics (the default command)."""
+    """Poll the configured spaces and serve /metrics (the default).
+
+    SIGHUP takes over a changed configuration, SIGTERM ends it.
+    """
     _end_well_on_sigterm()
     gc.disable()  # what a start makes stays: the collector would go through all of it again and again
     from exporter.clock import SystemClock
@@ -121,39 +170,36 @@ def serve(
     _run(run(configuration, settings, os.environ, listener, access=access, lifecycle=lifecycle, shard=shard))
 
 
-@main.command()
+@main.command(epilog=_examples("chatapp-exporter demo", "chatapp-exporter demo --web.listen-address 127.0.0.1:8080"))
 @_scenario
 @_server_options
 def demo(scenario: Path | None, address: str, log_level: str, log_format: Any) -> None:
-    """Start a simulated API and the exporter on it. No account is needed."""
+    """Start a simulated API and the exporter on it; needs no account.
+
+    Within five minutes, something happens that each dashboard and each alert can show.
+    """
     _end_well_on_sigterm()
     from exporter.demo import run_demo
     from exporter.logs import configure_logs
 
     configure_logs(log_level, log_format)
-    _run(run_demo(_load_scenario(scenario), _bind(address), click.echo))
+    _run(run_demo(_load_scenario(scenario), _bind(address), _say))
 
 
-@main.command()
-@_scenario
-@click.option(
-    "--web.listen-address", "address", default="127.0.0.1:10145", show_default=True, help="host:port, on loopback"
+@main.command(
+    epilog=_examples(
+        "chatapp-exporter check --config.file exporter.yml",
+        "chatapp-exporter check --config.file exporter.yml --shard 2/5",
+    )
 )
-def simulate(scenario: Path | None, address: str) -> None:
-    """Start the simulated API alone and print a configuration that polls it."""
-    _end_well_on_sigterm()
-    from exporter.demo import run_simulator
-    from exporter.logs import configure_logs
-
-    configure_logs("info", "logfmt")
-    _run(run_simulator(_load_scenario(scenario), _bind(address), click.echo))
-
-
-@main.command()
 @_config_file
 @_shard
 def check(config_file: Path | None, shard: "Shard") -> None:
-    """Validate the configuration and print what polling it will mean."""
+    """Validate the configuration and print what it will mean.
+
+    For each account: how many queries a second its spaces need, how often they are polled, how old a value can get, and
+    how much a scrape will be. The API is not asked. Exit status: 0, with warnings too; 2 where the file is wrong.
+    """
     from exporter.app import with_known_spaces
     from exporter.planning import plans, warnings
     from exporter.report import print_plan
@@ -163,23 +209,52 @@ def check(config_file: Path | None, shard: "Shard") -> None:
     state_file = shard.of(settings).state_file
     known = read_beside(Path(state_file), settings.endpoints) if state_file else {}
     planned = plans(shard.of(with_known_spaces(settings, known)), known)
-    print_plan(planned)
+    with _printing():
+        print_plan(planned)
     for warning in warnings(planned, settings.max_age, shard):
         click.echo(f"warning: {warning}", err=True)
+    if state_file and not Path(state_file).parent.is_dir():
+        click.echo(
+            f"warning: state_file: no folder {Path(state_file).parent}, so nothing will be kept; make it", err=True
+        )
 
 
-@main.command()
+@main.command(
+    epilog=_examples(
+        "chatapp-exporter poll --config.file exporter.yml",
+        "chatapp-exporter poll --fail-on yellow || echo 'look at the numbers'",
+        "chatapp-exporter poll --output json | jq '.[] | select(.error)'",
+    )
+)
 @_config_file
-@click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@click.option(
+@_choice("--output", "output", ["table", "json"], "table", "For people, or for programs.")
+@_choice(
     "--fail-on",
-    type=click.Choice(["down", "red", "restricted", "yellow", "unknown", "never"]),
-    default="red",
-    show_default=True,
-    help="Exit with 3 if a number is so or worse; the choices begin with the worst.",
+    "fail_on",
+    ["down", "red", "restricted", "yellow", "unknown", "never"],
+    "red",
+    "Exit with 3 if a number is in this condition or a worse one.",
 )
 def poll(config_file: Path | None, output: str, fail_on: str) -> None:
-    """Poll every space once, and print the numbers."""
+    """Poll every space once and print the numbers, the worst first.
+
+    \b
+    A number's condition is the worst that is true of it:
+      down        BANNED, DELETED, DISCONNECTED, MIGRATED or OFFLINE
+      red         its quality rating is RED
+      restricted  FLAGGED, PAUSED, RATE_LIMITED or RESTRICTED
+      yellow      its quality rating is YELLOW
+      unknown     not known to be GREEN and CONNECTED
+      green       GREEN and CONNECTED
+
+    \b
+    Exit status:
+      0    all well
+      1    a space could not be polled, or the spaces of an account not listed
+      2    the configuration or the command line is wrong; nothing was polled
+      3    a number is as bad as --fail-on says, whatever else failed
+      130  interrupted
+    """
     from exporter.app import sweep
     from exporter.chatapp.model import Condition
     from exporter.logs import configure_logs
@@ -189,7 +264,8 @@ def poll(config_file: Path | None, output: str, fail_on: str) -> None:
     configure_logs("error", "logfmt")
     with progress_bar() as watch:
         swept, unlisted = _run(sweep(settings, os.environ, watch))
-    (print_json if output == "json" else print_numbers)(swept, unlisted)
+    with _printing():
+        (print_json if output == "json" else print_numbers)(swept, unlisted)
     conditions = list(Condition)
     bad = conditions[: conditions.index(Condition(fail_on)) + 1] if fail_on != "never" else []
     if any(number.condition in bad for view, _ in swept for number in view.phone_numbers):
@@ -197,14 +273,34 @@ def poll(config_file: Path | None, output: str, fail_on: str) -> None:
     sys.exit(1 if unlisted or any(error for _, error in swept) else 0)
 
 
-@main.command()
+@main.command(
+    epilog=_examples("chatapp-exporter simulate >simulated.yml &", "chatapp-exporter poll --config.file simulated.yml")
+)
+@_scenario
+@_listen_address("127.0.0.1:10145", "Where it listens: host:port, on loopback.")
+def simulate(scenario: Path | None, address: str) -> None:
+    """Start the simulated API alone and print a configuration for it."""
+    _end_well_on_sigterm()
+    from exporter.demo import run_simulator
+    from exporter.logs import configure_logs
+
+    configure_logs("info", "logfmt")
+    _run(run_simulator(_load_scenario(scenario), _bind(address), _say))
+
+
+@main.command(
+    epilog=_examples(
+        "chatapp-exporter schema >schema.json",
+        "sed -i '1i # yaml-language-server: $schema=schema.json' exporter.yml",
+    )
+)
 def schema() -> None:
-    """Print the configuration's JSON Schema."""
+    """Print the configuration's JSON Schema, for editors."""
     import json
 
     from exporter.config.settings import Settings
 
-    click.echo(json.dumps(Settings.model_json_schema(), indent=2))
+    _say(json.dumps(Settings.model_json_schema(), indent=2))
 
 
 def _load(config_file: Path | None) -> "Settings":
@@ -227,9 +323,12 @@ def _valid(make: Callable[[], Result], *, hint: bool = False) -> Result:
         return make()
     except ConfigError as error:
         found = len(error.problems)
-        click.echo(f"{error}\n{found} problem{'s' if found > 1 else ''} found, nothing was started", err=True)
+        click.echo(
+            f"{error}\n{found} problem{'s' if found > 1 else ''} found, nothing was started; mend that and try again",
+            err=True,
+        )
         if hint:
-            click.echo("Name a file with --config.file, or try without an account: chatapp-exporter demo", err=True)
+            click.echo(_WITHOUT_A_FILE, err=True)
         sys.exit(2)
 
 
@@ -247,8 +346,28 @@ def _bind(address: str) -> "socket":
     try:
         return bind(address)
     except AddressError as error:
-        click.echo(f"error: {error}", err=True)
+        raise click.BadParameter(str(error), param_hint="'--web.listen-address'") from error
+    except OSError as error:
+        click.echo(f"error: {error}; choose another address with --web.listen-address", err=True)
         sys.exit(1)
+
+
+def _say(text: str) -> None:
+    with _printing():
+        click.echo(text)
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """For what writes to standard output: that it could not be written is told here, and not by a traceback at exit."""
+    try:
+        yield
+        click.echo(nl=False)  # flushes
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # whoever reads has seen enough, and the exit status tells the rest
+            click.echo(f"error: cannot write the output: {error.strerror}; write it elsewhere", err=True)
+            sys.exit(1)
 
 
 def _run(work: Coroutine[Any, Any, Result]) -> Result:

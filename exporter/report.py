@@ -42,7 +42,7 @@ _NEXT_STEPS = {
     Reason.DENIED: "check the access key, its RAM policy, the subscription and this machine's clock",
     Reason.REJECTED: "check the space's id and isv_code",
     Reason.MALFORMED: "check that the endpoint is the API's; if it is, please report this",
-    Reason.SERVER: "try again later",
+    Reason.SERVER: "try again later; if it stays, check that the endpoint is the API's",
 }
 _MOST_SPACES_IN_A_LINE = 5
 _WIDEST = 1000
@@ -110,7 +110,7 @@ def print_numbers(swept: Swept, unlisted: Unlisted) -> None:
         table.add_row(*_cells(view, number))
     if numbers:
         _print(table)
-    sys.stdout.flush()  # before what stands on the other stream
+    print(end="", flush=True)  # before what stands on the other stream
     for line in _failures(swept, unlisted):
         print(f"error: {line}", file=sys.stderr)
     print(_summary([number.condition for _, number in numbers], swept, unlisted))
@@ -175,4 +175,7 @@ def _table(*columns: str) -> Table:
 
 def _print(table: Table) -> None:
     # whatever the width of a terminal: a number that is cut is no use, and a line that goes on below can still be read
-    Console(width=_WIDEST).print(table)
+    console = Console(width=_WIDEST)
+    with console.capture() as captured:  # for it would end the program where a pipe is closed
+        console.print(table)
+    print(captured.get(), end="")

@@ -25,14 +25,15 @@ _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<
 
 
 class AddressError(ValueError):
-    """An address that cannot be listened on; the text says which and why."""
+    """No address; the text says what was expected."""
 
 
 def bind(address: str) -> socket.socket:
     """A listening socket for host:port, [v6]:port or :port (every interface); port 0 takes a free one.
 
     Raises:
-        AddressError: it is no such address, or the system refuses it.
+        AddressError: it is no such address.
+        OSError: the system refuses it; the text says why.
     """
     found = _ADDRESS.fullmatch(address)
     if not found or int(found["port"]) > 65535:
@@ -44,7 +45,8 @@ def bind(address: str) -> socket.socket:
         family = socket.AF_INET6 if found["six"] else socket.AF_INET
         return _Listener(socket.create_server((host, port), family=family, backlog=512))
     except OSError as error:
-        raise AddressError(f"cannot listen on {address}: {error.strerror or error}") from error
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # asyncio's and socket's repeat the address
+        raise OSError(f"cannot listen on {address}: {reason}") from error
 
 
 def url_of(listener: socket.socket, *, tls: bool = False) -> str:

@@ -13,17 +13,22 @@ from pathlib import Path
 import pytest
 
 from exporter import __version__
+from exporter.chatapp.model import DOWN_STATUSES, RESTRICTED_STATUSES, Condition
 from exporter.config.settings import Account, Settings, Space
 
 KEY = "access_key_id: LTAIexample, access_key_secret: example-secret"
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+COMMANDS = ["serve", "demo", "check", "poll", "simulate", "schema"]
+
+
+def run(*arguments: str | Path, stdout: int = subprocess.PIPE, **variables: str) -> subprocess.CompletedProcess[str]:
     environ = {name: text for name, text in os.environ.items() if not name.startswith("ALIBABA_CLOUD_")}
     return subprocess.run(
         [sys.executable, "-m", "exporter", *map(str, arguments)],
-        env=environ,
-        capture_output=True,
+        env={**environ, **variables},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=30,
         check=False,
@@ -121,7 +126,7 @@ def test_a_bad_configuration_starts_nothing(bad_config: Path, command: Sequence[
         f"{bad_config}:2: accounts[0].qps: expected a number of at most 10, found '11'\n"
         f"{bad_config}:2: accounts[0].colour: unknown key; expected one of {known}\n"
         f"{bad_config}:3: max_aeg: unknown key; did you mean max_age?\n"
-        "3 problems found, nothing was started\n"
+        "3 problems found, nothing was started; mend that and try again\n"
     )
     assert (done.stdout, done.returncode) == ("", 2)
 
@@ -133,8 +138,12 @@ def test_without_a_file_or_a_key_the_way_on_is_shown(command: Sequence[str]) -> 
     assert done.stderr == (
         "environment: ALIBABA_CLOUD_ACCESS_KEY_ID: expected text, found nothing\n"
         "environment: ALIBABA_CLOUD_ACCESS_KEY_SECRET: expected text, found nothing\n"
-        "2 problems found, nothing was started\n"
-        "Name a file with --config.file, or try without an account: chatapp-exporter demo\n"
+        "2 problems found, nothing was started; mend that and try again\n"
+        "\n"
+        "To poll an account's own numbers, give the access key of a RAM user:\n"
+        "  export ALIBABA_CLOUD_ACCESS_KEY_ID=LTAI... ALIBABA_CLOUD_ACCESS_KEY_SECRET=...\n"
+        "To poll customer spaces, name them in a file:  chatapp-exporter --config.file exporter.yml\n"
+        "To see it work without an account:             chatapp-exporter demo\n"
     )
     assert (done.stdout, done.returncode) == ("", 2)
 
@@ -155,12 +164,54 @@ def test_the_version_is_the_package_s() -> None:
     assert (done.stdout, done.stderr, done.returncode) == (f"chatapp-exporter, version {__version__}\n", "", 0)
 
 
-def test_help_names_every_command() -> None:
-    done = run("--help")
+def test_help_names_every_command_in_the_order_in_which_they_are_of_use() -> None:
+    done = run("--help", COLUMNS="80")
 
-    listed = {line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()}
-    assert listed >= {"serve", "demo", "check", "poll", "simulate", "schema"}
+    listed = [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].split("\n\n")[0].splitlines()]
+    assert listed == COMMANDS
+    assert "..." not in done.stdout.replace("[ARGS]...", "")  # what a command does is told to its end
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_80_columns_and_ends_with_examples_of_the_command(command: str) -> None:
+    done = run(*command.split(), "--help", COLUMNS="80")
+
+    text, _, examples = done.stdout.partition("  Examples:\n")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert text.startswith("Usage: ")
+    assert f"chatapp-exporter {command.replace('serve', '--config.file')}" in examples
+    assert done.returncode == 0
+
+
+def test_help_of_poll_has_the_conditions_that_there_are() -> None:
+    done = run("poll", "--help", COLUMNS="80")
+
+    told = dict(re.findall(r"^    (\w+) {2,}(.+)$", done.stdout.partition("\n\n  Exit")[0], re.MULTILINE))
+    assert list(told) == list(Condition)
+    assert set(re.findall(r"[A-Z_]{2,}", told["down"])) == DOWN_STATUSES
+    assert set(re.findall(r"[A-Z_]{2,}", told["restricted"])) == RESTRICTED_STATUSES
+    assert f"--fail-on [{'|'.join([*Condition][:-1])}|never]" in done.stdout
+
+
+@pytest.mark.parametrize("command", [["schema"], ["check", "--config.file"]], ids=lambda command: command[0])
+def test_a_reader_that_has_seen_enough_is_no_failure(config: Path, command: Sequence[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    done = run(*command, *([config] if len(command) > 1 else []), stdout=writer)
+
+    os.close(writer)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("command", [["schema"], ["check", "--config.file"]], ids=lambda command: command[0])
+def test_a_disk_that_is_full_is_told_in_one_line(config: Path, command: Sequence[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = run(*command, *([config] if len(command) > 1 else []), stdout=full.fileno())
+
+    assert done.stderr == "error: cannot write the output: No space left on device; write it elsewhere\n"
+    assert done.returncode == 1
 
 
 def test_a_command_that_does_not_exist_is_named() -> None:
@@ -193,7 +244,7 @@ def test_a_bad_scenario_starts_nothing(tmp_path: Path, command: str) -> None:
         f"{path}:4: events[0].at: expected a duration such as 30s, 5m or 1h30m, found nothing\n"
         f"{path}:5: events[1]: expected one of answer (of an account or space), remove (a space's number or all),"
         " set or move_to, found a mapping\n"
-        "3 problems found, nothing was started\n"
+        "3 problems found, nothing was started; mend that and try again\n"
     )
     assert (done.stdout, done.returncode) == ("", 2)
 
@@ -208,7 +259,8 @@ def test_an_event_of_an_account_that_the_fleet_does_not_have_starts_nothing(tmp_
     done = run(command, "--scenario", path)
 
     assert done.stderr == (
-        f"{path}:4: events[0].account: expected one of acme, found b\n1 problem found, nothing was started\n"
+        f"{path}:4: events[0].account: expected one of acme, found b\n"
+        "1 problem found, nothing was started; mend that and try again\n"
     )
     assert (done.stdout, done.returncode) == ("", 2)
 
@@ -221,8 +273,29 @@ def test_an_address_that_is_in_use_is_named(tmp_path: Path) -> None:
 
         done = run("serve", "--config.file", path, "--web.listen-address", address)
 
-    assert done.stderr.startswith(f"error: cannot listen on {address}: Address already in use")
+    assert done.stderr == (
+        f"error: cannot listen on {address}: Address already in use; choose another address with --web.listen-address\n"
+    )
     assert (done.stdout, done.returncode) == ("", 1)
+
+
+@pytest.mark.parametrize("command", ["demo", "simulate"])
+def test_what_is_no_address_is_an_error_of_the_command_line(command: str) -> None:
+    done = run(command, "--web.listen-address", "localhost")
+
+    message = "Invalid value for '--web.listen-address': expected an address such as :10144 or 127.0.0.1:10144, found"
+    assert f"{message} 'localhost'\n" in done.stderr
+    assert (done.stdout, done.returncode) == ("", 2)
+
+
+def test_check_warns_of_a_state_file_whose_folder_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text(f"accounts: [{{name: acme, {KEY}}}]\nstate_file: kept/state.db\n")
+
+    done = run("check", "--config.file", path)
+
+    assert done.stderr == f"warning: state_file: no folder {tmp_path}/kept, so nothing will be kept; make it\n"
+    assert done.returncode == 0
 
 
 def test_poll_says_which_space_failed_and_why(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -125,7 +126,9 @@ def test_a_failure_is_one_line_that_ends_with_the_next_step(fleet: dict[str, Any
     done = poll("--config.file", written(fleet, tmp_path, "green", "failing"))
 
     space = next(one["spaces"][0]["id"] for one in fleet["accounts"] if one["name"] == "failing")
-    assert re.fullmatch(rf"error: failing/{space}: server: InternalError: [^\n]+; try again later\n", done.stderr)
+    assert re.fullmatch(
+        rf"error: failing/{space}: server: InternalError: [^\n]+; try again later; if it[^\n]+\n", done.stderr
+    )
     assert done.stdout.splitlines()[-1].endswith("; spaces: 2 (1 failed)")
 
 
@@ -228,3 +231,29 @@ def test_a_sweep_tells_after_each_poll_how_far_it_is() -> None:
         (3, 4, 1, 0.5),
         (4, 4, 1, 0.0),
     ]
+
+
+def test_an_interrupt_ends_it_in_one_line(tmp_path: Path) -> None:
+    file, log = tmp_path / "exporter.yml", tmp_path / "log"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        file.write_text(f"accounts: [{{name: acme, access_key_id: a, access_key_secret: b, endpoint: '{endpoint}'}}]")
+        with program("poll", "--config.file", str(file), log=log) as process:
+            asked, _ = silent.accept()
+            process.send_signal(signal.SIGINT)
+
+            assert process.wait(timeout=10) == 130
+        asked.close()
+
+    assert log.read_text() == "interrupted, nothing more is shown\n"
+
+
+def test_a_reader_that_has_seen_enough_changes_no_exit_status(fleet: dict[str, Any], tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "exporter", "poll", "--config.file", str(written(fleet, tmp_path, "red"))]
+
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=30, check=False)
+
+    os.close(writer)
+    assert (done.stderr, done.returncode) == (b"", 3)
