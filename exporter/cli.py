@@ -19,6 +19,8 @@ from exporter import __version__
 if TYPE_CHECKING:
     from socket import socket
 
+    from click.shell_completion import CompletionItem
+
     from exporter.config.settings import Settings
     from exporter.config.shard import Shard
     from exporter.simulator.scenario import Scenario
@@ -88,6 +90,9 @@ def _server_options(command: Command) -> Command:
     return command
 
 
+_OPTIONS_OF_ALL = ("--help", "--version")
+
+
 class _ServeByDefault(click.Group):
     """`chatapp-exporter --config.file x` serves, as exporters do. Commands are listed in the order of first use."""
 
@@ -95,9 +100,14 @@ class _ServeByDefault(click.Group):
         return list(self.commands)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in ("--help", "--version")):
+        completing = ctx.resilient_parsing  # where nothing is said yet, it may become any command
+        if (not args and not completing) or (args and args[0].startswith("-") and args[0] not in _OPTIONS_OF_ALL):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
+        of_serve = self.commands["serve"].shell_complete(ctx, incomplete)
+        return super().shell_complete(ctx, incomplete) + [one for one in of_serve if one.value not in _OPTIONS_OF_ALL]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -174,7 +184,7 @@ def serve(
 @_scenario
 @_server_options
 def demo(scenario: Path | None, address: str, log_level: str, log_format: Any) -> None:
-    """Start a simulated API and the exporter on it; needs no account.
+    """Start the exporter on a simulated API; needs no account.
 
     Within five minutes, something happens that each dashboard and each alert can show.
     """
@@ -279,7 +289,10 @@ def poll(config_file: Path | None, output: str, fail_on: str) -> None:
 @_scenario
 @_listen_address("127.0.0.1:10145", "Where it listens: host:port, on loopback.")
 def simulate(scenario: Path | None, address: str) -> None:
-    """Start the simulated API alone and print a configuration for it."""
+    """Start the simulated API alone and print how to poll it.
+
+    What it prints is a configuration.
+    """
     _end_well_on_sigterm()
     from exporter.demo import run_simulator
     from exporter.logs import configure_logs
@@ -301,6 +314,23 @@ def schema() -> None:
     from exporter.config.settings import Settings
 
     _say(json.dumps(Settings.model_json_schema(), indent=2))
+
+
+@main.command(
+    epilog=_examples(
+        'eval "$(chatapp-exporter completion bash)"  # in ~/.bashrc',
+        'eval "$(chatapp-exporter completion zsh)"   # in ~/.zshrc',
+        "chatapp-exporter completion fish | source   # in config.fish",
+    )
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a shell's script that completes commands and options."""
+    from click.shell_completion import get_completion_class
+
+    complete = get_completion_class(shell)
+    assert complete, "click has these three"
+    _say(complete(main, {}, "chatapp-exporter", "_CHATAPP_EXPORTER_COMPLETE").source())
 
 
 def _load(config_file: Path | None) -> "Settings":

@@ -19,7 +19,7 @@ from exporter.config.settings import Account, Settings, Space
 KEY = "access_key_id: LTAIexample, access_key_secret: example-secret"
 
 
-COMMANDS = ["serve", "demo", "check", "poll", "simulate", "schema"]
+COMMANDS = ["serve", "demo", "check", "poll", "simulate", "schema", "completion"]
 
 
 def run(*arguments: str | Path, stdout: int = subprocess.PIPE, **variables: str) -> subprocess.CompletedProcess[str]:
