@@ -34,8 +34,9 @@ faults: .venv/dev ## break the API and the network in every way, and print what 
 soak: .venv/dev ## 200 spaces with random faults for half an hour; SOAK_MINUTES and SOAK_SEED choose another
 	@SOAK_MINUTES=$${SOAK_MINUTES:-30} $(BIN)/python -m pytest -q -s -m slow tests/soak
 
-generate: .venv/dev config/kubernetes/prometheusrule.yaml ## write the dashboards and the PrometheusRule anew
+generate: .venv/dev config/kubernetes/prometheusrule.yaml ## write the dashboards, the PrometheusRule and the schema anew
 	@$(BIN)/python -m dashboards
+	@$(BIN)/python -m exporter schema >config/schema.json
 
 config/kubernetes/prometheusrule.yaml: config/prometheus/chatapp.rules.yml Makefile
 	@printf '%s\n' '# Written by make generate from $<.' 'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' \

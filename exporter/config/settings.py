@@ -112,8 +112,9 @@ Duration = Annotated[
     PlainSerializer(format_duration, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": r"^(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?$"}),
 ]
-Text = Annotated[str, AfterValidator(_filled)]
-AnyScalar = Annotated[Text, WithJsonSchema({"type": ["string", "integer"]})]
+Scalar = Annotated[str, WithJsonSchema({"type": ["string", "number", "boolean"]})]
+"""Text, which `document` reads as it is written; editors take what has no quotes for a number or a boolean."""
+Text = Annotated[Scalar, AfterValidator(_filled)]
 LabelName = Annotated[str, AfterValidator(_label_name)]
 
 
@@ -128,9 +129,9 @@ class Space:
     """A customer space."""
 
     # there are thousands, and each would hold 416 bytes more as a model
-    id: AnyScalar = Field(description="CustSpaceId; becomes the label `space`")
-    name: str = Field(default="", description="a name for people, shown in chatapp_space_info")
-    labels: dict[LabelName, str] = Field(
+    id: Text = Field(description="CustSpaceId; becomes the label `space`")
+    name: Scalar = Field(default="", description="a name for people, shown in chatapp_space_info")
+    labels: dict[LabelName, Scalar] = Field(
         default_factory=dict,
         json_schema_extra={"default": {}},
         description="further labels of chatapp_space_info",
@@ -225,7 +226,9 @@ class Account(Strict):
 class Settings(Strict):
     """The whole file."""
 
-    accounts: Annotated[list[Account], Field(min_length=1)]
+    accounts: Annotated[list[Account], Field(min_length=1)] = Field(
+        description="each with an endpoint, a credential and a budget of its own"
+    )
     messaging_limits: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="people per 24 hours for tiers that this version has no number for"
     )
