@@ -175,7 +175,7 @@ def _table(*columns: str) -> Table:
 
 def _print(table: Table) -> None:
     # whatever the width of a terminal: a number that is cut is no use, and a line that goes on below can still be read
-    console = Console(width=_WIDEST)
+    console = Console(width=_WIDEST, height=1)  # the width counts on every terminal only where both are given
     with console.capture() as captured:  # for it would end the program where a pipe is closed
         console.print(table)
     print(captured.get(), end="")

@@ -182,12 +182,13 @@ def test_what_others_wrote_does_nothing_to_the_table(tmp_path: Path) -> None:
     assert "  [red]A[/] :bomb:?[2J?B  " in done.stdout
 
 
-def on_a_terminal(*arguments: str | Path) -> tuple[str, str]:
-    """What `poll` writes to standard error, a terminal, and to standard output, a pipe."""
+def on_a_terminal(*arguments: str | Path, both: bool = False, term: str = "xterm") -> tuple[str, str]:
+    """What `poll` writes to standard error, a terminal, and to standard output, a pipe unless `both` are terminals."""
     terminal, theirs = pty.openpty()
     command = [sys.executable, "-m", "exporter", "poll", *map(str, arguments)]
-    environ = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environ) as process:
+    environ = {**os.environ, "TERM": term, "COLUMNS": "100"}
+    stdout = theirs if both else subprocess.PIPE
+    with subprocess.Popen(command, stdout=stdout, stderr=theirs, env=environ) as process:
         os.close(theirs)
         written = b""
         try:
@@ -195,8 +196,7 @@ def on_a_terminal(*arguments: str | Path) -> tuple[str, str]:
                 written += chunk
         except OSError:  # how Linux tells that nobody has it open any more
             pass
-        assert process.stdout
-        printed = process.stdout.read().decode()
+        printed = process.stdout.read().decode() if process.stdout else ""
     os.close(terminal)
     return written.decode(), printed
 
@@ -208,6 +208,17 @@ def test_a_terminal_is_shown_how_far_the_sweep_is(fleet: dict[str, Any], tmp_pat
 
     assert "2 of 2 spaces, 1 failed, 0s left" in shown
     assert len(json.loads(printed)) == 2
+
+
+@pytest.mark.parametrize(("term", "red"), [("xterm", "\x1b[31mred"), ("dumb", "red")])
+def test_a_terminal_gets_colours_if_it_has_them_and_whole_rows_however_narrow_it_is(
+    fleet: dict[str, Any], tmp_path: Path, term: str, red: str
+) -> None:
+    shown, _ = on_a_terminal("--config.file", written(fleet, tmp_path, "red"), both=True, term=term)
+
+    space = next(one["spaces"][0] for one in fleet["accounts"] if one["name"] == "red")
+    row = next(line for line in shown.splitlines() if line.startswith(red))
+    assert re.search(rf"  15\d{{9}}  .*  RED  .*  CONNECTED  TIER_\w+ +red +{space['id']}  {space['name']}", row)
 
 
 def test_without_a_terminal_nothing_tells_how_far_the_sweep_is(fleet: dict[str, Any], tmp_path: Path) -> None:
