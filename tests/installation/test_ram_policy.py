@@ -1,0 +1,32 @@
+"""The policies that people paste into the RAM console: what the exporter asks for, and nothing more."""
+
+import json
+from inspect import iscoroutinefunction
+from pathlib import Path
+from typing import Any
+
+from exporter.chatapp.client import Client
+from exporter.chatapp.wire import LIST_INSTANCES, QUERY_PHONE_NUMBERS
+
+CONFIG = Path(__file__).parents[2] / "config"
+QUERY = {"Effect": "Allow", "Action": "cams:QueryChatappPhoneNumbers", "Resource": "*"}
+LIST = {"Effect": "Allow", "Action": "cams:ListInstance", "Resource": "acs:cams:*:*:instance/*"}
+
+
+def policy(name: str) -> Any:
+    return json.loads((CONFIG / name).read_text("utf-8"))
+
+
+def test_a_policy_allows_what_polling_asks_for() -> None:
+    assert policy("ram-policy.json") == {"Version": "1", "Statement": [QUERY]}
+
+
+def test_a_policy_for_discovery_allows_listing_too() -> None:
+    assert policy("ram-policy-with-discovery.json") == {"Version": "1", "Statement": [QUERY, LIST]}
+
+
+def test_the_client_asks_for_these_operations_and_no_others() -> None:
+    asks = {name for name, method in vars(Client).items() if iscoroutinefunction(method) and not name.startswith("_")}
+
+    assert asks == {"query_phone_numbers", "list_instances"}
+    assert [QUERY["Action"], LIST["Action"]] == [f"cams:{QUERY_PHONE_NUMBERS}", f"cams:{LIST_INSTANCES}"]
