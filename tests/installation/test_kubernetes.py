@@ -1,0 +1,271 @@
+"""What `kubectl apply --kustomize` sends: valid, of one mind with the exporter, and no more than it needs.
+
+ServiceMonitor and PrometheusRule are resources of the Prometheus Operator, for which no schema is at hand: the first is
+compared with all that it must be, the second with the rules file (tests/unit/test_alerting_files.py).
+"""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from installed import installed
+
+from exporter import __version__
+from exporter.cli import main
+from exporter.config.loading import load
+from exporter.config.problems import ConfigError
+from exporter.config.settings import Settings
+from exporter.web.app import create_app
+
+ROOT = Path(__file__).parents[2]
+KUBERNETES = ROOT / "config" / "kubernetes"
+DASHBOARDS = ROOT / "dashboards"
+LABELS = {"app.kubernetes.io/name": "chatapp-exporter"}
+OF_THE_OPERATOR = ("ServiceMonitor", "PrometheusRule")
+OLDEST, NEWEST = "1.28", kubernetes_validate.latest_version()
+"""Kubernetes versions; shards need 1.28."""
+
+Manifest = dict[str, Any]
+
+
+def built(folder: Path) -> list[Manifest]:
+    """What kubectl makes of a folder; it warns of what is deprecated on stderr."""
+    kubectl = installed("kubectl", package="kubernetes-client")
+    run = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+    return list(yaml.safe_load_all(run.stdout))
+
+
+@pytest.fixture(scope="module")
+def manifests() -> dict[str, Manifest]:
+    """By kind."""
+    return {manifest["kind"]: manifest for manifest in built(KUBERNETES)}
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    """With the StatefulSet in place of the Deployment, as the comment in kustomization.yaml says."""
+    return changed(tmp_path_factory.mktemp("sharded"), "- deployment.yaml", "- statefulset-sharded.yaml")
+
+
+def changed(folder: Path, old: str, new: str) -> list[Manifest]:
+    """The same from a copy with another kustomization.yaml."""
+    kustomization = shutil.copytree(KUBERNETES, folder / "kubernetes") / "kustomization.yaml"
+    text = kustomization.read_text("utf-8")
+    assert old in text
+    kustomization.write_text(text.replace(old, new), "utf-8")
+    return built(kustomization.parent)
+
+
+def pod_of(manifest: Manifest) -> Manifest:
+    pod: Manifest = manifest["spec"]["template"]["spec"]
+    return pod
+
+
+def container_of(manifest: Manifest) -> Manifest:
+    (container,) = pod_of(manifest)["containers"]
+    assert isinstance(container, dict)
+    return container
+
+
+def arguments_of(manifest: Manifest) -> dict[str, Any]:
+    """What the command line makes of them."""
+    return main.commands["serve"].make_context("serve", [*container_of(manifest)["args"]]).params
+
+
+def valid(manifest: Manifest) -> None:
+    for version in (OLDEST, NEWEST):
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_every_resource_that_has_a_schema_fits_it(manifests: dict[str, Manifest]) -> None:
+    for kind, manifest in manifests.items():
+        if kind not in OF_THE_OPERATOR:
+            valid(manifest)
+
+    assert sorted(manifests) == [
+        *("ConfigMap", "Deployment", "NetworkPolicy", "PersistentVolumeClaim", "PrometheusRule", "Service"),
+        "ServiceMonitor",
+    ]
+
+
+def test_shards_come_in_place_of_the_deployment(sharded: list[Manifest]) -> None:
+    for manifest in sharded:
+        if manifest["kind"] not in OF_THE_OPERATOR:
+            valid(manifest)
+
+    assert sorted(manifest["kind"] for manifest in sharded) == [
+        *("ConfigMap", "NetworkPolicy", "PrometheusRule", "Service", "ServiceMonitor", "StatefulSet"),
+    ]
+
+
+def test_old_and_new_pods_never_poll_together(manifests: dict[str, Manifest]) -> None:
+    spec = manifests["Deployment"]["spec"]
+
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_the_pod_may_do_nothing(manifests: dict[str, Manifest]) -> None:
+    pod, container = pod_of(manifests["Deployment"]), container_of(manifests["Deployment"])
+
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "fsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_the_pod_runs_the_image_of_this_version_as_its_user(manifests: dict[str, Manifest]) -> None:
+    rights = pod_of(manifests["Deployment"])["securityContext"]
+    dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
+
+    assert container_of(manifests["Deployment"])["image"] == f"chatapp-exporter:{__version__}"
+    assert f"USER {rights['runAsUser']}:{rights['runAsGroup']}\n" in dockerfile
+
+
+def test_the_image_may_be_in_a_registry(tmp_path: Path) -> None:
+    manifests = {manifest["kind"]: manifest for manifest in changed(tmp_path, "# images:", "images:")}
+
+    image = container_of(manifests["Deployment"])["image"]
+    assert image == f"registry.example.com/chatapp-exporter:{__version__}"
+
+
+def test_it_asks_for_what_the_page_on_operations_says(manifests: dict[str, Manifest]) -> None:
+    operations = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    rows = {numbers: int(size) for numbers, size in re.findall(r"^\| ([\d,]+) in .* (\d+) MB \(", operations, re.M)}
+    needed = {numbers: (2 * size + 80) * 1_000_000 for numbers, size in rows.items()}
+    resources = container_of(manifests["Deployment"])["resources"]
+
+    assert re.search(r"twice the bytes of the plan\s+and 80 MB", operations)
+    assert resources == {
+        "requests": {"cpu": "50m", "memory": "128Mi"},
+        "limits": {"cpu": "1", "memory": "256Mi"},
+    }
+    assert 64 * 2**20 < needed["10,000"] < 128 * 2**20 < needed["50,000"] < 256 * 2**20
+
+
+def test_probes_and_ports_are_those_of_the_exporter(manifests: dict[str, Manifest]) -> None:
+    class Nothing:
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError(name)
+
+    container = container_of(manifests["Deployment"])
+    probes = [container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")]
+    (port,) = container["ports"]
+
+    assert [probe["path"] for probe in probes] == ["/-/healthy", "/-/healthy", "/-/ready"]
+    assert {probe["path"] for probe in probes} < {getattr(route, "path", "") for route in create_app(Nothing()).routes}
+    assert {probe["port"] for probe in probes} == {port["name"]} == {"metrics"}
+    assert arguments_of(manifests["Deployment"])["address"] == f":{port['containerPort']}"
+
+
+def test_what_is_not_ready_is_scraped_too(manifests: dict[str, Manifest]) -> None:
+    spec = manifests["Service"]["spec"]
+
+    assert spec["publishNotReadyAddresses"] is True
+    assert spec["ports"] == [{"name": "metrics", "port": 10144, "targetPort": "metrics"}]
+    assert spec["selector"] == pod_labels(manifests) == manifests["Service"]["metadata"]["labels"]
+
+
+def pod_labels(manifests: dict[str, Manifest]) -> dict[str, str]:
+    labels: dict[str, str] = manifests["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    return labels
+
+
+def test_the_service_monitor_finds_the_service_and_calls_the_job_what_the_rules_call_it(
+    manifests: dict[str, Manifest],
+) -> None:
+    assert manifests["ServiceMonitor"] == {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "ServiceMonitor",
+        "metadata": {"name": "chatapp-exporter", "labels": LABELS},
+        "spec": {
+            "jobLabel": "app.kubernetes.io/name",
+            "selector": {"matchLabels": LABELS},
+            "endpoints": [{"port": "metrics", "interval": "30s"}],
+        },
+    }
+    assert manifests["Service"]["metadata"]["labels"] == LABELS == {"app.kubernetes.io/name": "chatapp-exporter"}
+    assert 'up{job="chatapp-exporter"}' in (ROOT / "config" / "prometheus" / "chatapp.rules.yml").read_text("utf-8")
+
+
+def test_the_rules_of_the_operator_are_whole(manifests: dict[str, Manifest]) -> None:
+    written = yaml.safe_load((KUBERNETES / "prometheusrule.yaml").read_text("utf-8"))
+
+    assert manifests["PrometheusRule"] == written
+    assert written["apiVersion"] == "monitoring.coreos.com/v1"
+    assert set(written) == {"apiVersion", "kind", "metadata", "spec"}
+
+
+def test_only_prometheus_comes_in_and_only_names_and_the_api_are_asked_for(manifests: dict[str, Manifest]) -> None:
+    monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+
+    assert manifests["NetworkPolicy"]["spec"] == {
+        "podSelector": {"matchLabels": pod_labels(manifests)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": [monitoring], "ports": [{"protocol": "TCP", "port": 10144}]}],
+        "egress": [{"ports": [{"protocol": p, "port": n} for p, n in (("UDP", 53), ("TCP", 53), ("TCP", 443))]}],
+    }
+
+
+def test_the_configuration_names_what_is_mounted(manifests: dict[str, Manifest]) -> None:
+    deployment, config = manifests["Deployment"], manifests["ConfigMap"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container_of(deployment)["volumeMounts"]}
+    settings = Settings.model_validate(yaml.safe_load(config["data"]["exporter.yml"]))
+    (account,) = settings.accounts
+
+    assert pod_of(deployment)["volumes"] == [
+        {"name": "config", "configMap": {"name": config["metadata"]["name"]}},
+        {"name": "access-key", "secret": {"secretName": "chatapp-exporter", "defaultMode": 0o440}},
+        {"name": "state", "persistentVolumeClaim": {"claimName": "chatapp-exporter"}},
+    ]
+    assert arguments_of(deployment)["config_file"] == Path(mounts["config"], "exporter.yml")
+    assert account.access_key_id_file == f"{mounts['access-key']}/access_key_id"
+    assert account.access_key_secret_file == f"{mounts['access-key']}/access_key_secret"
+    assert settings.state_file == f"{mounts['state']}/state.db"
+
+
+def test_a_pod_with_the_example_of_a_secret_does_not_start(tmp_path: Path) -> None:
+    secret = yaml.safe_load((KUBERNETES / "secret.example.yaml").read_text("utf-8"))
+    config = (KUBERNETES / "exporter.yml").read_text("utf-8").replace("/run/secrets/chatapp-exporter", str(tmp_path))
+    for name, value in secret["stringData"].items():
+        (tmp_path / name).write_text(value, "utf-8")
+    (tmp_path / "exporter.yml").write_text(config, "utf-8")
+
+    valid(secret)
+    assert set(secret["stringData"]) == {"access_key_id", "access_key_secret"}
+    assert secret["metadata"]["name"] == "chatapp-exporter"
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path / "exporter.yml", {})
+    assert str(refused.value).count("found characters other than printable ASCII") == 2
+
+
+def test_no_secret_is_sent_along(manifests: dict[str, Manifest], sharded: list[Manifest]) -> None:
+    assert "Secret" not in {*manifests, *(manifest["kind"] for manifest in sharded)}
+
+
+def test_every_dashboard_is_a_config_map_that_the_sidecar_of_grafana_finds() -> None:
+    config_maps = built(DASHBOARDS)
+    sent = {name: text for config_map in config_maps for name, text in config_map["data"].items()}
+
+    assert {path.name: json.loads(path.read_text("utf-8")) for path in DASHBOARDS.glob("*.json")} == {
+        name: json.loads(text) for name, text in sent.items()
+    }
+    for config_map in config_maps:
+        valid(config_map)
+        assert config_map["metadata"]["labels"] == {"grafana_dashboard": "1"}
+        assert config_map["metadata"]["annotations"] == {"grafana_folder": "ChatApp"}
