@@ -17,10 +17,12 @@ demo: .venv/runtime ## start a simulated API and the exporter on it; no account 
 test: .venv/dev ## run the tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: .venv/dev ## check style, format and types
+lint: .venv/dev ## check style, format, types, YAML and shell
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/yamllint --strict .
+	@$(BIN)/shellcheck .ci/run
 
 notifications: .venv/dev ## send the demo's alerts through Prometheus and Alertmanager to a webhook; 7 minutes
 	@$(BIN)/python -m pytest -s -m slow tests/e2e/test_notifications.py
