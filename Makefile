@@ -17,12 +17,13 @@ demo: .venv/runtime ## start a simulated API and the exporter on it; no account 
 test: .venv/dev ## run the tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: .venv/dev ## check style, format, types, YAML and shell
+lint: .venv/dev ## check style, format, types, YAML, shell and compositions
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/yamllint --strict .
 	@$(BIN)/shellcheck .ci/run
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec config/compose*.yaml
 
 notifications: .venv/dev ## send the demo's alerts through Prometheus and Alertmanager to a webhook; 7 minutes
 	@$(BIN)/python -m pytest -s -m slow tests/e2e/test_notifications.py
@@ -36,7 +37,9 @@ faults: .venv/dev ## break the API and the network in every way, and print what 
 soak: .venv/dev ## 200 spaces with random faults for half an hour; SOAK_MINUTES and SOAK_SEED choose another
 	@SOAK_MINUTES=$${SOAK_MINUTES:-30} $(BIN)/python -m pytest -q -s -m slow tests/soak
 
-generate: .venv/dev config/kubernetes/prometheusrule.yaml ## write the dashboards, the PrometheusRule and the schema anew
+COMPOSED := $(addprefix config/compose/,prometheus.yml alertmanager.yml datasource.yml)
+
+generate: .venv/dev config/kubernetes/prometheusrule.yaml $(COMPOSED) ## write dashboards and what is copied anew
 	@$(BIN)/python -m dashboards
 	@$(BIN)/python -m exporter schema >config/schema.json
 
@@ -44,6 +47,21 @@ config/kubernetes/prometheusrule.yaml: config/prometheus/chatapp.rules.yml Makef
 	@printf '%s\n' '# Written by make generate from $<.' 'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' \
 	  'metadata: {name: chatapp-exporter, labels: {app.kubernetes.io/name: chatapp-exporter}}' 'spec:' >$@
 	@sed 's/^\(.\)/  \1/' $< >>$@
+
+# the same for containers, where each answers under its own name, and where nobody is to be notified by a demo
+config/compose/prometheus.yml: config/prometheus/prometheus.yml Makefile
+	@printf '%s\n' '# Written by make generate from $<.' >$@
+	@sed -e 's/localhost:10144/exporter:10144/' -e 's/localhost:9093/alertmanager:9093/' $< >>$@
+
+config/compose/datasource.yml: config/grafana/provisioning/datasources/prometheus.yml Makefile
+	@printf '%s\n' '# Written by make generate from $<.' >$@
+	@sed -e 1d -e 's/localhost/prometheus/' $< >>$@
+
+config/compose/alertmanager.yml: config/alertmanager/alertmanager.yml Makefile
+	@printf '%s\n\n' '# Written by make generate from $<. Its receivers tell nobody.' >$@
+	@sed -e '/^route:/,/^templates:/!d; /^templates:/d' $< >>$@
+	@printf '%s\n' receivers: >>$@
+	@grep '^  - name:' $< >>$@
 
 incidents: .venv/dev ## print which alerts each incident must raise, and which it raised
 	@PYTHONPATH=tests $(BIN)/python tests/incident_table.py
