@@ -16,6 +16,8 @@ RUN python -m hatchling build -t wheel -d dist \
 FROM python:3.13-slim
 ENV PYTHONDONTWRITEBYTECODE=1
 COPY --from=build /opt/venv /opt/venv
+# where a state file may lie: a new volume takes over whose the folder is
+RUN install -d -o 65532 -g 65532 /var/lib/chatapp-exporter
 USER 65532:65532
 EXPOSE 10144
 STOPSIGNAL SIGTERM

@@ -223,6 +223,13 @@ def test_the_configuration_in_production_names_what_is_mounted() -> None:
     )
 
 
+def test_the_image_has_a_folder_for_the_state_that_its_user_may_write_to() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
+
+    assert "install -d -o 65532 -g 65532 /var/lib/chatapp-exporter\n" in dockerfile
+    assert "/var/lib/chatapp-exporter" in volumes_of(PRODUCTION["services"]["exporter"])
+
+
 def test_every_secret_is_a_file_that_git_leaves_alone() -> None:
     assert PRODUCTION["secrets"] == {
         name: {"file": f"secrets/{name}"}
