@@ -162,6 +162,15 @@ def test_each_asks_the_others_where_they_answer(composition: Service) -> None:
     assert grafana["url"] == "http://prometheus:9090"
 
 
+@of_each_file
+def test_alertmanager_remembers_whom_it_told_until_it_tells_again(composition: Service) -> None:
+    alertmanager = composition["services"]["alertmanager"]
+    route = read(alertmanager, "/etc/alertmanager/alertmanager.yml")["route"]
+
+    assert {each.get("repeat_interval") for each in (route, *route["routes"])} == {"12h", "1w", None}
+    assert "--data.retention=192h" in alertmanager["command"]  # a week has 168
+
+
 def test_the_demo_tells_nobody_and_all_else_is_as_in_production() -> None:
     demo, production = (
         read(composition["services"]["alertmanager"], "/etc/alertmanager/alertmanager.yml")
