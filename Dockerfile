@@ -1,9 +1,12 @@
-FROM python:3.13-slim AS build
+# both stages begin with it; CI, which reaches no registry of images, gives one of its own
+ARG BASE=python:3.13-slim
+
+FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-COPY requirements.lock requirements-dev.lock ./
+COPY requirements.lock requirements-build.lock ./
 # the build tools stay in this stage; only /opt/venv leaves it
-RUN pip install --quiet --require-hashes -r requirements-dev.lock \
+RUN pip install --quiet --require-hashes -r requirements-build.lock \
  && python -m venv --without-pip /opt/venv \
  && pip --python /opt/venv/bin/python install --quiet --no-compile --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
@@ -13,8 +16,14 @@ RUN python -m hatchling build -t wheel -d dist \
  && pip --python /opt/venv/bin/python install --quiet --no-compile --no-deps --no-index dist/*.whl \
  && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
 
-FROM python:3.13-slim
+FROM ${BASE}
+LABEL org.opencontainers.image.title="chatapp-exporter" \
+      org.opencontainers.image.description="Prometheus exporter for the health of WhatsApp phone numbers on Alibaba Cloud's Chat App Message Service" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.source="https://github.com/chatapp-exporter/chatapp-exporter"
 ENV PYTHONDONTWRITEBYTECODE=1
+# nothing is installed from here on
+RUN pip uninstall --quiet --yes --root-user-action ignore pip
 COPY --from=build /opt/venv /opt/venv
 # where a state file may lie: a new volume takes over whose the folder is
 RUN install -d -o 65532 -g 65532 /var/lib/chatapp-exporter

@@ -72,11 +72,12 @@ bench: .venv/bench ## measure scrape, memory, poll, budget, start and growth; a 
 # pins that stand in the lock files stay; UPGRADE=--upgrade takes the newest
 lock: ## write the lock files anew from pyproject.toml; needs uv
 	@command -v $(UV) >/dev/null || { echo 'error: make lock needs uv (pip install uv), or UV=path' >&2; exit 1; }
-	@$(compile) --output-file requirements.lock
-	@$(compile) --group dev --constraints requirements.lock --output-file requirements-dev.lock
-	@$(compile) --group bench --constraints requirements-dev.lock --output-file requirements-bench.lock
+	@$(compile) pyproject.toml --output-file requirements.lock
+	@$(compile) pyproject.toml --group dev --constraints requirements.lock --output-file requirements-dev.lock
+	@$(compile) pyproject.toml --group bench --constraints requirements-dev.lock --output-file requirements-bench.lock
+	@$(compile) --group build --constraints requirements-dev.lock --output-file requirements-build.lock
 
-compile = $(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+compile = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 
 clean: ## remove everything that make has made
