@@ -41,6 +41,7 @@ COMPOSED := $(addprefix config/compose/,prometheus.yml alertmanager.yml datasour
 
 generate: .venv/dev config/kubernetes/prometheusrule.yaml $(COMPOSED) ## write dashboards and what is copied anew
 	@$(BIN)/python -m dashboards
+	@$(BIN)/python -m docs
 	@$(BIN)/python -m exporter schema >config/schema.json
 
 config/kubernetes/prometheusrule.yaml: config/prometheus/chatapp.rules.yml Makefile

@@ -129,57 +129,80 @@ class Space:
     """A customer space."""
 
     # there are thousands, and each would hold 416 bytes more as a model
-    id: Text = Field(description="CustSpaceId; becomes the label `space`")
-    name: Scalar = Field(default="", description="a name for people, shown in chatapp_space_info")
+    id: Text = Field(description="its CustSpaceId, shown as the label `space`")
+    name: Scalar = Field(default="", description="a name for people, shown in `chatapp_space_info`")
     labels: dict[LabelName, Scalar] = Field(
         default_factory=dict,
         json_schema_extra={"default": {}},
-        description="further labels of chatapp_space_info",
+        description="further labels of `chatapp_space_info`; none is called account, space or name",
     )
-    isv_code: Text | None = Field(default=None, description="IsvCode, if other than the account's")
+    isv_code: Text | None = Field(default=None, description="its IsvCode, where it is another than the account's")
 
 
 class Account(Strict):
     """An Alibaba Cloud account: an endpoint, a credential and one budget."""
 
-    name: Text = Field(description="becomes the label `account`")
+    name: Text = Field(description="a name of its own, shown as the label `account`")
     endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(
-        "https://cams.ap-southeast-1.aliyuncs.com", description="http:// for loopback only"
+        "https://cams.ap-southeast-1.aliyuncs.com",
+        description="where the API is asked: https://, a host and perhaps a port; http:// only on this machine",
     )
     access_key_id: Text | None = Field(
-        None, repr=False, description="or access_key_id_file; else ALIBABA_CLOUD_ACCESS_KEY_ID"
+        None,
+        repr=False,
+        description="the access key's id; or `access_key_id_file`; with neither, ALIBABA_CLOUD_ACCESS_KEY_ID counts",
     )
-    access_key_id_file: Text | None = Field(None, description="read again when it changes")
+    access_key_id_file: Text | None = Field(
+        None, description="a file with the access key's id; read again when it changes"
+    )
     access_key_secret: Annotated[SecretStr, AfterValidator(_filled_secret)] | None = Field(
-        None, description="or access_key_secret_file; else ALIBABA_CLOUD_ACCESS_KEY_SECRET"
+        None,
+        description="the access key's secret; or `access_key_secret_file`; with neither,"
+        " ALIBABA_CLOUD_ACCESS_KEY_SECRET counts",
     )
-    access_key_secret_file: Text | None = Field(None, description="read again when it changes")
+    access_key_secret_file: Text | None = Field(
+        None, description="a file with the access key's secret; read again when it changes"
+    )
     security_token_file: Text | None = Field(
-        None, description="for temporary keys (STS); else ALIBABA_CLOUD_SECURITY_TOKEN; read again when it changes"
+        None,
+        description="a file with the token of a temporary key (STS); read again when it changes; without it,"
+        " ALIBABA_CLOUD_SECURITY_TOKEN counts",
     )
     credentials: Literal["default"] | None = Field(
         None,
-        description="default: instead of a key, Alibaba Cloud's default chain (RAM roles, OIDC, profiles); needs the"
-        " extra chatapp-exporter[credentials]",
+        description="instead of a key: temporary ones from Alibaba Cloud's default chain (RAM roles, OIDC, profiles);"
+        " needs the extra `chatapp-exporter[credentials]`",
     )
-    isv_code: Text | None = Field(None, description="IsvCode of all its spaces")
+    isv_code: Text | None = Field(None, description="the IsvCode of all its spaces, where the API wants one")
     qps: float = Field(
         API_LIMIT_QPS / 2,
         ge=LEAST_QPS,
         le=API_LIMIT_QPS,
-        description="queries a second that the exporter allows itself",
+        description="queries a second that the exporter allows itself, of the 10 that all users of the account share",
     )
     poll_interval: Duration = Field(
-        300.0, json_schema_extra={"default": "5m"}, description="at least 30s, except against a loopback endpoint"
+        300.0,
+        json_schema_extra={"default": "5m"},
+        description="how often each space is polled; at least 30s, except against an endpoint on this machine",
     )
     poll_interval_unhealthy: Duration | None = Field(
         None,
-        description="of spaces with a number that is not GREEN and CONNECTED; at most poll_interval; from the same qps",
+        description="how often a space is polled that has a number that is not GREEN and CONNECTED; at least 30s, at"
+        " most `poll_interval`; paid from the same `qps`",
     )
-    spaces: list[Space] | None = Field(None, description="leave out to poll the account's own numbers")
-    space_files: list[Text] | None = Field(None, description="files or globs with the same list, in YAML or JSON")
+    spaces: list[Space] | None = Field(
+        None,
+        description="the customer spaces, at least one; without `spaces`, `space_files` and `discover`, the account's"
+        " own numbers are polled",
+    )
+    space_files: list[Text] | None = Field(
+        None,
+        description="files or globs, each file with such a list, in YAML or (`*.json`) JSON; followed without a reload",
+    )
     discover: bool = Field(
-        False, description="poll the spaces that ListInstance names too, asked hourly; what is configured of one counts"
+        False,
+        description="whether to poll the spaces too that ListInstance names, asked hourly; what is configured of one"
+        " counts",
     )
 
     @field_validator("poll_interval", "poll_interval_unhealthy")
@@ -226,16 +249,19 @@ class Account(Strict):
 class Settings(Strict):
     """The whole file."""
 
-    accounts: Annotated[list[Account], Field(min_length=1)] = Field(
-        description="each with an endpoint, a credential and a budget of its own"
-    )
+    accounts: Annotated[list[Account], Field(min_length=1, description="the accounts that are polled, at least one")]
     messaging_limits: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        {}, description="people per 24 hours for tiers that this version has no number for"
+        {},
+        description="people per 24 hours, by tier: for tiers that this version has no number for, or another one",
     )
     max_age: Duration = Field(
-        3600.0, json_schema_extra={"default": "1h"}, description="how old values may get before their series leave"
+        3600.0,
+        json_schema_extra={"default": "1h"},
+        description="how old values may get before they are no longer shown",
     )
-    state_file: Text | None = Field(None, description="SQLite; leave out to keep nothing over a restart")
+    state_file: Text | None = Field(
+        None, description="where what is known is kept over a restart, in SQLite; without it, nothing is"
+    )
 
     @field_validator("messaging_limits")
     @classmethod

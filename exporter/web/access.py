@@ -46,18 +46,27 @@ def _bcrypt_hash(text: str) -> str:
 class TlsServerConfig(Strict):
     """How connections are encrypted, and which clients may connect."""
 
-    cert_file: Text = Field(description="certificate chain, in PEM; read again when it changes")
+    cert_file: Text = Field(description="the certificate and those that lead to it, in PEM; read again when it changes")
     key_file: Text = Field(description="its private key, in PEM; read again when it changes")
-    client_ca_file: Text | None = Field(None, description="who signs the certificates of clients, in PEM")
-    client_auth_type: Literal["NoClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert"] = "NoClientCert"
-    min_version: Literal["TLS12", "TLS13"] = "TLS12"
+    client_ca_file: Text | None = Field(
+        None, description="who signs the certificates of clients, in PEM; read again when it changes"
+    )
+    client_auth_type: Literal["NoClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert"] = Field(
+        "NoClientCert", description="whether a client needs a certificate; both that ask for one need `client_ca_file`"
+    )
+    min_version: Literal["TLS12", "TLS13"] = Field("TLS12", description="the oldest TLS that is spoken")
 
 
 class WebConfig(Strict):
     """The file of --web.config.file."""
 
-    tls_server_config: TlsServerConfig | None = None
-    basic_auth_users: dict[str, Annotated[str, AfterValidator(_bcrypt_hash)]] = Field({}, repr=False)
+    tls_server_config: TlsServerConfig | None = Field(None, description="TLS; without it, plain HTTP is served")
+    basic_auth_users: dict[str, Annotated[str, AfterValidator(_bcrypt_hash)]] = Field(
+        {},
+        repr=False,
+        description="who may log in, each with the bcrypt hash of the password (`htpasswd -nBC 10 NAME`); without it,"
+        " everyone may ask",
+    )
 
 
 @dataclass(frozen=True, slots=True)
