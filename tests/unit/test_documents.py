@@ -1,7 +1,104 @@
 """The documents: written from the code where they can be, and of one mind with it where they cannot."""
 
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import exporter
 from docs.__main__ import main
+from exporter.cli import main as command_line
+from exporter.metrics.catalogue import FAMILIES
+from exporter.metrics.instruments import Instruments
+
+ROOT = Path(__file__).parents[2]
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text("utf-8")
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+}
+RULES = [
+    rule
+    for group in yaml.safe_load((ROOT / "config" / "prometheus" / "chatapp.rules.yml").read_text("utf-8"))["groups"]
+    for rule in group["rules"]
+]
+METRIC = re.compile(r"(?:[a-z_]+:)?\bchatapp_[a-z]\w+(?::\w+)?")
+LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+COMMAND = re.compile(r"`chatapp-exporter ([^`]*)`|^chatapp-exporter (.*)$", re.MULTILINE)
+TARGET = re.compile(r"`make ([a-z]+)|^make ([a-z]+)(?=\s+#|$)", re.MULTILINE)
+SUFFIXES = {"counter": ("_total",), "histogram": ("", "_bucket", "_count", "_sum")}
+
+every_page = pytest.mark.parametrize("page", PAGES)
+
+
+def metric_names() -> set[str]:
+    families = [(family.name, str(family.type)) for family in FAMILIES]
+    families += [(family.name, family.type) for family in Instruments([]).registry.collect()]
+    samples = {name + suffix for name, kind in families for suffix in SUFFIXES.get(kind, ("",))}
+    return samples | {rule["record"] for rule in RULES if "record" in rule}
+
+
+def anchors(page: str) -> set[str]:
+    """What a heading is linked by, as GitHub makes it."""
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(page)}
 
 
 def test_the_pages_about_metrics_and_configuration_are_as_the_code_writes_them() -> None:
     assert main(["--check"]) == 0
+
+
+@every_page
+def test_a_page_names_only_metrics_that_exist(page: str) -> None:
+    assert set(METRIC.findall(PAGES[page])) <= metric_names()
+
+
+@every_page
+def test_a_link_leads_somewhere(page: str) -> None:
+    for target, anchor in LINK.findall(PAGES[page]):
+        path = ((ROOT / page).parent / target).resolve() if target else ROOT / page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path.read_text("utf-8")), f"{target}#{anchor}"
+
+
+@every_page
+def test_a_page_names_only_commands_and_flags_that_exist(page: str) -> None:
+    for words in (f"{inline}{line}".split("#")[0].split() for inline, line in COMMAND.findall(PAGES[page])):
+        name = words[0] if words and not words[0].startswith("-") else "serve"
+        if name != "COMMAND":
+            flags = {flag for option in command_line.commands[name].params for flag in option.opts}
+            assert {word.partition("=")[0] for word in words if word.startswith("--")} <= {*flags, "--version"}, words
+
+
+@every_page
+def test_a_page_names_only_targets_of_make_that_exist(page: str) -> None:
+    targets = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+
+    assert {inline or line for inline, line in TARGET.findall(PAGES[page])} <= targets
+
+
+def test_the_readme_has_a_row_for_every_alert_with_its_severity() -> None:
+    rows = re.findall(r"^\| `(ChatApp\w+)` \| (\w+) \| .+ \|$", PAGES["README.md"], re.MULTILINE)
+
+    assert sorted(rows) == sorted((rule["alert"], rule["labels"]["severity"]) for rule in RULES if "alert" in rule)
+
+
+def test_what_the_log_asks_a_person_to_look_at_stands_in_a_page() -> None:
+    sources = "".join(path.read_text("utf-8") for path in Path(exporter.__file__).parent.rglob("*.py"))
+    told = set(re.findall(r'_log\.(?:error|warning)\(\s*"([^"]+)"', sources))
+
+    assert len(told) > 8
+    assert {text for text in told if not any(text in page for page in PAGES.values())} == set()
+
+
+def test_each_part_of_the_exporter_imports_only_those_above_it_in_the_table_of_the_architecture() -> None:
+    cells = re.findall(r"^\| (`[a-z`, ]+`) \| [^|]+ \|$", PAGES["docs/architecture.md"], re.MULTILINE)
+    rows = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    package = Path(exporter.__file__).parent
+    files = [path for path in package.rglob("*.py") if not path.name.startswith("__")]
+
+    assert {path.relative_to(package).parts[0].removesuffix(".py") for path in files} == set(rows)
+    for path in files:
+        part = path.relative_to(package).parts[0].removesuffix(".py")
+        imported = set(re.findall(r"^\s*(?:from|import) exporter\.(\w+)", path.read_text("utf-8"), re.MULTILINE))
+        assert imported <= set(rows[: rows.index(part) + 1]), path

@@ -20,7 +20,6 @@ RULES: list[dict[str, Any]] = [
 ALERTS: dict[str, dict[str, Any]] = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 PAGES = {path.stem: path.read_text("utf-8") for path in sorted(RUNBOOKS.glob("*.md")) if path.stem != "README"}
 INDEX = (RUNBOOKS / "README.md").read_text("utf-8")
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
 SECTIONS = ["Meaning", "Impact", "Find out more", "What to do"]
 
 METRIC = re.compile(r"(?:[a-z_]+:)?\bchatapp_\w+(?::\w+)?")
@@ -122,9 +121,3 @@ def test_the_index_tells_page_severity_and_time_of_an_alert(alert: str) -> None:
     assert link == f"{alert}.md"
     assert severity == rule["labels"]["severity"]
     assert when.endswith(f", for {rule['for']}" if "for" in rule else ", at once")
-
-
-def test_the_page_on_operations_names_only_metrics_and_files_that_exist() -> None:
-    assert set(METRIC.findall(OPERATIONS)) <= metric_names()
-    for target in LINK.findall(OPERATIONS):
-        assert (ROOT / "docs" / target).is_file(), target
