@@ -24,7 +24,7 @@ from exporter.metrics.instruments import Instruments
 from exporter.metrics.lines import lines, sample_name, spell
 from exporter.polling.discovery import Discovered
 from exporter.polling.plan import Plan
-from exporter.state.store import SpaceState
+from exporter.state.store import Change, SpaceState
 
 _TOP = """\
 # Metrics
@@ -104,7 +104,7 @@ def _space() -> SpaceView:
         Callback.URL,
         Callback.QUEUE,
     )
-    changes = {(number.phone_number, "quality_rating"): 1_795_012_345.6}
+    changes = {(number.phone_number, "quality_rating"): Change(1_795_012_345.6, "GREEN")}
     failures = {Reason.TIMEOUT: 2}
     state = SpaceState(True, 1_795_600_042.7, (number,), changes, polls=288, failures=failures)
     return SpaceView(
@@ -114,7 +114,7 @@ def _space() -> SpaceView:
 
 def _account() -> AccountView:
     found = Discovered((Space(id="29348393884000"),), up=True, last_success=1_795_600_042.7)
-    return AccountView("acme", True, Plan(1500, 300, 5), 5, 19_200, 2_580_000, found)
+    return AccountView("acme", True, Plan(1500, 300, 5), 5, 4.9, 19_200, 2_580_000, found)
 
 
 def _instruments() -> Iterator[_Row]:
