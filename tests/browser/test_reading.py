@@ -1,0 +1,194 @@
+"""What people see of the fleet and do with it, by mouse, finger and keyboard, in a real browser."""
+
+import pytest
+from browsing import Visitor, fleet, number, space
+from playwright.sync_api import Page
+
+WITH_AND_WITHOUT_SCRIPTS = pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
+LARGE = fleet(
+    *(space(f"s{i}", *(number(f"49{i:04}{j}", f"Brand {i}") for j in range(4)), name=f"Shop {i}") for i in range(2500))
+)
+"""10,000 numbers."""
+BLOCKED = ["frame-src", "img-src", "script-src-attr", "script-src-elem", "style-src-elem"]
+
+
+def states(page: Page) -> list[tuple[str, str]]:
+    """The rows of a page's first table: the state, and the first line of what it is the state of."""
+    table = page.locator("table").first
+    states, names = table.locator("td:first-child"), table.locator("tbody th")
+    return list(zip(states.all_inner_texts(), (name.split("\n")[0] for name in names.all_inner_texts()), strict=True))
+
+
+def counts(page: Page) -> list[str]:
+    return [text.replace("\n", " ") for text in page.locator(".counts li").all_inner_texts()]
+
+
+@WITH_AND_WITHOUT_SCRIPTS
+def test_the_fleet_is_shown_worst_first_with_counts(visitor: Visitor, scripts: bool) -> None:
+    page = visitor.visit(java_script_enabled=scripts)
+
+    assert page.title() == "Phone numbers · chatapp-exporter"
+    assert counts(page) == ["1 ✖ down", "1 ● RED", "2 ◌ blind spaces", "1 ◆ restricted", "1 ▲ YELLOW", "1 ✔ GREEN"]
+    assert states(page) == [
+        ("✖ down", "Fabrikam"),
+        ("● RED", "Contoso"),
+        ("◌ blind", "no poll of the space succeeded for 3 intervals"),
+        ("◌ blind", "no poll of the space succeeded for 3 intervals"),
+        ("◆ restricted", "Contoso Care"),
+        ("▲ YELLOW", "Adatum Care"),
+        ("✔ GREEN", "Adatum"),
+    ]
+
+
+def test_a_row_says_since_when_and_what_was_before(visitor: Visitor) -> None:
+    red = visitor.visit("?state=red").locator("tbody tr").first
+
+    assert red.locator("td, th").all_inner_texts() == [
+        "● RED",
+        "Contoso\n49303",
+        "Contoso\nacme · s2",
+        "RED\nwas YELLOW until 2 h ago",
+        "TIER_10K",
+        "CONNECTED",
+        "2 h ago",
+        "1 min ago",
+    ]
+    assert red.locator("time").first.get_attribute("title") == "2027-01-15 06:00:00Z"
+
+
+@WITH_AND_WITHOUT_SCRIPTS
+def test_a_tile_filters_and_the_address_is_the_view(visitor: Visitor, scripts: bool) -> None:
+    page = visitor.visit(java_script_enabled=scripts)
+    page.get_by_role("link", name="YELLOW").click()
+
+    assert page.url == f"{visitor.site.url}/?state=yellow"
+    yellow = [("▲ YELLOW", "Adatum Care")]
+    assert states(page) == yellow
+    page.reload()
+    assert states(page) == yellow
+    assert states(visitor.visit(page.url, java_script_enabled=scripts)) == yellow
+    page.get_by_role("link", name="YELLOW").click()  # once more takes it off
+    assert len(states(page)) == 7
+
+
+@WITH_AND_WITHOUT_SCRIPTS
+def test_the_form_filters_by_text_and_account_and_keeps_the_state(visitor: Visitor, scripts: bool) -> None:
+    page = visitor.visit("?state=red&state=restricted", java_script_enabled=scripts)
+    page.get_by_label("Name, number, space or label").fill("EMEA conto")
+    page.get_by_label("Account").select_option("acme")
+    page.get_by_role("button", name="Show").click()
+
+    assert page.url == f"{visitor.site.url}/?q=EMEA+conto&account=acme&state=red&state=restricted"
+    assert states(page) == [("● RED", "Contoso"), ("◆ restricted", "Contoso Care")]
+    assert counts(page) == ["0 ✖ down", "1 ● RED", "0 ◌ blind spaces", "1 ◆ restricted", "0 ▲ YELLOW"]
+    assert page.get_by_label("Name, number, space or label").input_value() == "EMEA conto"
+    assert page.get_by_label("Account").input_value() == "acme"
+    page.get_by_role("link", name="Show all").click()
+    assert (page.url, len(states(page))) == (f"{visitor.site.url}/", 7)
+
+
+def test_where_nothing_is_as_asked_for_the_page_says_so_and_shows_the_way_back(visitor: Visitor) -> None:
+    page = visitor.visit("?q=nobody")
+
+    assert page.locator("main > p").last.inner_text() == "Nothing is as asked for. Show all."
+    page.locator("main > p").get_by_role("link", name="Show all").click()
+    assert len(states(page)) == 7
+
+
+@WITH_AND_WITHOUT_SCRIPTS
+def test_a_space_is_reached_by_its_link_and_the_way_back_leads_to_the_same_view(
+    visitor: Visitor, scripts: bool
+) -> None:
+    page = visitor.visit("?state=blind", java_script_enabled=scripts)
+    page.get_by_role("link", name="Northwind").click()
+
+    assert page.url == f"{visitor.site.url}/space?account=acme&space=s4"
+    assert page.get_by_role("heading", level=1).inner_text() == "Northwind"
+    assert page.locator("dd").all_inner_texts() == [
+        "acme",
+        "s4",
+        "never",
+        "in 4 min, by the schedule",
+        "7 since the start, of which failed: 3 rejected",
+        "since 2 h ago, 3 polls in a row; last 1 min ago: rejected, Unknown.ResourceOwnerId:"
+        " The resource does not belong to the current user. (request REQ-1)",
+    ]
+    page.go_back()
+    assert page.url == f"{visitor.site.url}/?state=blind"
+    assert len(states(page)) == 2
+
+
+def test_what_is_too_old_is_no_state_on_the_page_of_its_space(visitor: Visitor) -> None:
+    page = visitor.visit("space?account=acme&space=s5")
+
+    assert states(page) == [("not known", "Tailspin")]
+    assert page.locator(".notice").inner_text() == (
+        "What stands here is too old to count: nothing has been seen of this space since 2027-01-15 06:00:00Z."
+    )
+
+
+def test_an_account_that_is_refused_is_told_first(visitor: Visitor) -> None:
+    visitor.site.fleet = fleet(*visitor.site.fleet.spaces, refused="globex")
+    page = visitor.visit()
+
+    assert page.locator("main > *").nth(2).inner_text().startswith("Account globex is refused.")
+    assert page.locator("tr", has_text="globex").last.inner_text().split("\t")[:2] == ["globex", "● refused"]
+
+
+def test_ten_thousand_numbers_are_a_hundred_pages(visitor: Visitor) -> None:
+    visitor.site.fleet = LARGE
+    page = visitor.visit(java_script_enabled=False)
+
+    first = states(page)[0]
+    assert page.locator("caption").first.inner_text() == "10,000 found, page 1 of 100"
+    assert counts(page)[-1] == "10,000 ✔ GREEN"
+    page.get_by_role("link", name="Next page").click()
+    assert page.url == f"{visitor.site.url}/?page=2"
+    page.get_by_role("link", name="Previous page").click()
+    assert states(page)[0] == first == ("✔ GREEN", "Brand 0")
+
+
+@pytest.mark.parametrize(
+    ("address", "rows", "kilobytes"),
+    [("", 100, 150), ("?page=100", 100, 150), ("?page=101", 0, 10), ("?per_page=1000&page=10", 1000, 1500)],
+)
+def test_a_page_of_a_large_fleet_has_no_more_than_it_was_asked_for(
+    visitor: Visitor, address: str, rows: int, kilobytes: int
+) -> None:
+    visitor.site.fleet = LARGE
+    page = visitor.visit()
+    answer = page.goto(address)
+
+    assert answer
+    assert page.locator("tbody tr").count() == rows + 1  # and the account
+    assert len(answer.body()) < kilobytes * 1000
+
+
+def test_it_is_loaded_anew_only_where_the_address_asks_for_it(visitor: Visitor) -> None:
+    page = visitor.visit("?state=red")
+    page.get_by_role("link", name="Refresh by itself").click()
+
+    assert page.url == f"{visitor.site.url}/?state=red&refresh=30"
+    assert page.locator("main > p").first.inner_text().endswith("Refreshed every 30 seconds; stop.")
+    page.get_by_role("link", name="stop").click()
+    assert page.url == f"{visitor.site.url}/?state=red"
+
+
+def test_nothing_that_finds_its_way_into_a_page_runs_or_is_loaded(visitor: Visitor) -> None:
+    page = visitor.visit()
+    page.evaluate(
+        """() => {
+            window.violations = [];
+            document.addEventListener("securitypolicyviolation", event => violations.push(event.effectiveDirective));
+            for (const markup of ["<img src=metrics onerror=alert(1)>", "<iframe src=metrics></iframe>"])
+                document.body.insertAdjacentHTML("beforeend", markup);
+            document.body.appendChild(document.createElement("script")).text = "window.ran = true";
+            document.body.appendChild(document.createElement("style")).textContent = "body { display: none }";
+        }"""
+    )
+    page.wait_for_function("violations.length >= 5")
+
+    assert sorted(set(page.evaluate("violations"))) == BLOCKED
+    assert page.evaluate("window.ran") is None
+    assert {one.partition(":")[0] for one in visitor.complaints} == {"console", "failed"}
+    visitor.complaints.clear()
