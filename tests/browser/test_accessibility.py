@@ -1,0 +1,166 @@
+"""The pages for everyone: by keyboard, on any width, with large letters, in light and dark, and as axe judges them."""
+
+from itertools import product
+from typing import Any, Literal
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+from browsing import FLEET, Visitor, failure, fleet, number, space
+from playwright.sync_api import Page
+
+from exporter.web.overview import Snapshot
+
+FOCUS = """() => {
+    const one = document.activeElement, box = one.getBoundingClientRect(), style = getComputedStyle(one);
+    const outlined = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
+    const inside = box.left >= 0 && box.top >= 0 && box.right <= innerWidth && box.bottom <= innerHeight;
+    const name = one.labels?.[0]?.innerText || one.innerText;
+    return {name: name.replace(/\\s+/g, " ").trim(), seen: outlined && inside && box.width > 0};
+}"""
+TOO_WIDE = """() => [...document.querySelectorAll("html, body *")]
+    .filter(one => one.getBoundingClientRect().right > innerWidth + 1 || one.scrollWidth > one.clientWidth + 1)
+    .filter(one => getComputedStyle(one).display !== "inline" && !one.closest("select"))
+    .map(one => one.outerHTML.slice(0, 120))"""
+BROKEN_WORDS = """() => {
+    const broken = [], range = new Range(), texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode())
+        for (const word of texts.currentNode.data.matchAll(/[^\\s-]+/g)) {
+            range.setStart(texts.currentNode, word.index);
+            range.setEnd(texts.currentNode, word.index + word[0].length);
+            if (new Set([...range.getClientRects()].map(box => box.top)).size > 1) broken.push(word[0]);
+        }
+    return broken;
+}"""
+AXE = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
+ENDLESS = "Donaudampfschifffahrtsgesellschaft" * 6
+ENUMERATIONS = dict.fromkeys(
+    ["messaging_limit_tier", "status", "name_status", "new_name_status", "code_verification_status", "is_official"],
+    ENDLESS,
+)
+LONG = fleet(
+    space(
+        ENDLESS,
+        number("4" * 60, ENDLESS, quality_rating=ENDLESS, **dict.fromkeys(ENUMERATIONS, ENDLESS)),
+        number("49301", "Contoso", "YELLOW"),
+        name=ENDLESS,
+        account=ENDLESS,
+        labels={"team": ENDLESS},
+        failure=failure(ENDLESS),
+    ),
+    refused=ENDLESS,
+)
+LONG_SPACE = f"space?account={ENDLESS}&space={ENDLESS}"
+
+
+def tab(page: Page, times: int) -> list[str]:
+    """The names of what the tabulator reaches one after the other, all of it in sight and with a visible focus."""
+    reached = []
+    for _ in range(times):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(FOCUS))
+    assert [one["name"] for one in reached if not one["seen"]] == []
+    return [one["name"] for one in reached]
+
+
+def test_the_keyboard_reaches_everything_in_the_order_of_reading(visitor: Visitor) -> None:
+    page = visitor.visit()
+
+    assert tab(page, 19) == [
+        "To the content",
+        "chatapp-exporter",
+        "Phone numbers",
+        "Accounts",
+        "Metrics",
+        "API",
+        "Configuration",
+        "Refresh by itself every 30 seconds",
+        "1 ✖ down",
+        "1 ● RED",
+        "2 ◌ blind spaces",
+        "1 ◆ restricted",
+        "1 ▲ YELLOW",
+        "1 ✔ GREEN",
+        "Name, number, space or label",
+        "Account",
+        "Show",
+        "Fabrikam",
+        "Contoso",
+    ]
+
+
+def test_the_skip_link_leads_past_the_links_that_every_page_has(visitor: Visitor) -> None:
+    page = visitor.visit("space?account=acme&space=s2")
+    tab(page, 1)
+    page.keyboard.press("Enter")
+
+    assert page.url.endswith("#main")
+    assert tab(page, 1) == ["acme"]
+
+
+def test_the_keyboard_alone_filters(visitor: Visitor) -> None:
+    page = visitor.visit()
+    tab(page, 10)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/?state=red")
+    tab(page, 15)
+    page.keyboard.type("care")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/?q=care&account=&state=red")
+
+    assert page.get_by_text("Nothing is as asked for.").count() == 1
+
+
+@pytest.mark.parametrize("address", ["", "?q=nobody", LONG_SPACE], ids=["fleet", "nothing", "space"])
+def test_no_page_is_wider_than_the_window_whatever_is_on_it(visitor: Visitor, address: str) -> None:
+    visitor.site.fleet = LONG
+    page, wider = visitor.visit(address), {}
+    settings = page.context.new_cdp_session(page)
+    for letters, width in product((16, 32), (1280, 1249, 1248, 768, 390, 320)):
+        settings.send("Page.setFontSizes", {"fontSizes": {"standard": letters}})
+        page.set_viewport_size({"width": width, "height": 800})
+        if too_wide := page.evaluate(TOO_WIDE):
+            wider[width, letters] = too_wide
+
+    assert wider == {}
+
+
+@pytest.mark.parametrize("address", ["", "space?account=acme&space=s2"], ids=["fleet", "space"])
+def test_no_word_of_usual_length_is_broken(visitor: Visitor, address: str) -> None:
+    page, broken = visitor.visit(address), {}
+    for width in (1280, 1249, 1248, 768, 390, 320):
+        page.set_viewport_size({"width": width, "height": 800})
+        if words := page.evaluate(BROKEN_WORDS):
+            broken[width] = words
+
+    assert broken == {}
+
+
+WINDOWS: list[tuple[int, Literal["light", "dark"]]] = [(1280, "light"), (1280, "dark"), (390, "dark")]
+PAGES: dict[str, tuple[Snapshot, str]] = {
+    "fleet": (FLEET, ""),
+    "filtered": (FLEET, "?state=red&state=restricted&q=o&account=acme&per_page=1&page=2&refresh=30"),
+    "nothing": (FLEET, "?q=nobody"),
+    "refused": (fleet(*FLEET.spaces, refused="acme"), ""),
+    "healthy space": (FLEET, "space?account=acme&space=s2"),
+    "failing space": (FLEET, "space?account=acme&space=s4"),
+    "space too old": (FLEET, "space?account=acme&space=s5"),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing(visitor: Visitor, name: str) -> None:
+    visitor.site.fleet, address = PAGES[name]
+    page, found = visitor.visit(address), {}
+    page.evaluate(AXE_SCRIPT)
+    for width, scheme in WINDOWS:
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme=scheme)
+        if violations := page.evaluate("options => axe.run(options)", AXE)["violations"]:
+            found[width, scheme] = [_report(violation) for violation in violations]
+
+    assert found == {}
+
+
+def _report(violation: dict[str, Any]) -> str:
+    places = "; ".join(node["html"][:200] for node in violation["nodes"])
+    return f"{violation['id']}: {violation['help']}: {places}"
