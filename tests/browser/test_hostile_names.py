@@ -1,0 +1,97 @@
+"""Whatever names, values and errors the API and a configuration hold, a page shows them as text."""
+
+from dataclasses import replace
+from urllib.parse import urlencode
+
+import pytest
+from browsing import HOUR, NOW, Visitor, failure, fleet, number, space
+
+from exporter.metrics.catalogue import SpaceView
+from exporter.state.store import Change
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' autofocus onfocus=alert(1) x='",
+    "javascript:alert(1)",
+    "</style></title></textarea><iframe src=//example.com></iframe>",
+    "<!-- <svg/onload=alert(1)> -->",
+    "{{7*7}}{% raw %}${7*7}",
+    "&amp; &lt;b&gt; &#x202e;",
+    "' or 1=1; --",
+    "👩🏽\u200d🚒 Ünï中 \u202eright to left\u2069 שלום",
+    "two  spaces, a\ttab and a\nline",
+    "../?#&%+=;/ %2F%00",
+    "a byte \0 that HTML has no way to show",
+]
+ELEMENTS = """() => [...document.querySelectorAll("*")]
+    .map(one => `${one.tagName} ${one.getAttributeNames().sort().join(" ")}`)"""
+VALUES = "messaging_limit_tier status name_status new_name_status code_verification_status is_official".split()
+
+
+def called(text: str, before: str = "") -> SpaceView:
+    """A space and a number of which every text that others choose is this one."""
+    return space(
+        before + identity(text),
+        number(text, text, text, **dict.fromkeys(VALUES, text)),
+        name=text,
+        account=before + identity(text),
+        labels={"team": text},
+        changes={(text, "status"): Change(NOW - HOUR, text)},
+        failure=replace(failure(text), code=text, request_id=text),
+    )
+
+
+def identity(text: str) -> str:
+    """What an account or a space may be called: no NUL; and a form would send a line break as two characters."""
+    return text.replace("\n", " ").replace("\0", "")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_text_is_shown_as_it_is_wherever_it_stands(visitor: Visitor, text: str) -> None:
+    visitor.site.fleet = fleet(called(text), space("harmless", number("49301", "Contoso")))
+    page = visitor.visit()
+
+    shown, name = text.replace("\0", ""), identity(text)
+    row = page.locator("tbody tr").first
+    assert row.locator("th").text_content() == shown + shown
+    assert [row.locator("td").nth(i).text_content() for i in (2, 3)] == [shown, shown]
+    assert row.locator("td").nth(4).text_content() == f"{shown}was {shown} until 1 h ago"
+    row.get_by_role("link").click()
+    assert page.locator("h1").text_content() == shown
+    assert page.locator("dd").all_text_contents()[:3] == [name, name, shown]
+    assert f"{shown}: {shown} (request {shown})" in (page.locator("dd").last.text_content() or "")
+    assert page.locator("tbody th").first.text_content() == shown + shown
+    assert page.locator("tbody").last.locator("td").nth(2).text_content() == shown
+    page.locator("dd").first.get_by_role("link").click()
+    assert page.locator("caption").first.inner_text() == "1 found"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_becomes_an_element_or_an_attribute(visitor: Visitor, text: str) -> None:
+    page, elements = visitor.visit(), []
+    for one in ("harmless", text):
+        visitor.site.fleet = fleet(called(one))
+        for address in ("", f"space?{urlencode({'account': identity(one), 'space': identity(one)})}"):
+            page.goto(address)
+            elements.append(page.evaluate(ELEMENTS))
+        page.goto(f"?{urlencode({'q': one[:200]})}")
+        elements.append(page.evaluate(ELEMENTS))
+
+    assert elements[:3] == elements[3:]
+
+
+def test_a_name_of_any_length_stands_there_as_a_whole(visitor: Visitor) -> None:
+    visitor.site.fleet = fleet(space("s1", number("49301", "A" * 5000)))
+
+    assert visitor.visit().locator("tbody th").first.inner_text() == "A" * 5000 + "\n49301"
+
+
+@pytest.mark.parametrize("text", ["two  spaces", "'quotes\" & more>"])
+def test_an_account_of_any_name_can_be_chosen(visitor: Visitor, text: str) -> None:
+    visitor.site.fleet = fleet(called(text, "1"), called(text, "2"))
+    page = visitor.visit()
+    page.get_by_label("Account").select_option(index=2)
+    page.get_by_role("button", name="Show").click()
+
+    assert page.locator("caption").first.inner_text() == "1 found"
