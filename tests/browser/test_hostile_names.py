@@ -26,6 +26,26 @@ HOSTILE = [
 ]
 ELEMENTS = """() => [...document.querySelectorAll("*")]
     .map(one => `${one.tagName} ${one.getAttributeNames().sort().join(" ")}`)"""
+SCRAMBLED = """() => {
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), range = new Range(), scrambled = [];
+    const boxes = (node, from, to) => (range.setStart(node, from), range.setEnd(node, to), [...range.getClientRects()]);
+    const block = node => node.parentElement.closest("td, th, p, dd, dt, li, h1, caption");
+    for (let node, before, last; node = texts.nextNode(); [before, last] = [node, boxes(node, 0, node.length)]) {
+        const first = boxes(node, 0, node.length)[0];
+        if (!node.data.trim() || !first) continue;
+        const sameLine = last?.length === 1 && Math.abs(last[0].bottom - first.bottom) < 5;
+        const beside = sameLine && block(before) === block(node);
+        if (beside && first.left < last[0].right - 1) scrambled.push(`${before.data}|${node.data}`);
+        if (/[\\u0590-\\u05ff\\u200f\\u202e]/.test(node.data)) continue;
+        for (let i = 1; i < node.length; i++) {
+            const [[one], [other]] = [boxes(node, i - 1, i), boxes(node, i, i + 1)];
+            if (one?.top === other?.top && one?.left > other?.left) scrambled.push(node.data);
+        }
+    }
+    return [...new Set(scrambled)];
+}"""
+
+
 VALUES = "messaging_limit_tier status name_status new_name_status code_verification_status is_official".split()
 
 
@@ -95,3 +115,13 @@ def test_an_account_of_any_name_can_be_chosen(visitor: Visitor, text: str) -> No
     page.get_by_role("button", name="Show").click()
 
     assert page.locator("caption").first.inner_text() == "1 found"
+
+
+@pytest.mark.parametrize("text", ["\u202eevil", "\u2069\u202eevil", "\u2066evil", "שלום 12", "\u200f1"])
+def test_a_text_from_right_to_left_turns_none_of_its_neighbours(visitor: Visitor, text: str) -> None:
+    visitor.site.fleet = fleet(called(text), refused=identity(text))
+    page = visitor.visit()
+
+    assert page.evaluate(SCRAMBLED) == []
+    page.locator("td").get_by_role("link").click()
+    assert page.evaluate(SCRAMBLED) == []
