@@ -1,7 +1,7 @@
 """What people see of the fleet and do with it, by mouse, finger and keyboard, in a real browser."""
 
 import pytest
-from browsing import Visitor, fleet, number, space
+from browsing import HOUR, Visitor, failure, fleet, number, space
 from playwright.sync_api import Page
 
 WITH_AND_WITHOUT_SCRIPTS = pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
@@ -125,6 +125,16 @@ def test_what_is_too_old_is_no_state_on_the_page_of_its_space(visitor: Visitor) 
     assert page.locator(".notice").inner_text() == (
         "What stands here is too old to count: nothing has been seen of this space since 2027-01-15 06:00:00Z."
     )
+
+
+def test_a_number_is_no_more_green_on_the_page_of_its_blind_space_than_in_the_fleet(visitor: Visitor) -> None:
+    red, green = number("49301", "Contoso", "RED"), number("49302", "Contoso Care")
+    visitor.site.fleet = fleet(space("s1", green, red, seen=0.5 * HOUR, failure=failure()))
+    page = visitor.visit()
+
+    assert states(page) == [("● RED\n◌ blind", "Contoso"), ("◌ blind", "Contoso Care")]
+    page.goto("space?account=acme&space=s1")
+    assert states(page) == [("◌ blind", "Contoso Care"), ("● RED", "Contoso")]
 
 
 def test_an_account_that_is_refused_is_told_first(visitor: Visitor) -> None:
