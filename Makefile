@@ -5,7 +5,7 @@ UV ?= uv
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint notifications slow faults soak generate incidents bench lock clean
+.PHONY: help demo test lint notifications slow faults soak generate pictures incidents bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -63,6 +63,9 @@ config/compose/alertmanager.yml: config/alertmanager/alertmanager.yml Makefile
 	@sed -e '/^route:/,/^templates:/!d; /^templates:/d' $< >>$@
 	@printf '%s\n' receivers: >>$@
 	@grep '^  - name:' $< >>$@
+
+pictures: .venv/dev ## take the pictures of the status page anew
+	@WRITE_PICTURES=1 $(BIN)/python -m pytest -q tests/browser/test_pictures.py
 
 incidents: .venv/dev ## print which alerts each incident must raise, and which it raised
 	@PYTHONPATH=tests $(BIN)/python tests/incident_table.py

@@ -1,4 +1,4 @@
-"""Programs of the distribution that tests use."""
+"""Programs and files of the distribution that tests use."""
 
 import os
 import shutil
@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 
-def installed(*names: str, package: str) -> str:
+def installed(*names: str, package: str, mode: int = os.F_OK | os.X_OK) -> str:
     """The path of the first of these names that is there. Without any the test is skipped; in CI it fails."""
     for name in names:
-        if path := shutil.which(name):
+        if path := shutil.which(name, mode):
             return path
     message = f"{' or '.join(names)} not found: apt-get install {package}"
     if os.environ.get("CI"):

@@ -10,12 +10,14 @@ from installed import installed
 from playwright.sync_api import Browser, sync_playwright
 
 FONTS = Path(__file__).with_name("fonts.conf")
+FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"
 
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     # no longer than this folder's tests last: while it is there, its thread can run no other event loop
     chromium = installed("chromium", "chromium-browser", package="chromium")
+    installed(FONT, package="fonts-dejavu-core", mode=os.F_OK)
     environ: dict[str, str | float | bool] = {**os.environ, "FONTCONFIG_FILE": str(FONTS)}
     with sync_playwright() as playwright:
         # root, as CI is, has no sandbox
