@@ -108,7 +108,7 @@ def test_a_space_is_reached_by_its_link_and_the_way_back_leads_to_the_same_view(
         "acme",
         "s4",
         "never",
-        "in 4 min, by the schedule",
+        "after a pause that grows while polls fail",
         "7 since the start, of which failed: 3 rejected",
         "since 2 h ago, 3 polls in a row; last 1 min ago: rejected, Unknown.ResourceOwnerId:"
         " The resource does not belong to the current user. (request REQ-1)",
@@ -118,10 +118,10 @@ def test_a_space_is_reached_by_its_link_and_the_way_back_leads_to_the_same_view(
     assert len(states(page)) == 2
 
 
-def test_what_is_too_old_is_no_state_on_the_page_of_its_space(visitor: Visitor) -> None:
+def test_what_is_too_old_is_blind_on_the_page_of_its_space(visitor: Visitor) -> None:
     page = visitor.visit("space?account=acme&space=s5")
 
-    assert states(page) == [("not known", "Tailspin")]
+    assert states(page) == [("◌ blind", "Tailspin")]
     assert page.locator(".notice").inner_text() == (
         "What stands here is too old to count: nothing has been seen of this space since 2027-01-15 06:00:00Z."
     )
