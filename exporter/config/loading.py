@@ -1,5 +1,6 @@
 """Reading the configuration: files and environment in, `Settings` out, or every problem at once."""
 
+import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Configuration:
         Raises:
             ConfigError: anything is wrong.
         """
+        _require_certificates(self._environ)
         if self._path is None:
             return _load_environment(self._environ)
         main, accounts, problems = _load_main(self._path, self._environ)
@@ -105,6 +107,16 @@ def _with_spaces(main: Settings, space_files: SpaceFiles) -> Settings:
         for account in main.accounts
     ]
     return main.model_copy(update={"accounts": accounts})
+
+
+def _require_certificates(environ: Mapping[str, str]) -> None:
+    """For httpx would end the program by a traceback."""
+    try:
+        if file := environ.get("SSL_CERT_FILE"):
+            ssl.create_default_context(cafile=file)
+    except OSError as error:
+        text = f"expected a readable file of certificates, in PEM, found: {error.strerror or error}"
+        raise ConfigError([Problem("environment", ("SSL_CERT_FILE",), text)]) from error
 
 
 def _load_environment(environ: Mapping[str, str]) -> Settings:
