@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from browsing import FLEET, Visitor, failure, fleet, number, space
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from exporter.web.overview import Snapshot
 
@@ -32,6 +32,48 @@ BROKEN_WORDS = """() => {
     return broken;
 }"""
 AXE = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
+READ = """
+- link "To the content"
+- banner:
+  - navigation "Pages"
+- main:
+  - heading "Phone numbers" [level=1]
+  - list "How many there are of each state":
+    - listitem:
+      - link "1 down"
+    - listitem:
+      - link "1 RED"
+  - search:
+    - searchbox "Name, number, space or label"
+    - combobox "Account"
+    - button "Show"
+  - table "2 found, page 1 of 2":
+    - rowgroup:
+      - row:
+        - columnheader "State"
+        - columnheader "Phone number"
+        - columnheader "Space"
+        - columnheader "Quality rating"
+        - columnheader "Messaging limit tier"
+        - columnheader "Status"
+        - columnheader "Since"
+        - columnheader "Last seen"
+    - rowgroup:
+      - row:
+        - cell "RED"
+        - rowheader "Contoso 49303"
+        - cell /Contoso acme · s2/
+  - navigation "Further pages":
+    - link "Next page"
+  - heading "Accounts" [level=2]
+  - table /What each account may ask/:
+    - rowgroup
+    - rowgroup:
+      - row /globex/:
+        - rowheader "globex"
+        - cell /let in/
+- contentinfo
+"""
 ENDLESS = "Donaudampfschifffahrtsgesellschaft" * 6
 ENUMERATIONS = dict.fromkeys(
     ["messaging_limit_tier", "status", "name_status", "new_name_status", "code_verification_status", "is_official"],
@@ -108,6 +150,15 @@ def test_the_keyboard_alone_filters(visitor: Visitor) -> None:
     page.wait_for_url("**/?q=care&account=&state=red")
 
     assert page.get_by_text("Nothing is as asked for.").count() == 1
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_screen_reader_tells_the_parts_of_the_page_and_its_tables_also_where_rows_are_cards(
+    visitor: Visitor, width: int
+) -> None:
+    page = visitor.visit("?state=red&state=restricted&per_page=1", viewport={"width": width, "height": 800})
+
+    expect(page.locator("body")).to_match_aria_snapshot(READ)
 
 
 @pytest.mark.parametrize("address", ["", "?q=nobody", LONG_SPACE], ids=["fleet", "nothing", "space"])
