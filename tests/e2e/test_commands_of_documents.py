@@ -34,12 +34,14 @@ INSTEAD: dict[str, tuple[str, str]] = {
     r"pip install .*": ("", "slow and from the network; .ci/run installs from the same lock"),
     r"export (ALIBABA_CLOUD_\w+)=\.\.\.": (r"export \1=made-up", "a real access key"),
     r"make test": ("make test PYTEST_ARGS='--collect-only -q tests/unit/test_addresses.py'", "these are the tests"),
-    rf"({SERVE}|chatapp-exporter poll)(?: --config.file exporter.yml)?( --shard=\S+)?": (
+    rf"({SERVE}|chatapp-exporter poll)(?: --config.file exporter.yml)?( --(?:shard=|output |fail-on )\S+)?": (
         r"\1 --config.file simulated.yml\2",
         "a real access key; the simulated API is polled",
     ),
     r"docker build .*": ("hadolint Dockerfile", "no Docker; .ci/run builds the image in its own way"),
     r"docker run .* chatapp-exporter (demo)": (r"chatapp-exporter \1", "no Docker; .ci/run runs the image"),
+    r"docker run -d .* chatapp-exporter --config.file \S+": ("", "no Docker; .ci/run runs the image"),
+    r"docker volume create \S+": ("", "no Docker"),
     r"docker compose -f (\S+) .*": (r"check-jsonschema --builtin-schema vendor.compose-spec \1", "no Docker"),
     r"kubectl apply -k (\S+)": (r"kubectl kustomize \1", "no cluster"),
     r"kubectl create (.*)": (r"kubectl create \1 --dry-run=client --output=yaml", "no cluster"),
