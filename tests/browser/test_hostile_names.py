@@ -93,7 +93,7 @@ def test_no_text_becomes_an_element_or_an_attribute(visitor: Visitor) -> None:
     page = visitor.visit()
 
     def elements(texts: Sequence[str]) -> list[Any]:
-        """Of the fleet whose names are these, of the page of each space, and of a search for each that finds nothing."""
+        """Of the fleet whose names are these, of each space's page, and of a search for each that finds nothing."""
         visitor.site.fleet = fleet(*(called(text, f"{index} ") for index, text in enumerate(texts)))
         names = [f"{index} {identity(text)}" for index, text in enumerate(texts)]
         spaces = [f"space?{urlencode({'account': name, 'space': name})}" for name in names]

@@ -31,7 +31,12 @@ INSTEAD: dict[str, tuple[str, str]] = {
     r"cd chatapp-exporter": ("", "the copy is where all commands run"),
     r"python3 -m venv env": ("", "slow; .ci/run makes a fresh environment and installs the wheel from the lock"),
     r"\. env/bin/activate": ("", "this test's own environment is the active one"),
-    r"pip install .*": ("", "slow and from the network; .ci/run installs from the same lock"),
+    r"python3 -m venv /opt/chatapp-exporter": ("", "as above"),
+    r"install (?:-D )?-m .* /etc/\S+": ("", "this machine's own folders; the test of the unit runs what it names"),
+    r"(?:/opt/chatapp-exporter/bin/)?pip install .*": (
+        "",
+        "slow and from the network; .ci/run installs from the same lock",
+    ),
     r"export (ALIBABA_CLOUD_\w+)=\.\.\.": (r"export \1=made-up", "a real access key"),
     r"make test": ("make test PYTEST_ARGS='--collect-only -q tests/unit/test_addresses.py'", "these are the tests"),
     rf"({SERVE}|chatapp-exporter poll)(?: --config.file exporter.yml)?( --(?:shard=|output |fail-on )\S+)?": (
@@ -42,10 +47,13 @@ INSTEAD: dict[str, tuple[str, str]] = {
     r"docker run .* chatapp-exporter (demo)": (r"chatapp-exporter \1", "no Docker; .ci/run runs the image"),
     r"docker run -d .* chatapp-exporter --config.file \S+": ("", "no Docker; .ci/run runs the image"),
     r"docker volume create \S+": ("", "no Docker"),
-    r"docker compose -f (\S+) .*": (r"check-jsonschema --builtin-schema vendor.compose-spec \1", "no Docker"),
-    r"kubectl apply -k (\S+)": (r"kubectl kustomize \1", "no cluster"),
-    r"kubectl create (.*)": (r"kubectl create \1 --dry-run=client --output=yaml", "no cluster"),
-    r"(?:sudo )?systemctl .*": ("systemd-analyze verify config/systemd/chatapp-exporter.service", "no systemd here"),
+    r"docker compose --file (\S+) .*": (r"check-jsonschema --builtin-schema vendor.compose-spec \1", "no Docker"),
+    r"kubectl apply -k (\S+)(?: --namespace monitoring)?": (r"kubectl kustomize \1", "no cluster"),
+    r"(kubectl create secret generic \S+) .*": (
+        r"\1 --from-file=access_key_id=LICENSE --dry-run=client --output=yaml",
+        "no cluster, and no key",
+    ),
+    r"(?:sudo )?systemctl .*": ("", "no systemd here; tests/installation/test_systemd.py verifies the unit"),
 }
 SERVING = re.compile(rf"make demo|{SERVE}(?: --(?!version).*)?|chatapp-exporter (?:demo|simulate)(?: .*)?")
 PACKAGES = {

@@ -1,14 +1,18 @@
 """The policies that people paste into the RAM console: what the exporter asks for, and nothing more."""
 
 import json
+import re
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from exporter.chatapp.client import Client
 from exporter.chatapp.wire import LIST_INSTANCES, QUERY_PHONE_NUMBERS
 
-CONFIG = Path(__file__).parents[2] / "config"
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config"
 QUERY = {"Effect": "Allow", "Action": "cams:QueryChatappPhoneNumbers", "Resource": "*"}
 LIST = {"Effect": "Allow", "Action": "cams:ListInstance", "Resource": "acs:cams:*:*:instance/*"}
 
@@ -19,6 +23,13 @@ def policy(name: str) -> Any:
 
 def test_a_policy_allows_what_polling_asks_for() -> None:
     assert policy("ram-policy.json") == {"Version": "1", "Statement": [QUERY]}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/installation.md"])
+def test_the_policy_on_a_page_is_that_of_the_file(page: str) -> None:
+    (policy,) = re.findall(r"^```json\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+    assert policy == (CONFIG / "ram-policy.json").read_text()
 
 
 def test_a_policy_for_discovery_allows_listing_too() -> None:
