@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, Request, Response
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page, Request, Response
 
 from exporter.chatapp.errors import Reason
 from exporter.chatapp.model import MESSAGING_LIMITS, PhoneNumber
@@ -177,3 +177,9 @@ class Visitor:
     def _response(self, response: Response) -> None:
         if response.status >= 400:
             self.complaints.append(f"{response.status}: {response.url}")
+
+
+def follow(link: Locator) -> None:
+    """Click, and wait until the page that it leads to is there as a whole."""
+    with link.page.expect_navigation():
+        link.click()

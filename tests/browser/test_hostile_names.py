@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from browsing import HOUR, NOW, Visitor, failure, fleet, number, space
+from browsing import HOUR, NOW, Visitor, failure, fleet, follow, number, space
 
 from exporter.metrics.catalogue import SpaceView
 from exporter.state.store import Change
@@ -79,13 +79,13 @@ def test_a_hostile_text_is_shown_as_it_is_wherever_it_stands(visitor: Visitor, t
     assert row.locator("th").text_content() == shown + shown
     assert [row.locator("td").nth(i).text_content() for i in (2, 3)] == [shown, shown]
     assert row.locator("td").nth(4).text_content() == f"{shown}was {shown} until 1 h ago"
-    row.get_by_role("link").click()
+    follow(row.get_by_role("link"))
     assert page.locator("h1").text_content() == shown
     assert page.locator("dd").all_text_contents()[:3] == [name, name, shown]
     assert f"{shown}: {shown} (request {shown})" in (page.locator("dd").last.text_content() or "")
     assert page.locator("tbody th").first.text_content() == shown + shown
     assert page.locator("tbody").last.locator("td").nth(2).text_content() == shown
-    page.locator("dd").first.get_by_role("link").click()
+    follow(page.locator("dd").first.get_by_role("link"))
     assert page.locator("caption").first.inner_text() == "1 found"
 
 
@@ -114,7 +114,7 @@ def test_an_account_of_any_name_can_be_chosen(visitor: Visitor, text: str) -> No
     visitor.site.fleet = fleet(called(text, "1"), called(text, "2"))
     page = visitor.visit()
     page.get_by_label("Account").select_option(index=2)
-    page.get_by_role("button", name="Show").click()
+    follow(page.get_by_role("button", name="Show"))
 
     assert page.locator("caption").first.inner_text() == "1 found"
 
@@ -125,5 +125,5 @@ def test_a_text_from_right_to_left_turns_none_of_its_neighbours(visitor: Visitor
     page = visitor.visit()
 
     assert page.evaluate(SCRAMBLED) == []
-    page.locator("td").get_by_role("link").click()
+    follow(page.locator("td").get_by_role("link"))
     assert page.evaluate(SCRAMBLED) == []

@@ -1,7 +1,7 @@
 """What people see of the fleet and do with it, by mouse, finger and keyboard, in a real browser."""
 
 import pytest
-from browsing import HOUR, Visitor, failure, fleet, number, space
+from browsing import HOUR, Visitor, failure, fleet, follow, number, space
 from playwright.sync_api import Page
 
 WITH_AND_WITHOUT_SCRIPTS = pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
@@ -59,7 +59,7 @@ def test_a_row_says_since_when_and_what_was_before(visitor: Visitor) -> None:
 @WITH_AND_WITHOUT_SCRIPTS
 def test_a_tile_filters_and_the_address_is_the_view(visitor: Visitor, scripts: bool) -> None:
     page = visitor.visit(java_script_enabled=scripts)
-    page.get_by_role("link", name="YELLOW").click()
+    follow(page.get_by_role("link", name="YELLOW"))
 
     assert page.url == f"{visitor.site.url}/?state=yellow"
     yellow = [("▲ YELLOW", "Adatum Care")]
@@ -67,7 +67,7 @@ def test_a_tile_filters_and_the_address_is_the_view(visitor: Visitor, scripts: b
     page.reload()
     assert states(page) == yellow
     assert states(visitor.visit(page.url, java_script_enabled=scripts)) == yellow
-    page.get_by_role("link", name="YELLOW").click()  # once more takes it off
+    follow(page.get_by_role("link", name="YELLOW"))  # once more takes it off
     assert len(states(page)) == 7
 
 
@@ -76,14 +76,14 @@ def test_the_form_filters_by_text_and_account_and_keeps_the_state(visitor: Visit
     page = visitor.visit("?state=red&state=restricted", java_script_enabled=scripts)
     page.get_by_label("Name, number, space or label").fill("EMEA conto")
     page.get_by_label("Account").select_option("acme")
-    page.get_by_role("button", name="Show").click()
+    follow(page.get_by_role("button", name="Show"))
 
     assert page.url == f"{visitor.site.url}/?q=EMEA+conto&account=acme&state=red&state=restricted"
     assert states(page) == [("● RED", "Contoso"), ("◆ restricted", "Contoso Care")]
     assert counts(page) == ["0 ✖ down", "1 ● RED", "0 ◌ blind spaces", "1 ◆ restricted", "0 ▲ YELLOW"]
     assert page.get_by_label("Name, number, space or label").input_value() == "EMEA conto"
     assert page.get_by_label("Account").input_value() == "acme"
-    page.get_by_role("link", name="Show all").click()
+    follow(page.get_by_role("link", name="Show all"))
     assert (page.url, len(states(page))) == (f"{visitor.site.url}/", 7)
 
 
@@ -91,7 +91,7 @@ def test_where_nothing_is_as_asked_for_the_page_says_so_and_shows_the_way_back(v
     page = visitor.visit("?q=nobody")
 
     assert page.locator("main > p").last.inner_text() == "Nothing is as asked for. Show all."
-    page.locator("main > p").get_by_role("link", name="Show all").click()
+    follow(page.locator("main > p").get_by_role("link", name="Show all"))
     assert len(states(page)) == 7
 
 
@@ -100,7 +100,7 @@ def test_a_space_is_reached_by_its_link_and_the_way_back_leads_to_the_same_view(
     visitor: Visitor, scripts: bool
 ) -> None:
     page = visitor.visit("?state=blind", java_script_enabled=scripts)
-    page.get_by_role("link", name="Northwind").click()
+    follow(page.get_by_role("link", name="Northwind"))
 
     assert page.url == f"{visitor.site.url}/space?account=acme&space=s4"
     assert page.get_by_role("heading", level=1).inner_text() == "Northwind"
@@ -152,9 +152,9 @@ def test_ten_thousand_numbers_are_a_hundred_pages(visitor: Visitor) -> None:
     first = states(page)[0]
     assert page.locator("caption").first.inner_text() == "10,000 found, page 1 of 100"
     assert counts(page)[-1] == "10,000 ✔ GREEN"
-    page.get_by_role("link", name="Next page").click()
+    follow(page.get_by_role("link", name="Next page"))
     assert page.url == f"{visitor.site.url}/?page=2"
-    page.get_by_role("link", name="Previous page").click()
+    follow(page.get_by_role("link", name="Previous page"))
     assert states(page)[0] == first == ("✔ GREEN", "Brand 0")
 
 
@@ -176,11 +176,11 @@ def test_a_page_of_a_large_fleet_has_no_more_than_it_was_asked_for(
 
 def test_it_is_loaded_anew_only_where_the_address_asks_for_it(visitor: Visitor) -> None:
     page = visitor.visit("?state=red")
-    page.get_by_role("link", name="Refresh by itself").click()
+    follow(page.get_by_role("link", name="Refresh by itself"))
 
     assert page.url == f"{visitor.site.url}/?state=red&refresh=30"
     assert page.locator("main > p").first.inner_text().endswith("Refreshed every 30 seconds; stop.")
-    page.get_by_role("link", name="stop").click()
+    follow(page.get_by_role("link", name="stop"))
     assert page.url == f"{visitor.site.url}/?state=red"
 
 
@@ -196,9 +196,9 @@ def test_nothing_that_finds_its_way_into_a_page_runs_or_is_loaded(visitor: Visit
             document.body.appendChild(document.createElement("style")).textContent = "body { display: none }";
         }"""
     )
-    page.wait_for_function("violations.length >= 5")
+    page.wait_for_function("new Set(violations).size >= 5")
 
     assert sorted(set(page.evaluate("violations"))) == BLOCKED
     assert page.evaluate("window.ran") is None
-    assert {one.partition(":")[0] for one in visitor.complaints} == {"console", "failed"}
+    assert {one.partition(":")[0] for one in visitor.complaints} <= {"console", "failed"}
     visitor.complaints.clear()

@@ -97,7 +97,7 @@ def test_promtool_has_nothing_to_say(demo: str) -> None:
 def test_the_status_page_lists_the_accounts(demo: str) -> None:
     page = httpx.get(demo, trust_env=False).text
 
-    assert [name for name in ("acme", "globex", "initech") if f"<td>{name}</td>" in page] == [
+    assert [name for name in ("acme", "globex", "initech") if f'scope="row">{name}</th>' in page] == [
         "acme",
         "globex",
         "initech",
