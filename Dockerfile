@@ -4,11 +4,13 @@ ARG BASE=python:3.13-slim
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-COPY requirements.lock requirements-build.lock ./
+# requirements-credentials.lock has what `credentials: default` needs, too
+ARG LOCK=requirements.lock
+COPY ${LOCK} requirements-build.lock ./
 # the build tools stay in this stage; only /opt/venv leaves it
 RUN pip install --quiet --require-hashes -r requirements-build.lock \
  && python -m venv --without-pip /opt/venv \
- && pip --python /opt/venv/bin/python install --quiet --no-compile --require-hashes -r requirements.lock
+ && pip --python /opt/venv/bin/python install --quiet --no-compile --require-hashes -r "${LOCK}"
 COPY pyproject.toml README.md LICENSE ./
 COPY exporter exporter
 # unchecked bytecode: nothing is written at run time, and builders that reset file times don't spoil it

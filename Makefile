@@ -22,7 +22,7 @@ lint: .venv/dev ## check style, format, types, YAML, shell and compositions
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/yamllint --strict .
-	@$(BIN)/shellcheck .ci/run
+	@$(BIN)/shellcheck .ci/run .ci/packages
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec config/compose*.yaml
 
 notifications: .venv/dev ## send the demo's alerts through Prometheus and Alertmanager to a webhook; 7 minutes
@@ -77,7 +77,9 @@ bench: .venv/bench ## measure scrape, memory, poll, budget, start and growth; a 
 lock: ## write the lock files anew from pyproject.toml; needs uv
 	@command -v $(UV) >/dev/null || { echo 'error: make lock needs uv (pip install uv), or UV=path' >&2; exit 1; }
 	@$(compile) pyproject.toml --output-file requirements.lock
-	@$(compile) pyproject.toml --group dev --constraints requirements.lock --output-file requirements-dev.lock
+	@$(compile) pyproject.toml --extra credentials --constraints requirements.lock \
+	  --output-file requirements-credentials.lock
+	@$(compile) pyproject.toml --group dev --constraints requirements-credentials.lock --output-file requirements-dev.lock
 	@$(compile) pyproject.toml --group bench --constraints requirements-dev.lock --output-file requirements-bench.lock
 	@$(compile) --group build --constraints requirements-dev.lock --output-file requirements-build.lock
 

@@ -258,4 +258,4 @@ def test_every_secret_that_alertmanager_reads_is_one() -> None:
 
 
 def test_production_is_up_again_after_a_restart_of_the_machine() -> None:
-    assert {service["restart"] for service in PRODUCTION["services"].values()} == {"unless-stopped"}
+    assert {service["restart"] for service in PRODUCTION["services"].values()} == {"always"}
