@@ -208,7 +208,7 @@ class Exporter:
     def snapshot(self) -> Snapshot:
         """The fleet as it is now, for people."""
         now = self._clock.now()
-        return Snapshot(now, tuple(self._page.views(now)), self.accounts())
+        return Snapshot(now, tuple(self._page.views(now)), self.accounts(), self._shard)
 
     def unpolled(self) -> int:
         """How many spaces have been neither polled nor known since the start."""

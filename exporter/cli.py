@@ -390,6 +390,7 @@ def _say(text: str) -> None:
 @contextmanager
 def _printing() -> Iterator[None]:
     """For what writes to standard output: that it could not be written is told here, and not by a traceback at exit."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name in letters that it has not
     try:
         yield
         click.echo(nl=False)  # flushes

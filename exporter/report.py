@@ -128,7 +128,7 @@ def print_json(swept: Swept, unlisted: Unlisted) -> None:
         }
         for account, space, error, numbers in (*entries, *((name, None, why, ()) for name, why in unlisted.items()))
     ]
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print(json.dumps(document, indent=2))  # of any name in plain letters, whatever the terminal can show
 
 
 def _cells(view: SpaceView, number: PhoneNumber) -> Iterator[Text]:

@@ -31,7 +31,7 @@ class PhoneNumberNow(_Shape):
     status: str
     state: State = Field(description="the worst that is true of it, in one word")
     blind: bool = Field(description="its space cannot be seen: all this may have changed")
-    since: Moment | None = Field(description="when it was seen to turn so; null where no change was seen")
+    since: Moment | None = Field(description="when what makes it so was seen to change last; null: never seen to")
     last_seen: Moment | None
 
 
@@ -71,6 +71,11 @@ class _Page(_Shape):
     pages: int
     blind_spaces: int = Field(description="of those with the words asked for; their numbers may be missing or old")
     waiting_spaces: int = Field(description="not polled yet; their numbers are missing")
+    refused_accounts: list[str] = Field(description="of which nothing can be seen")
+    unlisted_accounts: list[str] = Field(description="which may have spaces that nobody knows of")
+    shard: str = Field(
+        description="2/5: the second of five processes that share the spaces, of which others are elsewhere"
+    )
 
 
 class PhoneNumbers(_Page):
@@ -104,7 +109,9 @@ def phone_numbers(snapshot: Snapshot, asked: Filter) -> PhoneNumbers:
 def spaces(snapshot: Snapshot, asked: Filter) -> Spaces:
     """The spaces that are asked for."""
     entries = entries_of(snapshot)
-    listed = select(worst_of_spaces(entries), asked)
+    named = {id(entry.space) for entry in entries if asked.has_words_of(entry)}  # by any of its numbers
+    worst = (entry for entry in worst_of_spaces(entries) if id(entry.space) in named)
+    listed = select(worst, asked.model_copy(update={"q": ""}))
     return Spaces(
         **_page(snapshot, asked, entries, listed.total, listed.pages),
         spaces=[_space(entry) for entry in listed.entries],
@@ -120,6 +127,9 @@ def _page(snapshot: Snapshot, asked: Filter, entries: list[Entry], total: int, p
         "pages": pages,
         "blind_spaces": counts[State.BLIND],
         "waiting_spaces": counts[State.WAITING],
+        "refused_accounts": snapshot.refused,
+        "unlisted_accounts": snapshot.unlisted,
+        "shard": str(snapshot.shard),
     }
 
 

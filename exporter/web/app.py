@@ -83,16 +83,18 @@ class _Answers:
 
     async def home(self, request: Request) -> Response:
         try:
-            asked = _asked(PageFilter, request.query_params)
+            asked = self._asked(PageFilter, request.query_params)
         except ValueError as error:
-            return PlainTextResponse(f"{error}\n", 400)
+            return HTMLResponse(self._pages.refusal(str(error), self._source.snapshot().at), 400)
         page = await self._aside(lambda snapshot: self._pages.index(snapshot, asked))
         return HTMLResponse(page, headers={"refresh": str(asked.refresh)} if asked.refresh else {})
 
     async def space(self, request: Request) -> Response:
         account, space = (request.query_params.get(name, "") for name in ("account", "space"))
         page = await self._aside(lambda snapshot: self._pages.space(snapshot, account, space))
-        return HTMLResponse(page) if page else PlainTextResponse("No such space is polled here\n", 404)
+        if page:
+            return HTMLResponse(page)
+        return HTMLResponse(self._pages.refusal("No such space is polled here.", self._source.snapshot().at), 404)
 
     async def phone_numbers(self, request: Request) -> Response:
         return await self._listing(request, api.phone_numbers)
@@ -137,11 +139,19 @@ class _Answers:
 
     async def _listing(self, request: Request, listing: Callable[[Snapshot, Filter], BaseModel]) -> Response:
         try:
-            asked = _asked(Filter, request.query_params)
+            asked = self._asked(Filter, request.query_params)
         except ValueError as error:
             return JSONResponse({"error": str(error)}, 400)
         text = await self._aside(lambda snapshot: listing(snapshot, asked).model_dump_json())
         return Response(text, media_type="application/json")
+
+    def _asked(self, shape: type[Asked], params: QueryParams) -> Asked:
+        """Raises ValueError, with a line for each thing that is wrong."""
+        asked, accounts = _parsed(shape, params), [view.account for view in self._source.accounts()]
+        if asked.account and asked.account not in accounts:
+            # an empty list would look like a healthy account
+            raise ValueError(f"account: expected one of {', '.join(accounts)}, found {asked.account!r}")
+        return asked
 
     async def _aside(self, make: Callable[[Snapshot], Result]) -> Result:
         """What is made of the fleet as it is now, in a thread: of ten thousand numbers it takes a while. One after the
@@ -150,9 +160,9 @@ class _Answers:
             return await asyncio.to_thread(make, self._source.snapshot())
 
 
-def _asked(shape: type[Asked], params: QueryParams) -> Asked:
-    """Raises ValueError, with a line for each thing that is wrong."""
+def _parsed(shape: type[Asked], params: QueryParams) -> Asked:
     texts = {name: [text for text in params.getlist(name) if text] for name in params}
+    texts["state"] = [text.lower() for text in texts.get("state", [])]  # the pages spell RED as the API does
     given = {name: some if name == "state" or len(some) > 1 else some[0] for name, some in texts.items() if some}
     try:
         return shape.model_validate(given)

@@ -13,7 +13,8 @@ from math import ceil
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from exporter.chatapp.model import Condition, PhoneNumber
+from exporter.chatapp.model import PhoneNumber
+from exporter.config.shard import WHOLE, Shard
 from exporter.metrics.catalogue import AccountView, SpaceView
 
 BLIND_INTERVALS = 3
@@ -44,7 +45,7 @@ class State(StrEnum):
 _MEANINGS = {
     State.DOWN: "banned, deleted, disconnected, migrated or offline",
     State.RED: "the quality rating is RED",
-    State.BLIND: f"no poll of the space succeeded for {BLIND_INTERVALS} intervals",
+    State.BLIND: f"no poll of the space succeeded for {BLIND_INTERVALS} intervals, or its account is refused",
     State.RESTRICTED: "flagged, paused, rate limited or restricted",
     State.YELLOW: "the quality rating is YELLOW",
     State.UNKNOWN: "neither good nor bad by what the API reports",
@@ -64,11 +65,23 @@ _DATED_BY: Mapping[State, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The fleet `at` a moment, in Unix seconds."""
+    """The fleet `at` a moment, in Unix seconds; of several processes that share one, the part of this `shard`."""
 
     at: float
     spaces: Sequence[SpaceView]
     accounts: Sequence[AccountView]
+    shard: Shard = WHOLE
+
+    @property
+    def refused(self) -> list[str]:
+        """The accounts of which nothing can be seen."""
+        return [account.account for account in self.accounts if not account.up]
+
+    @property
+    def unlisted(self) -> list[str]:
+        """The accounts that may have spaces that nobody knows of."""
+        found = ((account, account.discovered) for account in self.accounts)
+        return [account.account for account, listed in found if account.unlisted or (listed and not listed.up)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +98,10 @@ class Entry:
     @property
     def text(self) -> str:
         """What a search looks through."""
-        space, number = self.space.space, self.number
+        space = self.space.space
         words = [self.space.account, space.id, space.name, *space.labels.values()]
-        if number:
+        # those that it had, of a space that shows none: who looks for one is to find that it cannot be seen
+        for number in (self.number,) if self.number else self.space.state.phone_numbers:
             words += [number.phone_number, number.verified_name]
         return "\n".join(words).casefold()
 
@@ -147,9 +161,12 @@ def _counts(entries: Iterable[Entry]) -> Counter[State]:
 
 def entries_of(snapshot: Snapshot) -> list[Entry]:
     """All of them: the worst first, and of equal ones what changed last."""
-    intervals = {account.account: account.plan.effective_interval for account in snapshot.accounts}
+    accounts = {account.account: account for account in snapshot.accounts}
     entries = [
-        entry for space in snapshot.spaces for entry in entries_of_space(space, snapshot.at, intervals[space.account])
+        # one that a reload is about to begin is not there yet
+        entry
+        for space in snapshot.spaces
+        for entry in _entries_of_space(space, snapshot.at, accounts.get(space.account))
     ]
     return sorted(entries, key=lambda entry: (_RANKS[entry.state], -(entry.since or 0), entry.space.account))
 
@@ -163,12 +180,11 @@ def worst_of_spaces(entries: Iterable[Entry]) -> Iterator[Entry]:
             yield entry
 
 
-def entries_of_space(space: SpaceView, now: float, interval: float) -> Iterator[Entry]:
-    """What there is to show of a space that is polled every `interval` seconds."""
-    blind, seen = _is_blind(space, now, interval), space.state.last_success
+def _entries_of_space(space: SpaceView, now: float, account: AccountView | None) -> Iterator[Entry]:
+    blind, seen = _is_blind(space, now, account), space.state.last_success
     for number in space.phone_numbers:
         state = State(number.condition)
-        if blind and number.condition in (Condition.GREEN, Condition.UNKNOWN):
+        if blind and _RANKS[state] > _RANKS[State.BLIND]:
             yield Entry(space, number, State.BLIND, blind, seen)
         else:
             yield Entry(space, number, state, blind, _since(space, number, state))
@@ -177,10 +193,14 @@ def entries_of_space(space: SpaceView, now: float, interval: float) -> Iterator[
         yield Entry(space, None, state, blind, seen if blind else None)
 
 
-def _is_blind(space: SpaceView, now: float, interval: float) -> bool:
+def _is_blind(space: SpaceView, now: float, account: AccountView | None) -> bool:
+    if account and not account.up:
+        return True
     if space.state.last_success is None:
         return space.state.polls > 0
-    return not space.fresh or now - space.state.last_success > BLIND_INTERVALS * interval
+    # of one that is dated ahead, by a clock that was wrong, nobody knows how old it is
+    age = abs(now - space.state.last_success)
+    return not space.fresh or (account is not None and age > BLIND_INTERVALS * account.plan.effective_interval)
 
 
 def _since(space: SpaceView, number: PhoneNumber, state: State) -> float | None:

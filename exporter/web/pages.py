@@ -3,7 +3,7 @@ for it: a page that moves is hard to read."""
 
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ CONTENT_SECURITY_POLICY = (
 class PageFilter(Filter):
     """What the page of the fleet can be asked for."""
 
-    refresh: int = Field(0, ge=0, le=3600, description="seconds after which it is loaded anew; 0 for never")
+    refresh: int | None = Field(None, ge=5, le=3600, description="seconds after which it is loaded anew")
 
     def address(self, **changes: Any) -> str:
         """The same page with these changes, as a link; what is not asked for is left out."""
@@ -58,10 +58,18 @@ class Pages:
         environment = jinja2.Environment(
             loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
         )
-        environment.filters.update(age=_age, utc=_utc, duration=_duration, address=_space_address, home=_home)
-        environment.globals.update(version=__version__, symbols=_SYMBOLS, style=_STYLE)
+        environment.filters.update(
+            age=_age,
+            ago=_ago,
+            utc=_utc,
+            duration=_duration,
+            address=_space_address,
+            home=_home,
+        )
+        environment.globals.update(version=__version__, State=State, symbols=_SYMBOLS, style=_STYLE)
         self._index = environment.get_template("index.html")
         self._space = environment.get_template("space.html")
+        self._refusal = environment.get_template("refusal.html")
 
     def index(self, snapshot: Snapshot, asked: PageFilter) -> str:
         """The fleet, as asked for."""
@@ -69,22 +77,28 @@ class Pages:
             now=snapshot.at,
             asked=asked,
             link=asked.address,
-            accounts=snapshot.accounts,
+            fleet=snapshot,
             selection=select(entries_of(snapshot), asked),
         )
 
     def space(self, snapshot: Snapshot, account: str, space: str) -> str:
         """A space by itself; "" where there is none."""
-        found = [one for one in entries_of(snapshot) if (one.space.account, one.space.space.id) == (account, space)]
+        views = [one for one in snapshot.spaces if (one.account, one.space.id) == (account, space)]
+        found = entries_of(replace(snapshot, spaces=views))
         if not found:
             return ""
         return self._space.render(
             now=snapshot.at,
             view=found[0].space,
-            worst=found[0].state,
+            worst=found[0],
+            refused=account in snapshot.refused,
             states={entry.number.phone_number: entry.state for entry in found if entry.number},
             changes=sorted(_changes(found[0].space), key=lambda change: -change.at),
         )
+
+    def refusal(self, problem: str, now: float) -> str:
+        """What is said of a request that was not understood."""
+        return self._refusal.render(now=now, problem=problem)
 
 
 def _changes(view: SpaceView) -> Iterator[_DatedChange]:
@@ -97,9 +111,13 @@ def _changes(view: SpaceView) -> Iterator[_DatedChange]:
 def _age(seconds: float) -> str:
     """How long, for people: in its largest whole unit."""
     for unit, name in _AGES:
-        if abs(seconds) >= unit:
+        if seconds >= unit:
             return f"{int(seconds / unit)} {name}"
     return f"{int(seconds)} s"
+
+
+def _ago(seconds: float) -> str:
+    return f"{_age(seconds)} ago" if seconds > -1 else "in the future, by a clock that is or was wrong"
 
 
 def _utc(at: float) -> str:

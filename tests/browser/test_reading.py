@@ -32,8 +32,8 @@ def test_the_fleet_is_shown_worst_first_with_counts(visitor: Visitor, scripts: b
     assert states(page) == [
         ("✖ down", "Fabrikam"),
         ("● RED", "Contoso"),
-        ("◌ blind", "no poll of the space succeeded for 3 intervals"),
-        ("◌ blind", "no poll of the space succeeded for 3 intervals"),
+        ("◌ blind", "no poll of the space succeeded for 3 intervals, or its account is refused"),
+        ("◌ blind", "no poll of the space succeeded for 3 intervals, or its account is refused"),
         ("◆ restricted", "Contoso Care"),
         ("▲ YELLOW", "Adatum Care"),
         ("✔ GREEN", "Adatum"),
@@ -134,7 +134,7 @@ def test_a_number_is_no_more_green_on_the_page_of_its_blind_space_than_in_the_fl
 
     assert states(page) == [("● RED\n◌ blind", "Contoso"), ("◌ blind", "Contoso Care")]
     page.goto("space?account=acme&space=s1")
-    assert states(page) == [("◌ blind", "Contoso Care"), ("● RED", "Contoso")]
+    assert states(page) == [("◌ blind", "Contoso Care"), ("● RED\n◌ blind", "Contoso")]
 
 
 def test_an_account_that_is_refused_is_told_first(visitor: Visitor) -> None:

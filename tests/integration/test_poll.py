@@ -25,7 +25,7 @@ from exporter.simulator.scenario import Scenario
 EVENTS: dict[str, dict[str, Any]] = {
     "green": {},
     "down": {"number": 1, "set": {"Status": "BANNED", "QualityRating": "RED"}},
-    "red": {"number": 1, "set": {"QualityRating": "RED"}},
+    "red": {"number": 1, "set": {"QualityRating": "RED", "VerifiedName": "Größe 漢"}},
     "restricted": {"number": 1, "set": {"Status": "FLAGGED"}},
     "yellow": {"number": 1, "set": {"QualityRating": "YELLOW"}},
     "unknown": {"number": 1, "set": {"Status": "PENDING"}},
@@ -59,9 +59,21 @@ def written(fleet: dict[str, Any], folder: Path, *names: str) -> Path:
     return file
 
 
-def poll(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def poll(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "exporter", "poll", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    environment = {**os.environ, **environ}
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=environment)
+
+
+def test_a_name_in_letters_that_the_terminal_has_not_hides_nothing(fleet: dict[str, Any], tmp_path: Path) -> None:
+    file = written(fleet, tmp_path, "red")
+    table, document = (
+        poll("--config.file", file, "--output", output, PYTHONIOENCODING="ascii") for output in ("table", "json")
+    )
+
+    assert (table.returncode, document.returncode) == (3, 3)
+    assert "Gr\\xf6\\xdfe \\u6f22" in table.stdout
+    assert json.loads(document.stdout)[0]["phone_numbers"][0]["verified_name"] == "Größe 漢"
 
 
 @pytest.mark.parametrize(

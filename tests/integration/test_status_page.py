@@ -15,6 +15,7 @@ from referencing.jsonschema import DRAFT202012
 from virtual_time import run
 from world import World, scenario
 
+from exporter.config.shard import Shard
 from exporter.web.app import create_app
 
 EVENTS: tuple[Mapping[str, Any], ...] = (
@@ -112,11 +113,11 @@ def test_what_cannot_be_asked_for_is_refused_with_what_can(path: str) -> None:
     )
 
     assert {answer.status_code for answer in (page, state, misspelt, twice)} == {400}
-    assert "page: " in page.text
-    assert "found 'x'" in page.text
-    assert "'down', 'red', 'blind'" in state.text
-    assert "stat: expected one of q, account, state, page, per_page" in misspelt.text
-    assert "account: " in twice.text
+    assert "page: " in text_of(page)
+    assert "found 'x'" in text_of(page)
+    assert "'down', 'red', 'blind'" in text_of(state)
+    assert "stat: expected one of q, account, state, page, per_page" in text_of(misspelt)
+    assert "account: " in text_of(twice)
 
 
 def test_a_space_tells_how_its_polls_go_and_what_changed() -> None:
@@ -128,7 +129,7 @@ def test_a_space_tells_how_its_polls_go_and_what_changed() -> None:
     assert "● RED the quality rating is RED" in changed
     assert re.search(r"Polls \d+ since the start, of which failed: \d+ server", failing)
     assert re.search(r"Failing since \d+ s ago , 5 polls in a row; last \d+ s ago : server , InternalError", failing)
-    assert re.search(r"Last seen never .* rejected , Unknown.ResourceOwnerId: .* \(request [0-9A-F]{32}\)", rejected)
+    assert re.search(r"Last seen never .* rejected , Unknown.ResourceOwnerId : .* \(request [0-9A-F]{32} \)", rejected)
     assert "Not known yet." in rejected
     assert "✔" not in failing
 
@@ -145,23 +146,88 @@ def test_what_is_too_old_to_count_is_shown_as_that() -> None:
 
 def test_a_space_that_is_not_polled_here_is_not_found() -> None:
     for answer in get("/space", "/space?account=acme&space=nothing", "/space?account=globex&space={0}"):
-        assert (answer.status_code, answer.text) == (404, "No such space is polled here\n")
+        assert (answer.status_code, "No such space is polled here." in text_of(answer)) == (404, True)
 
 
-def test_a_refused_account_is_told_before_all_numbers() -> None:
-    async def main() -> httpx.Response:
+def test_of_a_refused_account_nothing_is_green_and_everything_says_so() -> None:
+    async def main() -> list[httpx.Response]:
         refused = {"at": "20s", "answer": "InvalidAccessKeyId.NotFound"}
-        world = World(scenario(3, events=(refused,), poll_interval="5s"))
+        world = World(scenario(3, events=(refused,), poll_interval="5m", qps=10))
         await world.exporter.start()
-        await asyncio.sleep(60)
-        (page,) = await asked(world, "/")
+        await asyncio.sleep(700)
+        answers = await asked(world, "/", f"/space?account=acme&space={world.space_id(1)}", "/api/v1/phone-numbers")
         await world.exporter.stop()
-        return page
+        return answers
 
-    page = run(main())
+    page, space, numbers = run(main())
 
     assert text_of(page).index("Account acme is refused.") < text_of(page).index("found")
-    assert "acme ✖ refused" in text_of(page) or "acme ● refused" in text_of(page)
+    assert "acme ● refused" in text_of(page)
+    assert "✔" not in text_of(page) + text_of(space)
+    assert "Account acme is refused." in text_of(space)
+    assert "Next poll once the account is let in again" in text_of(space)
+    assert (numbers.json()["refused_accounts"], numbers.json()["blind_spaces"]) == (["acme"], 3)
+
+
+def test_spaces_that_could_not_be_listed_are_missed_and_not_left_out() -> None:
+    async def main() -> list[httpx.Response]:
+        denied = {"at": "0s", "answer": "NoPermission", "action": "ListInstance"}
+        world = World(scenario(3, events=(denied,), poll_interval="5s"))
+        world.settings = world.settings.model_copy(
+            update={"accounts": [world.settings.accounts[0].model_copy(update={"discover": True})]}
+        )
+        world.exporter = world.fresh_exporter()
+        await world.exporter.start()
+        await asyncio.sleep(60)
+        answers = await asked(world, "/", "/api/v1/spaces")
+        await world.exporter.stop()
+        return answers
+
+    page, spaces = run(main())
+
+    assert "The spaces of account acme could not be listed at the last attempt" in text_of(page)
+    assert spaces.json()["unlisted_accounts"] == ["acme"]
+
+
+def test_a_shard_says_that_it_is_one() -> None:
+    async def main() -> list[httpx.Response]:
+        world = World(scenario(20, qps=4))
+        world.exporter = world.fresh_exporter(shard=Shard(2, 2))
+        answers = await asked(world, "/", "/api/v1/spaces")
+        await world.exporter.stop()
+        return answers
+
+    page, spaces = run(main())
+
+    assert "This is shard 2 of 2: other spaces are on the pages of the others." in text_of(page)
+    assert spaces.json()["shard"] == "2/2"
+
+
+def test_a_space_is_found_by_any_of_its_numbers() -> None:
+    (everything,) = get("/api/v1/phone-numbers")
+    numbers = everything.json()["phone_numbers"]
+    assert len(numbers) > len({number["space"] for number in numbers})
+
+    answers = get(*(f"/api/v1/spaces?q={number['phone_number']}" for number in numbers))
+
+    assert [[space["space"] for space in answer.json()["spaces"]] for answer in answers] == [
+        [number["space"]] for number in numbers
+    ]
+
+
+def test_an_account_that_is_not_there_is_an_error_and_no_empty_list() -> None:
+    page, numbers = get("/?account=acmee", "/api/v1/phone-numbers?account=acmee")
+
+    assert (page.status_code, numbers.status_code) == (400, 400)
+    assert numbers.json() == {"error": "account: expected one of acme, found 'acmee'"}
+
+
+def test_a_state_may_be_spelt_as_the_page_spells_it_and_a_page_that_is_not_there_leads_back() -> None:
+    red, far = get("/?state=RED", "/?page=99")
+
+    assert [row[:5] for row in rows_of(red)] == ["● RED"]
+    assert "There is no page 99. To the first ." in text_of(far)
+    assert "Previous page" not in text_of(far)
 
 
 def test_an_account_shows_what_it_uses_and_what_it_may() -> None:

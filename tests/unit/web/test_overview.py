@@ -94,6 +94,39 @@ def test_a_space_whose_values_are_too_old_to_show_is_blind_however_long_its_inte
     assert (entry.state, entry.number) == (State.BLIND, None)
 
 
+def test_of_a_refused_account_every_space_is_blind_also_one_that_was_never_polled() -> None:
+    refused = replace(ACCOUNTS[0], up=False)
+    spaces = (space("seen", number(), seen=1), space("new", seen=None, polls=0), space("red", number(status="BANNED")))
+
+    found = entries_of(Snapshot(NOW, spaces, (refused,)))
+
+    assert shown(found) == [("red", "down"), ("seen", "blind"), ("new", "blind")]
+    assert all(entry.blind for entry in found)
+
+
+def test_a_success_that_a_wrong_clock_dated_ahead_is_no_sight() -> None:
+    assert shown(entries(space("Contoso", number(), seen=-1000))) == [("Contoso", "blind")]
+
+
+def test_spaces_of_an_account_that_a_reload_is_about_to_begin_are_shown() -> None:
+    assert shown(entries(space("Contoso", seen=None, polls=0, account="new"))) == [("Contoso", "waiting")]
+
+
+def test_a_number_that_is_too_old_to_show_is_found_as_what_cannot_be_seen() -> None:
+    found = select(entries(space("Contoso", number("4930123", verified_name="Care"), seen=4000)), Filter(q="4930123"))
+
+    assert [(entry.state, entry.number) for entry in found.entries] == [(State.BLIND, None)]
+    assert found.counts[State.BLIND] == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "state"),
+    [({"quality_rating": "YELLOW"}, "blind"), ({"status": "FLAGGED"}, "blind"), ({"status": "BANNED"}, "down")],
+)
+def test_a_blind_space_is_worse_than_what_was_only_half_bad(values: Mapping[str, str], state: str) -> None:
+    assert shown(entries(space("Contoso", number(**values), seen=1000))) == [("Contoso", state)]
+
+
 def test_a_red_number_of_a_blind_space_is_found_as_red_and_as_blind() -> None:
     found = entries(space("Contoso", number(quality_rating="RED"), seen=1000))
 
