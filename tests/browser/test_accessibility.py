@@ -71,7 +71,7 @@ READ = """
     - rowgroup:
       - row /globex/:
         - rowheader "globex"
-        - cell /let in/
+        - cell /not refused/
 - contentinfo
 """
 ENDLESS = "Donaudampfschifffahrtsgesellschaft" * 6
