@@ -32,8 +32,8 @@ def test_the_fleet_is_shown_worst_first_with_counts(visitor: Visitor, scripts: b
     assert states(page) == [
         ("✖ down", "Fabrikam"),
         ("● RED", "Contoso"),
-        ("◌ blind", "no poll of the space succeeded for 3 intervals, or its account is refused"),
-        ("◌ blind", "no poll of the space succeeded for 3 intervals, or its account is refused"),
+        ("◌ blind", "its numbers cannot be seen"),
+        ("◌ blind", "its numbers cannot be seen"),
         ("◆ restricted", "Contoso Care"),
         ("▲ YELLOW", "Adatum Care"),
         ("✔ GREEN", "Adatum"),
