@@ -57,7 +57,7 @@ async def _nobody(user: str, password: str) -> bool:
     return False
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     paths | texts.map(lambda text: "/" + quote(text)),
     texts.map(quote) | st.builds("{}={}".format, asked, texts.map(quote)),

@@ -387,7 +387,7 @@ def steady(count: int, *, latency: float, share: float) -> list[Caller]:
     return [Caller(0, (Attempt(End.ANSWERED, latency, share),), None)] * count
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(qps=rates, fleet=st.lists(callers, min_size=1, max_size=40))
 @example(qps=10, fleet=steady(5, latency=1, share=1) + steady(35, latency=0.005, share=0))
 @example(qps=1, fleet=steady(1, latency=1, share=1) + steady(1, latency=0, share=0))

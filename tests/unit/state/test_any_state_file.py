@@ -54,7 +54,7 @@ def content() -> bytes:
 damages = st.lists(st.tuples(st.integers(0, 2**16), st.binary(min_size=1, max_size=40)), max_size=5)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @example([], 32773, False)  # a column of another type
 @example([(60, bytes(4)), (5634, b"\0")], None, False)  # the version, and a page
 @example([(4060, b"\x80")], None, False)  # a message that is no text
@@ -80,7 +80,6 @@ def test_any_damage_costs_at_most_what_it_hit_and_never_shows_anything_else(
     assert bytes(damaged) == content() or known == KNOWN or bytes(damaged) in kept or len(kept) == 1
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300) | st.text().map(str.encode))
 def test_any_other_file_is_no_error_either(content: bytes) -> None:
     with TemporaryDirectory() as folder:
