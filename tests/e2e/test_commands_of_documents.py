@@ -112,7 +112,8 @@ class Reader:
     def _serve(self, command: str) -> None:
         """Until it answers, at an address of its own, for the port may be taken."""
         if command.startswith("make "):  # what it runs once it has installed
-            command = self._bash(command.replace("make", "make --dry-run", 1)).stdout.splitlines()[-1]
+            dry_run = command.replace("make", "make --no-print-directory --dry-run", 1)
+            command = self._bash(dry_run).stdout.splitlines()[-1]
         port, log = free_port(), self.folder / "served.log"
         listening = f"{command} --web.listen-address 127.0.0.1:{port}".removeprefix("exec ")
         with running("bash", "-c", f"cd {self.folder} && exec {listening}", log=log, **self.environ) as process:
