@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dashboards.exporter_health import exporter_health
 from dashboards.fleet import fleet
+from dashboards.generated import write
 from dashboards.panels import Page
 from dashboards.phone_number import phone_number
 
@@ -19,16 +20,7 @@ DASHBOARDS: Mapping[str, Callable[[], Page]] = {
 
 def main(arguments: list[str]) -> int:
     """The exit status."""
-    different = []
-    for name, make in DASHBOARDS.items():
-        path, text = FOLDER / name, make().json()
-        if "--check" not in arguments:
-            path.write_text(text, encoding="utf-8")
-        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-            different.append(name)
-    if different:
-        sys.stderr.write(f"error: not as written by the code: {', '.join(different)}; run: make generate\n")
-    return 1 if different else 0
+    return write(FOLDER, {name: make().json() for name, make in DASHBOARDS.items()}, arguments)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from dashboards.generated import write
 from docs.configuration import configuration_page
 from docs.metrics import metrics_page
 
@@ -13,16 +14,7 @@ PAGES: Mapping[str, Callable[[], str]] = {"metrics.md": metrics_page, "configura
 
 def main(arguments: list[str]) -> int:
     """The exit status."""
-    different = []
-    for name, make in PAGES.items():
-        path, text = FOLDER / name, make()
-        if "--check" not in arguments:
-            path.write_text(text, encoding="utf-8")
-        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-            different.append(name)
-    if different:
-        sys.stderr.write(f"error: not as written by the code: {', '.join(different)}; run: make generate\n")
-    return 1 if different else 0
+    return write(FOLDER, {name: make() for name, make in PAGES.items()}, arguments)
 
 
 if __name__ == "__main__":

@@ -162,4 +162,4 @@ def _credential_problems(account: Account, environ: Mapping[str, str]) -> Iterat
     if any(getattr(account, key) is not None for key in (*_FILE_KEYS, "access_key_id", "access_key_secret")):
         yield "credentials", "expected either credentials or a key, found both"
     if not is_installed():
-        yield "credentials", "expected the extra that it needs (requirements-credentials.lock), found none"
+        yield "credentials", "expected its extra (pip install -r requirements-credentials.lock), found none"

@@ -85,7 +85,7 @@ class _Answers:
         try:
             asked = self._asked(PageFilter, request.query_params)
         except ValueError as error:
-            return HTMLResponse(self._pages.refusal(str(error), self._source.snapshot().at), 400)
+            return HTMLResponse(self._pages.refusal(str(error)), 400)
         page = await self._aside(lambda snapshot: self._pages.index(snapshot, asked))
         return HTMLResponse(page, headers={"refresh": str(asked.refresh)} if asked.refresh else {})
 
@@ -94,7 +94,7 @@ class _Answers:
         page = await self._aside(lambda snapshot: self._pages.space(snapshot, account, space))
         if page:
             return HTMLResponse(page)
-        return HTMLResponse(self._pages.refusal("No such space is polled here.", self._source.snapshot().at), 404)
+        return HTMLResponse(self._pages.refusal("No such space is polled here."), 404)
 
     async def phone_numbers(self, request: Request) -> Response:
         return await self._listing(request, api.phone_numbers)
@@ -147,8 +147,8 @@ class _Answers:
 
     def _asked(self, shape: type[Asked], params: QueryParams) -> Asked:
         """Raises ValueError, with a line for each thing that is wrong."""
-        asked, accounts = _parsed(shape, params), [view.account for view in self._source.accounts()]
-        if asked.account and asked.account not in accounts:
+        asked = _parsed(shape, params)
+        if asked.account and asked.account not in (accounts := [view.account for view in self._source.accounts()]):
             # an empty list would look like a healthy account
             raise ValueError(f"account: expected one of {', '.join(accounts)}, found {asked.account!r}")
         return asked

@@ -114,8 +114,8 @@ class Filter(BaseModel):
     q: str = Field("", max_length=200, description="words in a name, number, space, account or label, in any case")
     account: str = Field("", description="an account's name")
     state: tuple[State, ...] = Field((), description="one of these states; `blind` also what is of a blind space")
-    page: int = Field(1, ge=1, le=1_000_000)
-    per_page: int = Field(100, ge=1, le=_MOST_A_PAGE)
+    page: int = Field(1, ge=1, le=1_000_000, description="counted from 1")
+    per_page: int = Field(100, ge=1, le=_MOST_A_PAGE, description="how many stand on one")
 
     def has_words_of(self, entry: Entry) -> bool:
         """Whether all but its state is as asked for."""

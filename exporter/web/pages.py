@@ -96,9 +96,9 @@ class Pages:
             changes=sorted(_changes(found[0].space), key=lambda change: -change.at),
         )
 
-    def refusal(self, problem: str, now: float) -> str:
+    def refusal(self, problem: str) -> str:
         """What is said of a request that was not understood."""
-        return self._refusal.render(now=now, problem=problem)
+        return self._refusal.render(problem=problem)
 
 
 def _changes(view: SpaceView) -> Iterator[_DatedChange]:

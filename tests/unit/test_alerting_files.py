@@ -12,6 +12,7 @@ from installed import installed
 from exporter.chatapp.model import DOWN_STATUSES, RESTRICTED_STATUSES
 from exporter.metrics.catalogue import FAMILIES, NUMBER_FAMILIES, SPACE_FAMILIES
 from exporter.metrics.instruments import Instruments
+from exporter.web.overview import BLIND_INTERVALS
 
 CONFIG = Path(__file__).parents[2] / "config"
 RULES = CONFIG / "prometheus" / "chatapp.rules.yml"
@@ -97,6 +98,12 @@ def test_the_rules_call_the_same_statuses_down_and_restricted_as_the_program() -
         ("2", DOWN_STATUSES),
         ("1", RESTRICTED_STATUSES),
     ]
+
+
+def test_the_pages_call_a_space_blind_after_as_many_intervals_as_the_alert() -> None:
+    (blind,) = (alert["expr"] for alert in ALERTS if alert["alert"] == "ChatAppSpaceBlind")
+
+    assert re.findall(r"(\d+) \* max by .*poll_interval_seconds{kind=\"effective\"}", blind) == [str(BLIND_INTERVALS)]
 
 
 def test_remote_write_sends_every_series_and_takes_the_instance_off_those_that_one_shard_has() -> None:

@@ -1,14 +1,16 @@
 """What people are shown of the fleet, and in which order."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from exporter.chatapp.errors import Reason
-from exporter.chatapp.model import MESSAGING_LIMITS, PhoneNumber
+from exporter.chatapp.model import DOWN_STATUSES, MESSAGING_LIMITS, RESTRICTED_STATUSES, PhoneNumber
 from exporter.config.settings import Space
 from exporter.metrics.catalogue import AccountView, SpaceView
 from exporter.polling.plan import Plan
@@ -16,6 +18,7 @@ from exporter.state.store import Change, SpaceState
 from exporter.web.overview import Entry, Filter, Snapshot, State, entries_of, select, worst_of_spaces
 
 NOW = 1_800_000_000.0
+USAGE = Path(__file__).parents[3] / "docs" / "usage.md"
 ACCOUNTS = tuple(
     AccountView(name, True, Plan(9, 300.0, 5.0), current_qps=5, used_qps=0, series=0, bytes=0)
     for name in ("acme", "globex")
@@ -56,6 +59,14 @@ ONE_OF_EACH = (
     space("red", number(quality_rating="RED", status="FLAGGED")),
     space("banned", number(quality_rating="RED", status="BANNED")),
 )
+
+
+@pytest.mark.parametrize(("state", "statuses"), [(State.DOWN, DOWN_STATUSES), (State.RESTRICTED, RESTRICTED_STATUSES)])
+def test_a_state_says_which_statuses_it_stands_for(state: State, statuses: frozenset[str]) -> None:
+    (row,) = re.findall(rf"^\| `{state}` \| (.+) \|$", USAGE.read_text("utf-8"), re.MULTILINE)
+
+    assert set(re.split(", | or ", state.meaning)) == {status.lower().replace("_", " ") for status in statuses}
+    assert set(re.split(", | or ", row)) == statuses
 
 
 def test_the_worst_comes_first() -> None:
