@@ -8,8 +8,6 @@ from typing import Any
 from prometheus_client import generate_latest
 
 from docs.tables import code, table
-from exporter.chatapp.errors import PassingError, Reason, RefusedError, ThrottledError
-from exporter.chatapp.model import MESSAGING_LIMITS, Answer, Callback, PhoneNumber
 from exporter.config.settings import Space
 from exporter.metrics.catalogue import (
     ACCOUNT_FAMILIES,
@@ -22,8 +20,10 @@ from exporter.metrics.catalogue import (
 )
 from exporter.metrics.instruments import Instruments
 from exporter.metrics.lines import lines, sample_name, spell
+from exporter.model import MESSAGING_LIMITS, Answer, Callback, PhoneNumber
 from exporter.polling.discovery import Discovered
 from exporter.polling.plan import Plan
+from exporter.source import PassingError, Reason, RefusedError, ThrottledError
 from exporter.state.store import Change, SpaceState
 
 _TOP = """\

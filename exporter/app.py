@@ -15,8 +15,6 @@ from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from exporter.chatapp.client import Client
-from exporter.chatapp.errors import QueryError
 from exporter.clock import Clock, SystemClock
 from exporter.config.credentials import CredentialSource, credential_source
 from exporter.config.settings import Account, Settings, Space, is_loopback
@@ -31,6 +29,8 @@ from exporter.polling.discovery import Discovery
 from exporter.polling.plan import Progress
 from exporter.polling.poller import Outcome, Poller
 from exporter.polling.schedule import Schedule
+from exporter.source import QueryError
+from exporter.sources.cams.client import Client
 from exporter.state.state_file import StateFile, open_state_file
 from exporter.state.store import Key, SpaceState, Store
 from exporter.web.overview import Snapshot

@@ -189,8 +189,8 @@ def demo(scenario: Path | None, address: str, log_level: str, log_format: Any) -
     Within five minutes, something happens that each dashboard and each alert can show.
     """
     _end_well_on_sigterm()
-    from exporter.demo import run_demo
     from exporter.logs import configure_logs
+    from exporter.simulator.demo import run_demo
 
     configure_logs(log_level, log_format)
     _run(run_demo(_load_scenario(scenario), _bind(address), _say))
@@ -266,8 +266,8 @@ def poll(config_file: Path | None, output: str, fail_on: str) -> None:
       130  interrupted
     """
     from exporter.app import sweep
-    from exporter.chatapp.model import Condition
     from exporter.logs import configure_logs
+    from exporter.model import Condition
     from exporter.report import print_json, print_numbers, progress_bar
 
     settings = _load(config_file)
@@ -294,8 +294,8 @@ def simulate(scenario: Path | None, address: str) -> None:
     What it prints is a configuration.
     """
     _end_well_on_sigterm()
-    from exporter.demo import run_simulator
     from exporter.logs import configure_logs
+    from exporter.simulator.demo import run_simulator
 
     configure_logs("info", "logfmt")
     _run(run_simulator(_load_scenario(scenario), _bind(address), _say))

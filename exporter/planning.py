@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from exporter.chatapp.model import MESSAGING_LIMITS, Callback, PhoneNumber
 from exporter.config.settings import API_LIMIT_QPS, Account, Settings, Space, format_duration
 from exporter.config.shard import WHOLE, Shard
 from exporter.metrics.catalogue import SpaceView
 from exporter.metrics.page import Page, Size, size_of
+from exporter.model import MESSAGING_LIMITS, Callback, PhoneNumber
 from exporter.polling.plan import Plan
 from exporter.state.store import Key, SpaceState
 

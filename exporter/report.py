@@ -14,12 +14,12 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from exporter.chatapp.errors import QueryError, Reason, quoted
-from exporter.chatapp.model import Condition, PhoneNumber
 from exporter.config.settings import format_duration
 from exporter.metrics.catalogue import SpaceView
+from exporter.model import Condition, PhoneNumber
 from exporter.planning import AccountPlan
 from exporter.polling.plan import Progress
+from exporter.source import QueryError, Reason, quoted
 
 Swept = Sequence[tuple[SpaceView, QueryError | None]]
 """Every space after one poll, with the error where it failed."""

@@ -16,7 +16,7 @@ from exporter.config.problems import ConfigError
 from exporter.config.settings import Settings
 from exporter.config.shard import WHOLE, Shard
 from exporter.web.access import Access
-from exporter.web.app import create_app
+from exporter.web.routes import create_app
 from exporter.web.server import serving, url_of
 
 FOLLOW_SECONDS = 10.0

@@ -9,14 +9,14 @@ from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page, Request, Response
 
-from exporter.chatapp.errors import Reason
-from exporter.chatapp.model import MESSAGING_LIMITS, PhoneNumber
 from exporter.config.settings import Space
 from exporter.metrics.catalogue import AccountView, SpaceView
+from exporter.model import MESSAGING_LIMITS, PhoneNumber
 from exporter.polling.plan import Plan
+from exporter.source import Reason
 from exporter.state.store import Change, Changes, Failure, SpaceState
-from exporter.web.app import create_app
 from exporter.web.overview import Snapshot
+from exporter.web.routes import create_app
 from exporter.web.server import bind, serving, url_of
 
 NOW = 1_800_000_000.0  # 15 January 2027, 08:00 UTC

@@ -16,8 +16,8 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from exporter.clock import SystemClock
-from exporter.demo import demo_document
 from exporter.simulator.api import SimulatedApi
+from exporter.simulator.demo import demo_document
 from exporter.simulator.scenario import Scenario
 
 MEBIBYTE = 1024 * 1024

@@ -23,7 +23,7 @@ from exporter.app import Exporter
 from exporter.config.settings import Duration, Strict
 from exporter.config.shard import Shard
 from exporter.config.validation import load_document
-from exporter.demo import demo_settings
+from exporter.simulator.demo import demo_settings
 from exporter.simulator.scenario import Moment
 
 INCIDENTS = Path(__file__).parent / "rules" / "incidents"

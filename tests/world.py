@@ -12,14 +12,14 @@ from starlette.responses import Response
 from virtual_time import VirtualClock
 
 from exporter.app import Exporter
-from exporter.chatapp.signing import Credentials
-from exporter.chatapp.wire import LIST_INSTANCES, QUERY_PHONE_NUMBERS, encode_request
 from exporter.clock import Clock
 from exporter.config.settings import Settings
 from exporter.config.shard import WHOLE, Shard
-from exporter.demo import demo_settings
 from exporter.simulator.api import SimulatedApi, create_simulator
+from exporter.simulator.demo import demo_settings
 from exporter.simulator.scenario import Scenario
+from exporter.sources.cams.signing import Credentials
+from exporter.sources.cams.wire import LIST_INSTANCES, QUERY_PHONE_NUMBERS, encode_request
 
 
 def scenario(spaces: int = 1, *, events: tuple[Mapping[str, Any], ...] = (), **account: Any) -> Scenario:

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from exporter.chatapp.errors import DeniedError
-from exporter.chatapp.signing import Credentials, require_plain
-from exporter.config.default_chain import DefaultChain
 from exporter.config.following import Followed
 from exporter.config.problems import is_like_a_secret
 from exporter.config.settings import Account
+from exporter.source import DeniedError
+from exporter.sources.cams.default_chain import DefaultChain
+from exporter.sources.cams.signing import Credentials, require_plain
 
 
 class CredentialProblem(ValueError):

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from exporter.config.credentials import CredentialReader, variable
-from exporter.config.default_chain import is_installed
 from exporter.config.document import Lines, read_document
 from exporter.config.problems import ConfigError, Problem
 from exporter.config.settings import Account, Settings
 from exporter.config.space_files import SpaceFiles
 from exporter.config.validation import validate
+from exporter.sources.cams.default_chain import is_installed
 
 _FILE_KEYS = ("access_key_id_file", "access_key_secret_file", "security_token_file")
 

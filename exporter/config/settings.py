@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from exporter.chatapp.model import MESSAGING_LIMITS
+from exporter.model import MESSAGING_LIMITS
 
 API_LIMIT_QPS = 10.0
 """Queries a second that the API allows to all that uses an account together (the operation's page)."""

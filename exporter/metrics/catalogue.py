@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from exporter.chatapp.model import QUALITY_RATINGS, WATCHED_FIELDS, PhoneNumber
 from exporter.config.settings import Space
+from exporter.model import QUALITY_RATINGS, WATCHED_FIELDS, PhoneNumber
 from exporter.polling.discovery import Discovered
 from exporter.polling.plan import Plan
 from exporter.state.store import SpaceState

@@ -16,9 +16,9 @@ from prometheus_client import (
 )
 
 from exporter import __version__
-from exporter.chatapp.errors import QueryError, ThrottledError
-from exporter.chatapp.model import Answer, unknown_values
 from exporter.config.shard import WHOLE, Shard
+from exporter.model import Answer, unknown_values
+from exporter.source import QueryError, ThrottledError
 from exporter.state.state_file import Trouble
 
 _MOST_VALUES = 50

@@ -14,13 +14,13 @@ from random import Random
 
 import structlog
 
-from exporter.chatapp.errors import DeniedError, PassingError, RefusedError, RejectedError
 from exporter.clock import Clock
 from exporter.config.settings import Account, Space
 from exporter.polling.budget import Budget
 from exporter.polling.plan import AccountAccess, Plan, next_due, pause_after_failure, pause_after_refusal, starts
 from exporter.polling.poller import Outcome, Poller
 from exporter.polling.schedule import Schedule
+from exporter.source import DeniedError, PassingError, RefusedError, RejectedError
 
 _STOP_SECONDS = 6.0
 """How long polls under way may take to end at a stop."""

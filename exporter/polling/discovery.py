@@ -10,12 +10,12 @@ from random import Random
 
 import structlog
 
-from exporter.chatapp.errors import DeniedError, MalformedError, PassingError, QueryError
-from exporter.chatapp.model import Instance
 from exporter.clock import Clock
 from exporter.config.settings import Space
+from exporter.model import Instance
 from exporter.polling.plan import pause_after_failure
 from exporter.polling.poller import Poller
+from exporter.source import DeniedError, MalformedError, PassingError, QueryError
 
 LISTING_INTERVAL_SECONDS = 3600.0
 _MOST_PAGES = 400

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Self
 
-from exporter.chatapp.client import REQUEST_TIMEOUT_SECONDS
 from exporter.config.settings import Account
+from exporter.sources.cams.client import REQUEST_TIMEOUT_SECONDS
 
 _FIRST_PAUSE_SECONDS = 10.0
 _REFUSED_INTERVALS = 6

@@ -11,12 +11,12 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from exporter.chatapp.client import Client
-from exporter.chatapp.errors import MalformedError, QueryError, ThrottledError
-from exporter.chatapp.model import Answer, InstancePage
 from exporter.clock import Clock
 from exporter.config.settings import Account, Space
+from exporter.model import Answer, InstancePage
 from exporter.polling.budget import Budget
+from exporter.source import MalformedError, QueryError, ThrottledError
+from exporter.sources.cams.client import Client
 
 _MENDED_BY_A_FRESH_ATTEMPT = ("InvalidTimeStamp.Expired", "InvalidSecurityToken*")
 """A stalled request's date, and a token that has been renewed since."""

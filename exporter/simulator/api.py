@@ -20,11 +20,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from exporter.chatapp.signing import Credentials, authorization, canonical_query
-from exporter.chatapp.wire import DATE_FORMAT, LIST_INSTANCES, QUERY_PHONE_NUMBERS, VERSION
 from exporter.clock import Clock
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.scenario import Scenario, SimulatedAccount
+from exporter.sources.cams.signing import Credentials, authorization, canonical_query
+from exporter.sources.cams.wire import DATE_FORMAT, LIST_INSTANCES, QUERY_PHONE_NUMBERS, VERSION
 
 _AUTHORIZATION = re.compile(
     r"ACS3-HMAC-SHA256 Credential=(?P<id>[^,]+),SignedHeaders=(?P<names>[^,]+),Signature=(?P<signature>[0-9a-f]{64})"

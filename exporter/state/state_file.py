@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
-from exporter.chatapp.model import PhoneNumber
+from exporter.model import PhoneNumber
 from exporter.state.store import Change, Key, SpaceState
 
 _APPLICATION_ID = int.from_bytes(b"CHAT")

@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from exporter.chatapp.errors import QueryError, Reason
-from exporter.chatapp.model import WATCHED_FIELDS, PhoneNumber
+from exporter.model import WATCHED_FIELDS, PhoneNumber
 from exporter.polling.poller import Outcome
+from exporter.source import QueryError, Reason
 
 Key = tuple[str, str]
 """Account and space."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from exporter import __version__
-from exporter.chatapp.errors import Reason
+from exporter.source import Reason
 from exporter.web.overview import Entry, Filter, Snapshot, State, entries_of, select, utc, worst_of_spaces
 
 Moment = Annotated[datetime, BeforeValidator(utc)]

@@ -13,9 +13,9 @@ from math import ceil
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from exporter.chatapp.model import PhoneNumber
 from exporter.config.shard import WHOLE, Shard
 from exporter.metrics.catalogue import AccountView, SpaceView
+from exporter.model import PhoneNumber
 
 BLIND_INTERVALS = 3
 """After so many effective intervals without a success a space is blind, as the alert ChatAppSpaceBlind has it."""

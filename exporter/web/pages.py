@@ -13,9 +13,9 @@ import jinja2
 from pydantic import Field
 
 from exporter import __version__
-from exporter.chatapp.model import PhoneNumber
 from exporter.config.settings import format_duration
 from exporter.metrics.catalogue import SpaceView
+from exporter.model import PhoneNumber
 from exporter.web.overview import Filter, Snapshot, State, entries_of, select, utc
 
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -9,8 +9,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from exporter.chatapp.wire import decode_answer
 from exporter.metrics.instruments import Instruments
+from exporter.sources.cams.wire import decode_answer
 from exporter.state.state_file import StateFile
 from exporter.state.store import Change, Key, SpaceState
 

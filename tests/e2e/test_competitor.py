@@ -15,8 +15,8 @@ import pytest
 from hostile import HostileApi
 from real_world import RealWorld, real_world
 
-from exporter.chatapp.signing import Credentials
-from exporter.chatapp.wire import QUERY_PHONE_NUMBERS, encode_request
+from exporter.sources.cams.signing import Credentials
+from exporter.sources.cams.wire import QUERY_PHONE_NUMBERS, encode_request
 
 pytestmark = pytest.mark.slow
 

@@ -154,7 +154,7 @@ def test_a_bug_s_traceback_shows_no_secret(tmp_path: Path) -> None:
     """One in the client, where the credentials are at hand."""
     planted = tmp_path / "planted.py"
     planted.write_text(
-        "import exporter.chatapp.client as client\n"
+        "import exporter.sources.cams.client as client\n"
         "def broken(*arguments, **named): raise ZeroDivisionError('planted')\n"
         "client.encode_request = broken\n"
         "from exporter.cli import main\n"

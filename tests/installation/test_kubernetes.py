@@ -21,7 +21,7 @@ from exporter.cli import main
 from exporter.config.loading import load
 from exporter.config.problems import ConfigError
 from exporter.config.settings import Settings
-from exporter.web.app import create_app
+from exporter.web.routes import create_app
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "config" / "kubernetes"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from exporter.chatapp.client import Client
-from exporter.chatapp.wire import LIST_INSTANCES, QUERY_PHONE_NUMBERS
+from exporter.sources.cams.client import Client
+from exporter.sources.cams.wire import LIST_INSTANCES, QUERY_PHONE_NUMBERS
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"

@@ -27,9 +27,9 @@ from virtual_time import VirtualClock, run
 from exporter.clock import SystemClock
 from exporter.config.problems import ConfigError
 from exporter.web.access import Access
-from exporter.web.app import Source, create_app
 from exporter.web.logins import Logins, TooManyWaiting, matches
 from exporter.web.overview import Snapshot
+from exporter.web.routes import Source, create_app
 from exporter.web.server import bind, serving, url_of
 
 PASSWORD = "correct horse: battery"

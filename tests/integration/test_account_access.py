@@ -11,8 +11,6 @@ from virtual_time import VirtualClock, run
 from world import World, given, scenario
 
 from exporter.app import Exporter
-from exporter.chatapp.client import Client
-from exporter.chatapp.signing import Credentials
 from exporter.config.settings import Account, Settings
 from exporter.metrics.instruments import Instruments
 from exporter.polling.account import AccountPolling
@@ -20,6 +18,8 @@ from exporter.polling.budget import Budget
 from exporter.polling.plan import AccountAccess
 from exporter.polling.poller import Outcome, Poller
 from exporter.polling.schedule import Schedule
+from exporter.sources.cams.client import Client
+from exporter.sources.cams.signing import Credentials
 
 
 class TickingClock(VirtualClock):

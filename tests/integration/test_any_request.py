@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from virtual_time import run
 from world import World, scenario
 
-from exporter.web.app import create_app
+from exporter.web.routes import create_app
 
 own = ["/metrics", "/-/healthy", "/-/ready", "/-/config", "/-/reload", "/api/v1/phone-numbers", "/api/v1/spaces"]
 paths = st.sampled_from([*own, "/", "/space", "/api/v1/openapi.json", "/metrics/", "//", "/.."])

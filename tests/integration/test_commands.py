@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from exporter import __version__
-from exporter.chatapp.model import DOWN_STATUSES, RESTRICTED_STATUSES, Condition
 from exporter.config.settings import Account, Settings, Space
+from exporter.model import DOWN_STATUSES, RESTRICTED_STATUSES, Condition
 
 KEY = "access_key_id: LTAIexample, access_key_secret: example-secret"
 

@@ -9,10 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from virtual_time import run
 from world import World
 
-from exporter.chatapp.errors import ServerError
-from exporter.demo import demo_settings
 from exporter.metrics.instruments import Instruments
+from exporter.simulator.demo import demo_settings
 from exporter.simulator.fleet import load_scenario
+from exporter.source import ServerError
 
 NUMBER = {"account", "space", "phone_number"}
 CONTRACT: dict[str, tuple[str, set[str]]] = {

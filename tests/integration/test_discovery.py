@@ -18,13 +18,13 @@ from structlog.testing import capture_logs
 from virtual_time import START, VirtualClock, run
 from world import World, scenario
 
-from exporter.chatapp.model import Instance, InstancePage
 from exporter.config.settings import Account, Settings, Space
 from exporter.config.shard import Shard
-from exporter.demo import demo_settings
+from exporter.model import Instance, InstancePage
 from exporter.polling.discovery import Discovery
+from exporter.simulator.demo import demo_settings
 from exporter.simulator.fleet import Fleet
-from exporter.web.app import create_app
+from exporter.web.routes import create_app
 
 DENIED = {"answer": "NoPermission", "action": "ListInstance"}
 

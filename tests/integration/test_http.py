@@ -10,8 +10,8 @@ from starlette.types import Message
 from virtual_time import run
 from world import World, scenario
 
-from exporter.web.app import create_app
 from exporter.web.exposition import OPENMETRICS, TEXT, exposition
+from exporter.web.routes import create_app
 
 PROMETHEUS_3 = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"

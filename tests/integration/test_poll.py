@@ -18,8 +18,8 @@ from processes import free_port, program, until
 from virtual_time import run
 from world import World, scenario
 
-from exporter.demo import demo_document
 from exporter.polling.plan import Progress
+from exporter.simulator.demo import demo_document
 from exporter.simulator.scenario import Scenario
 
 EVENTS: dict[str, dict[str, Any]] = {

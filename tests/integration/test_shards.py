@@ -15,7 +15,7 @@ from world import World, busiest_second, scenario
 from exporter.config.settings import Settings
 from exporter.config.shard import Shard
 from exporter.service import Fixed, Reloader
-from exporter.web.app import create_app
+from exporter.web.routes import create_app
 
 
 class Shards:

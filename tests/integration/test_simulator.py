@@ -10,11 +10,11 @@ import pytest
 from virtual_time import VirtualClock, run
 from world import World, scenario
 
-from exporter.chatapp.signing import Credentials
-from exporter.chatapp.wire import LIST_INSTANCES, QUERY_PHONE_NUMBERS, WireRequest, encode_request
 from exporter.simulator.api import SimulatedApi, create_simulator
 from exporter.simulator.fleet import Fleet, load_scenario
 from exporter.simulator.scenario import Scenario
+from exporter.sources.cams.signing import Credentials
+from exporter.sources.cams.wire import LIST_INSTANCES, QUERY_PHONE_NUMBERS, WireRequest, encode_request
 
 KEY = Credentials("key-acme", "secret-acme")
 HOST = "127.0.0.1:1"

@@ -16,7 +16,7 @@ from virtual_time import run
 from world import World, scenario
 
 from exporter.config.shard import Shard
-from exporter.web.app import create_app
+from exporter.web.routes import create_app
 
 EVENTS: tuple[Mapping[str, Any], ...] = (
     {"at": "30s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}},

@@ -32,8 +32,8 @@ from hostile import (
 from processes import answers as answers_at
 from processes import free_port, program, until
 
-from exporter.chatapp.wire import decode_answer
 from exporter.simulator.scenario import Scenario
+from exporter.sources.cams.wire import decode_answer
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from installed import installed
 
-from exporter.chatapp.model import DOWN_STATUSES, RESTRICTED_STATUSES
 from exporter.metrics.catalogue import FAMILIES, NUMBER_FAMILIES, SPACE_FAMILIES
 from exporter.metrics.instruments import Instruments
+from exporter.model import DOWN_STATUSES, RESTRICTED_STATUSES
 from exporter.web.overview import BLIND_INTERVALS
 
 CONFIG = Path(__file__).parents[2] / "config"

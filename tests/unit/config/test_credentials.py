@@ -8,10 +8,10 @@ import pytest
 from structlog.testing import capture_logs
 from virtual_time import run
 
-from exporter.chatapp.errors import DeniedError
-from exporter.chatapp.signing import Credentials
 from exporter.config.credentials import CredentialProblem, CredentialReader
 from exporter.config.settings import Account
+from exporter.source import DeniedError
+from exporter.sources.cams.signing import Credentials
 
 ENVIRON = {
     "ALIBABA_CLOUD_ACCESS_KEY_ID": "id-of-environment",

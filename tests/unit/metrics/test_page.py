@@ -13,8 +13,6 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.chatapp.errors import Reason
-from exporter.chatapp.model import MESSAGING_LIMITS, Callback, PhoneNumber
 from exporter.config.settings import Space
 from exporter.metrics.catalogue import (
     ACCOUNT_FAMILIES,
@@ -28,8 +26,10 @@ from exporter.metrics.catalogue import (
 )
 from exporter.metrics.lines import lines as lines_of
 from exporter.metrics.page import CatalogueCollector, Page
+from exporter.model import MESSAGING_LIMITS, Callback, PhoneNumber
 from exporter.polling.discovery import Discovered
 from exporter.polling.plan import Plan
+from exporter.source import Reason
 from exporter.state.store import Change, Key, SpaceState
 
 NOW = 1_800_000_000.0

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from exporter.chatapp.model import Callback, PhoneNumber
+from exporter.model import Callback, PhoneNumber
 from exporter.state.state_file import Trouble, open_state_file
 from exporter.state.store import Change, Key, SpaceState
 

@@ -1,8 +1,8 @@
 """What is known of a space after a poll."""
 
-from exporter.chatapp.errors import Reason, ServerError, ThrottledError
-from exporter.chatapp.model import Answer, PhoneNumber
+from exporter.model import Answer, PhoneNumber
 from exporter.polling.poller import Outcome
+from exporter.source import Reason, ServerError, ThrottledError
 from exporter.state.store import Failure, Key, SpaceState, Store
 
 

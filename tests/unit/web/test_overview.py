@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from exporter.chatapp.errors import Reason
-from exporter.chatapp.model import DOWN_STATUSES, MESSAGING_LIMITS, RESTRICTED_STATUSES, PhoneNumber
 from exporter.config.settings import Space
 from exporter.metrics.catalogue import AccountView, SpaceView
+from exporter.model import DOWN_STATUSES, MESSAGING_LIMITS, RESTRICTED_STATUSES, PhoneNumber
 from exporter.polling.plan import Plan
+from exporter.source import Reason
 from exporter.state.store import Change, SpaceState
 from exporter.web.overview import Entry, Filter, Snapshot, State, entries_of, select, worst_of_spaces
 

@@ -8,10 +8,11 @@ from typing import TypeVar
 
 import httpx
 
-from exporter.chatapp.errors import DeniedError, MalformedError, RequestTimeout, TransportError, quoted
-from exporter.chatapp.model import Answer, InstancePage
-from exporter.chatapp.signing import Credentials
-from exporter.chatapp.wire import (
+from exporter.clock import Clock
+from exporter.model import Answer, InstancePage
+from exporter.source import DeniedError, MalformedError, RequestTimeout, TransportError, quoted
+from exporter.sources.cams.signing import Credentials
+from exporter.sources.cams.wire import (
     LIST_INSTANCES,
     MAX_DETAIL,
     PAGE_SIZE,
@@ -21,7 +22,6 @@ from exporter.chatapp.wire import (
     decode_instances,
     encode_request,
 )
-from exporter.clock import Clock
 
 REQUEST_TIMEOUT_SECONDS = 10.0
 """For the connection and the whole answer together; the official SDK reads as long."""

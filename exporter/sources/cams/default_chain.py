@@ -10,8 +10,8 @@ from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from exporter.chatapp.errors import DeniedError
-from exporter.chatapp.signing import Credentials, require_plain
+from exporter.source import DeniedError
+from exporter.sources.cams.signing import Credentials, require_plain
 
 if TYPE_CHECKING:
     from alibabacloud_credentials.provider import DefaultCredentialsProvider

@@ -16,7 +16,8 @@ from sys import intern
 from typing import Any
 
 from exporter import __version__
-from exporter.chatapp.errors import (
+from exporter.model import Answer, Callback, Instance, InstancePage, PhoneNumber
+from exporter.source import (
     DeniedError,
     MalformedError,
     QueryError,
@@ -25,8 +26,7 @@ from exporter.chatapp.errors import (
     ThrottledError,
     quoted,
 )
-from exporter.chatapp.model import Answer, Callback, Instance, InstancePage, PhoneNumber
-from exporter.chatapp.signing import Credentials, authorization, canonical_query
+from exporter.sources.cams.signing import Credentials, authorization, canonical_query
 
 QUERY_PHONE_NUMBERS = "QueryChatappPhoneNumbers"
 LIST_INSTANCES = "ListInstance"

@@ -13,9 +13,9 @@ from virtual_time import VirtualClock, run
 from world import given
 
 from exporter.app import http_client
-from exporter.chatapp.client import MAX_ANSWER_BYTES, Client
-from exporter.chatapp.errors import DeniedError, MalformedError, QueryError, RequestTimeout, TransportError
-from exporter.chatapp.signing import Credentials, authorization, canonical_query
+from exporter.source import DeniedError, MalformedError, QueryError, RequestTimeout, TransportError
+from exporter.sources.cams.client import MAX_ANSWER_BYTES, Client
+from exporter.sources.cams.signing import Credentials, authorization, canonical_query
 
 CAPTURES = json.loads((Path(__file__).parents[2] / "data/wire-captures.json").read_text())
 OURS = [c for c in CAPTURES["captures"] if "status" not in c["inputs"] and not c["name"].startswith("legacy")]

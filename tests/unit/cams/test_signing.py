@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from exporter.chatapp.signing import Credentials, authorization, canonical_query
+from exporter.sources.cams.signing import Credentials, authorization, canonical_query
 
 DATA = Path(__file__).parents[2] / "data"
 VECTORS = json.loads((DATA / "signature-vectors.json").read_text())["vectors"]

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.chatapp.errors import (
+from exporter.config.settings import Settings
+from exporter.model import Answer, Callback, PhoneNumber, unknown_values
+from exporter.source import (
     DeniedError,
     MalformedError,
     QueryError,
@@ -17,9 +19,7 @@ from exporter.chatapp.errors import (
     ServerError,
     ThrottledError,
 )
-from exporter.chatapp.model import Answer, Callback, PhoneNumber, unknown_values
-from exporter.chatapp.wire import decode_answer
-from exporter.config.settings import Settings
+from exporter.sources.cams.wire import decode_answer
 
 RESPONSES = {
     path.stem: json.loads(path.read_text()) for path in (Path(__file__).parents[2] / "data/responses").iterdir()

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from virtual_time import VirtualClock, run
 from world import given
 
-from exporter.chatapp.client import Client
-from exporter.chatapp.errors import DeniedError, MalformedError, QueryError
-from exporter.chatapp.model import Instance, InstancePage
-from exporter.chatapp.signing import Credentials, authorization, canonical_query
-from exporter.chatapp.wire import decode_instances
+from exporter.model import Instance, InstancePage
+from exporter.source import DeniedError, MalformedError, QueryError
+from exporter.sources.cams.client import Client
+from exporter.sources.cams.signing import Credentials, authorization, canonical_query
+from exporter.sources.cams.wire import decode_instances
 
 KEY = Credentials("key", "secret")
 CONTOSO = {

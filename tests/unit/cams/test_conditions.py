@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.chatapp.model import DOWN_STATUSES, RESTRICTED_STATUSES, STATUSES, Condition, PhoneNumber
+from exporter.model import DOWN_STATUSES, RESTRICTED_STATUSES, STATUSES, Condition, PhoneNumber
 
 
 def condition(rating: str, status: str) -> Condition:

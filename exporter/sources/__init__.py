@@ -1,0 +1,1 @@
+"""Where phone numbers come from."""
