@@ -42,7 +42,7 @@ def checked(expression: str) -> str:
 def known() -> frozenset[str]:
     """The names of all series that the exporter exposes and the rules record."""
     rows: list[tuple[str, str]] = [(row.name, row.type) for row in FAMILIES]
-    rows += [(family.name, family.type) for family in Instruments([]).registry.collect()]
+    rows += [(family.name, family.type) for family in Instruments().collect()]
     names = {f"{name}_total" if kind == "counter" else name for name, kind in rows}
     names |= {name + part for name, kind in rows if kind == "histogram" for part in _PARTS}
     groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]

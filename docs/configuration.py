@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from docs.tables import code, table
+from exporter import sources
 from exporter.cli import main
-from exporter.config.credentials import variable
-from exporter.config.settings import Settings
+from exporter.sources.cams.credentials import variable
 from exporter.web.access import WebConfig
 
 _TOP = """\
@@ -23,9 +23,9 @@ Without a file, one account called `default` is polled for its own numbers, with
 `chatapp-exporter check --config.file exporter.yml` says what is wrong with yours, all of it at once, or what polling it
 will mean; `chatapp-exporter schema` prints a JSON Schema for editors.
 
-- The file is YAML or, named `*.json`, JSON. A key that is not listed here is an error.
+- The file is YAML; JSON is read as YAML. A key that is not listed here is an error.
 - A **duration** is written as Prometheus writes it: `30s`, `5m`, `1h30m`, `1d`.
-- A file that is named here is looked for from the folder of the file that names it.
+- The name of a file is relative to the directory of the file that names it.
 - A key without a default, marked –, may be left out, unless it is **needed**.
 
 ## Configuration file
@@ -58,8 +58,8 @@ _FLAGS = """\
 """
 _PLACES = {
     "Settings": "At the top",
-    "Account": "`accounts[]`",
-    "Space": "`accounts[].spaces[]`, and each entry of a space file",
+    "CamsAccount": "`accounts[]`",
+    "CamsSpace": "`accounts[].spaces[]`, and each entry of a space file",
     "WebConfig": "At the top of the web configuration",
     "TlsServerConfig": "`tls_server_config`",
 }
@@ -68,7 +68,7 @@ _PLACES = {
 
 def configuration_page() -> str:
     """The whole page."""
-    files = "\n".join(_sections(Settings.model_json_schema()))
+    files = "\n".join(_sections(sources.Settings.model_json_schema()))
     web = "\n".join(_sections(WebConfig.model_json_schema()))
     variables = table("variable | meaning", ((_codes(name), text) for name, text in _VARIABLES.items()))
     flags = "\n".join(_commands())

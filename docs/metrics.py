@@ -1,4 +1,4 @@
-"""The page about metrics: every family of the catalogue and of the instruments, with the samples of a small example."""
+"""The page about metrics: every family of the catalogue and of the instruments, with example samples."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,22 +8,24 @@ from typing import Any
 from prometheus_client import generate_latest
 
 from docs.tables import code, table
-from exporter.config.settings import Space
+from exporter.clock import SystemClock
 from exporter.metrics.catalogue import (
     ACCOUNT_FAMILIES,
+    EXPORTER_FAMILIES,
     NUMBER_FAMILIES,
     SPACE_FAMILIES,
     AccountView,
+    ExporterView,
     Family,
+    Listing,
     Named,
     SpaceView,
 )
 from exporter.metrics.instruments import Instruments
 from exporter.metrics.lines import lines, sample_name, spell
-from exporter.model import MESSAGING_LIMITS, Answer, Callback, PhoneNumber
-from exporter.polling.discovery import Discovered
-from exporter.polling.plan import Plan
-from exporter.source import PassingError, Reason, RefusedError, ThrottledError
+from exporter.model import MESSAGING_LIMITS, Answer, Callback, PhoneNumber, Space
+from exporter.source import PermanentError, Reason, TemporaryError, ThrottledError
+from exporter.state.state_file import StateFile
 from exporter.state.store import Change, SpaceState
 
 _TOP = """\
@@ -65,14 +67,13 @@ class _Row:
 
 def metrics_page() -> str:
     """The whole page."""
-    space, account = _space(), _account()
-    own = list(_instruments())
+    space = _space()
     groups = (
         [_row(family, space.numbers) for family in NUMBER_FAMILIES],
         [_row(family, [space]) for family in SPACE_FAMILIES],
-        [_row(family, [account]) for family in ACCOUNT_FAMILIES],
-        [row for row in own if not row.name.startswith("chatapp_exporter_")],
-        [row for row in own if row.name.startswith("chatapp_exporter_")],
+        [_row(family, [_account()]) for family in ACCOUNT_FAMILIES],
+        list(_instruments()),
+        [_row(family, [_exporter()]) for family in EXPORTER_FAMILIES],
     )
     sections = [_section(title, text, rows) for (title, text), rows in zip(_GROUPS.items(), groups, strict=True)]
     return "\n".join([_TOP, *sections]) + _PROCESS + _reasons() + _limits()
@@ -113,30 +114,42 @@ def _space() -> SpaceView:
 
 
 def _account() -> AccountView:
-    found = Discovered((Space(id="29348393884000"),), up=True, last_success=1_795_600_042.7)
-    return AccountView("acme", True, Plan(1500, 300, 5), 5, 4.9, 19_200, 2_580_000, found)
+    return AccountView(
+        "acme",
+        up=True,
+        spaces=1500,
+        interval=300.0,
+        effective_interval=300.0,
+        oldest_age=310.0,
+        needed_qps=5.0,
+        limit_qps=5.0,
+        current_qps=5.0,
+        listing=Listing(up=True, last_success=1_795_600_042.7, spaces=1),
+    )
+
+
+def _exporter() -> ExporterView:
+    state_file = StateFile(Path("state.db"), SystemClock())
+    state_file.up = True
+    state_file.failures["unwritable"] += 1
+    return ExporterView(True, 1_795_599_000.3, {"spaces/emea.yml": True}, state_file)
 
 
 def _instruments() -> Iterator[_Row]:
-    """The exporter's own families, each with a sample of something that happened."""
+    """Counters and histograms, each with a sample of something that happened."""
     instruments = Instruments(["acme"])
     instruments.poll_started("acme", 0.2)
     instruments.request_ended("acme", 0.08, None)
     instruments.request_ended("acme", 0.03, ThrottledError("Throttling.User"))
     instruments.answered(Answer((PhoneNumber("15550100002", status="HIBERNATING"),)), MESSAGING_LIMITS)
-    instruments.config_loaded(1_795_599_000.3)
-    instruments.space_files({"spaces/emea.yml": True})
-    instruments.state_file_up(Path("state.db"), up=True)
-    instruments.state_file_failed(Path("state.db"), "unwritable")
-    for family in instruments.registry.collect():
-        if family.name.startswith("chatapp_"):
-            labels = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
-            name = f"{family.name}_total" if family.type == "counter" else family.name
-            yield _Row(name, family.type, tuple(labels), family.documentation, _samples(family))
+    for family in instruments.collect():
+        labels = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        yield _Row(name, family.type, tuple(labels), family.documentation, _samples(family))
 
 
 def _samples(family: Any) -> str:
-    """Of a histogram the first bucket, the count and the sum; of any other all."""
+    """Of a histogram the first bucket, the count and the sum; of any other family all samples."""
     page = generate_latest(_Registry(family)).decode().splitlines(keepends=True)
     shown = [line for line in page if not line.startswith("#")]
     return "".join(shown if family.type != "histogram" else [shown[0], *shown[-2:]])
@@ -151,8 +164,8 @@ class _Registry:
 
 
 def _reasons() -> str:
-    errors = [*PassingError.__subclasses__(), *RefusedError.__subclasses__()]
-    meanings = [(code(error.reason), str(error.__doc__).split(" `")[0]) for error in errors]
+    errors = [*TemporaryError.__subclasses__(), *PermanentError.__subclasses__()]
+    meanings = [(code(error.reason), str(error.__doc__).splitlines()[0].split(" `")[0]) for error in errors]
     text = "\n## Why a poll failed\n\nThe label `reason` of `chatapp_space_poll_failures_total`:\n\n"
     return text + table("reason | meaning", meanings)
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from click.shell_completion import CompletionItem
 
+    from exporter.config.effective import Shard
+    from exporter.config.loading import Configuration
     from exporter.config.settings import Settings
-    from exporter.config.shard import Shard
     from exporter.simulator.scenario import Scenario
 
 Result = TypeVar("Result")
@@ -30,7 +31,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _parse_shard(_: click.Context, __: click.Parameter, text: str) -> "Shard":
-    from exporter.config.shard import Shard
+    from exporter.config.effective import Shard
 
     try:
         return Shard.parse(text)
@@ -61,7 +62,7 @@ _shard = click.option(
     default="1/1",
     show_default=True,
     callback=_parse_shard,
-    help="Which of how many processes on this configuration it is: its part of the spaces and of each qps.",
+    help="Shard to run, counted from 1. Each account is polled by one shard.",
 )
 _scenario = click.option(
     "--scenario",
@@ -162,22 +163,22 @@ def serve(
 ) -> None:
     """Poll the configured spaces and serve /metrics (the default).
 
-    SIGHUP takes over a changed configuration, SIGTERM ends it.
+    SIGHUP reloads the configuration, SIGTERM stops the exporter.
     """
     _end_well_on_sigterm()
     gc.disable()  # what a start makes stays: the collector would go through all of it again and again
     from exporter.clock import SystemClock
-    from exporter.config.loading import Configuration
     from exporter.logs import configure_logs
-    from exporter.service import serve as run
+    from exporter.serve import serve as run
     from exporter.web.access import Access
 
-    configuration = Configuration(config_file, os.environ)
+    configuration = _configuration(config_file)
     settings = _valid(configuration.load, hint=config_file is None)
     access = _valid(lambda: Access(web_config_file, SystemClock())) if web_config_file else None
     configure_logs(log_level, log_format)
     listener = _bind(address)
-    _run(run(configuration, settings, os.environ, listener, access=access, lifecycle=lifecycle, shard=shard))
+    served = run(configuration, settings, os.environ, listener, access=access, lifecycle=lifecycle, shard=shard)
+    _valid(lambda: _run(served))
 
 
 @main.command(epilog=_examples("chatapp-exporter demo", "chatapp-exporter demo --web.listen-address 127.0.0.1:8080"))
@@ -207,26 +208,20 @@ def demo(scenario: Path | None, address: str, log_level: str, log_format: Any) -
 def check(config_file: Path | None, shard: "Shard") -> None:
     """Validate the configuration and print what it will mean.
 
-    For each account: how many queries a second its spaces need, how often they are polled, how old a value can get, and
-    how much a scrape will be. The API is not asked. Exit status: 0, with warnings too; 2 where the file is wrong.
+    For each account: how many queries per second its spaces need, how often they are polled, and how old a value can
+    get. The API is not queried. Exit status: 0, with warnings too; 2 if the file has errors.
     """
-    from exporter.app import with_known_spaces
-    from exporter.planning import plans, warnings
+    from exporter.config.effective import effective_settings
+    from exporter.polling.plan import plans_of, warnings
     from exporter.report import print_plan
-    from exporter.state.state_file import read_beside
 
-    settings = _load(config_file)
-    state_file = shard.of(settings).state_file
-    known = read_beside(Path(state_file), settings.endpoints) if state_file else {}
-    planned = plans(shard.of(with_known_spaces(settings, known)), known)
+    settings = effective_settings(_load(config_file), {}, shard)
     with _printing():
-        print_plan(planned)
-    for warning in warnings(planned, settings.max_age, shard):
+        print_plan(settings)
+    for warning in warnings(plans_of(settings), settings.max_age):
         click.echo(f"warning: {warning}", err=True)
-    if state_file and not Path(state_file).parent.is_dir():
-        click.echo(
-            f"warning: state_file: no folder {Path(state_file).parent}, so nothing will be kept; make it", err=True
-        )
+    if settings.state_file and not (directory := Path(settings.state_file).parent).is_dir():
+        click.echo(f"warning: state_file: no directory {directory}, so values will not be kept; create it", err=True)
 
 
 @main.command(
@@ -243,13 +238,13 @@ def check(config_file: Path | None, shard: "Shard") -> None:
     "fail_on",
     ["down", "red", "restricted", "yellow", "unknown", "never"],
     "red",
-    "Exit with 3 if a number is in this condition or a worse one.",
+    "Exit with 3 if a number is in this state or a worse one.",
 )
 def poll(config_file: Path | None, output: str, fail_on: str) -> None:
     """Poll every space once and print the numbers, the worst first.
 
     \b
-    A number's condition is the worst that is true of it:
+    A number's state is the worst that applies:
       down        BANNED, DELETED, DISCONNECTED, MIGRATED or OFFLINE
       red         its quality rating is RED
       restricted  FLAGGED, PAUSED, RATE_LIMITED or RESTRICTED
@@ -265,20 +260,19 @@ def poll(config_file: Path | None, output: str, fail_on: str) -> None:
       3    a number is as bad as --fail-on says, whatever else failed
       130  interrupted
     """
-    from exporter.app import sweep
     from exporter.logs import configure_logs
-    from exporter.model import Condition
+    from exporter.model import RANKS, State
     from exporter.report import print_json, print_numbers, progress_bar
+    from exporter.serve import poll_once
 
     settings = _load(config_file)
     configure_logs("error", "logfmt")
     with progress_bar() as watch:
-        swept, unlisted = _run(sweep(settings, os.environ, watch))
+        swept, unlisted = _valid(lambda: _run(poll_once(settings, os.environ, watch)))
     with _printing():
         (print_json if output == "json" else print_numbers)(swept, unlisted)
-    conditions = list(Condition)
-    bad = conditions[: conditions.index(Condition(fail_on)) + 1] if fail_on != "never" else []
-    if any(number.condition in bad for view, _ in swept for number in view.phone_numbers):
+    worst_allowed = RANKS[State(fail_on)] if fail_on != "never" else -1
+    if any(RANKS[number.state] <= worst_allowed for view, _ in swept for number in view.phone_numbers):
         sys.exit(3)
     sys.exit(1 if unlisted or any(error for _, error in swept) else 0)
 
@@ -311,7 +305,7 @@ def schema() -> None:
     """Print the configuration's JSON Schema, for editors."""
     import json
 
-    from exporter.config.settings import Settings
+    from exporter.sources import Settings
 
     _say(json.dumps(Settings.model_json_schema(), indent=2))
 
@@ -333,10 +327,15 @@ def completion(shell: str) -> None:
     _say(complete(main, {}, "chatapp-exporter", "_CHATAPP_EXPORTER_COMPLETE").source())
 
 
-def _load(config_file: Path | None) -> "Settings":
-    from exporter.config.loading import load
+def _configuration(config_file: Path | None) -> "Configuration":
+    from exporter.config.loading import Configuration
+    from exporter.sources import Settings
 
-    return _valid(lambda: load(config_file, os.environ), hint=config_file is None)
+    return Configuration(config_file, os.environ, Settings)
+
+
+def _load(config_file: Path | None) -> "Settings":
+    return _valid(_configuration(config_file).load, hint=config_file is None)
 
 
 def _load_scenario(path: Path | None) -> "Scenario":
@@ -346,7 +345,7 @@ def _load_scenario(path: Path | None) -> "Scenario":
 
 
 def _valid(make: Callable[[], Result], *, hint: bool = False) -> Result:
-    """What `make` gives; where a file is wrong, the end."""
+    """What `make` gives; if a file has errors, they are printed and the program ends."""
     from exporter.config.problems import ConfigError
 
     try:
@@ -354,7 +353,7 @@ def _valid(make: Callable[[], Result], *, hint: bool = False) -> Result:
     except ConfigError as error:
         found = len(error.problems)
         click.echo(
-            f"{error}\n{found} problem{'s' if found > 1 else ''} found, nothing was started; mend that and try again",
+            f"{error}\n{found} problem{'s' if found > 1 else ''} found, nothing was started; fix that and try again",
             err=True,
         )
         if hint:

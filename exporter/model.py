@@ -1,4 +1,4 @@
-"""Phone numbers as the API reports them. Knows the values that the documentation lists; refuses no other.
+"""Spaces, phone numbers and their states. Knows the values that the API documents; accepts any other.
 
 Sources: the operation's page (QueryChatappPhoneNumbers, 2020-06-06), Alibaba's "Phone number management" page, and
 Meta's phone number reference for NA and TIER_2K. New values appear without notice.
@@ -6,7 +6,7 @@ Meta's phone number reference for NA and TIER_2K. New values appear without noti
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 QUALITY_RATINGS = ("GREEN", "YELLOW", "RED", "UNKNOWN")
@@ -46,15 +46,39 @@ class Callback(StrEnum):
     BOTH = "both"
 
 
-class Condition(StrEnum):
-    """How a number is, in one word for people; the worst first."""
+class State(StrEnum):
+    """The state of a phone number or space in one word, worst first.
+
+    A number is down, red, restricted, yellow, unknown or green; the others are states of a space.
+    """
 
     DOWN = "down"
     RED = "red"
+    BLIND = "blind"
     RESTRICTED = "restricted"
     YELLOW = "yellow"
     UNKNOWN = "unknown"
+    EMPTY = "empty"
+    WAITING = "waiting"
     GREEN = "green"
+
+
+RANKS: Mapping[State, int] = {state: rank for rank, state in enumerate(State)}
+"""0 for the worst state."""
+PHONE_NUMBER_STATES = tuple(state for state in State if state not in (State.BLIND, State.EMPTY, State.WAITING))
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """A customer space, as the configuration or a listing names it. A source may add fields of its own."""
+
+    id: str
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+OWN_NUMBERS = Space("own")
+"""Stands for an account's own numbers where no customer space is polled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +98,18 @@ class PhoneNumber:
     status_callback: Callback = Callback.NONE
 
     @property
-    def condition(self) -> Condition:
-        """The worst that is true of it; a rating or a status that is not known yet is no good one."""
+    def state(self) -> State:
+        """The worst state that applies. Without a known rating and status it is unknown, never green."""
         if self.status in DOWN_STATUSES:
-            return Condition.DOWN
+            return State.DOWN
         if self.quality_rating == "RED":
-            return Condition.RED
+            return State.RED
         if self.status in RESTRICTED_STATUSES:
-            return Condition.RESTRICTED
+            return State.RESTRICTED
         if self.quality_rating == "YELLOW":
-            return Condition.YELLOW
-        healthy = (self.quality_rating, self.status) == ("GREEN", "CONNECTED")
-        return Condition.GREEN if healthy else Condition.UNKNOWN
-
-    @property
-    def is_healthy(self) -> bool:
-        return self.condition is Condition.GREEN
+            return State.YELLOW
+        green = (self.quality_rating, self.status) == ("GREEN", "CONNECTED")
+        return State.GREEN if green else State.UNKNOWN
 
 
 WATCHED_FIELDS = ("quality_rating", "messaging_limit_tier", "status")
@@ -102,27 +122,6 @@ class Answer:
 
     phone_numbers: tuple[PhoneNumber, ...]
     unnamed: int = 0
-
-    @property
-    def is_healthy(self) -> bool:
-        return all(number.is_healthy for number in self.phone_numbers)
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """A customer space as ListInstance names it; without a `space_id` it is none that has WhatsApp."""
-
-    id: str
-    space_id: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class InstancePage:
-    """One page of a listing, and how many instances all pages together have."""
-
-    instances: tuple[Instance, ...]
-    total: int
 
 
 def unknown_values(number: PhoneNumber, limits: Mapping[str, float]) -> Iterator[tuple[str, str]]:

@@ -10,15 +10,14 @@ from dataclasses import asdict
 
 from rich import progress as bars
 from rich.console import Console
-from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from exporter.config.settings import format_duration
+from exporter.config.fields import format_duration
+from exporter.config.settings import Settings
 from exporter.metrics.catalogue import SpaceView
-from exporter.model import Condition, PhoneNumber
-from exporter.planning import AccountPlan
-from exporter.polling.plan import Progress
+from exporter.model import PHONE_NUMBER_STATES, RANKS, PhoneNumber, State
+from exporter.polling.plan import Plan, Progress
 from exporter.source import QueryError, Reason, quoted
 
 Swept = Sequence[tuple[SpaceView, QueryError | None]]
@@ -27,14 +26,13 @@ Unlisted = Mapping[str, QueryError]
 """The accounts whose spaces could not be listed, and why."""
 
 _STYLES = {
-    Condition.DOWN: "bold red",
-    Condition.RED: "red",
-    Condition.RESTRICTED: "bold yellow",
-    Condition.YELLOW: "yellow",
-    Condition.UNKNOWN: "cyan",
-    Condition.GREEN: "green",
+    State.DOWN: "bold red",
+    State.RED: "red",
+    State.RESTRICTED: "bold yellow",
+    State.YELLOW: "yellow",
+    State.UNKNOWN: "cyan",
+    State.GREEN: "green",
 }
-_BADNESS = {condition: rank for rank, condition in enumerate(Condition)}
 _NEXT_STEPS = {
     Reason.THROTTLED: "lower qps, or poll while less uses the account",
     Reason.TIMEOUT: "try again, and check the way to the endpoint (firewall, proxy)",
@@ -49,37 +47,31 @@ _WIDEST = 1000
 _LONGEST_VALUE = 80
 
 
-def print_plan(plans: Sequence[AccountPlan]) -> None:
-    """One row an account: what is asked of its budget, how old values can get, and how large a scrape will be."""
+def print_plan(settings: Settings) -> None:
+    """One row per account: what its budget must do, and how old values can get."""
     table = _table(
         "account",
-        "endpoint",
         "spaces",
         "queries/s needed",
         "allowed",
         "polled every",
         "configured",
         "oldest value",
-        "series",
-        "scrape",
+        "values from",
     )
-    for one in plans:
-        account, plan, about = one.account, one.plan, "" if one.measured else "~"
+    for account in settings.accounts:
+        plan = Plan.of(account)
         table.add_row(
             account.name,
-            account.endpoint,
             "own numbers" if account.polls_own_numbers else f"{plan.spaces}{' and more' if account.discover else ''}",
             f"{plan.needed_qps:.3g}",
             f"{plan.qps:g}",
             format_duration(plan.effective_interval),
             format_duration(plan.interval),
             format_duration(plan.oldest_age),
-            f"{about}{one.series}",
-            f"{about}{decimal(one.bytes)}",
+            account.identity,
         )
     _print(table)
-    if not all(one.measured for one in plans):
-        print("~ estimated: the state file, where there is one, does not know all spaces yet")
 
 
 @contextmanager
@@ -104,8 +96,8 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
 def print_numbers(swept: Swept, unlisted: Unlisted) -> None:
     """A table of all numbers, the worst first, a line for everything that failed, and one that sums up."""
     numbers = [(view, number) for view, _ in swept for number in view.phone_numbers]
-    numbers.sort(key=lambda shown: _BADNESS[shown[1].condition])
-    table = _table("condition", "phone number", "verified name", "rating", "status", "tier", "account", "space", "name")
+    numbers.sort(key=lambda shown: RANKS[shown[1].state])
+    table = _table("state", "phone number", "verified name", "rating", "status", "tier", "account", "space", "name")
     for view, number in numbers:
         table.add_row(*_cells(view, number))
     if numbers:
@@ -113,7 +105,7 @@ def print_numbers(swept: Swept, unlisted: Unlisted) -> None:
     print(end="", flush=True)  # before what stands on the other stream
     for line in _failures(swept, unlisted):
         print(f"error: {line}", file=sys.stderr)
-    print(_summary([number.condition for _, number in numbers], swept, unlisted))
+    print(_summary([number.state for _, number in numbers], swept, unlisted))
 
 
 def print_json(swept: Swept, unlisted: Unlisted) -> None:
@@ -124,7 +116,7 @@ def print_json(swept: Swept, unlisted: Unlisted) -> None:
             "account": account,
             "space": space,
             "error": {"reason": error.reason, "code": error.code, "detail": error.detail} if error else None,
-            "phone_numbers": [{**asdict(number), "condition": number.condition} for number in numbers],
+            "phone_numbers": [{**asdict(number), "state": number.state} for number in numbers],
         }
         for account, space, error, numbers in (*entries, *((name, None, why, ()) for name, why in unlisted.items()))
     ]
@@ -132,7 +124,7 @@ def print_json(swept: Swept, unlisted: Unlisted) -> None:
 
 
 def _cells(view: SpaceView, number: PhoneNumber) -> Iterator[Text]:
-    yield Text(number.condition, _STYLES[number.condition])
+    yield Text(number.state, _STYLES[number.state])
     of_number = number.phone_number, number.verified_name, number.quality_rating, number.status
     for value in (*of_number, number.messaging_limit_tier, view.account, view.space.id, view.space.name):
         # others wrote it: no markup, and nothing that would do something to a terminal
@@ -157,12 +149,12 @@ def _why(reason: Reason, text: str) -> str:
     return f"{reason}: {text.removeprefix(f'{reason}: ').rstrip('.')}; {_NEXT_STEPS[reason]}"
 
 
-def _summary(conditions: Sequence[Condition], swept: Swept, unlisted: Unlisted) -> str:
-    count = Counter(conditions)
-    found = ", ".join(f"{count[condition]} {condition}" for condition in Condition)
+def _summary(states: Sequence[State], swept: Swept, unlisted: Unlisted) -> str:
+    count = Counter(states)
+    found = ", ".join(f"{count[state]} {state}" for state in PHONE_NUMBER_STATES)
     failed = sum(error is not None for _, error in swept)
     lists = f"; accounts whose spaces are not listed: {len(unlisted)}" if unlisted else ""
-    return f"numbers: {len(conditions)} ({found}); spaces: {len(swept)} ({failed} failed){lists}"
+    return f"numbers: {len(states)} ({found}); spaces: {len(swept)} ({failed} failed){lists}"
 
 
 def _left(progress: Progress) -> str:

@@ -2,20 +2,19 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page, Request, Response
 
-from exporter.config.settings import Space
 from exporter.metrics.catalogue import AccountView, SpaceView
 from exporter.model import MESSAGING_LIMITS, PhoneNumber
-from exporter.polling.plan import Plan
+from exporter.runtime.view import Snapshot, View
 from exporter.source import Reason
+from exporter.sources.cams.settings import CamsSpace
 from exporter.state.store import Change, Changes, Failure, SpaceState
-from exporter.web.overview import Snapshot
 from exporter.web.routes import create_app
 from exporter.web.server import bind, serving, url_of
 
@@ -30,7 +29,7 @@ def number(phone_number: str, verified_name: str, quality_rating: str = "GREEN",
 
 
 def space(
-    id: str,  # noqa: A002  # as Space has it
+    id: str,  # noqa: A002  # as CamsSpace has it
     *numbers: PhoneNumber,
     name: str = "",
     account: str = "acme",
@@ -51,7 +50,7 @@ def space(
         next_slot=NOW + 4 * MINUTE,
     )
     fresh = seen is not None and seen < HOUR
-    return SpaceView(account, Space(id=id, name=name, labels=dict(labels or {})), state, fresh, MESSAGING_LIMITS)
+    return SpaceView(account, CamsSpace(id=id, name=name, labels=dict(labels or {})), state, fresh, MESSAGING_LIMITS)
 
 
 def failure(detail: str = "The resource does not belong to the current user.", *, since: float = 2 * HOUR) -> Failure:
@@ -61,9 +60,21 @@ def failure(detail: str = "The resource does not belong to the current user.", *
 
 def fleet(*spaces: SpaceView, refused: str = "") -> Snapshot:
     """These spaces and their accounts, the one named `refused` in trouble."""
-    plan = Plan(spaces=len(spaces), interval=5 * MINUTE, qps=5.0)
     names = dict.fromkeys(one.account for one in spaces)
-    accounts = [AccountView(name, name != refused, plan, 2.5, 0.25, series=1, bytes=1) for name in names]
+    accounts = [
+        AccountView(
+            name,
+            up=name != refused,
+            spaces=len(spaces),
+            interval=5 * MINUTE,
+            effective_interval=max(5 * MINUTE, len(spaces) / 5.0),
+            oldest_age=5 * MINUTE + 10,
+            needed_qps=len(spaces) / (5 * MINUTE),
+            limit_qps=5.0,
+            current_qps=2.5,
+        )
+        for name in names
+    ]
     return Snapshot(NOW, spaces, accounts)
 
 
@@ -91,8 +102,8 @@ FLEET = fleet(
 
 
 @dataclass
-class Site:
-    """The pages of the `fleet`, whichever is set, at the address `url`. A `Source` as far as the pages ask for one."""
+class Site(View):
+    """The pages of the `fleet`, whichever is set, at the address `url`."""
 
     url: str = ""
     fleet: Snapshot = field(default_factory=fleet)
@@ -100,14 +111,14 @@ class Site:
     def snapshot(self) -> Snapshot:
         return self.fleet
 
-    def accounts(self) -> Sequence[AccountView]:
-        return self.fleet.accounts
+    def accounts(self) -> list[AccountView]:
+        return list(self.fleet.accounts)
 
     def expire(self) -> Iterator[None]:
         return iter(())
 
-    def exposition(self, **_: object) -> Sequence[bytes]:
-        return []
+    def exposition(self, **_: object) -> Iterator[bytes]:
+        return iter(())
 
     def unpolled(self) -> int:
         return 0

@@ -8,6 +8,7 @@ begin at 0, so that timestamps in samples are those of promtool's world.
 import asyncio
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,12 +18,14 @@ import yaml
 from installed import installed
 from pydantic import Field
 from virtual_time import START, VirtualClock, run
-from world import World, scenario
+from world import Exporter, World, scenario
 
-from exporter.app import Exporter
-from exporter.config.settings import Duration, Strict
-from exporter.config.shard import Shard
+from exporter.config.effective import Shard
+from exporter.config.fields import Duration, Strict
+from exporter.config.problems import ConfigError, Problem
+from exporter.config.settings import Settings
 from exporter.config.validation import load_document
+from exporter.runtime.reload import Fixed
 from exporter.simulator.demo import demo_settings
 from exporter.simulator.scenario import Moment
 
@@ -33,8 +36,10 @@ MINUTE = 60
 Series = dict[str, list[str]]
 """Values by series, in promtool's notation, one a minute."""
 
+_NAMES = ("acme", "globex", "umbrella")
+"""Of three shards, each polls one of these."""
 _ACCOUNT: Mapping[str, Any] = {"spaces": "3", "qps": "5", "poll_interval": "5m", "latency": "100ms"}
-_IDENTITY = "alertname, shard, account, space, phone_number, field, value"
+_IDENTITY = "alertname, account, space, phone_number, field, value"
 FIRING = f'group by ({_IDENTITY}) (ALERTS{{alertstate="firing"}})'
 """What fires, by what makes it one alert and not another."""
 
@@ -55,10 +60,11 @@ class Outage(Strict):
 
 
 class Reload(Strict):
-    """A new configuration: the old one again, or a `bad` one."""
+    """A reload of the same configuration, which is `bad` for a while, perhaps because of these `broken` space files."""
 
     at: Moment
     bad: bool = False
+    broken: list[str] = Field([])
 
 
 class Competitor(Strict):
@@ -73,7 +79,8 @@ class Firing(Strict):
     """An alert that must be firing in a span of time, and nowhere else.
 
     `since` and `until` are what a person would expect if polls, scrapes and rules took no time; each may come up to
-    `slack` later. Without it that is one poll interval, one scrape and one evaluation.
+    `slack` later. Without it that is one poll interval, one scrape and one evaluation. Spaces and numbers are those of
+    the account in `labels`, or of the first. With a `description`, the complete alert is compared, also its `instance`.
     """
 
     alert: str
@@ -84,14 +91,17 @@ class Firing(Strict):
     until: Moment = Field(alias="to")
     slack: Duration | None = None
     description: str | None = None
+    instance: str | None = None
 
 
 class Incident(Strict):
-    """A script; times count from the exporter's first start. Events are those of a scenario, without their account.
-    Where it is to `discover`, no space is configured."""
+    """A script; times count from the exporter's first start. Events are those of a scenario, of the first account where
+    they name none. There are so many `accounts`, each with the settings of `account`. Where it is to `discover`, no
+    space is configured."""
 
     incident: str
     lasts: Duration
+    accounts: int = 1
     account: dict[str, str] = Field({})
     discover: bool = False
     events: list[dict[str, Any]] = Field([])
@@ -146,12 +156,13 @@ def record(incident: Incident) -> tuple[World, Series]:
 
 
 async def _play(incident: Incident, state: Path) -> tuple[World, Series]:
-    fleet = scenario(events=tuple(incident.events), **{**_ACCOUNT, **incident.account})
-    (polled,) = demo_settings(fleet, "http://127.0.0.1:1").accounts
-    discovering = polled.model_copy(update={"discover": True, "spaces": None})
+    accounts = _NAMES[: incident.accounts]
+    fleet = scenario(accounts=accounts, events=tuple(incident.events), **{**_ACCOUNT, **incident.account})
+    polled = demo_settings(fleet, "http://127.0.0.1:1").accounts
+    discovering = [account.model_copy(update={"discover": True, "spaces": None}) for account in polled]
     world = World(
         fleet,
-        accounts=[discovering if incident.discover else polled],
+        accounts=discovering if incident.discover else polled,
         clock=VirtualClock(offset=-START),
         state_file=str(state) if incident.state_file else None,
     )
@@ -188,6 +199,7 @@ async def _start_or_stop(
         before = incident.outages_before(shard, now)
         running[shard] = world.fresh_exporter(before[-1].spaces if before else None, shard)
         await running[shard].start()
+        await asyncio.sleep(0.13 if incident.shards > 1 else 0)  # processes do not start at the same moment
 
 
 def _damage(file: Path) -> None:
@@ -195,9 +207,22 @@ def _damage(file: Path) -> None:
 
 
 async def _reload(world: World, exporter: Exporter, reload: Reload) -> None:
-    if not reload.bad:
-        await exporter.reconfigure(world.settings)
-    exporter.tell_of_configuration(good=not reload.bad)
+    with suppress(ConfigError):
+        await exporter.reloader(_Reloaded(world.settings, reload)).reload()
+
+
+class _Reloaded(Fixed):
+    def __init__(self, settings: Settings, reload: Reload) -> None:
+        super().__init__(settings)
+        self._reload = reload
+
+    def load(self) -> Settings:
+        if self._reload.bad:
+            raise ConfigError([Problem(file, (), "is broken") for file in self._reload.broken])
+        return super().load()
+
+    def space_files(self) -> Mapping[str, bool]:
+        return dict.fromkeys(self._reload.broken, False)
 
 
 async def _compete(world: World, competitor: Competitor | None) -> None:
@@ -287,8 +312,9 @@ def _labels(firing: Firing, world: World) -> Iterator[dict[str, str]]:
     if not firing.spaces:
         yield own
     for position in firing.spaces:
-        space = world.api.fleet.spaces["acme"][position - 1]
-        labels = {**own, "account": "acme", "space": space.id}
+        account = firing.labels.get("account", _NAMES[0])
+        space = world.api.fleet.spaces[account][position - 1]
+        labels = {**own, "account": account, "space": space.id}
         for number in firing.numbers:
             yield {**labels, "phone_number": str(space.numbers[number - 1]["PhoneNumber"])}
         if not firing.numbers:
@@ -315,6 +341,8 @@ def _described(firing: Firing, world: World, rules: Path) -> dict[str, Any]:
     rule = next(rule for group in groups for rule in group["rules"] if rule.get("alert") == firing.alert)
     labels = next(_labels(firing, world))
     del labels["alertname"]
+    if firing.instance:
+        labels["instance"] = firing.instance
     return {
         "eval_time": f"{int((firing.since + firing.until) / 2 // MINUTE)}m",
         "alertname": firing.alert,

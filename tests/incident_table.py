@@ -7,7 +7,7 @@ from pathlib import Path
 
 from incident import FIRING, INCIDENTS, MINUTE, Span, expected, judge, load, promtool_test, record
 
-from exporter.config.settings import format_duration
+from exporter.config.fields import format_duration
 from exporter.logs import configure_logs
 
 _FAILED = re.compile(r"time: (?P<time>\S+),\n\s+exp: .*\n\s+got: (?P<got>.*)")
@@ -37,7 +37,7 @@ def rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _words(labels: Mapping[str, str]) -> str:
-    subject = ("space", "phone_number") if "space" in labels else ("shard", "account", "field", "value")
+    subject = ("space", "phone_number") if "space" in labels else ("account", "field", "value")
     return " ".join(labels[name] for name in ("alertname", *subject) if name in labels)
 
 

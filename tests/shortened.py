@@ -2,7 +2,7 @@
 
 import re
 
-from exporter.config.settings import parse_duration
+from exporter.config.fields import parse_duration
 
 _UNITS = {"w": 604_800, "d": 86_400}
 _DURATION = r"\d+[smhdw]"

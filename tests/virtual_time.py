@@ -43,6 +43,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.elapsed
 
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        """A timer in the future is at least two resolutions ahead: nearer ones would fire without any time passing."""
+        if when > self.time():
+            when = max(when, self.time() + 2 * self._clock_resolution)
+        return super().call_at(when, callback, *args, context=context)
+
     def run_in_executor(self, _: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
         """At once and here: in a thread it would take as much virtual time as the timers meanwhile allow."""
         done: asyncio.Future[T] = self.create_future()

@@ -2,42 +2,109 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import httpx
 from starlette.responses import Response
 from virtual_time import VirtualClock
 
-from exporter.app import Exporter
 from exporter.clock import Clock
+from exporter.config.effective import UNSHARDED, Shard
 from exporter.config.settings import Settings
-from exporter.config.shard import WHOLE, Shard
+from exporter.polling.plan import Progress
+from exporter.runtime.reload import Loader, Reloader
+from exporter.runtime.service import Change, Service
+from exporter.runtime.sweep import Swept, sweep
+from exporter.runtime.view import ReloadState, View
 from exporter.simulator.api import SimulatedApi, create_simulator
 from exporter.simulator.demo import demo_settings
 from exporter.simulator.scenario import Scenario
+from exporter.source import SourceContext
 from exporter.sources.cams.signing import Credentials
 from exporter.sources.cams.wire import LIST_INSTANCES, QUERY_PHONE_NUMBERS, encode_request
 
+Result = TypeVar("Result")
 
-def scenario(spaces: int = 1, *, events: tuple[Mapping[str, Any], ...] = (), **account: Any) -> Scenario:
-    """A scenario with one account `acme`, without latency unless its settings say so."""
+
+def scenario(
+    spaces: int = 1,
+    *,
+    accounts: Sequence[str] = ("acme",),
+    events: tuple[Mapping[str, Any], ...] = (),
+    **account: Any,
+) -> Scenario:
+    """A scenario with one account `acme`, or these, without latency unless their settings say so."""
     document = {
         "latency": account.pop("latency", "0s"),
         "accounts": [
             {
-                "name": "acme",
-                "access_key_id": "key-acme",
-                "access_key_secret": "secret-acme",
+                "name": name,
+                "access_key_id": f"key-{name}",
+                "access_key_secret": f"secret-{name}",
                 "spaces": spaces,
                 **account,
             }
+            for name in accounts
         ],
         "events": [{"account": "acme", **event} for event in events],
     }
     return Scenario.model_validate(document)
+
+
+def at_once(work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of what waits for nothing on a virtual loop, where threads run at once."""
+    try:
+        work.send(None)
+    except StopIteration as ended:
+        result: Result = ended.value
+        return result
+    raise RuntimeError("it waits for something")
+
+
+class Exporter:
+    """A process: the service of some settings, prepared and committed but not started, and what can be seen of it."""
+
+    def __init__(self, settings: Settings, context: SourceContext, shard: Shard = UNSHARDED) -> None:
+        self.service = Service(context, random=Random(1), shard=shard)
+        self.reloads = ReloadState(context.clock.now())
+        self.view = View(self.service, self.reloads, context.clock)
+        self._clock = context.clock
+        self._waiting: list[Change] | None = []
+        self._commit(settings)
+
+    async def start(self, *, may_follow_another: bool = False) -> None:
+        waiting, self._waiting = self._waiting or [], None
+        for change in waiting:
+            await self.service.retire(change, rest=may_follow_another)
+
+    async def reconfigure(self, settings: Settings) -> None:
+        if self._waiting is None:
+            await self.service.apply(settings)
+        else:
+            self._commit(settings)
+
+    def _commit(self, settings: Settings) -> None:
+        change = at_once(self.service.prepare(settings))
+        self.service.commit(change)
+        self.service.recorder.sync_state_file(change.unsaved)
+        self._waiting = [*(self._waiting or []), change]
+
+    def reloader(self, loader: Loader) -> Reloader:
+        return Reloader(loader, self.service, self.reloads, self._clock)
+
+    async def sweep(self, watch: Callable[[Progress], None] = lambda _: None) -> Swept:
+        return await sweep(self.service, watch)
+
+    async def stop(self) -> None:
+        await self.service.stop()
+
+    def exposition(self, *, openmetrics: bool = False, names: Collection[str] = ()) -> list[bytes]:
+        for _ in self.view.expire():
+            pass
+        return list(self.view.exposition(openmetrics=openmetrics, names=names))
 
 
 class World:
@@ -59,12 +126,12 @@ class World:
         self._simulator = create_simulator(self.api)
         self.exporter = self.fresh_exporter()
 
-    def fresh_exporter(self, spaces: int | None = None, shard: Shard = WHOLE) -> Exporter:
+    def fresh_exporter(self, spaces: int | None = None, shard: Shard = UNSHARDED) -> Exporter:
         """Another process on the same API, with nothing in its memory; it polls only the first so many `spaces`."""
         first = self.settings.accounts[0]
         accounts = [first.model_copy(update={"spaces": (first.spaces or [])[:spaces]}), *self.settings.accounts[1:]]
         settings = self.settings.model_copy(update={"accounts": accounts}) if spaces else self.settings
-        return Exporter(settings, {}, self.clock, http=self._client, random=Random(1), shard=shard)
+        return Exporter(settings, SourceContext({}, self.clock, self._client), shard)
 
     def space_id(self, number: int) -> str:
         """The id of a space of the first account, counted from 1."""
@@ -126,10 +193,14 @@ def busiest_second(arrivals: Sequence[float]) -> int:
     return max(bisect_left(arrivals, at + 1 - 1e-6) - index for index, at in enumerate(arrivals))
 
 
-def given(credentials: Credentials) -> Callable[[], Awaitable[Credentials]]:
-    """Credentials as a client asks for them."""
+class Given:
+    """These credentials."""
 
-    async def current() -> Credentials:
-        return credentials
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
 
-    return current
+    async def current(self) -> Credentials:
+        return self._credentials
+
+    def changed(self) -> bool:
+        return False

@@ -1,116 +1,97 @@
-"""YAML and JSON files as documents, and the lines on which their parts stand. Knows no schema.
+"""Reads YAML, and JSON as a part of it. Knows the line of each value, and no schema.
 
-All scalars but null are read as text, as they are written, and the schema decides their type: an id of digits stays an
-id, and `no` stays `no`.
+Every scalar but null is text, as it is written, and the schema decides its type: an id of digits stays an id, and `no`
+stays `no`.
 """
 
 import json
 import re
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from exporter.config.problems import ConfigError, Place, Problem, is_like_a_key
+from exporter.config.problems import ConfigError, Place, Problem
 
 _SURROGATES = re.compile(r"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
+_MAX_LEVELS = 10_000
+"""PyYAML's parser in C ends the process somewhere above 20,000 levels; at some hundreds it raises RecursionError."""
+
 
 def read_document(path: Path) -> Any:
-    """The document in a JSON file, by the suffix .json, or a YAML file; every scalar as text.
+    """The document in a file.
 
     Raises:
-        ConfigError: it cannot be read, is no JSON or YAML, or says one key twice.
+        ConfigError: the file cannot be read, is not YAML, or has a duplicate key.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        return _from_json(text) if path.suffix == ".json" else _from_yaml(text)
+        return yaml.load(_read_text(path), _TextLoader)  # noqa: S506  # safer than safe_load: it makes text only
     except OSError as error:
         raise ConfigError([Problem(str(path), (), f"expected a readable file, found: {error.strerror}")]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([Problem(str(path), (), "expected UTF-8 text, found other bytes")]) from error
-    except json.JSONDecodeError as error:
-        found = f"something else (column {error.colno}: {error.msg})"
-        raise ConfigError([Problem(str(path), (), f"expected JSON, found {found}", error.lineno)]) from error
     except yaml.YAMLError as error:
         raise ConfigError([_yaml_problem(path, error)]) from error
     except RecursionError as error:
         raise ConfigError([Problem(str(path), (), "expected a few levels, found hundreds")]) from error
 
 
-def _from_yaml(text: str) -> Any:
-    return yaml.load(_joined(text), _TextLoader)  # noqa: S506  # safer than safe_load: it makes text only
-
-
-def _joined(text: str) -> str:
-    # JSON may spell one character as two escapes, which YAML does not know
+def _read_text(path: Path) -> str:
+    text = path.read_text(encoding="utf-8-sig")
+    brackets = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[{\]}]", text))
+    if max(accumulate(brackets), default=0) > _MAX_LEVELS or any(mark * _MAX_LEVELS in text for mark in ("- ", "? ")):
+        raise RecursionError
+    # JSON may write one character as two escapes, which YAML does not know
     return _SURROGATES.sub(lambda pair: json.loads(f'"{pair[0]}"'), text)
 
 
-def _from_json(text: str) -> Any:
-    try:
-        read = json.loads(text, object_pairs_hook=_mapping, parse_int=str, parse_float=str, parse_constant=str)
-        json.dumps(read, ensure_ascii=False).encode()
-    except (_KeyTwiceError, UnicodeEncodeError):  # half a character is no text
-        return _from_yaml(text)  # refuses both too, and knows the line
-    return _as_text(read)
-
-
-class _KeyTwiceError(Exception):
-    pass
-
-
-def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    mapping = {key: _as_text(value) for key, value in pairs}
-    if len(mapping) < len(pairs):
-        raise _KeyTwiceError
-    return mapping
-
-
-def _as_text(read: Any) -> Any:
-    """The booleans, which no hook of the reader sees, as they are written."""
-    if isinstance(read, list):
-        return [_as_text(entry) for entry in read]
-    return str(read).lower() if isinstance(read, bool) else read
-
-
 class _TextLoader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]  # the C one where it is built
-    """Every scalar but null is text, and a key that stands twice is an error: the first would be lost in silence."""
+    """Every scalar but null is text. A duplicate key is an error, for the first value would be lost."""
 
     def construct_scalar(self, node: yaml.ScalarNode) -> Any:
-        # a file written by a program says `null` for what is left out; `""` and `"null"` are text
+        # a file written by a program has `null` for what is left out; `""` and `"null"` are text
         return None if node.value == "null" and not node.style else super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
         seen = set()
         for key, _ in node.value:
-            if key.value.__hash__ and key.value in seen:
-                problem = f"every key once, found {_shown(key.value)} twice"
+            if str(key.value) in seen:
+                problem = f"duplicate key {_cut(str(key.value))}"
                 raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep=deep)
 
 
+def _cut(key: str) -> str:
+    """The key without what may be a secret: a missing space after a colon makes the value a part of the key."""
+    return re.split("[:=]", key)[0]
+
+
 def _yaml_problem(path: Path, error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None)
-    text = getattr(error, "problem", None) or getattr(error, "reason", None) or "it is none"
-    # what YAML's author quotes, such as an unknown alias, may be a secret that starts with an asterisk
+    text = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
+    # PyYAML quotes the text at fault, such as an unknown alias, which may be a secret that starts with an asterisk
     text = re.sub(r" '\w[^']+'", "", text.removeprefix("but "))
-    expected = text if text.startswith("every key once") else f"YAML, but {text}"
-    return Problem(str(path), (), f"expected {expected}", mark.line + 1 if mark else None)
+    expected = text if text.startswith("duplicate key") else f"expected YAML, but {text}"
+    return Problem(str(path), (), expected, mark.line + 1 if mark else None)
 
 
 class Lines:
-    """A file that was read, to say on which line something stands; looked at only when something is wrong."""
+    """The lines of a file that was read; it is parsed again only when there is an error to report."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def problem(self, place: Place, text: str) -> Problem:
-        return Problem(str(self._path), place, text, self.line(place))
+        """An error at this place, with its line."""
+        shown = tuple(_cut(step) if isinstance(step, str) else step for step in place)
+        return Problem(str(self._path), shown, text, self.line(place))
 
     def line(self, place: Place) -> int | None:
+        """The line of the last part of the place that the file has."""
         node, line = self._root, None
         for step in place:
             node, line = _child(node, step, line)
@@ -119,9 +100,9 @@ class Lines:
     @cached_property
     def _root(self) -> yaml.Node | None:
         try:
-            return yaml.compose(_joined(self._path.read_text(encoding="utf-8-sig")), _TextLoader)
+            return yaml.compose(_read_text(self._path), _TextLoader)
         except (OSError, ValueError, yaml.YAMLError, RecursionError):
-            return None  # it changed after it was read, or is JSON that is no YAML
+            return None  # it changed after it was read
 
 
 def _child(node: yaml.Node | None, step: str | int, line: int | None) -> tuple[yaml.Node | None, int | None]:
@@ -132,8 +113,3 @@ def _child(node: yaml.Node | None, step: str | int, line: int | None) -> tuple[y
             if key.value == step:
                 return value, key.start_mark.line + 1
     return None, line
-
-
-def _shown(key: object) -> str:
-    """A key by its name, unless a colon without a space after it made a secret a part of the key."""
-    return str(key) if is_like_a_key(key) else "one (not shown, for it may hold a secret)"

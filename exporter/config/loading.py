@@ -1,116 +1,110 @@
-"""Reading the configuration: files and environment in, `Settings` out, or every problem at once."""
+"""Loads the configuration: files and environment in, `Settings` out, or every problem at once."""
 
 import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from exporter.config.credentials import CredentialReader, variable
 from exporter.config.document import Lines, read_document
 from exporter.config.problems import ConfigError, Problem
 from exporter.config.settings import Account, Settings
-from exporter.config.space_files import SpaceFiles
+from exporter.config.space_files import files_of, read_spaces
 from exporter.config.validation import validate
-from exporter.sources.cams.default_chain import is_installed
 
-_FILE_KEYS = ("access_key_id_file", "access_key_secret_file", "security_token_file")
+Version = tuple[int, int, int] | None
 
 
 class Configuration:
-    """The configuration where it stands: in a file and the space files that it names, or in the environment."""
+    """A configuration file and the space files that it names, or the environment where there is no file."""
 
-    def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
+    def __init__(self, path: Path | None, environ: Mapping[str, str], shape: type[Settings]) -> None:
         self._path = path
         self._environ = environ
-        self._main: Settings | None = None
-        """What counts of the main file."""
-        self._space_files = SpaceFiles(path or Path(), [])
+        self._shape = shape
+        self._accounts: list[tuple[int, Account]] = []
+        self._broken: frozenset[str] = frozenset()
+        self._failed = False
+        self._loaded: Mapping[str, Version] = {}
+        self._seen: Mapping[str, Version] = {}
 
     def load(self) -> Settings:
-        """The settings as they stand there now; what is broken is an error, also of a space file.
+        """The settings as the files are now.
 
         Raises:
             ConfigError: anything is wrong.
         """
+        self._failed = True
         _require_certificates(self._environ)
-        if self._path is None:
-            return _load_environment(self._environ)
-        main, accounts, problems = _load_main(self._path, self._environ)
-        space_files = SpaceFiles(self._path, accounts)
-        broken = space_files.problems()
-        if broken and not problems and main == self._main:
-            self._space_files.blame(space_files)
-            raise _refusal(self._path, broken, mends_itself=True)
-        if main is None or problems or broken:
-            raise _refusal(self._path, [*problems, *broken])
-        self._main, self._space_files = main, space_files
-        return _with_spaces(main, space_files)
+        settings = self._from_file(self._path) if self._path else self._from_environment()
+        self._failed = False
+        return settings
 
-    def load_changed_spaces(self) -> Settings | None:
-        """The settings that were loaded last, with the space files as they are now; None where no other spaces count.
-
-        The main file may be half way through an edit: what stands there now is not looked at.
-        """
-        if self._main is None or not self._space_files.look():
-            return None
-        return _with_spaces(self._main, self._space_files)
+    def changed(self) -> bool:
+        """Whether the space files differ from those of the last `load`, or it failed, and they do not change any
+        more: this call and the one before saw the same."""
+        before, self._seen = self._seen, self._versions()
+        return self._seen == before and (self._failed or self._seen != self._loaded)
 
     def space_files(self) -> Mapping[str, bool]:
-        """By space file, whether what was read there last is what counts."""
-        return self._space_files.up()
+        """By space file, whether the last `load` found it good."""
+        return {_printable(file): file not in self._broken for file in self._loaded}
+
+    def _from_file(self, path: Path) -> Settings:
+        self._loaded = self._seen = self._versions()
+        document, lines = read_document(path), Lines(path)
+        settings, problems = validate(self._shape, document, lines, path.parent)
+        self._accounts = list(enumerate(settings.accounts) if settings else self._valid_accounts(document, lines))
+        self._loaded = self._seen = self._versions()  # before the files are read: a later change is seen
+        problems += _problems_of_accounts(self._accounts, lines, self._environ)
+        spaces, wrong = read_spaces(path, self._accounts)
+        self._broken = frozenset(problem.file for problem in wrong)
+        if settings is None or problems or wrong:
+            raise ConfigError(sorted([*problems, *wrong], key=self._order))
+        accounts = [
+            account if account.polls_own_numbers else account.model_copy(update={"spaces": spaces[index]})
+            for index, account in self._accounts
+        ]
+        return settings.model_copy(update={"accounts": accounts})
+
+    def _versions(self) -> Mapping[str, Version]:
+        found = {file for _, account in self._accounts for files in files_of(account).values() for file in files}
+        return {file: version_of(Path(file)) for file in sorted(found)}
+
+    def _order(self, problem: Problem) -> tuple[bool, str, int]:
+        return problem.file != str(self._path), problem.file, problem.line or 0
+
+    def _valid_accounts(self, document: Any, lines: Lines) -> Iterator[tuple[int, Account]]:
+        """The accounts without an error in a file that has one elsewhere: their problems are reported too."""
+        entries = document.get("accounts") if isinstance(document, dict) else None
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+            settings, _ = validate(self._shape, {"accounts": [entry]}, lines, self._path and self._path.parent)
+            if settings:
+                yield index, settings.accounts[0]
+
+    def _from_environment(self) -> Settings:
+        settings = self._shape.model_validate({"accounts": [{"name": "default"}]})
+        problems = [
+            Problem("environment", (), str(problem)) for problem in settings.accounts[0].problems(self._environ)
+        ]
+        if problems:
+            raise ConfigError(problems)
+        return settings
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
-    """The settings of the file, its space files included; without a file, one account from the environment.
-
-    Raises:
-        ConfigError: anything is wrong.
-    """
-    return Configuration(path, environ).load()
-
-
-def _list(document: Any, key: str) -> list[Any]:
-    entries = document.get(key) if isinstance(document, dict) else None
-    return entries if isinstance(entries, list) else []
-
-
-def _load_main(
-    path: Path, environ: Mapping[str, str]
-) -> tuple[Settings | None, list[tuple[int, Account]], list[Problem]]:
-    """The main file's settings, its good accounts by their index even where it is wrong elsewhere, and all problems."""
-    document, lines = read_document(path), Lines(path)
-    settings, problems = validate(Settings, document, lines)
-    accounts = list(enumerate(settings.accounts) if settings else _good_accounts(document, lines))
-    accounts = [(index, _located(account, path.parent)) for index, account in accounts]
-    problems += [lines.problem(("accounts", index, "name"), text) for index, text in _repeated_names(accounts)]
+def _problems_of_accounts(
+    accounts: list[tuple[int, Account]], lines: Lines, environ: Mapping[str, str]
+) -> Iterator[Problem]:
+    seen = set()
     for index, account in accounts:
-        wrong = _credential_problems(account, environ)
-        problems += [lines.problem(("accounts", index, key), text) for key, text in wrong]
-    if settings:
-        state_file = settings.state_file and str(path.parent / settings.state_file)
-        located = {"accounts": [account for _, account in accounts], "state_file": state_file}
-        settings = settings.model_copy(update=located)
-    return settings, accounts, problems
-
-
-def _refusal(path: Path, problems: list[Problem], *, mends_itself: bool = False) -> ConfigError:
-    error = ConfigError(
-        sorted(problems, key=lambda problem: (problem.file != str(path), problem.file, problem.line or 0))
-    )
-    error.mends_itself = mends_itself
-    return error
-
-
-def _with_spaces(main: Settings, space_files: SpaceFiles) -> Settings:
-    accounts = [
-        account if account.polls_own_numbers else account.model_copy(update={"spaces": space_files.spaces_of(account)})
-        for account in main.accounts
-    ]
-    return main.model_copy(update={"accounts": accounts})
+        if account.name in seen:
+            yield lines.problem(("accounts", index, "name"), f"duplicate account name {account.name!r}")
+        seen.add(account.name)
+        for problem in account.problems(environ):
+            yield lines.problem(("accounts", index, problem.key), str(problem))
 
 
 def _require_certificates(environ: Mapping[str, str]) -> None:
-    """For httpx would end the program by a traceback."""
+    """For httpx would end the program with a traceback."""
     try:
         if file := environ.get("SSL_CERT_FILE"):
             ssl.create_default_context(cafile=file)
@@ -119,47 +113,14 @@ def _require_certificates(environ: Mapping[str, str]) -> None:
         raise ConfigError([Problem("environment", ("SSL_CERT_FILE",), text)]) from error
 
 
-def _load_environment(environ: Mapping[str, str]) -> Settings:
-    account = Account(name="default")
-    problems = [
-        Problem(
-            "environment", (name,), str(problem) if environ.get(name, "").strip() else "expected text, found nothing"
-        )
-        for problem in CredentialReader(account, environ).problems()
-        for name in [variable(problem.key)]
-    ]
-    if problems:
-        raise ConfigError(problems)
-    return Settings(accounts=[account])
+def version_of(file: Path) -> Version:
+    """Changes when the file does: its content by its times and size, or the file behind a link."""
+    try:
+        stat = file.stat()
+    except (OSError, ValueError):
+        return None
+    return stat.st_ctime_ns, stat.st_ino, stat.st_size
 
 
-def _good_accounts(document: Any, lines: Lines) -> Iterator[tuple[int, Account]]:
-    """The accounts of a document that is wrong elsewhere: their files are looked at all the same."""
-    for index, entry in enumerate(_list(document, "accounts")):
-        account, _ = validate(Account, entry, lines)
-        if account:
-            yield index, account
-
-
-def _repeated_names(accounts: list[tuple[int, Account]]) -> Iterator[tuple[int, str]]:
-    seen = set()
-    for index, account in accounts:
-        if account.name in seen:
-            yield index, f"expected a name of its own, found {account.name!r} a second time"
-        seen.add(account.name)
-
-
-def _located(account: Account, folder: Path) -> Account:
-    found = {name: getattr(account, name) for name in _FILE_KEYS}
-    return account.model_copy(update={name: str(folder / file) for name, file in found.items() if file})
-
-
-def _credential_problems(account: Account, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    if account.credentials is None:
-        for problem in CredentialReader(account, environ).problems():
-            yield problem.key, str(problem)
-        return
-    if any(getattr(account, key) is not None for key in (*_FILE_KEYS, "access_key_id", "access_key_secret")):
-        yield "credentials", "expected either credentials or a key, found both"
-    if not is_installed():
-        yield "credentials", "expected its extra (pip install -r requirements-credentials.lock), found none"
+def _printable(name: str) -> str:
+    return name.encode(errors="replace").decode()

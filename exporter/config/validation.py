@@ -1,42 +1,39 @@
-"""A document against a pydantic model, with errors in words for people: what was expected, and what was found."""
+"""A document against a pydantic model: pydantic's messages, with the file, the line, the place and the value found."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import TypeAdapter, ValidationError
 
 from exporter.config.document import Lines, read_document
-from exporter.config.problems import SECRET_KEYS, ConfigError, Place, Problem, is_like_a_key, is_like_a_secret
-from exporter.config.settings import A_DURATION
+from exporter.config.problems import ConfigError, Place, Problem
 
 Shape = TypeVar("Shape")
-_LONGEST_FOUND = 60
+_SHOWN = frozenset(
+    "name id source isv_code qps poll_interval discover max_age client_auth_type"
+    " seed limit_qps latency at for account space number move_to remove answer action".split()
+)
+"""Keys whose values an error shows. Of all others only the place is shown, for a value may be a secret."""
+_MAX_FOUND = 60
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument", "invalid_key")
 _EXPECTED = {
-    "greater_than": "a number above {gt:g}",
-    "greater_than_equal": "a number of at least {ge:g}",
-    "less_than_equal": "a number of at most {le:g}",
-    "string_type": "text",
-    "list_type": "a list with at least one entry",
-    "too_short": "a list with at least one entry",
-    "model_type": "a mapping of keys to values",
-    "dataclass_type": "a mapping of keys to values",
-    "dict_type": "a mapping of keys to values",
-    "literal_error": "{expected}",
+    "missing": "this required key",
+    "model_type": "a mapping",
+    "dataclass_type": "a mapping",
+    "dict_type": "a mapping",
+    "too_short": "at least one entry",
 }
-_EXPECTED_OF = {float: "a number", int: "a whole number", bool: "true or false"}
-_GROUPS = ("list_type", "model_type", "dataclass_type", "dict_type")
-"""Errors of what should have held keys, and so may hold a secret where a `- ` or a space after a colon is missing."""
+"""Where pydantic's message names a Python type, or a step of its own."""
 
 
 def load_document(path: Path, shape: type[Shape]) -> Shape:
-    """Any other YAML file of ours, such as a scenario, with errors of the same form.
+    """A YAML file in this shape.
 
     Raises:
-        ConfigError: anything is wrong.
+        ConfigError: it has errors.
     """
     loaded, problems = validate(shape, read_document(path), Lines(path))
     if loaded is None:
@@ -45,101 +42,75 @@ def load_document(path: Path, shape: type[Shape]) -> Shape:
 
 
 def located(path: Path, error: ConfigError) -> ConfigError:
-    """An error about a document's meaning, with the file and the lines that its places have there."""
+    """An error about a document's meaning, with the file and the lines of its places."""
     lines = Lines(path)
     return ConfigError(lines.problem(problem.place, problem.text) for problem in error.problems)
 
 
-def validate(shape: type[Shape], document: Any, lines: Lines) -> tuple[Shape | None, list[Problem]]:
-    """The document in this shape, a model or a list of one, and no problem; or None, and all that is wrong with it."""
+def validate(
+    shape: type[Shape], document: Any, lines: Lines, directory: Path | None = None
+) -> tuple[Shape | None, list[Problem]]:
+    """The document in this shape and no problem, or None and all its problems. Files that it names are relative to the
+    directory."""
     try:
-        return TypeAdapter(shape).validate_python(document), []
+        return TypeAdapter(shape).validate_python(document, context={"directory": directory or ""}), []
     except ValidationError as error:
-        return None, [_problem(details, shape, lines) for details in error.errors(include_url=False)]
+        return None, [_problem(details, shape, document, lines) for details in error.errors(include_url=False)]
 
 
-def _problem(details: Any, shape: Any, lines: Lines) -> Problem:
-    place: Place = details["loc"]
-    if details["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return _unknown_key(shape, place, lines)
-    if place[-1:] == ("[key]",):  # pydantic's mark for an error of the key itself
-        place = place[:-1]
-    if details["type"] == "missing":
-        return lines.problem(place, f"expected {_expected_of(_annotation(shape, place))}, found nothing")
-    found = _found(place, details["input"], group=details["type"] in _GROUPS)
-    return lines.problem(place, f"expected {_expected(details, shape, place)}, found {found}")
+def _problem(details: Any, shape: Any, document: Any, lines: Lines) -> Problem:
+    place = tuple(_in_document(details["loc"], document))
+    if details["type"] in _UNKNOWN_KEY:
+        return lines.problem(place, f"unknown key{_hint(shape, str(place[-1]))}")
+    found = "" if "[key]" in details["loc"] else f", found {_found(place, details)}"
+    return lines.problem(place, f"expected {_expected(details)}{found}")
 
 
-def _expected(details: Any, shape: Any, place: Place) -> str:
-    """What belongs there, from pydantic's error or, where that says no more than the type, from the schema."""
-    context = details.get("ctx", {})
+def _in_document(loc: Place, document: Any) -> Iterator[str | int]:
+    """pydantic's location without the steps that are not the file's: the tag of a union, and the mark of a key."""
+    for position, step in enumerate(loc, 1):
+        in_list = isinstance(document, list) and isinstance(step, int)
+        if in_list or (isinstance(document, dict) and step in document):
+            yield step
+            document = document[step]
+        elif isinstance(document, dict) and position == len(loc) and step != "[key]":
+            yield step  # a key that is missing
+
+
+def _expected(details: Any) -> str:
     if details["type"] == "value_error":
-        return str(context["error"])
-    if details["type"] in _EXPECTED:
-        return _EXPECTED[details["type"]].format(**context)
-    return _expected_of(_annotation(shape, place))
+        return str(details["ctx"]["error"])
+    message: str = _EXPECTED.get(details["type"], details["msg"])
+    return message.removeprefix("Input should be ").partition(", unable to ")[0]
 
 
-def _expected_of(annotation: Any) -> str:
-    arguments = get_args(annotation)
-    if any(isinstance(argument, BeforeValidator) for argument in arguments):
-        return A_DURATION  # the only type of ours that reads text in its own way
-    plain = _plain(annotation)
-    if get_origin(plain) is list:
-        return _EXPECTED["list_type"]
-    if get_origin(plain) is dict or _fields(plain):
-        return _EXPECTED["dict_type"]
-    return _EXPECTED_OF.get(plain, "text")
-
-
-def _annotation(shape: Any, place: Place) -> Any:
-    """The type that the shape gives to a place; of a list's or mapping's entry, that of the entry."""
-    annotation = shape
-    for step in place:
-        plain = _plain(annotation)
-        if get_args(plain):
-            annotation = get_args(plain)[-1]
-        else:
-            fields = {field.alias or name: field for name, field in _fields(plain).items()}
-            annotation = fields[str(step)].rebuild_annotation()
-    return annotation
-
-
-def _fields(shape: Any) -> Mapping[str, FieldInfo]:
-    """Of a model, or of a dataclass that is made like one; none of anything else."""
-    return getattr(shape, "__pydantic_fields__", {})
-
-
-def _plain(annotation: Any) -> Any:
-    """The type under Annotated and beside None."""
-    while get_origin(annotation) in (Annotated, Union, UnionType):
-        annotation = get_args(annotation)[0]
-    return annotation
-
-
-def _found(place: Place, value: object, *, group: bool) -> str:
-    if isinstance(value, dict):
+def _found(place: Place, details: Any) -> str:
+    value = details["input"]
+    if isinstance(value, dict) and details["type"] != "missing":
         return "a mapping"
     if isinstance(value, list):
         return "a list" if value else "an empty list"
-    if value is None or value == "":
+    if not isinstance(value, str) or not value.strip():
         return "nothing"
-    if group:
-        return "text"
-    text = str(value)
-    if not SECRET_KEYS.isdisjoint(place) or "@" in text or is_like_a_secret(text):
-        return "something else (not shown, for it may be secret)"
-    return repr(text if len(text) <= _LONGEST_FOUND else text[:_LONGEST_FOUND] + "…")
+    keys = [step for step in place if isinstance(step, str)]
+    if not keys or keys[-1] not in _SHOWN:
+        return "text (not shown)"
+    return repr(value if len(value) <= _MAX_FOUND else value[:_MAX_FOUND] + "…")
 
 
-def _unknown_key(shape: Any, place: Place, lines: Lines) -> Problem:
-    if not is_like_a_key(place[-1]):
-        return lines.problem(place, "unknown key (not shown, for it may hold a secret)")
-    return lines.problem(place, f"unknown key{_suggestion(shape, place)}")
+def _hint(shape: Any, key: str) -> str:
+    if ":" in key:
+        return "; is a space missing after the colon?"
+    known = _known_keys(shape)
+    if key in known:
+        return "; it belongs in another place"
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
-def _suggestion(shape: Any, place: Place) -> str:
-    fields = _fields(_plain(_annotation(shape, place[:-1])))
-    known = [field.alias or name for name, field in fields.items()]
-    close = difflib.get_close_matches(str(place[-1]), known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(known)}"
+@cache
+def _known_keys(shape: Any) -> list[str]:
+    """All keys that the file can have."""
+    schema = TypeAdapter(shape).json_schema()
+    models = [schema, *schema.get("$defs", {}).values()]
+    return sorted({key for model in models for key in model.get("properties", {})})

@@ -1,17 +1,16 @@
-"""Every family that tells of spaces and accounts: a row each, with a pure function that gives its samples.
+"""The families of phone numbers, spaces, accounts and the exporter: a row each, with a pure function for its samples.
 
 The single source: the rendered page and the prometheus_client collector are made from these rows; rules, runbooks
-and dashboards are checked against them.
+and dashboards are checked against them. Counters and histograms of requests are in `instruments`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from exporter.config.settings import Space
-from exporter.model import QUALITY_RATINGS, WATCHED_FIELDS, PhoneNumber
-from exporter.polling.discovery import Discovered
-from exporter.polling.plan import Plan
+from exporter import __version__
+from exporter.model import QUALITY_RATINGS, WATCHED_FIELDS, PhoneNumber, Space
+from exporter.state.state_file import StateFile
 from exporter.state.store import SpaceState
 
 Labels = tuple[tuple[str, str], ...]
@@ -78,24 +77,50 @@ class NumberView:
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """The spaces that an account lists: whether the last attempt succeeded, and the last success (Unix seconds),
+    with the number of spaces then."""
+
+    up: bool
+    last_success: float | None
+    spaces: int
+
+
+@dataclass(frozen=True, slots=True)
 class AccountView:
-    """One account as a scrape sees it; rates in queries a second, used ones over the last minute. Once all is polled, a
-    scrape has so many `series` of it in so many `bytes`. `discovered` is None where it discovers no spaces."""
+    """One account as a scrape sees it; rates in queries per second, times in seconds. `listing` is None where it does
+    not discover spaces; it is `unlisted` while it is not known yet which spaces there are."""
 
     account: str
     up: bool
-    plan: Plan
+    spaces: int
+    interval: float
+    effective_interval: float
+    oldest_age: float
+    needed_qps: float
+    limit_qps: float
     current_qps: float
-    used_qps: float
-    series: int
-    bytes: int
-    discovered: Discovered | None = None
+    listing: Listing | None = None
     unlisted: bool = False
-    """Whether it is not known yet what spaces there are."""
 
     @property
     def labels(self) -> Labels:
         return (("account", self.account),)
+
+
+@dataclass(frozen=True, slots=True)
+class ExporterView:
+    """The exporter itself as a scrape sees it: whether the last reload succeeded, when one did last (Unix seconds), and
+    its files, each space file with whether it is good."""
+
+    reload_successful: bool
+    last_reload: float
+    space_files: Mapping[str, bool]
+    state_file: StateFile | None
+
+    @property
+    def labels(self) -> Labels:
+        return ()
 
 
 def _quality_rating(view: NumberView) -> Iterator[Sample]:
@@ -142,29 +167,45 @@ def _failures(view: SpaceView) -> Iterator[Sample]:
 
 
 def _intervals(view: AccountView) -> Iterator[Sample]:
-    yield (("kind", "configured"),), view.plan.interval
-    yield (("kind", "effective"),), view.plan.effective_interval
+    yield (("kind", "configured"),), view.interval
+    yield (("kind", "effective"),), view.effective_interval
 
 
 def _qps(view: AccountView) -> Iterator[Sample]:
-    yield (("kind", "needed"),), view.plan.needed_qps
-    yield (("kind", "limit"),), view.plan.qps
+    yield (("kind", "needed"),), view.needed_qps
+    yield (("kind", "limit"),), view.limit_qps
     yield (("kind", "current"),), view.current_qps
 
 
 def _discovery_up(view: AccountView) -> Iterator[Sample]:
-    if view.discovered:
-        yield (), int(view.discovered.up)
+    if view.listing:
+        yield (), int(view.listing.up)
 
 
 def _last_listing(view: AccountView) -> Iterator[Sample]:
-    if view.discovered and view.discovered.last_success is not None:
-        yield (), view.discovered.last_success
+    if view.listing and view.listing.last_success is not None:
+        yield (), view.listing.last_success
 
 
 def _discovered_spaces(view: AccountView) -> Iterator[Sample]:
-    if view.discovered and view.discovered.last_success is not None:
-        yield (), len(view.discovered.spaces)
+    if view.listing and view.listing.last_success is not None:
+        yield (), view.listing.spaces
+
+
+def _space_files(view: ExporterView) -> Iterator[Sample]:
+    for file, good in view.space_files.items():
+        yield (("file", file),), float(good)
+
+
+def _state_file_up(view: ExporterView) -> Iterator[Sample]:
+    if view.state_file:
+        yield (("file", str(view.state_file.path)),), float(view.state_file.up)
+
+
+def _state_file_failures(view: ExporterView) -> Iterator[Sample]:
+    if view.state_file:
+        for trouble, failures in sorted(view.state_file.failures.items()):
+            yield (("file", str(view.state_file.path)), ("reason", trouble)), float(failures)
 
 
 _LAST = "as of the last successful poll of its space."
@@ -270,7 +311,7 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
         "chatapp_account_spaces",
         "Spaces of the account that are polled, configured or discovered.",
         ("account",),
-        lambda view: [((), view.plan.spaces)],
+        lambda view: [((), view.spaces)],
     ),
     Family(
         "chatapp_account_poll_interval_seconds",
@@ -289,19 +330,7 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
         "chatapp_account_max_value_age_seconds",
         "How old a value can get while polls succeed, by the plan.",
         ("account",),
-        lambda view: [((), view.plan.oldest_age)],
-    ),
-    Family(
-        "chatapp_account_scrape_series",
-        "Series that a scrape has of the account's spaces and numbers once all are polled: measured on those that are.",
-        ("account",),
-        lambda view: [((), view.series)],
-    ),
-    Family(
-        "chatapp_account_scrape_bytes",
-        "Bytes in text, not packed, that a scrape has of the account's spaces and numbers once all are polled.",
-        ("account",),
-        lambda view: [((), view.bytes)],
+        lambda view: [((), view.oldest_age)],
     ),
     Family(
         "chatapp_account_discovery_up",
@@ -323,5 +352,45 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
     ),
 )
 
-FAMILIES: tuple[Family[Any], ...] = (*NUMBER_FAMILIES, *SPACE_FAMILIES, *ACCOUNT_FAMILIES)
-"""All of them, as the page shows them."""
+EXPORTER_FAMILIES: tuple[Family[ExporterView], ...] = (
+    Family(
+        "chatapp_exporter_build_info",
+        "1, with the exporter's version.",
+        ("version",),
+        lambda view: [((("version", __version__),), 1.0)],
+    ),
+    Family(
+        "chatapp_exporter_config_last_reload_successful",
+        "1 if the last reload of the configuration succeeded, else 0.",
+        (),
+        lambda view: [((), float(view.reload_successful))],
+    ),
+    Family(
+        "chatapp_exporter_config_last_reload_success_timestamp_seconds",
+        "Time of the last successful reload of the configuration.",
+        (),
+        lambda view: [((), view.last_reload)],
+    ),
+    Family(
+        "chatapp_exporter_space_file_up",
+        "1 if the last reload found the space file good, 0 if it has errors and the configuration before it is kept.",
+        ("file",),
+        _space_files,
+    ),
+    Family(
+        "chatapp_exporter_state_file_up",
+        "1 while values are kept in the state file, else 0.",
+        ("file",),
+        _state_file_up,
+    ),
+    Family(
+        "chatapp_exporter_state_file_failures",
+        "Failures to open, read or write the state file, by reason.",
+        ("file", "reason"),
+        _state_file_failures,
+        type="counter",
+    ),
+)
+
+FAMILIES: tuple[Family[Any], ...] = (*NUMBER_FAMILIES, *SPACE_FAMILIES, *ACCOUNT_FAMILIES, *EXPORTER_FAMILIES)
+"""All of them, in the order of the page."""

@@ -9,7 +9,7 @@ from exporter.metrics.catalogue import Family, Labels, Subject
 
 
 def header(family: Family[Subject], *, openmetrics: bool) -> bytes:
-    """The lines that stand before a family's samples."""
+    """The lines before a family's samples."""
     name = family.name if openmetrics else sample_name(family)
     return f"# HELP {name} {family.help}\n# TYPE {name} {family.type}\n".encode()
 
@@ -20,35 +20,40 @@ def sample_name(family: Family[Subject]) -> str:
 
 
 def is_wanted(family: Family[Subject], names: Collection[str]) -> bool:
-    """Whether it is asked for, by its own name or its samples'; without names, every one is."""
+    """Whether the names include its own or that of its samples; without names, every family is wanted."""
     return not names or family.name in names or sample_name(family) in names
 
 
 def spell(labels: Labels) -> str:
-    """Labels as they stand between the braces."""
+    """Labels as they are written between the braces."""
     return ",".join([f'{name}="{_escape(text)}"' for name, text in labels])
 
 
 def lines(family: Family[Subject], subjects: Iterable[tuple[Subject, str]]) -> bytes:
-    """The sample lines of these subjects, each with the spelling of the labels that name it; b"" where there are none.
+    """The sample lines of these subjects, each given with its own labels as text; b"" where there are none.
 
-    A subject has its lines in a dozen families, so what names it is spelt once for all of them.
+    A subject has lines in a dozen families, so its labels are written once for all of them.
     """
     name = sample_name(family)
     return "".join(
         [
-            f"{name}{{{identity}{_end(labels, value)}"
+            f"{name}{{{identity}{_end(labels, value)}" if identity else f"{name}{_alone(labels, value)}"
             for subject, identity in subjects
             for labels, value in family.samples(subject)
         ]
     ).encode()
 
 
-@lru_cache(maxsize=10_000, typed=True)  # typed: 1 and 1.0 are spelt in two ways
+@lru_cache(maxsize=10_000, typed=True)  # typed: 1 and 1.0 are written in two ways
 def _end(labels: Labels, value: float) -> str:
     """The rest of a line: mostly one of a few dozen, such as a rating and 1."""
     more = f",{spell(labels)}" if labels else ""
     return f"{more}}} {_number(value)}\n"
+
+
+def _alone(labels: Labels, value: float) -> str:
+    """The rest of a line whose subject has no labels."""
+    return f"{{{spell(labels)}}} {_number(value)}\n" if labels else f" {_number(value)}\n"
 
 
 def _number(value: float) -> str:

@@ -1,7 +1,7 @@
-"""The polling of one account: what is due waits in its queue, once, and leaves it as fast as the budget allows.
+"""The polling of one account: a due space waits in its queue, once, and is polled as fast as the budget allows.
 
-A space that fails for a passing reason is due again after a growing pause, one that is refused for good at a longer
-interval. An account refused as a whole is probed, by one space an interval, until it is let in again.
+After a temporary failure a space is due again with exponential backoff, after a permanent one at a longer interval. A
+denied account is probed by one space per interval until access is restored.
 """
 
 import asyncio
@@ -15,26 +15,29 @@ from random import Random
 import structlog
 
 from exporter.clock import Clock
-from exporter.config.settings import Account, Space
+from exporter.config.settings import Account
+from exporter.model import Space
+from exporter.polling.access import AccountAccess
 from exporter.polling.budget import Budget
-from exporter.polling.plan import AccountAccess, Plan, next_due, pause_after_failure, pause_after_refusal, starts
-from exporter.polling.poller import Outcome, Poller
+from exporter.polling.plan import Plan
+from exporter.polling.poller import Poller
 from exporter.polling.schedule import Schedule
-from exporter.source import DeniedError, PassingError, RefusedError, RejectedError
+from exporter.polling.timing import next_due, pause_after_failure, pause_after_rejection, starts
+from exporter.source import DeniedError, Outcome, PermanentError, RejectedError, TemporaryError
 
 _STOP_SECONDS = 6.0
-"""How long polls under way may take to end at a stop."""
+"""How long polls in flight may take to end at a stop."""
 
 _PROBE_SHARE = 0.99
-"""The share of an interval between two probes of a refused account: a slot rounded down is still that slot."""
+"""The share of an interval between two probes of a denied account: a slot that was rounded down is still that slot."""
 
 _log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class _Turn:
+class _Entry:
     """A space's place in the schedule. `waiting` from when it is due until its poll has ended; `first` until then, if
-    it has no value; `healthy` unless its last answer listed a number that is not."""
+    it has no value."""
 
     space: Space
     slot: float
@@ -42,11 +45,10 @@ class _Turn:
     first: bool
     waiting: bool = False
     failures: int = 0
-    healthy: bool = True
 
 
 class AccountPolling:
-    """Polls every space of an account, for ever. `on_outcome` is told of each poll."""
+    """Polls every space of an account until it is stopped. `on_outcome` gets the result of each poll."""
 
     def __init__(
         self,
@@ -59,64 +61,64 @@ class AccountPolling:
         random: Random,
     ) -> None:
         self.account = account
-        self.budget = budget
         self.plan = Plan.of(account)
+        self._budget = budget
         self._access = AccountAccess(self.plan.spaces)
         self._last_probe = -math.inf
-        self._prober: _Turn | None = None
+        self._prober: _Entry | None = None
         self._poller = poller
         self._schedule = schedule
         self._clock = clock
         self._on_outcome = on_outcome
         self._random = random
-        self._queue: asyncio.PriorityQueue[tuple[bool, int, _Turn]] = asyncio.PriorityQueue()
+        self._queue: asyncio.PriorityQueue[tuple[bool, int, _Entry]] = asyncio.PriorityQueue()
         self._arrivals = count()
-        self._turns: dict[str, _Turn] = {}
+        self._entries: dict[str, _Entry] = {}
         self._workers: list[asyncio.Task[None]] = []
         self._stopping = False
 
     @property
     def up(self) -> bool:
-        """Whether the account as a whole is let in, for all that is known."""
-        return not self._access.refused
+        """Whether the API admits the account, as far as is known."""
+        return not self._access.denied_account
 
-    def start(self, known: Mapping[str, float], in_trouble: Collection[str] = ()) -> None:
-        """Put every space into the schedule. `known` are the next slots (monotonic seconds) of the spaces whose values
-        are known already; the others are due at once. Of those `in_trouble` a number is known not to be healthy."""
-        self._add(self.account.polled_spaces, known, in_trouble)
-        self._hire()
+    def start(self, known: Mapping[str, float]) -> None:
+        """Put every space into the schedule. `known` has the next slots (monotonic seconds) of the spaces whose values
+        are known; the others are due now."""
+        self._add(self.account.polled_spaces, known)
+        self._start_workers()
 
-    def reconfigure(self, account: Account) -> None:
-        """Take over other settings of the account. Spaces that stay keep their place, new ones go first."""
-        before, interval = self.account, self.plan.interval
-        self.account = self._poller.account = account
-        self.plan = Plan.of(account)
-        self.budget.set_limit(account.qps)
+    def apply(self, account: Account, *, new_source: bool) -> None:
+        """Apply other settings of the account. Spaces that stay keep their slot, new ones are polled first. A space
+        that fails is due now if its settings, or the source, are new."""
+        interval = self.plan.interval
+        self.account, self.plan = account, Plan.of(account)
+        self._budget.set_limit(account.qps)
         spaces = {space.id: space for space in account.polled_spaces}
-        not_yet = {name for name, turn in self._turns.items() if turn.first and not turn.waiting}
-        self._drop((self._turns.keys() - spaces.keys()) | not_yet)
-        asked_otherwise = self._take_over(spaces, before)
+        unpolled = {name for name, entry in self._entries.items() if entry.first and not entry.waiting}
+        self._remove((self._entries.keys() - spaces.keys()) | unpolled)
+        changed = [entry for entry in self._entries.values() if new_source or entry.space != spaces[entry.space.id]]
+        for entry in self._entries.values():
+            entry.space = spaces[entry.space.id]
         self._access = self._access.among(spaces)
         if self.plan.interval != interval:
-            self._spread_anew()
-        if self.plan.interval != interval or account.poll_interval_unhealthy != before.poll_interval_unhealthy:
-            self._pace_unhealthy()
-        for turn in asked_otherwise:
-            if turn.failures and not turn.waiting:  # it may have been refused for this, and be due in an hour only
-                self._plan_next(turn, self._clock.monotonic())
-        self._add([space for name, space in spaces.items() if name not in self._turns], {})
-        self._hire()
+            self._spread_again()
+        for entry in changed:
+            if entry.failures and not entry.waiting:
+                self._plan_next(entry, self._clock.monotonic())
+        self._add([space for name, space in spaces.items() if name not in self._entries], {})
+        self._start_workers()
 
     def probe_now(self) -> None:
-        """The credentials have changed: where the account is refused, a space asks now, and not after an interval."""
+        """The credentials have changed: a denied account is probed now, not after an interval."""
         if not self.up:
             self._last_probe, self._prober = -math.inf, None
-            able = [turn for name, turn in self._turns.items() if name not in self._access.own and not turn.waiting]
-            for turn in able[:1]:
-                self._plan_next(turn, self._clock.monotonic())
+            able = [e for name, e in self._entries.items() if name not in self._access.own and not e.waiting]
+            for entry in able[:1]:
+                self._plan_next(entry, self._clock.monotonic())
 
     async def sweep(self, on_polled: Callable[[Outcome], None]) -> None:
-        """Poll every space once, outside the schedule; `on_polled` is told of each poll as it ends."""
+        """Poll every space once, outside the schedule; `on_polled` gets each result."""
         now = self._clock.monotonic()
 
         async def poll(space: Space) -> None:
@@ -126,175 +128,155 @@ class AccountPolling:
 
         await asyncio.gather(*map(poll, self.account.polled_spaces))
 
-    def leave(self) -> None:
-        """The account left the configuration: nothing of it is due any more, and what is under way tells nobody."""
-        self._drop(set(self._turns))
+    def remove_spaces(self) -> None:
+        """The account is no longer configured: nothing is due any more, and polls in flight are not recorded."""
+        self._remove(set(self._entries))
 
     async def stop(self) -> None:
-        """Let polls under way end, for a few seconds, then stop."""
+        """Let polls in flight end, for a few seconds, then stop."""
         self._stopping = True
         for worker in self._workers:
-            if worker not in self._poller.under_way:
+            if worker not in self._poller.in_flight:
                 worker.cancel()
         if self._workers:
             await asyncio.wait(self._workers, timeout=_STOP_SECONDS)
         for worker in self._workers:
             worker.cancel()
 
-    def _take_over(self, spaces: Mapping[str, Space], before: Account) -> list[_Turn]:
-        """The turns have these spaces from now on; those of them that are asked with another IsvCode."""
-        changed = []
-        for turn in self._turns.values():
-            old, turn.space = turn.space, spaces[turn.space.id]
-            if (old.isv_code or before.isv_code) != (turn.space.isv_code or self.account.isv_code):
-                changed.append(turn)
-        return changed
-
-    def _drop(self, names: Collection[str]) -> None:
+    def _remove(self, names: Collection[str]) -> None:
         for name in names:
-            self._schedule.remove(self._key(self._turns.pop(name)))
+            self._schedule.remove(self._key(self._entries.pop(name)))
 
-    def _add(self, spaces: Sequence[Space], known: Mapping[str, float], in_trouble: Collection[str] = ()) -> None:
+    def _add(self, spaces: Sequence[Space], known: Mapping[str, float]) -> None:
         plan = replace(self.plan, spaces=len(spaces))
         by_id = {space.id: space for space in spaces}
         for name, start in starts(list(by_id), known, plan, self._clock.monotonic()).items():
-            turn = _Turn(by_id[name], start.slot, start.due, name not in known, healthy=name not in in_trouble)
-            self._put_into_schedule(turn, turn.due)
-            self._turns[name] = turn
+            entry = _Entry(by_id[name], start.slot, start.due, first=name not in known)
+            self._put_into_schedule(entry, entry.due)
+            self._entries[name] = entry
 
-    def _spread_anew(self) -> None:
-        """Slots over another interval. What failed, and is due sooner than its new slot, stays due then."""
+    def _spread_again(self) -> None:
+        """Slots over another interval. A failing space that is due before its new slot stays due then."""
         now = self._clock.monotonic()
-        for index, turn in enumerate(self._turns.values()):
-            turn.slot = now + self.plan.interval * (index + 1) / len(self._turns)
-            due = turn.slot if not turn.failures else min(turn.due, turn.slot)
-            turn.due = turn.due if turn.waiting else due
-            self._put_into_schedule(turn, due)
+        for index, entry in enumerate(self._entries.values()):
+            entry.slot = now + self.plan.interval * (index + 1) / len(self._entries)
+            due = entry.slot if not entry.failures else min(entry.due, entry.slot)
+            entry.due = entry.due if entry.waiting else due
+            self._put_into_schedule(entry, due)
 
-    def _pace_unhealthy(self) -> None:
-        """Slots of another interval for spaces in trouble; those that fail stay due when they are."""
-        for turn in self._turns.values():
-            if not (turn.healthy or turn.failures or turn.waiting):
-                turn.due = self._clock.monotonic()
-                self._plan_next(turn, self._next_slot(turn))
+    def _put_into_schedule(self, entry: _Entry, due: float) -> None:
+        on_due = partial(self._enqueue, entry)
+        self._schedule.add(self._key(entry), due=due, interval=self.plan.interval, on_due=on_due)
 
-    def _put_into_schedule(self, turn: _Turn, due: float) -> None:
-        on_due = partial(self._enqueue, turn)
-        self._schedule.add(self._key(turn), due=due, interval=self.plan.interval, on_due=on_due)
-
-    def _hire(self) -> None:
-        """As many workers as requests can be under way."""
-        for _ in range(self.budget.concurrency - len(self._workers)):
+    def _start_workers(self) -> None:
+        """As many workers as requests can be in flight."""
+        for _ in range(self._budget.concurrency - len(self._workers)):
             self._workers.append(asyncio.create_task(self._work()))
 
-    def _key(self, turn: _Turn) -> str:
-        return repr((self.account.name, turn.space.id))
+    def _key(self, entry: _Entry) -> str:
+        return repr((self.account.name, entry.space.id))
 
-    def _enqueue(self, turn: _Turn) -> None:
-        if not turn.waiting:
-            turn.waiting = True
-            # those without a value before the others, whatever waits already
-            self._queue.put_nowait((not turn.first, next(self._arrivals), turn))
+    def _enqueue(self, entry: _Entry) -> None:
+        if not entry.waiting:
+            entry.waiting = True
+            # spaces without a value before all others that wait
+            self._queue.put_nowait((not entry.first, next(self._arrivals), entry))
 
     async def _work(self) -> None:
         while not self._stopping:
-            _, _, turn = await self._queue.get()
+            _, _, entry = await self._queue.get()
             try:
-                await self._take(turn)
+                await self._poll(entry)
             except Exception:
-                # the schedule calls again after an interval; a worker that died would leave the account blind
-                _log.exception("poll lost by a bug, please report it", account=self.account.name, space=turn.space.id)
+                # the schedule calls again after an interval; a worker that ended would leave the account blind
+                _log.exception("poll lost by a bug, please report it", account=self.account.name, space=entry.space.id)
             finally:
-                turn.waiting = turn.first = False
+                entry.waiting = entry.first = False
 
-    async def _take(self, turn: _Turn) -> None:
+    async def _poll(self, entry: _Entry) -> None:
         now = self._clock.monotonic()
-        if self._is_gone(turn):
+        if self._is_removed(entry):
             return
-        if self.up or self._may_probe(turn, now):
-            self._last_probe, self._prober, probe = now, turn, not self.up
-            outcome = await self._poller.poll(turn.space, due=turn.due, retry=not probe)
-            if self._is_gone(turn):
-                return
-            self._log_change(turn, outcome)
-            turn.failures = turn.failures + 1 if outcome.error else 0
-            if outcome.answer:
-                turn.healthy = outcome.answer.is_healthy
-            if self.up or probe:  # what was sent before the account was refused tells nothing of it now
-                self._judge(outcome)
-            outcome = replace(outcome, next_slot=self._in_unix_seconds(self._next_slot(turn)))
-            self._plan_next(turn, self._due_after(turn, outcome))
-            self._on_outcome(outcome)
-        else:
-            self._plan_next(turn, self._next_slot(turn))
+        probe = not self.up
+        if probe and not self._may_probe(entry, now):
+            self._plan_next(entry, self._next_slot(entry))
+            return
+        self._last_probe, self._prober = now, entry
+        outcome = await self._poller.poll(entry.space, due=entry.due, retry=not probe)
+        if self._is_removed(entry):
+            return
+        self._log_change(entry, outcome)
+        entry.failures = entry.failures + 1 if outcome.error else 0
+        if self.up or probe:  # a request from before the denial says nothing about the account now
+            self._judge(outcome)
+        outcome = replace(outcome, next_slot=self._in_unix_seconds(self._next_slot(entry)))
+        self._plan_next(entry, self._due_after(entry, outcome))
+        self._on_outcome(outcome)
 
-    def _is_gone(self, turn: _Turn) -> bool:
-        """Whether the space left the configuration since it was due."""
-        return self._turns.get(turn.space.id) is not turn
+    def _is_removed(self, entry: _Entry) -> bool:
+        """Whether the space was removed from the configuration since it was due."""
+        return self._entries.get(entry.space.id) is not entry
 
-    def _may_probe(self, turn: _Turn, now: float) -> bool:
-        """One space an interval asks for a refused account, and another each time: a space that has a refusal of its
-        own by now would keep the account closed."""
+    def _may_probe(self, entry: _Entry, now: float) -> bool:
+        """A denied account is probed by one space per interval, a different one each time: a space with a denial of its
+        own would keep the account denied."""
         able = self.plan.spaces - len(self._access.own)
         return (
             now - self._last_probe >= _PROBE_SHARE * self.plan.interval
-            and turn.space.id not in self._access.own
-            and (turn is not self._prober or able == 1)
+            and entry.space.id not in self._access.own
+            and (entry is not self._prober or able == 1)
         )
 
     def _judge(self, outcome: Outcome) -> None:
-        """What an outcome tells of the account as a whole; a page of something on the way to the API tells nothing."""
+        """What an outcome says about the account."""
         error = outcome.error
         if isinstance(error, DeniedError):
             self._set_access(self._access.after_denial(outcome.space), error.code)
-        elif error is None or (isinstance(error, RejectedError) and error.is_by_the_api):
+        elif error is None or (isinstance(error, RejectedError) and error.from_api):
             self._set_access(self._access.after_admission(outcome.space))
-        elif isinstance(error, PassingError) and not self.up:
-            self._last_probe = -math.inf  # this space cannot tell, so the next one that is due probes
+        elif isinstance(error, TemporaryError) and not self.up:
+            self._last_probe = -math.inf  # this probe was inconclusive: the next space that is due probes
 
     def _set_access(self, access: AccountAccess, code: str = "") -> None:
         before, self._access = self._access, access
-        if self.up and before.refused:
-            _log.info("account let in again", account=self.account.name)
-            for turn in self._turns.values():
-                if not turn.waiting and turn.space.id not in before.own:
-                    self._plan_next(turn, self._clock.monotonic())
-        elif not self.up and not before.refused:
-            _log.error("account refused, probing it once an interval", account=self.account.name, code=code)
-            now = self._clock.monotonic()
-            for turn in self._turns.values():  # those that showed it were put off as if it were their own trouble
-                if not turn.waiting and turn.space.id in access.denied:
-                    self._plan_next(turn, next_due(due=now, slot=turn.slot, interval=self.plan.interval, now=now))
+        now = self._clock.monotonic()
+        if self.up and before.denied_account:
+            _log.info("account access restored", account=self.account.name)
+            for entry in self._entries.values():
+                if not entry.waiting and entry.space.id not in before.own:
+                    self._plan_next(entry, now)
+        elif not self.up and not before.denied_account:
+            _log.error("account denied, probing once per interval", account=self.account.name, code=code)
+            for entry in self._entries.values():  # the denials were not these spaces' own: no backoff
+                if not entry.waiting and entry.space.id in access.denied:
+                    self._plan_next(entry, next_due(due=now, slot=entry.slot, interval=self.plan.interval, now=now))
 
-    def _due_after(self, turn: _Turn, outcome: Outcome) -> float:
+    def _due_after(self, entry: _Entry, outcome: Outcome) -> float:
         now, interval = self._clock.monotonic(), self.plan.interval
         if outcome.error is None or (isinstance(outcome.error, DeniedError) and not self.up):
-            return self._next_slot(turn)
-        if isinstance(outcome.error, RefusedError):
-            return now + pause_after_refusal(turn.failures, interval, self._random)
-        return now + pause_after_failure(turn.failures, interval, self._random)
+            return self._next_slot(entry)
+        if isinstance(outcome.error, PermanentError):
+            return now + pause_after_rejection(entry.failures, interval, self._random)
+        return now + pause_after_failure(entry.failures, interval, self._random)
 
-    def _next_slot(self, turn: _Turn) -> float:
-        now, sooner = self._clock.monotonic(), self.account.poll_interval_unhealthy
-        if sooner and not turn.healthy:
-            # as spread as the regular slots, and not only from the first of them on
-            return next_due(due=turn.due, slot=turn.slot % sooner, interval=sooner, now=now)
-        return next_due(due=turn.due, slot=turn.slot, interval=self.plan.interval, now=now)
+    def _next_slot(self, entry: _Entry) -> float:
+        now = self._clock.monotonic()
+        return next_due(due=entry.due, slot=entry.slot, interval=self.plan.interval, now=now)
 
     def _in_unix_seconds(self, monotonic: float) -> float:
         return self._clock.now() + monotonic - self._clock.monotonic()
 
-    def _plan_next(self, turn: _Turn, due: float) -> None:
-        turn.due = due
-        self._schedule.postpone(self._key(turn), due)
+    def _plan_next(self, entry: _Entry, due: float) -> None:
+        entry.due = due
+        self._schedule.postpone(self._key(entry), due)
 
-    def _log_change(self, turn: _Turn, outcome: Outcome) -> None:
-        where = {"account": self.account.name, "space": turn.space.id}
-        if outcome.error and not turn.failures:
+    def _log_change(self, entry: _Entry, outcome: Outcome) -> None:
+        where = {"account": self.account.name, "space": entry.space.id}
+        if outcome.error and not entry.failures:
             error = outcome.error
             ids = {"request_id": error.request_id} if error.request_id else {}
             _log.warning(
                 "space failing", **where, reason=error.reason.value, code=error.code, detail=error.detail, **ids
             )
-        elif turn.failures and not outcome.error:
-            _log.info("space recovered", **where, failed_polls=turn.failures)
+        elif entry.failures and not outcome.error:
+            _log.info("space recovered", **where, failed_polls=entry.failures)

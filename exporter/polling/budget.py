@@ -18,13 +18,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from exporter.clock import Clock
-from exporter.config.settings import API_LIMIT_QPS
 
 MAX_PAUSE_SECONDS = 60.0
 _RECOVERY_SECONDS = 240.0
 """How long the rate takes to climb from nothing back to the limit, from the end of a pause on."""
 _LOWEST_SHARE = 1 / 16
-_USE_SECONDS = 60.0
 
 
 class Permits:
@@ -96,43 +94,34 @@ class Budget:
     def __init__(self, qps: float, clock: Clock) -> None:
         self._rate = Rate(qps)
         self._permits = Permits()
-        self._sent: deque[float] = deque(maxlen=int(_USE_SECONDS * API_LIMIT_QPS))
         self._clock = clock
-        self._turn = asyncio.Lock()
+        self._order = asyncio.Lock()
         self._answer = asyncio.Event()
 
     @property
     def concurrency(self) -> int:
-        """How many requests can be under way at once."""
+        """How many requests can be in flight at once."""
         return max(1, math.floor(self._rate.limit))
 
     def set_limit(self, qps: float) -> None:
-        """Another configuration allows so much; what was sent before still counts."""
+        """The configured queries per second are others; earlier requests still count."""
         self._rate.limit = qps
 
-    def rest(self, seconds: float) -> None:
-        """Send nothing for so long: until what another budget of the same account sent no longer counts."""
+    def pause(self, seconds: float) -> None:
+        """Send nothing for so long: until the requests that another process sent no longer count."""
         self._rate.pause(self._clock.monotonic(), seconds)
 
     def current_qps(self) -> float:
         """What the limit is now, after throttling."""
         return self._rate.current(self._clock.monotonic())
 
-    def used_qps(self) -> float:
-        """How many queries a second were sent during the last minute."""
-        since = self._clock.monotonic() - _USE_SECONDS
-        while self._sent and self._sent[0] <= since:
-            self._sent.popleft()
-        return len(self._sent) / _USE_SECONDS
-
     @asynccontextmanager
     async def permit(self) -> AsyncIterator[None]:
-        """Hold while a request is under way; waits until it may be sent."""
-        async with self._turn:
+        """Wait until a request may be sent, and hold the permit while it is in flight."""
+        async with self._order:
             await self._wait()
             now = self._clock.monotonic()
             self._permits.take(now, self._rate.current(now))
-            self._sent.append(now)
         try:
             yield
         finally:

@@ -1,71 +1,70 @@
-"""Which spaces an account has, by listing them: at the start, then hourly. Polls none of them.
+"""Lists the spaces of an account: at the start, then once an hour. Polls none of them.
 
-Only a whole listing counts. One that fails changes nothing, and is tried again after a growing pause.
+Only a complete list counts. A failure changes nothing, and is retried with exponential backoff.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import structlog
 
 from exporter.clock import Clock
-from exporter.config.settings import Space
-from exporter.model import Instance
-from exporter.polling.plan import pause_after_failure
 from exporter.polling.poller import Poller
-from exporter.source import DeniedError, MalformedError, PassingError, QueryError
+from exporter.polling.timing import pause_after_failure
+from exporter.source import DeniedError, MalformedError, QueryError, TemporaryError
 
-LISTING_INTERVAL_SECONDS = 3600.0
-_MOST_PAGES = 400
+LIST_INTERVAL_SECONDS = 3600.0
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """What is known by listing: the spaces of the last whole listing, and when that was, in Unix seconds. `up` tells
-    whether the last attempt was one, `failed` that it was not, `denied` that they are refused for all that is known."""
+    """The spaces of the last complete list, as names by id, and when it was read (Unix seconds). `up` and `failed` are
+    about the last attempt; `denied` says that the account may not list its spaces, as far as is known."""
 
-    spaces: tuple[Space, ...] = ()
+    spaces: Mapping[str, str] = field(default_factory=dict)
     up: bool = False
     failed: bool = False
     denied: bool = False
     last_success: float | None = None
 
     @property
-    def is_nothing(self) -> bool:
-        """Whether nobody knows yet what spaces there are."""
+    def is_unknown(self) -> bool:
+        """Whether it is not known yet which spaces there are."""
         return self.last_success is None and not self.spaces
 
 
 class Discovery:
-    """Lists one account's spaces while it is switched on and `may_ask`; `on_listed` is told when `found` is new.
+    """Lists one account's spaces while it is on and `may_list`. `on_listed` is called when `found` is new.
 
-    Until then `spaces` count as found, those that were known before a restart.
+    Before the first list, `spaces` count as found: those that were known before a restart.
     """
 
     def __init__(
         self,
         poller: Poller,
-        may_ask: Callable[[], bool],
+        may_list: Callable[[], bool],
         clock: Clock,
         on_listed: Callable[[], None],
         random: Random,
-        spaces: tuple[Space, ...] = (),
+        spaces: Mapping[str, str],
     ) -> None:
         self.found = Discovered(spaces)
         self._poller = poller
-        self._may_ask = may_ask
+        self._may_list = may_list
         self._clock = clock
         self._on_listed = on_listed
         self._random = random
         self._failures = 0
+        self._max_pause = LIST_INTERVAL_SECONDS
         self._task: asyncio.Task[None] | None = None
 
-    def switch(self, *, on: bool) -> None:
-        """Begin to list, if that has not begun; or stop, and forget what was found."""
+    def switch(self, *, on: bool, max_pause: float) -> None:
+        """Start, or stop and forget what was found. Pauses after failures grow up to `max_pause` seconds."""
+        self._max_pause = min(max_pause, LIST_INTERVAL_SECONDS)
         if not on:
             self.stop()
             self.found, self._failures = Discovered(), 0
@@ -73,76 +72,49 @@ class Discovery:
             self._task = asyncio.create_task(self._run())
 
     def stop(self) -> None:
-        """List no more."""
+        """Do not list any more."""
         if self._task:
             self._task.cancel()
             self._task = None
 
     async def list_once(self) -> QueryError | None:
-        """List the spaces now; the error, where that failed."""
+        """List the spaces now; the error if that failed."""
         try:
-            self._take(await self._listing())
+            spaces = await self._poller.list_spaces()
+            if self.found.spaces and not spaces:  # a narrowed permission, rather than no customers any more
+                raise MalformedError("malformed", "expected spaces, found none")
+            self._apply(dict(sorted(spaces.items())))
         except QueryError as error:
             return self._failed(error)
         except Exception as error:
-            # a bug of ours costs this listing, is told, and stops no poll
-            _log.exception("listing failed by a bug, please report it", account=self._poller.account.name)
+            # a bug fails this list, is logged, and stops no poll
+            _log.exception("listing failed by a bug, please report it", account=self._poller.account)
             return self._failed(MalformedError("internal", type(error).__name__))
         return None
 
     async def _run(self) -> None:
         while True:
-            listed = self._may_ask() and await self.list_once() is None
-            await asyncio.sleep(LISTING_INTERVAL_SECONDS if listed else self._pause())
+            listed = self._may_list() and await self.list_once() is None
+            pause = pause_after_failure(self._failures, self._max_pause, self._random)
+            await asyncio.sleep(LIST_INTERVAL_SECONDS if listed else pause)
 
-    def _pause(self) -> float:
-        longest = min(self._poller.account.poll_interval, LISTING_INTERVAL_SECONDS)
-        return pause_after_failure(self._failures, longest, self._random)
-
-    async def _listing(self) -> tuple[Space, ...]:
-        """The spaces of a whole listing, in order. Raises QueryError."""
-        instances = await self._instances()
-        spaces = {instance.space_id: Space(id=instance.space_id, name=instance.name) for instance in instances}
-        spaces.pop("", None)
-        # rather a permission that was narrowed, or an answer that we misread, than all customers gone at once
-        if not spaces and (instances or self.found.spaces):
-            raise MalformedError("malformed", f"expected spaces, found none among {len(instances)} instances")
-        return tuple(spaces[name] for name in sorted(spaces))
-
-    async def _instances(self) -> Collection[Instance]:
-        """All pages. Where instances come, go or change places meanwhile, some may be on none of them: then the
-        different ones are not as many as every page says that there are."""
-        found: dict[str, Instance] = {}
-        totals: set[int] = set()
-        for number in range(1, _MOST_PAGES + 1):
-            page, before = await self._poller.list_instances(number), len(found)
-            found |= {instance.id: instance for instance in page.instances}
-            totals.add(page.total)
-            if totals == {len(found)}:
-                return found.values()
-            if len(totals) > 1 or len(found) == before:
-                break
-        raise MalformedError("malformed", f"expected {max(totals)} instances, found {len(found)}")
-
-    def _take(self, spaces: tuple[Space, ...]) -> None:
+    def _apply(self, spaces: Mapping[str, str]) -> None:
         before, self.found = self.found, Discovered(spaces, up=True, last_success=self._clock.now())
         self._on_listed()
-        account, failures, self._failures = self._poller.account.name, self._failures, 0
+        account, failures, self._failures = self._poller.account, self._failures, 0
         if failures:
-            _log.info("spaces listed again", account=account, failed_listings=failures)
-        new, old = {space.id for space in spaces}, {space.id for space in before.spaces}
-        if new != old:
-            _log.info("spaces discovered", account=account, spaces=len(new), come=len(new - old), gone=len(old - new))
+            _log.info("spaces listed again", account=account, failed_attempts=failures)
+        added, removed = spaces.keys() - before.spaces.keys(), before.spaces.keys() - spaces.keys()
+        if added or removed:
+            _log.info("spaces discovered", account=account, spaces=len(spaces), added=len(added), removed=len(removed))
 
     def _failed(self, error: QueryError) -> QueryError:
-        # as with polls, only an answer that was let in ends a refusal
-        denied = isinstance(error, DeniedError) or (self.found.denied and isinstance(error, PassingError))
+        # as with polls, only an answer from the API ends a denial
+        denied = isinstance(error, DeniedError) or (self.found.denied and isinstance(error, TemporaryError))
         self.found = replace(self.found, up=False, failed=True, denied=denied)
         if not self._failures:
-            account, reason = self._poller.account.name, error.reason.value
             ids = {"request_id": error.request_id} if error.request_id else {}
-            _log.warning(
-                "spaces not listed", account=account, reason=reason, code=error.code, detail=error.detail, **ids
-            )
+            where = {"account": self._poller.account, "reason": error.reason.value, "code": error.code}
+            _log.warning("spaces not listed", **where, detail=error.detail, **ids)
         self._failures += 1
         return error

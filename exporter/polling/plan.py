@@ -1,20 +1,16 @@
-"""When a space is due and an account refused, as arithmetic. Knows no scheduler and no clock."""
+"""How an account's spaces fit its budget, as arithmetic: intervals, ages, warnings, and the progress of a sweep."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from random import Random
 from typing import Self
 
-from exporter.config.settings import Account
-from exporter.sources.cams.client import REQUEST_TIMEOUT_SECONDS
+from exporter.config.fields import format_duration
+from exporter.config.settings import API_LIMIT_QPS, Account, Settings
+from exporter.source import REQUEST_TIMEOUT_SECONDS
 
-_FIRST_PAUSE_SECONDS = 10.0
-_REFUSED_INTERVALS = 6
-_DENIED_IN_A_ROW = 3
-_LONGEST_REFUSED_SECONDS = 3600.0
-_SAME_SLOT = 1e-3
-"""A due time this share of an interval before a slot is that slot, rounded on its way."""
+_HEADROOM = 1.1
+"""How much more than the bare quotient is recommended: answers take time, and the number of spaces grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,81 +23,81 @@ class Plan:
 
     @classmethod
     def of(cls, account: Account) -> Self:
-        """What the account's settings ask for."""
+        """The plan of an account."""
         return cls(len(account.polled_spaces), account.poll_interval, account.qps)
 
     @property
     def needed_qps(self) -> float:
-        """Queries a second that the configured interval asks for."""
+        """Queries per second that the configured interval needs."""
         return self.spaces / self.interval
 
     @property
     def effective_interval(self) -> float:
-        """Seconds between two polls of one space: the configured interval, or what the budget makes of it."""
+        """Seconds between two polls of one space: the configured interval, or longer if the budget needs longer."""
         return max(self.interval, self.spaces / self.qps)
 
     @property
     def oldest_age(self) -> float:
-        """Seconds that a value can reach while polls succeed: the interval, and a poll that takes as long as it may."""
+        """Seconds: how old a value can get while polls succeed, with the slowest poll."""
         return self.effective_interval + REQUEST_TIMEOUT_SECONDS
 
     def slot(self, index: int) -> float:
-        """A space's first regular time, in seconds after the start: the interval that follows the first sweep has the
-        spaces spread evenly over it. Counting from the start would poll some twice before others have a value."""
+        """A space's first regular time, in seconds after the start: the spaces are spread evenly over the interval that
+        follows the first sweep. Counted from the start, some would be polled twice before others have a value."""
         return self.spaces / self.qps + self.interval * (index + 1) / self.spaces
 
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Where a space begins in the schedule: `slot` is its first regular time, `due` when it is polled first."""
-
-    slot: float
-    due: float
-
-
-def starts(spaces: Sequence[str], known: Mapping[str, float], plan: Plan, now: float) -> dict[str, Start]:
-    """Where spaces begin, by space; `known` are the slots that those have whose values are known already.
-
-    Spaces without a value go first. A known one goes on where it stood; where that has passed, it is late and polled as
-    soon as the budget allows, the one that waits longest first.
-    """
-    slots = {space: now + plan.slot(index) for index, space in enumerate(spaces)}
-    farthest = max(slots.values(), default=now)
-    # a slot farther ahead than any can be is that of a longer interval, or of a clock that was wrong
-    slots |= {space: known[space] for space in spaces if known.get(space, math.inf) <= farthest}
-    ordered = sorted(spaces, key=lambda space: (space in known, slots[space]))
-    earliest = {space: now + rank / plan.qps for rank, space in enumerate(ordered)}
-    return {
-        space: Start(slots[space], max(slots[space], earliest[space]) if space in known else earliest[space])
-        for space in ordered
-    }
+    @property
+    def facts(self) -> dict[str, float]:
+        """The plan as fields of a log line; times in seconds."""
+        return {
+            "spaces": self.spaces,
+            "qps": self.qps,
+            "needed_qps": round(self.needed_qps, 3),
+            "interval": self.interval,
+            "effective_interval": round(self.effective_interval, 1),
+            "oldest_age": round(self.oldest_age, 1),
+        }
 
 
-def next_due(*, due: float, slot: float, interval: float, now: float) -> float:
-    """When a space is due again that was due at `due` and has been polled: its first slot after that, or at once
-    where that has passed already, so that a late space is late but never skipped."""
-    slots = max(0, math.floor((due - slot) / interval + _SAME_SLOT) + 1)
-    return max(now, slot + slots * interval)
+def plans_of(settings: Settings) -> dict[str, Plan]:
+    """The plan of every account, by name."""
+    return {account.name: Plan.of(account) for account in settings.accounts}
 
 
-def pause_after_failure(failures: int, interval: float, random: Random) -> float:
-    """Seconds until a space is due again after `failures` passing failures in a row: growing up to the interval, and
-    jittered, so that spaces that failed together don't come back together."""
-    longest = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 16), interval)
-    return longest * random.uniform(0.5, 1.0)
+def warnings(plans: Mapping[str, Plan], max_age: float) -> Iterator[str]:
+    """What the operator will not have meant, and which setting would fit."""
+    if not plans:
+        yield "no account falls to this shard; it polls nothing"
+    for name, plan in plans.items():
+        effective = format_duration(plan.effective_interval)
+        if plan.effective_interval > plan.interval:
+            yield (
+                f"account {name}: {plan.spaces} spaces at {plan.qps:g} queries per second are polled every {effective},"
+                f" not every {format_duration(plan.interval)}; {_what_fits(plan)}"
+            )
+        if plan.oldest_age >= max_age:
+            longer = format_duration(_rounded_up(3 * plan.oldest_age))
+            yield (
+                f"account {name}: values are polled every {effective} and removed after max_age"
+                f" {format_duration(max_age)}, so series will come and go; max_age: {longer} would fit"
+            )
 
 
-def pause_after_refusal(failures: int, interval: float, random: Random) -> float:
-    """Seconds until a space is due again that was refused `failures` times in a row: an interval, then growing to six,
-    for a refusal may be a slip of somebody's hand. Never "never": subscriptions get repaired."""
-    intervals = min(2.0 ** min(failures - 1, 16), _REFUSED_INTERVALS)
-    longest = max(interval, min(interval * intervals, _LONGEST_REFUSED_SECONDS))
-    return longest * random.uniform(0.9, 1.0)
+def _what_fits(plan: Plan) -> str:
+    longer = format_duration(_rounded_up(_HEADROOM * plan.spaces / plan.qps))
+    qps = math.ceil(_HEADROOM * plan.needed_qps)
+    return f"{f'qps: {qps} or ' if qps <= API_LIMIT_QPS else ''}poll_interval: {longer} would fit"
+
+
+def _rounded_up(seconds: float) -> float:
+    """To whole minutes above ten minutes, else to ten seconds."""
+    unit = 60 if seconds > 600 else 10
+    return math.ceil(seconds / unit) * unit
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a sweep is: the spaces still to be polled and the queries a second, both by account."""
+    """How far a sweep is: the spaces that are left and the queries per second, both by account."""
 
     left: Mapping[str, int]
     qps: Mapping[str, float]
@@ -110,7 +106,7 @@ class Progress:
 
     @classmethod
     def of(cls, plans: Mapping[str, Plan]) -> Self:
-        """Where it begins."""
+        """The progress at the start."""
         return cls(
             {name: plan.spaces for name, plan in plans.items()}, {name: plan.qps for name, plan in plans.items()}
         )
@@ -126,40 +122,5 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """What the account that takes longest needs at its budget."""
+        """Seconds that the slowest account needs at its budget."""
         return max((left / self.qps[account] for account, left in self.left.items()), default=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class AccountAccess:
-    """Whether the account as a whole is refused, judged from its spaces' answers.
-
-    A refusal that concerns the account counts for it once three spaces in a row (or all, where there are fewer) got one
-    without an answer between that was let in; until then it is that space's `own`. A space with a refusal of its own
-    tells nothing of the account until it is let in again: three such neighbours must not close the account for all.
-    """
-
-    spaces: int
-    denied: frozenset[str] = frozenset()
-    own: frozenset[str] = frozenset()
-    refused: bool = False
-    """No space but a probe is polled while this holds, and only an answer that was let in ends it."""
-
-    def among(self, spaces: Collection[str]) -> "AccountAccess":
-        """What is known of it once these are the account's spaces. Some must be left that can tell: with none, no probe
-        could ever end a refusal."""
-        kept = frozenset(spaces)
-        own = frozenset[str]() if kept <= self.own else self.own & kept
-        return AccountAccess(len(kept), self.denied & kept, own, self.refused and bool(kept))
-
-    def after_denial(self, space: str) -> "AccountAccess":
-        """A space was denied."""
-        if self.refused or space in self.own:
-            return self
-        denied = self.denied | {space}
-        enough = max(1, min(_DENIED_IN_A_ROW, self.spaces - len(self.own)))
-        return replace(self, denied=denied, refused=len(denied) >= enough)
-
-    def after_admission(self, space: str) -> "AccountAccess":
-        """A space was answered, or rejected for its own sake: the account is let in."""
-        return AccountAccess(self.spaces, own=(self.own | self.denied) - {space})

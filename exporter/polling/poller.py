@@ -1,119 +1,135 @@
-"""One poll of one space: a permit, an attempt, at most one attempt more, and the outcome as a value.
-
-A page of the account's instances takes a permit like any other attempt.
-"""
+"""One poll of one space: a permit for each request, at most one retry, and the outcome as a value."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Protocol, TypeVar
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import structlog
 
 from exporter.clock import Clock
-from exporter.config.settings import Account, Space
-from exporter.model import Answer, InstancePage
+from exporter.metrics.instruments import Instruments
+from exporter.model import Answer, Space
 from exporter.polling.budget import Budget
-from exporter.source import MalformedError, QueryError, ThrottledError
-from exporter.sources.cams.client import Client
+from exporter.source import Attempt, MalformedError, Outcome, QueryError, Source, ThrottledError
 
-_MENDED_BY_A_FRESH_ATTEMPT = ("InvalidTimeStamp.Expired", "InvalidSecurityToken*")
-"""A stalled request's date, and a token that has been renewed since."""
-_UNASKED_PAUSE_SECONDS = 1.0
+_DEFAULT_PAUSE_SECONDS = 1.0
+"""After a throttled request, where the API names no pause."""
 
 Result = TypeVar("Result")
 
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a poll gave: an answer or an error, never both. `at` is when it ended, `next_slot` when the space is due by
-    its place in the schedule, both in Unix seconds."""
-
-    account: str
-    space: str
-    at: float
-    answer: Answer | None = None
-    error: QueryError | None = None
-    next_slot: float | None = None
-
-
-class PollObserver(Protocol):
-    """Who counts what happens on the way."""
-
-    def poll_started(self, account: str, delay_seconds: float) -> None:
-        """A poll's first request goes out, `delay_seconds` after it was due."""
-
-    def request_ended(self, account: str, seconds: float, error: QueryError | None) -> None:
-        """An HTTP attempt ended after `seconds`, well or with `error`."""
+class _SourceReplaced(Exception):
+    """The account got another source while a poll waited for its permit: the poll starts again."""
 
 
 class Poller:
     """Polls the spaces of one account. A poll never raises: a failure is an outcome too."""
 
-    def __init__(self, account: Account, client: Client, budget: Budget, clock: Clock, observer: PollObserver) -> None:
+    def __init__(self, account: str, source: Source, budget: Budget, clock: Clock, instruments: Instruments) -> None:
         self.account = account
-        self._client = client
+        self.source = source
+        self.in_flight: set[asyncio.Task[object] | None] = set()
+        """Tasks with a request in flight (not waiting for a permit)."""
+        self._requests: Counter[Source] = Counter()
+        self._replaced: set[Source] = set()
         self._budget = budget
         self._clock = clock
-        self._observer = observer
-        self.under_way: set[asyncio.Task[object] | None] = set()
-        """The tasks that have a request under way, and do not only wait for a permit."""
+        self._instruments = instruments
+
+    def replace(self, source: Source) -> None:
+        """Use another source for all requests that are not in flight."""
+        self._replaced.add(self.source)
+        self.source = source
+
+    async def close_replaced(self) -> None:
+        """Close the replaced sources that have no request in flight. The others are closed when their last one ends."""
+        unused = {source for source in self._replaced if not self._requests[source]}
+        self._replaced -= unused
+        for source in unused:
+            await source.aclose()
+
+    async def close(self) -> None:
+        """Close all sources."""
+        for source in (self.source, *self._replaced):
+            await source.aclose()
 
     async def poll(self, space: Space, *, due: float, retry: bool) -> Outcome:
-        """Poll now; `due` (monotonic seconds) is when it should have been, `retry` allows a second attempt."""
+        """Poll now. The space was due at `due` (monotonic seconds); `retry` allows a second attempt."""
         try:
-            answer = await self._query(space, due=due, retry=retry)
+            answer = await self._with_source(lambda source: self._query(source, space, due=due, retry=retry))
         except QueryError as error:
-            return Outcome(self.account.name, space.id, self._clock.now(), error=error)
+            return Outcome(self.account, space.id, self._clock.now(), error=error)
         except Exception as error:
-            # a bug of ours costs this poll, is told, and stops no other space
-            _log.exception("poll failed by a bug, please report it", account=self.account.name, space=space.id)
+            # a bug fails this poll, is logged, and stops no other space
+            _log.exception("poll failed by a bug, please report it", account=self.account, space=space.id)
             bug = MalformedError("internal", type(error).__name__)
-            return Outcome(self.account.name, space.id, self._clock.now(), error=bug)
-        return Outcome(self.account.name, space.id, self._clock.now(), answer)
+            return Outcome(self.account, space.id, self._clock.now(), error=bug)
+        return Outcome(self.account, space.id, self._clock.now(), answer)
 
-    async def list_instances(self, page: int) -> InstancePage:
-        """A page of the account's instances, in one attempt.
+    async def list_spaces(self) -> Mapping[str, str]:
+        """The spaces of the account, as names by id.
 
         Raises:
-            QueryError: none; its class says why.
+            QueryError: no complete list; its class says why.
         """
-        return await self._attempt(lambda: self._client.list_instances(page))
+        return await self._with_source(lambda source: source.list_spaces(self._attempt(source, None)))
 
-    async def _query(self, space: Space, *, due: float, retry: bool) -> Answer:
-        space_id = None if self.account.polls_own_numbers else space.id
-
-        def ask() -> Awaitable[Answer]:
-            return self._client.query_phone_numbers(space_id, space.isv_code or self.account.isv_code)
-
-        try:
-            return await self._attempt(ask, due)
-        except QueryError as error:
-            if not (retry and any(fnmatchcase(error.code, code) for code in _MENDED_BY_A_FRESH_ATTEMPT)):
-                raise
-        return await self._attempt(ask)
-
-    async def _attempt(self, ask: Callable[[], Awaitable[Result]], due: float | None = None) -> Result:
-        async with self._budget.permit():
-            sent_at, task = self._clock.monotonic(), asyncio.current_task()
-            self.under_way.add(task)
-            if due is not None:
-                self._observer.poll_started(self.account.name, max(0.0, sent_at - due))
+    async def _with_source(self, work: Callable[[Source], Awaitable[Result]]) -> Result:
+        while True:
             try:
-                answer = await ask()
-            except QueryError as error:
-                self._ended(sent_at, error)
+                return await work(self.source)
+            except _SourceReplaced:
+                continue
+
+    async def _query(self, source: Source, space: Space, *, due: float, retry: bool) -> Answer:
+        try:
+            return await source.query(space, self._attempt(source, due))
+        except QueryError as error:
+            if not (retry and error.retry_at_once):
                 raise
-            finally:
-                self.under_way.discard(task)
-            self._ended(sent_at, None)
-            return answer
+        return await source.query(space, self._attempt(source, None))
+
+    def _attempt(self, source: Source, due: float | None) -> Attempt:
+        """What the source enters around each request; the first one ends the delay since `due`."""
+        waiting = [] if due is None else [due]
+
+        @asynccontextmanager
+        async def attempt() -> AsyncIterator[None]:
+            async with self._budget.permit():
+                if source is not self.source:
+                    raise _SourceReplaced
+                sent_at = self._clock.monotonic()
+                if waiting:
+                    self._instruments.poll_started(self.account, max(0.0, sent_at - waiting.pop()))
+                try:
+                    async with self._in_flight(source):
+                        yield
+                except QueryError as error:
+                    self._ended(sent_at, error)
+                    raise
+                self._ended(sent_at, None)
+
+        return attempt
+
+    @asynccontextmanager
+    async def _in_flight(self, source: Source) -> AsyncIterator[None]:
+        task = asyncio.current_task()
+        self.in_flight.add(task)
+        self._requests[source] += 1
+        try:
+            yield
+        finally:
+            self.in_flight.discard(task)
+            self._requests[source] -= 1
+            if self._replaced:
+                await self.close_replaced()
 
     def _ended(self, sent_at: float, error: QueryError | None) -> None:
-        self._observer.request_ended(self.account.name, self._clock.monotonic() - sent_at, error)
+        self._instruments.request_ended(self.account, self._clock.monotonic() - sent_at, error)
         if isinstance(error, ThrottledError):
-            wait = _UNASKED_PAUSE_SECONDS if error.wait_seconds is None else error.wait_seconds
+            wait = _DEFAULT_PAUSE_SECONDS if error.wait_seconds is None else error.wait_seconds
             self._budget.throttled(sent_at=sent_at, wait_seconds=wait)

@@ -8,9 +8,12 @@ from typing import Any
 
 import yaml
 
+from exporter import sources
 from exporter.clock import SystemClock
-from exporter.config.settings import Settings, format_duration
-from exporter.service import Fixed, serve
+from exporter.config.fields import format_duration
+from exporter.config.settings import Settings
+from exporter.runtime.reload import Fixed
+from exporter.serve import serve
 from exporter.simulator.api import SimulatedApi, create_simulator
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.scenario import Scenario
@@ -46,7 +49,7 @@ async def run_simulator(scenario: Scenario, listener: socket, say: Callable[[str
 
 def demo_settings(scenario: Scenario, endpoint: str) -> Settings:
     """The configuration that polls the scenario's fleet at `endpoint`."""
-    return Settings.model_validate(demo_document(scenario, endpoint))
+    return sources.Settings.model_validate(demo_document(scenario, endpoint))
 
 
 def demo_document(scenario: Scenario, endpoint: str) -> dict[str, Any]:

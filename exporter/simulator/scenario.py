@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from exporter.config.settings import Duration, Strict, parse_duration
+from exporter.config.fields import Duration, Strict, parse_duration
 
 
 def _moment(text: object) -> float:

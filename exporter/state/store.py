@@ -1,23 +1,21 @@
-"""What is known of every space: the values of its last success, and how its polls went. One writer: `record`."""
+"""What is known of every space: the values of its last success, and the results of its polls."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from exporter.model import WATCHED_FIELDS, PhoneNumber
-from exporter.polling.poller import Outcome
-from exporter.source import QueryError, Reason
+from exporter.source import Outcome, QueryError, Reason
 
 Key = tuple[str, str]
 """Account and space."""
 
 
 class Change(NamedTuple):
-    """A field of a number was seen to be another `at` this time (Unix seconds), and was `before` until then."""
+    """A field of a number was seen to change `at` this time (Unix seconds); its value `before` that."""
 
     at: float
     before: str = ""
-    """"" where a version of the exporter that did not keep it saw the change."""
 
 
 Changes = Mapping[tuple[str, str], Change]
@@ -26,8 +24,8 @@ Changes = Mapping[tuple[str, str], Change]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The last poll of a space that failed, `at` this time; by then `in_a_row` had, the first of them at `since`
-    (Unix seconds)."""
+    """The last failed poll of a space, `at` this time: the last of `in_a_row` failures, the first of which was at
+    `since` (Unix seconds)."""
 
     at: float
     since: float
@@ -39,17 +37,17 @@ class Failure:
 
     @classmethod
     def of(cls, error: QueryError, at: float, before: "Failure | None") -> "Failure":
-        """`before` is the poll before it, where that failed too."""
+        """`before` is the failure of the poll before it, if that failed too."""
         since, in_a_row = (before.since, before.in_a_row + 1) if before else (at, 1)
-        # not the error itself: with its traceback it holds all that was at hand when it was raised
+        # not the error itself: with its traceback it holds every local variable
         return cls(at, since, in_a_row, error.reason, error.code, error.detail, error.request_id)
 
 
 @dataclass(frozen=True, slots=True)
 class SpaceState:
-    """A space as we know it. `phone_numbers` are those of the last success, however long ago that was; `next_slot` is
-    its next regular time in the schedule (Unix seconds). Of one that came from a state file `discovered_as` is the name
-    that it was discovered by, None where it was configured."""
+    """What is known of a space. `phone_numbers` are those of the last success, of any age; `next_slot` is its next
+    regular time in the schedule (Unix seconds). `discovered_as` is its name in a list, None if it is configured; set
+    only in a state file."""
 
     up: bool = False
     last_success: float | None = None
@@ -61,12 +59,8 @@ class SpaceState:
     next_slot: float | None = None
     discovered_as: str | None = None
 
-    @property
-    def is_healthy(self) -> bool:
-        return all(number.is_healthy for number in self.phone_numbers)
-
     def after(self, outcome: Outcome) -> "SpaceState":
-        """What is known once a poll has ended: a failure changes no number."""
+        """The state after this poll. A failure changes no number."""
         if outcome.error:
             reason = outcome.error.reason
             return replace(
@@ -78,7 +72,7 @@ class SpaceState:
                 next_slot=outcome.next_slot,
             )
         numbers = outcome.answer.phone_numbers if outcome.answer else ()
-        if numbers == self.phone_numbers:  # mostly; so the new ones die young, and nobody needs to look for garbage
+        if numbers == self.phone_numbers:  # mostly; the new ones are freed at once
             numbers = self.phone_numbers
         return replace(
             self,
@@ -91,28 +85,30 @@ class SpaceState:
         )
 
     def with_history(self, old: "SpaceState") -> "SpaceState":
-        """The same, with what was known before: the dates of changes, and the values where there was no success yet."""
+        """The same with what a state file knew: all of it before the first poll, the values before the first
+        success, and the times of changes."""
+        if not self.polls:
+            return old
         if self.last_success is None:
-            up = self.up if self.polls else old.up
             return replace(
                 old,
-                up=up,
+                up=False,
                 polls=self.polls,
                 failures=self.failures,
                 last_failure=self.last_failure,
                 next_slot=self.next_slot,
             )
-        unseen = _changes(old, self.phone_numbers, old.last_success or 0.0)  # changed since then, nobody knows when
-        return replace(self, changes={**unseen, **self.changes})
+        missed = _changes(old, self.phone_numbers, old.last_success or 0.0)  # the exact time is not known
+        return replace(self, changes={**missed, **self.changes})
 
     def is_fresh(self, now: float, max_age: float) -> bool:
-        """Whether its values may be shown; `now` is in Unix seconds. How old they are nobody knows whose date is far
-        ahead, for a clock was wrong."""
+        """Whether its values may be shown; `now` is in Unix seconds. Values from far in the future are not: a clock was
+        wrong, and their age is not known."""
         return self.last_success is not None and abs(now - self.last_success) < max_age
 
 
 def _changes(before: SpaceState, numbers: Iterable[PhoneNumber], at: float) -> Changes:
-    """The dated changes of the numbers that are listed now; a number that was not known before has not changed."""
+    """The changes of the numbers that are listed now; a number that was not known before has not changed."""
     known = {number.phone_number: number for number in before.phone_numbers}
     changes: dict[tuple[str, str], Change] = {}
     for number in numbers:
@@ -127,25 +123,21 @@ def _changes(before: SpaceState, numbers: Iterable[PhoneNumber], at: float) -> C
 
 
 class Store:
-    """Every configured space's state. `on_change` is told of each new one.
+    """Every polled space's state. `on_change` is called with each new one.
 
-    `unpolled` are the spaces that were neither polled since the start nor known, fresh enough to show, from before.
+    `unpolled` are the spaces that were not polled since the start, and have no values that are fresh enough to show.
     """
 
-    def __init__(
-        self, states: Mapping[Key, SpaceState], unpolled: Iterable[Key], on_change: Callable[[Key, SpaceState], None]
-    ) -> None:
-        self._states = dict(states)
-        self.unpolled = set(unpolled)
+    def __init__(self, on_change: Callable[[Key, SpaceState], None]) -> None:
+        self.unpolled: set[Key] = set()
+        self._states: dict[Key, SpaceState] = {}
         self._on_change = on_change
-        for key, state in self._states.items():
-            on_change(key, state)
 
     def __getitem__(self, key: Key) -> SpaceState:
         return self._states[key]
 
     def retain(self, keys: Collection[Key]) -> None:
-        """Forget all other spaces, and begin with those that are new."""
+        """Remove all other spaces, and add those that are new."""
         for key in self._states.keys() - set(keys):
             del self._states[key]
             self.unpolled.discard(key)
@@ -154,16 +146,18 @@ class Store:
                 self.unpolled.add(key)
                 self._set(key, SpaceState())
 
-    def recall(self, known: Mapping[Key, SpaceState]) -> None:
-        """Take in what was known before, and could not be read until now."""
+    def restore(self, known: Mapping[Key, SpaceState], *, now: float, max_age: float) -> None:
+        """Add what a state file knew."""
         for key, old in known.items():
-            self._set(key, self._states[key].with_history(old))
+            state = self._set(key, self._states[key].with_history(old))
+            if state.is_fresh(now, max_age):
+                self.unpolled.discard(key)
 
-    def record(self, outcome: Outcome) -> SpaceState:
-        """Take in what a poll gave; returns what is known now."""
+    def record(self, outcome: Outcome) -> None:
+        """Add the result of a poll."""
         key = (outcome.account, outcome.space)
         self.unpolled.discard(key)
-        return self._set(key, self._states[key].after(outcome))
+        self._set(key, self._states[key].after(outcome))
 
     def _set(self, key: Key, state: SpaceState) -> SpaceState:
         self._states[key] = state

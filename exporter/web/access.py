@@ -1,36 +1,40 @@
-"""Who may ask: TLS and logins, in the format of Prometheus' exporter-toolkit. Knows no HTTP.
+"""TLS and basic auth, in the format of Prometheus' exporter-toolkit. Knows no HTTP.
 
-Source: github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md. Of its keys these are known, and
-others are refused: a key that does nothing would be a door that its owner believes shut.
+Source: github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md. Keys that are not implemented are
+errors: a key without effect would be a protection that its owner relies on.
 """
 
+import asyncio
 import re
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import bcrypt
+import structlog
 from pydantic import AfterValidator, Field
 
 from exporter.clock import Clock
 from exporter.config.document import Lines
-from exporter.config.following import Followed
+from exporter.config.fields import Strict, Text
+from exporter.config.loading import Version, version_of
 from exporter.config.problems import ConfigError
-from exporter.config.settings import Strict, Text
 from exporter.config.validation import load_document
 from exporter.web.logins import Logins
 
+_log = structlog.get_logger()
+
 _HASH = re.compile(r"\$2[aby]\$(0[4-9]|1[0-9])\$[./A-Za-z0-9]{53}")
-"""What bcrypt writes; a cost above 19 takes minutes a login."""
+"""What bcrypt writes; a cost above 19 takes minutes to verify."""
 
 _CLIENT_CERTIFICATES = {
     "NoClientCert": ssl.CERT_NONE,
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
-"""The toolkit's two kinds that ask for a certificate and do not verify it are not offered."""
+"""The toolkit's two types that do not verify a client's certificate are not implemented."""
 
 
 def _bcrypt_hash(text: str) -> str:
@@ -56,6 +60,12 @@ class TlsServerConfig(Strict):
     )
     min_version: Literal["TLS12", "TLS13"] = Field("TLS12", description="the oldest TLS that is spoken")
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that it names, by key."""
+        named = {"cert_file": self.cert_file, "key_file": self.key_file, "client_ca_file": self.client_ca_file}
+        return {key: name for key, name in named.items() if name}
+
 
 class WebConfig(Strict):
     """The file of --web.config.file."""
@@ -69,84 +79,96 @@ class WebConfig(Strict):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Doors:
-    users: Mapping[str, str]
-    tls: ssl.SSLContext | None
-
-
 class Access:
-    """A web configuration file, followed: what it says counts for the next connection."""
+    """A web configuration file. `follow` applies changes of its users and certificates; others require a restart."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        """Raises ConfigError if anything is wrong with it."""
+        """Raises ConfigError if it has errors."""
         self._path = path
-        self._doors = Followed("web configuration", self._read)
         self._logins = Logins(clock)
-        self._last: _Doors | None = None
-        self.tls = CurrentTls(self._doors) if self._doors().tls else None
+        self._config = load_document(path, WebConfig)
+        self._versions = self._current_versions()
+        self._error = ""
+        self._current = self.tls = self._context(self._config.tls_server_config)
+        if self.tls:
+            # load_cert_chain on a context in use would keep an ECDSA certificate beside a newer RSA one, and would
+            # leave none if the key does not match
+            self.tls.sni_callback = self._use_current
 
     async def admits(self, user: str, password: str) -> bool:
-        """Whether someone may ask who gives this name and password, or "" for both."""
-        users = self._doors().users
+        """Whether a request with this name and password is admitted; "" for both if it has none."""
+        users = self._config.basic_auth_users
         return not users or (bool(user) and await self._logins.verify(users, user, password))
 
-    def _read(self) -> tuple[_Doors, tuple[Path, ...]]:
-        config = load_document(self._path, WebConfig)
-        tls, folder, files = config.tls_server_config, self._path.parent, [self._path]
-        if tls:
-            named = (tls.cert_file, tls.key_file, tls.client_ca_file)
-            files += [folder / name for name in named if name]
-        doors = _Doors(config.basic_auth_users, self._context(tls) if tls else None)
-        if self._last:
-            self._require_as_closed(doors, self._last)
-        self._last = doors
-        return doors, tuple(files)
+    async def follow(self) -> bool:
+        """Apply the file and those that it names if one has changed. False if they have errors: nothing changes then,
+        and the next call tries again."""
+        versions = await asyncio.to_thread(self._current_versions)
+        if versions != self._versions or self._error:
+            try:
+                self._config, self._current = await asyncio.to_thread(self._load)
+                self._error = ""
+                _log.info("web config reloaded", file=str(self._path))
+            except ConfigError as error:
+                if str(error) != self._error:
+                    _log.error("web config reload failed, keeping the current configuration", problems=str(error))
+                self._error = str(error)
+            self._versions = versions
+        return not self._error
 
-    def _require_as_closed(self, doors: _Doors, last: _Doors) -> None:
-        """A file that is half written opens nothing."""
-        if bool(doors.tls) != bool(last.tls):
-            raise self._problem((), "expected TLS as it was at the start, for it takes a restart to turn it on or off")
-        if last.users and not doors.users:
-            raise self._problem((), "expected logins as before, for it takes a restart to turn them off")
-        if last.tls and doors.tls and doors.tls.verify_mode < last.tls.verify_mode:
-            raise self._problem((), "expected a client_auth_type as before, for it takes a restart to ask for less")
+    def _load(self) -> tuple[WebConfig, ssl.SSLContext | None]:
+        config, now = load_document(self._path, WebConfig), self._config
+        if now.basic_auth_users and not config.basic_auth_users:
+            raise self._problem("removed, which requires a restart", "basic_auth_users")
+        if _without_certificate(config.tls_server_config) != _without_certificate(now.tls_server_config):
+            text = "changed in more than cert_file and key_file, which requires a restart"
+            raise self._problem(text, "tls_server_config")
+        return config, self._context(config.tls_server_config)
 
-    def _context(self, tls: TlsServerConfig) -> ssl.SSLContext:
-        folder, place = self._path.parent, ("tls_server_config",)
+    def _use_current(self, connection: ssl.SSLSocket | ssl.SSLObject, _: str, __: ssl.SSLContext) -> int | None:
+        """Called in each handshake, also of a client that sends no server name."""
+        assert self._current
+        if connection.session_reused and self._current is not self.tls and self._current.verify_mode:
+            # the client's certificate would not be verified again: its CA may have been removed
+            return ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE
+        connection.context = self._current
+        return None
+
+    def _current_versions(self) -> tuple[Version, ...]:
+        tls = self._config.tls_server_config
+        names = (self._path.name, *(tls.files.values() if tls else ()))
+        return tuple(version_of(self._path.parent / name) for name in names)
+
+    def _context(self, tls: TlsServerConfig | None) -> ssl.SSLContext | None:
+        if not tls:
+            return None
         if bool(tls.client_ca_file) != (tls.client_auth_type != "NoClientCert"):
-            raise self._problem(
-                place, "expected client_ca_file and a client_auth_type that verifies, found one of them"
-            )
-        self._require_readable(tls)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.min_version == "TLS13" else ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_cert_chain(folder / tls.cert_file, folder / tls.key_file, password=_no_password)
-        except (OSError, ValueError) as error:
-            text = f"expected a certificate and its key, in PEM, found: {_why(error)}"
-            raise self._problem((*place, "cert_file"), text) from error
-        try:
-            if tls.client_ca_file:
-                context.load_verify_locations(folder / tls.client_ca_file)
-        except (OSError, ValueError) as error:
-            text = f"expected certificates, in PEM, found: {_why(error)}"
-            raise self._problem((*place, "client_ca_file"), text) from error
+            text = "expected client_ca_file and a client_auth_type that verifies, found one of them"
+            raise self._problem(text, "tls_server_config")
+        directory, context = self._path.parent, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        for key, name in tls.files.items():  # ssl does not say which file it cannot read
+            with self._expecting(key, "a readable file"):
+                (directory / name).open("rb").close()
+        with self._expecting("cert_file", "a certificate and its key, in PEM"):
+            context.load_cert_chain(directory / tls.cert_file, directory / tls.key_file, password=_no_password)
+        if tls.client_ca_file:
+            with self._expecting("client_ca_file", "certificates, in PEM"):
+                context.load_verify_locations(directory / tls.client_ca_file)
+        # only TLS 1.2 with a session ID can resume a session then, see _use_current
+        context.num_tickets, context.options = 0, context.options | ssl.OP_NO_TICKET
         context.verify_mode = _CLIENT_CERTIFICATES[tls.client_auth_type]
+        context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.min_version == "TLS13" else ssl.TLSVersion.TLSv1_2
         return context
 
-    def _require_readable(self, tls: TlsServerConfig) -> None:
-        """For ssl does not say which of the files it cannot read."""
-        for key in ("cert_file", "key_file", "client_ca_file"):
-            if name := getattr(tls, key):
-                try:
-                    (self._path.parent / name).open("rb").close()
-                except (OSError, ValueError) as error:
-                    raise self._problem(
-                        ("tls_server_config", key), f"expected a readable file, found: {_why(error)}"
-                    ) from error
+    @contextmanager
+    def _expecting(self, key: str, expected: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+            raise self._problem(f"expected {expected}, found: {reason}", "tls_server_config", key) from error
 
-    def _problem(self, place: tuple[str, ...], text: str) -> ConfigError:
+    def _problem(self, text: str, *place: str) -> ConfigError:
         return ConfigError([Lines(self._path).problem(place, text)])
 
 
@@ -154,21 +176,5 @@ def _no_password() -> str:
     raise ValueError("a key with a password")
 
 
-def _why(error: OSError | ValueError) -> str:
-    reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
-    return str(reason or error)
-
-
-class CurrentTls:
-    """Stands where asyncio expects an SSLContext; each connection gets the one that is current then."""
-
-    def __init__(self, doors: Followed[_Doors]) -> None:
-        self._doors = doors
-
-    def wrap_bio(
-        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_side: bool, server_hostname: str | None
-    ) -> ssl.SSLObject:
-        """A connection's TLS."""
-        context = self._doors().tls
-        assert context, "TLS is neither turned on nor off while it runs"
-        return context.wrap_bio(incoming, outgoing, server_side, server_hostname)
+def _without_certificate(tls: TlsServerConfig | None) -> TlsServerConfig | None:
+    return tls and tls.model_copy(update={"cert_file": "", "key_file": ""})

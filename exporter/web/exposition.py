@@ -1,8 +1,7 @@
-"""How a scrape is answered: in which format, packed or not, and in chunks between which others have their turn."""
+"""The answer to a scrape: its format, its compression, and the chunks between which other tasks run."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 from isal import isal_zlib
 from starlette.datastructures import Headers
@@ -12,18 +11,17 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _CHUNK_BYTES = 256 * 1024
-"""What is packed and sent at once: some tenths of a millisecond."""
+"""What is compressed and sent at once: some tenths of a millisecond."""
 _GZIP = 16 + isal_zlib.MAX_WBITS
-"""zlib's way to ask for gzip's header."""
+"""zlib's value for gzip's header."""
 
 
-def exposition(parts: Sequence[bytes], asked: Headers, *, openmetrics: bool) -> Response:
-    """An answer of these parts, one after the other, to a request with these headers."""
+def exposition(families: Iterable[bytes], asked: Headers, *, openmetrics: bool) -> Response:
+    """An answer of these families to a request with these headers. A family is rendered when it is sent."""
     headers = {"content-type": OPENMETRICS if openmetrics else TEXT, "vary": "Accept-Encoding"}
     if accepts_gzip(asked.get("accept-encoding", "")):
-        return StreamingResponse(_in_turns(_packed(parts)), headers={**headers, "content-encoding": "gzip"})
-    length = str(sum(map(len, parts)))
-    return StreamingResponse(_in_turns(_chunks(parts)), headers={**headers, "content-length": length})
+        return StreamingResponse(_in_turns(_compressed(families)), headers={**headers, "content-encoding": "gzip"})
+    return StreamingResponse(_in_turns(_chunks(families)), headers=headers)
 
 
 def prefers_openmetrics(accept: str) -> bool:
@@ -56,30 +54,18 @@ def _quality(entry: str) -> tuple[float, str, str]:
 async def _in_turns(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
     for chunk in chunks:
         yield chunk
-        await asyncio.sleep(0)  # a client that reads fast would have all of it before anything else goes on
+        await asyncio.sleep(0)  # a client that reads fast would get all of it before any other task runs
 
 
-def _chunks(parts: Iterable[bytes]) -> Iterator[bytes]:
-    waiting: list[bytes] = []
-    room = _CHUNK_BYTES
-    for part in chain.from_iterable(map(_cut, parts)):
-        waiting.append(part)
-        room -= len(part)
-        if room <= 0:
-            yield b"".join(waiting)
-            waiting, room = [], _CHUNK_BYTES
-    yield b"".join(waiting)
+def _chunks(families: Iterable[bytes]) -> Iterator[bytes]:
+    for family in families:
+        for start in range(0, len(family), _CHUNK_BYTES):
+            yield family[start : start + _CHUNK_BYTES]
 
 
-def _cut(part: bytes) -> Iterable[bytes]:
-    if len(part) <= _CHUNK_BYTES:
-        return (part,)
-    return (part[start : start + _CHUNK_BYTES] for start in range(0, len(part), _CHUNK_BYTES))
-
-
-def _packed(parts: Iterable[bytes]) -> Iterator[bytes]:
-    # isal's first level packs our lines as well as zlib's and takes a quarter of the time
+def _compressed(families: Iterable[bytes]) -> Iterator[bytes]:
+    # isal's first level compresses our lines as well as zlib's, in a quarter of the time
     compressor = isal_zlib.compressobj(1, isal_zlib.DEFLATED, _GZIP)
-    for chunk in _chunks(parts):
+    for chunk in _chunks(families):
         yield compressor.compress(chunk)
     yield compressor.flush()

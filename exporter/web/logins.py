@@ -1,4 +1,4 @@
-"""Whose password is right. Knows neither files nor HTTP."""
+"""Verifies passwords. Knows neither files nor HTTP."""
 
 import asyncio
 import hashlib
@@ -14,12 +14,11 @@ _LONGEST_PASSWORD = 72
 _REMEMBERED_SECONDS = 300.0
 _MOST_REMEMBERED = 100
 _VERIFIED_AT_ONCE = 2
-_MOST_WAITING = 50
-"""Of known names, and as many of others: who tries names takes no place from those who have one."""
+_MAX_WAITING = 50
 
 
 class TooManyWaiting(Exception):
-    """So many passwords wait to be verified that this one is not: it may be right."""
+    """Too many passwords wait to be verified: this one may be right."""
 
 
 def matches(password: str, hashed: str) -> bool:
@@ -28,37 +27,37 @@ def matches(password: str, hashed: str) -> bool:
 
 
 class Logins:
-    """Passwords against bcrypt hashes, off the event loop; a success is remembered for five minutes after its last use.
+    """Passwords against bcrypt hashes, off the event loop. A success is remembered for five minutes after its last use.
 
-    So a scraper does not wait behind someone who tries passwords. A name that is unknown costs as much as one that is.
+    So a scraper does not wait while others try passwords. An unknown name takes as long as a known one.
     """
 
     def __init__(self, clock: Clock, matches: Callable[[str, str], bool] = matches) -> None:
         self._clock = clock
         self._matches = matches
         self._remembered: OrderedDict[bytes, float] = OrderedDict()
-        self._turns = asyncio.Semaphore(_VERIFIED_AT_ONCE)
-        self._waiting = {True: 0, False: 0}
+        self._slots = asyncio.Semaphore(_VERIFIED_AT_ONCE)
+        self._waiting = 0
 
     async def verify(self, users: Mapping[str, str], user: str, password: str) -> bool:
         """Whether it is the password of one of `users` (at least one).
 
         Raises:
-            TooManyWaiting: nobody knows, for too many wait to be told.
+            TooManyWaiting: it was not verified.
         """
         known = users.get(user)
         expected = known or max(users.values(), key=_cost)
         digest = hashlib.sha256("\0".join((user, expected, password)).encode("utf-8", "surrogatepass")).digest()
         if known and self._remembered.get(digest, 0.0) > self._clock.monotonic():
             return self._remember(digest)
-        if self._waiting[bool(known)] >= _MOST_WAITING:
+        if self._waiting >= _MAX_WAITING:
             raise TooManyWaiting
-        self._waiting[bool(known)] += 1
+        self._waiting += 1
         try:
-            async with self._turns:
+            async with self._slots:
                 right = await asyncio.to_thread(self._matches, password, expected)
         finally:
-            self._waiting[bool(known)] -= 1
+            self._waiting -= 1
         return bool(known) and right and self._remember(digest)
 
     def _remember(self, digest: bytes) -> bool:

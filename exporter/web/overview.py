@@ -8,41 +8,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from math import ceil
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from exporter.config.shard import WHOLE, Shard
 from exporter.metrics.catalogue import AccountView, SpaceView
-from exporter.model import PhoneNumber
+from exporter.model import RANKS, PhoneNumber, State
+from exporter.runtime.view import Snapshot
 
 BLIND_INTERVALS = 3
 """After so many effective intervals without a success a space is blind, as the alert ChatAppSpaceBlind has it."""
-_MOST_A_PAGE = 1000
 _LAST_SECOND = 253_402_300_799.0  # of the year 9999
 
-
-class State(StrEnum):
-    """How an entry is, in a word; the worst first."""
-
-    DOWN = "down"
-    RED = "red"
-    BLIND = "blind"
-    RESTRICTED = "restricted"
-    YELLOW = "yellow"
-    UNKNOWN = "unknown"
-    EMPTY = "empty"
-    WAITING = "waiting"
-    GREEN = "green"
-
-    @property
-    def meaning(self) -> str:
-        """A sentence for those who see the word for the first time."""
-        return _MEANINGS[self]
-
-
-_MEANINGS = {
+MEANINGS: Mapping[State, str] = {
     State.DOWN: "banned, deleted, disconnected, migrated or offline",
     State.RED: "the quality rating is RED",
     State.BLIND: f"no poll of the space succeeded for {BLIND_INTERVALS} intervals, or its account is refused",
@@ -53,7 +31,7 @@ _MEANINGS = {
     State.WAITING: "the space has not been polled yet",
     State.GREEN: "GREEN and connected",
 }
-_RANKS = {state: rank for rank, state in enumerate(State)}
+"""The state in a sentence."""
 _DATED_BY: Mapping[State, tuple[str, ...]] = {
     State.DOWN: ("status",),
     State.RED: ("quality_rating",),
@@ -61,27 +39,6 @@ _DATED_BY: Mapping[State, tuple[str, ...]] = {
     State.YELLOW: ("quality_rating",),
 }
 """The fields that put a number into a state; the others are put there by both."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The fleet `at` a moment, in Unix seconds; of several processes that share one, the part of this `shard`."""
-
-    at: float
-    spaces: Sequence[SpaceView]
-    accounts: Sequence[AccountView]
-    shard: Shard = WHOLE
-
-    @property
-    def refused(self) -> list[str]:
-        """The accounts of which nothing can be seen."""
-        return [account.account for account in self.accounts if not account.up]
-
-    @property
-    def unlisted(self) -> list[str]:
-        """The accounts that may have spaces that nobody knows of."""
-        found = ((account, account.discovered) for account in self.accounts)
-        return [account.account for account, listed in found if account.unlisted or (listed and not listed.up)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +68,11 @@ class Filter(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    q: str = Field("", max_length=200, description="words in a name, number, space, account or label, in any case")
-    account: str = Field("", description="an account's name")
-    state: tuple[State, ...] = Field((), description="one of these states; `blind` also what is of a blind space")
-    page: int = Field(1, ge=1, le=1_000_000, description="counted from 1")
-    per_page: int = Field(100, ge=1, le=_MOST_A_PAGE, description="how many stand on one")
+    q: str = Field("", max_length=200)
+    account: str = ""
+    state: tuple[State, ...] = ()
+    page: int = Field(1, ge=1, le=1_000_000)
+    per_page: int = Field(100, ge=1, le=1000)
 
     def has_words_of(self, entry: Entry) -> bool:
         """Whether all but its state is as asked for."""
@@ -148,14 +105,10 @@ def select(entries: Iterable[Entry], asked: Filter) -> Selection:
     return Selection(chosen[first : first + asked.per_page], len(chosen), pages, _counts(found))
 
 
-def _counts(entries: Iterable[Entry]) -> Counter[State]:
-    counts: Counter[State] = Counter(dict.fromkeys(State, 0))
-    blind = set()
-    for entry in entries:
-        if entry.blind:
-            blind.add(id(entry.space))
-        counts[entry.state] += 1
-    counts[State.BLIND] = len(blind)
+def _counts(entries: Sequence[Entry]) -> Counter[State]:
+    counts = Counter(dict.fromkeys(State, 0))
+    counts.update(entry.state for entry in entries)
+    counts[State.BLIND] = len({id(entry.space) for entry in entries if entry.blind})
     return counts
 
 
@@ -168,7 +121,7 @@ def entries_of(snapshot: Snapshot) -> list[Entry]:
         for space in snapshot.spaces
         for entry in _entries_of_space(space, snapshot.at, accounts.get(space.account))
     ]
-    return sorted(entries, key=lambda entry: (_RANKS[entry.state], -(entry.since or 0), entry.space.account))
+    return sorted(entries, key=lambda entry: (RANKS[entry.state], -(entry.since or 0), entry.space.account))
 
 
 def worst_of_spaces(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -183,8 +136,8 @@ def worst_of_spaces(entries: Iterable[Entry]) -> Iterator[Entry]:
 def _entries_of_space(space: SpaceView, now: float, account: AccountView | None) -> Iterator[Entry]:
     blind, seen = _is_blind(space, now, account), space.state.last_success
     for number in space.phone_numbers:
-        state = State(number.condition)
-        if blind and _RANKS[state] > _RANKS[State.BLIND]:
+        state = number.state
+        if blind and RANKS[state] > RANKS[State.BLIND]:
             yield Entry(space, number, State.BLIND, blind, seen)
         else:
             yield Entry(space, number, state, blind, _since(space, number, state))
@@ -200,7 +153,7 @@ def _is_blind(space: SpaceView, now: float, account: AccountView | None) -> bool
         return space.state.polls > 0
     # of one that is dated ahead, by a clock that was wrong, nobody knows how old it is
     age = abs(now - space.state.last_success)
-    return not space.fresh or (account is not None and age > BLIND_INTERVALS * account.plan.effective_interval)
+    return not space.fresh or (account is not None and age > BLIND_INTERVALS * account.effective_interval)
 
 
 def _since(space: SpaceView, number: PhoneNumber, state: State) -> float | None:

@@ -13,10 +13,11 @@ import jinja2
 from pydantic import Field
 
 from exporter import __version__
-from exporter.config.settings import format_duration
+from exporter.config.fields import format_duration
 from exporter.metrics.catalogue import SpaceView
-from exporter.model import PhoneNumber
-from exporter.web.overview import Filter, Snapshot, State, entries_of, select, utc
+from exporter.model import PhoneNumber, State
+from exporter.runtime.view import Snapshot
+from exporter.web.overview import MEANINGS, Filter, entries_of, select, utc
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLE = (_TEMPLATES / "style.css").read_text()
@@ -34,7 +35,7 @@ CONTENT_SECURITY_POLICY = (
 class PageFilter(Filter):
     """What the page of the fleet can be asked for."""
 
-    refresh: int | None = Field(None, ge=5, le=3600, description="seconds after which it is loaded anew")
+    refresh: int | None = Field(None, ge=5, le=3600)
 
     def address(self, **changes: Any) -> str:
         """The same page with these changes, as a link; what is not asked for is left out."""
@@ -58,15 +59,9 @@ class Pages:
         environment = jinja2.Environment(
             loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
         )
-        environment.filters.update(
-            age=_age,
-            ago=_ago,
-            utc=_utc,
-            duration=_duration,
-            address=_space_address,
-            home=_home,
-        )
-        environment.globals.update(version=__version__, State=State, symbols=_SYMBOLS, style=_STYLE)
+        environment.filters.update(age=_age, ago=_ago, utc=_utc, duration=_duration)
+        environment.filters.update(address=_space_address, home=_home)
+        environment.globals.update(version=__version__, State=State, meanings=MEANINGS, symbols=_SYMBOLS, style=_STYLE)
         self._index = environment.get_template("index.html")
         self._space = environment.get_template("space.html")
         self._refusal = environment.get_template("refusal.html")
@@ -91,7 +86,7 @@ class Pages:
             now=snapshot.at,
             view=found[0].space,
             worst=found[0],
-            refused=account in snapshot.refused,
+            denied=account in snapshot.denied,
             states={entry.number.phone_number: entry.state for entry in found if entry.number},
             changes=sorted(_changes(found[0].space), key=lambda change: -change.at),
         )

@@ -1,10 +1,10 @@
-"""The HTTP side: what is answered under which path. Knows no polling; asks its `Source`."""
+"""The HTTP API: which path answers what, from a `View`. Knows no polling."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.datastructures import QueryParams
 from starlette.middleware import Middleware
@@ -13,52 +13,26 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from exporter.config.problems import ConfigError
-from exporter.metrics.catalogue import AccountView
+from exporter.runtime.view import Snapshot, View
 from exporter.web import api
 from exporter.web.exposition import exposition, prefers_openmetrics
 from exporter.web.guard import Admits, Guard
-from exporter.web.overview import Filter, Snapshot
+from exporter.web.overview import Filter
 from exporter.web.pages import CONTENT_SECURITY_POLICY, PageFilter, Pages
 
 Asked = TypeVar("Asked", bound=Filter)
-Result = TypeVar("Result")
-
-
-class Source(Protocol):
-    """What the pages are made from."""
-
-    def expire(self) -> Iterator[None]:
-        """Take off what is too old to show, step by step."""
-
-    def exposition(self, *, openmetrics: bool, names: Collection[str]) -> Sequence[bytes]:
-        """All families, or those of these names, in one of the two formats, in parts of any size."""
-
-    def accounts(self) -> Collection[AccountView]:
-        """The accounts as they are now."""
-
-    def snapshot(self) -> Snapshot:
-        """The fleet as it is now."""
-
-    def unpolled(self) -> int:
-        """How many spaces have been neither polled nor known since the start."""
-
-    def redacted_config(self) -> str:
-        """The configuration in YAML, its secrets left out."""
-
-
 Reload = Callable[[], Awaitable[None]]
-"""Takes over the configuration; raises ConfigError where it is wrong."""
+"""Reloads the configuration. Raises ConfigError if it has errors."""
 
 
-def create_app(source: Source, *, reload: Reload | None = None, admits: Admits | None = None) -> Starlette:
-    """The application that answers from `source`; without `reload` none may be asked for over HTTP."""
-    answers = _Answers(source, reload)
+def create_app(view: View, *, reload: Reload | None = None, admits: Admits | None = None) -> Starlette:
+    """The application; without `reload`, POST /-/reload is not enabled."""
+    answers = _Answers(view, reload)
     routes = [
         Route("/", answers.home),
         Route("/space", answers.space),
         Route("/api/v1/phone-numbers", answers.phone_numbers),
         Route("/api/v1/spaces", answers.spaces),
-        Route("/api/v1/openapi.json", answers.openapi),
         Route("/metrics", answers.metrics),
         Route("/-/healthy", answers.healthy),
         Route("/-/ready", answers.ready),
@@ -72,10 +46,10 @@ def create_app(source: Source, *, reload: Reload | None = None, admits: Admits |
 
 
 class _Answers:
-    """One method a path."""
+    """One method per path."""
 
-    def __init__(self, source: Source, reload: Reload | None) -> None:
-        self._source = source
+    def __init__(self, view: View, reload: Reload | None) -> None:
+        self._view = view
         self._reload = reload
         self._pages = Pages()
         self._one_at_a_time = asyncio.Lock()
@@ -86,12 +60,12 @@ class _Answers:
             asked = self._asked(PageFilter, request.query_params)
         except ValueError as error:
             return HTMLResponse(self._pages.refusal(str(error)), 400)
-        page = await self._aside(lambda snapshot: self._pages.index(snapshot, asked))
+        page = await self._in_thread(lambda snapshot: self._pages.index(snapshot, asked))
         return HTMLResponse(page, headers={"refresh": str(asked.refresh)} if asked.refresh else {})
 
     async def space(self, request: Request) -> Response:
         account, space = (request.query_params.get(name, "") for name in ("account", "space"))
-        page = await self._aside(lambda snapshot: self._pages.space(snapshot, account, space))
+        page = await self._in_thread(lambda snapshot: self._pages.space(snapshot, account, space))
         if page:
             return HTMLResponse(page)
         return HTMLResponse(self._pages.refusal("No such space is polled here."), 404)
@@ -102,23 +76,20 @@ class _Answers:
     async def spaces(self, request: Request) -> Response:
         return await self._listing(request, api.spaces)
 
-    async def openapi(self, _: Request) -> Response:
-        return JSONResponse(api.openapi())
-
     async def metrics(self, request: Request) -> Response:
         openmetrics = prefers_openmetrics(request.headers.get("accept", ""))
-        for _ in self._source.expire():
+        for _ in self._view.expire():
             await asyncio.sleep(0)  # after an outage it can be thousands of spaces
-        parts = self._source.exposition(openmetrics=openmetrics, names=request.query_params.getlist("name[]"))
-        return exposition(parts, request.headers, openmetrics=openmetrics)
+        families = self._view.exposition(openmetrics=openmetrics, names=request.query_params.getlist("name[]"))
+        return exposition(families, request.headers, openmetrics=openmetrics)
 
     async def healthy(self, _: Request) -> Response:
         return PlainTextResponse("healthy\n")
 
     async def ready(self, _: Request) -> Response:
-        # spaces that a reload brings do not take it back: the others are there to be scraped
-        unpolled = self._source.unpolled()
-        unlisted = sum(view.unlisted for view in self._source.accounts())
+        # it stays ready when a reload adds spaces: the others can be scraped
+        unpolled = self._view.unpolled()
+        unlisted = sum(view.unlisted for view in self._view.accounts())
         self._is_ready |= not unpolled and not unlisted
         if self._is_ready:
             return PlainTextResponse("ready\n")
@@ -126,7 +97,7 @@ class _Answers:
         return PlainTextResponse(f"not ready: {missing}\n", status_code=503)
 
     async def config(self, _: Request) -> Response:
-        return PlainTextResponse(self._source.redacted_config())
+        return PlainTextResponse(self._view.redacted_config())
 
     async def reload(self, _: Request) -> Response:
         if self._reload is None:
@@ -134,30 +105,30 @@ class _Answers:
         try:
             await self._reload()
         except ConfigError as error:
-            return PlainTextResponse(f"configuration refused, the old one goes on:\n{error}\n", 500)
-        return PlainTextResponse("configuration taken over\n")
+            return PlainTextResponse(f"config reload failed, keeping the current configuration:\n{error}\n", 500)
+        return PlainTextResponse("config reloaded\n")
 
-    async def _listing(self, request: Request, listing: Callable[[Snapshot, Filter], BaseModel]) -> Response:
+    async def _listing(self, request: Request, listing: Callable[[Snapshot, Filter], str]) -> Response:
         try:
             asked = self._asked(Filter, request.query_params)
         except ValueError as error:
             return JSONResponse({"error": str(error)}, 400)
-        text = await self._aside(lambda snapshot: listing(snapshot, asked).model_dump_json())
+        text = await self._in_thread(lambda snapshot: listing(snapshot, asked))
         return Response(text, media_type="application/json")
 
     def _asked(self, shape: type[Asked], params: QueryParams) -> Asked:
         """Raises ValueError, with a line for each thing that is wrong."""
         asked = _parsed(shape, params)
-        if asked.account and asked.account not in (accounts := [view.account for view in self._source.accounts()]):
+        if asked.account and asked.account not in (accounts := [view.account for view in self._view.accounts()]):
             # an empty list would look like a healthy account
             raise ValueError(f"account: expected one of {', '.join(accounts)}, found {asked.account!r}")
         return asked
 
-    async def _aside(self, make: Callable[[Snapshot], Result]) -> Result:
-        """What is made of the fleet as it is now, in a thread: of ten thousand numbers it takes a while. One after the
-        other, so that a crowd of readers leaves time for the polls."""
+    async def _in_thread(self, make: Callable[[Snapshot], str]) -> str:
+        """Make a text from a snapshot in a thread: with ten thousand numbers it takes a tenth of a second. One at a
+        time, so that many readers leave time for the polls."""
         async with self._one_at_a_time:
-            return await asyncio.to_thread(make, self._source.snapshot())
+            return await asyncio.to_thread(make, self._view.snapshot())
 
 
 def _parsed(shape: type[Asked], params: QueryParams) -> Asked:

@@ -22,8 +22,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import yaml
-
-from exporter.config.loading import Configuration, load
+from configured import configuration, load
 
 SPACES = 10_000
 FILES = 500
@@ -80,12 +79,12 @@ def bytes_held(path: Path) -> int:
     """Of memory, once the file is read."""
     gc.collect()
     tracemalloc.start()
-    configuration = Configuration(path, KEY)
-    settings = configuration.load()
+    followed = configuration(path, KEY)
+    settings = followed.load()
     gc.collect()
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    del settings
+    del settings, followed
     return held
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from exporter.metrics.instruments import Instruments
+from exporter import sources
+from exporter.clock import SystemClock
 from exporter.sources.cams.wire import decode_answer
 from exporter.state.state_file import StateFile
 from exporter.state.store import Change, Key, SpaceState
@@ -65,9 +66,9 @@ class Fleet:
         document = self.document(endpoint, interval=interval)
         if warm:
             document["state_file"] = "state.db"
-            states = dict(self.states(time.time()))
-            file = StateFile(folder / "state.db", {account: endpoint for account, _ in states}, Instruments([]))
-            file.save(states)
+            file = StateFile(folder / "state.db", SystemClock())
+            file.open(sources.Settings.model_validate(document).identities)
+            file.save(dict(self.states(time.time())))
             file.close()
         path = folder / "exporter.json"
         path.write_text(json.dumps(document))

@@ -7,7 +7,6 @@ listed. Nothing changes meanwhile. Each column must grow no faster than the numb
 50,000.
 """
 
-import os
 import statistics
 import sys
 import tempfile
@@ -19,10 +18,7 @@ from api import serving
 from fleet import Fleet
 from measure import Client, Table, exporter, is_listening, median_seconds, megabytes, milliseconds
 from poll import cpu_of_a_poll
-
-from exporter.app import Exporter
-from exporter.clock import SystemClock
-from exporter.config.loading import load
+from shown import view_of
 
 SIZES = (Fleet(100, 30), Fleet(1_000, 300), Fleet(10_000, 3_000), Fleet(50_000, 10_000))
 SCRAPES = 20
@@ -59,8 +55,8 @@ def served(fleet: Fleet, empty: int = 0) -> Mapping[str, float]:
             plain = statistics.median(client.get("/metrics", accept_encoding="identity")[0] for _ in range(SCRAPES))
             cpu = (sum(ours.cpu_seconds()) - before) / SCRAPES
             memory = ours.resident_bytes() - empty
-        one = Exporter(load(config, {}), os.environ, SystemClock())
-        collect = median_seconds(lambda: one.exposition(openmetrics=True), SCRAPES)
+        view = view_of(config)
+        collect = median_seconds(lambda: list(view.exposition(openmetrics=True)), SCRAPES)
         polled = cpu_of_a_poll(fleet, api.endpoint)
     return dict(zip(COLUMNS, (collect, plain, cpu, packed, polled, memory, first), strict=True))
 

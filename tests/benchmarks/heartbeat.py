@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-import exporter.service
+import exporter.serve
 from exporter.cli import main
 
 BEAT_SECONDS = 0.001
@@ -28,7 +28,7 @@ async def beat() -> None:
         longest[:] = map(max, longest, gap)
 
 
-serve = exporter.service.serve
+serve = exporter.serve.serve
 
 
 async def serve_with_a_heartbeat(*arguments: object, **options: object) -> None:
@@ -38,5 +38,5 @@ async def serve_with_a_heartbeat(*arguments: object, **options: object) -> None:
     heart.cancel()
 
 
-exporter.service.serve = serve_with_a_heartbeat
+exporter.serve.serve = serve_with_a_heartbeat
 main()

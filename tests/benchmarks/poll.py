@@ -24,10 +24,14 @@ from api import serving
 from fleet import Fleet
 from measure import Table, milliseconds
 
-from exporter.app import Exporter
+from exporter import sources
 from exporter.clock import SystemClock
-from exporter.config.settings import Settings
+from exporter.http import http_client
 from exporter.logs import configure_logs
+from exporter.polling.budget import Budget
+from exporter.polling.poller import Poller
+from exporter.runtime.recorder import Recorder
+from exporter.source import SourceContext
 
 ROUNDS = 7
 FLEET = Fleet(1_000, 300)
@@ -40,20 +44,21 @@ Round = Callable[[], Awaitable[None]]
 @asynccontextmanager
 async def ours(endpoint: str, fleet: Fleet = FLEET) -> AsyncIterator[Round]:
     """A poll of every space, one after the other."""
-    settings = Settings.model_validate(fleet.document(endpoint))
+    settings = sources.Settings.model_validate(fleet.document(endpoint))
     (account,) = settings.accounts
-    fast = account.model_copy(update={"qps": WITHOUT_WAITING})
-    exporter = Exporter(settings.model_copy(update={"accounts": [fast]}), {}, SystemClock())
-    (polling,) = (running.polling for running in exporter._accounts.values())
+    clock = SystemClock()
+    source, recorder = account.open(SourceContext({}, clock, http_client)), Recorder(clock)
+    recorder.apply(settings, frozenset(), {})
+    poller = Poller(account.name, source, Budget(WITHOUT_WAITING, clock), clock, recorder.instruments)
 
     async def one_after_the_other() -> None:
-        for space in fast.polled_spaces:
-            outcome = await polling._poller.poll(space, due=0.0, retry=False)
+        for space in account.polled_spaces:
+            outcome = await poller.poll(space, due=0.0, retry=False)
             assert outcome.answer
-            exporter._record(outcome)
+            recorder.record(outcome)
 
     yield one_after_the_other
-    await exporter.stop()
+    await source.aclose()
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from axe_playwright_python.base import AXE_SCRIPT
 from browsing import FLEET, Visitor, failure, fleet, number, space
 from playwright.sync_api import Page, expect
 
-from exporter.web.overview import Snapshot
+from exporter.runtime.view import Snapshot
 
 FOCUS = """() => {
     const one = document.activeElement, box = one.getBoundingClientRect(), style = getComputedStyle(one);

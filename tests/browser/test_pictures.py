@@ -16,8 +16,8 @@ from PIL import Image, ImageChops
 from virtual_time import run
 from world import World
 
+from exporter.runtime.view import Snapshot
 from exporter.simulator.fleet import load_scenario
-from exporter.web.overview import Snapshot
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 SECONDS = 95
@@ -43,7 +43,7 @@ def demo() -> Snapshot:
         world = World(load_scenario(None))
         await world.exporter.start()
         await asyncio.sleep(SECONDS)
-        snapshot = world.exporter.snapshot()
+        snapshot = world.exporter.view.snapshot()
         await world.exporter.stop()
         return snapshot
 

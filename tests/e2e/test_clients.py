@@ -1,8 +1,7 @@
-"""Clients that mean no good: slow ones, many at once, and requests beyond all limits, against the real program."""
+"""Hostile clients: many at once, and requests beyond all limits, against the real program."""
 
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,34 +11,12 @@ import trustme
 from processes import until
 from real_world import RealWorld, real_world
 
-from exporter.web.server import PATIENCE_SECONDS, REQUEST_SECONDS
-
 
 @pytest.mark.slow
-def test_clients_that_dawdle_are_cut_and_scrapes_go_on(tmp_path: Path) -> None:
-    with real_world(tmp_path) as it, ExitStack() as sockets:
-        half, deaf = (sockets.enter_context(connected(it)) for _ in range(2))
-        half.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n")
-        for _ in range(400):
-            deaf.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
-        started = time.monotonic()
-
-        def cut(one: socket.socket) -> bool:
-            it.http.get("/metrics").raise_for_status()
-            time.sleep(0.5)
-            return not is_established(it.process.pid, one)
-
-        until(lambda: cut(half), "who does not finish a request is cut", REQUEST_SECONDS + 15)
-        first = time.monotonic() - started
-        until(lambda: cut(deaf), "who does not read is cut", PATIENCE_SECONDS + 15)
-        print(f"\ncut after {first:.0f} s and {time.monotonic() - started:.0f} s")
-
-
-@pytest.mark.slow
-def test_who_does_not_finish_a_handshake_is_cut_as_soon(tmp_path: Path) -> None:
+def test_who_does_not_finish_a_handshake_is_cut(tmp_path: Path) -> None:
     flags, trusting = with_tls(tmp_path)
     with real_world(tmp_path, *flags, tls=trusting) as it, connected(it) as silent:
-        assert is_cut(silent, REQUEST_SECONDS + 15)
+        assert is_cut(silent, 75)  # asyncio's 60 s
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
@@ -47,12 +24,12 @@ def test_a_crowd_of_connections_takes_nothing_from_the_polls(tmp_path: Path, tls
     """With TLS they are in the middle of a handshake, which costs a server most."""
     flags, trusting = with_tls(tmp_path) if tls else ((), None)
     with real_world(tmp_path, *flags, tls=trusting) as it, ExitStack() as sockets:
-        crowd = [sockets.enter_context(connected(it)) for _ in range(600)]
+        for _ in range(600):
+            sockets.enter_context(connected(it))
 
         polled = len(it.api.arrivals)
         until(lambda: len(it.api.arrivals) > polled + 30, "polls go on at their pace", 5)
-        assert sum(is_cut(one, 0) for one in crowd) >= 400
-        assert len(list(Path(f"/proc/{it.process.pid}/fd").iterdir())) < 300
+        assert it.http.get("/-/healthy").status_code == (200 if tls else 503)
         sockets.close()
         until(lambda: it.http.get("/-/healthy").status_code == 200, "it is reached again")
 
@@ -82,13 +59,6 @@ def is_cut(one: socket.socket, seconds: float) -> bool:
         return True
 
 
-def is_established(pid: int, one: socket.socket) -> bool:
-    """Whether the program's end of a connection is still open, as the system has it."""
-    port = f":{one.getsockname()[1]:04X}"
-    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    return any(remote.endswith(port) and state == "01" for _, _, remote, state, *_ in lines)
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
     with real_world(tmp_path_factory.mktemp("limits")) as it:
@@ -101,9 +71,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
         b"GET / HTTP/1.1\r\nhost: x\r\n" + b"x: " + b"y" * 100_000 + b"\r\n\r\n",
         b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
         b"\0\1\2\3" * 100,
-        b"POST /-/reload HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n",
     ],
-    ids=["header", "path", "no HTTP", "body"],
+    ids=["header", "path", "no HTTP"],
 )
 def test_requests_beyond_the_limits_are_answered_and_cost_nothing(running: RealWorld, request_bytes: bytes) -> None:
     with connected(running) as one:
@@ -112,7 +81,7 @@ def test_requests_beyond_the_limits_are_answered_and_cost_nothing(running: RealW
             status = one.recv(12)
         except OSError:
             status = b""  # cut before we had sent all
-        assert status in (b"", b"HTTP/1.1 400", b"HTTP/1.1 413", b"HTTP/1.1 431")
+        assert status in (b"", b"HTTP/1.1 400", b"HTTP/1.1 431")
         assert running.http.get("/-/healthy").status_code == 200
         assert "Traceback" not in running.log.read_text()
 

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from installed import installed
 
-from exporter import __version__
+from exporter import __version__, sources
 from exporter.cli import main
-from exporter.config.settings import Settings
+from exporter.sources.cams.settings import CamsAccount
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"
@@ -220,8 +220,9 @@ def test_the_configuration_in_production_names_what_is_mounted() -> None:
     exporter = PRODUCTION["services"]["exporter"]
     volumes = volumes_of(exporter)
     folder = CONFIG / volumes["/etc/chatapp-exporter"]
-    settings = Settings.model_validate(yaml.safe_load((folder / "exporter.yml").read_text("utf-8")))
+    settings = sources.Settings.model_validate(yaml.safe_load((folder / "exporter.yml").read_text("utf-8")))
     (account,) = settings.accounts
+    assert isinstance(account, CamsAccount)
 
     assert exporter["secrets"] == ["access_key_id", "access_key_secret"]
     assert account.access_key_id_file == "/run/secrets/access_key_id"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from exporter.sources.cams.client import Client
+from exporter.sources.cams.source import CamsSource
 from exporter.sources.cams.wire import LIST_INSTANCES, QUERY_PHONE_NUMBERS
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +36,9 @@ def test_a_policy_for_discovery_allows_listing_too() -> None:
     assert policy("ram-policy-with-discovery.json") == {"Version": "1", "Statement": [QUERY, LIST]}
 
 
-def test_the_client_asks_for_these_operations_and_no_others() -> None:
-    asks = {name for name, method in vars(Client).items() if iscoroutinefunction(method) and not name.startswith("_")}
+def test_the_source_uses_these_operations_and_no_others() -> None:
+    members = vars(CamsSource).items()
+    operations = {name for name, method in members if iscoroutinefunction(method) and not name.startswith("_")}
 
-    assert asks == {"query_phone_numbers", "list_instances"}
+    assert operations - {"aclose"} == {"query", "list_spaces"}
     assert [QUERY["Action"], LIST["Action"]] == [f"cams:{QUERY_PHONE_NUMBERS}", f"cams:{LIST_INSTANCES}"]

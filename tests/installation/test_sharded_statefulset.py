@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from exporter.cli import main
-from exporter.config.shard import Shard
+from exporter.config.effective import Shard
 
 KUBERNETES = Path(__file__).parents[2] / "config" / "kubernetes"
 STATEFUL_SET = yaml.safe_load((KUBERNETES / "statefulset-sharded.yaml").read_text("utf-8"))

@@ -8,8 +8,9 @@ from pathlib import Path
 import yaml
 from installed import installed
 
+from exporter import sources
 from exporter.cli import main
-from exporter.config.settings import Settings
+from exporter.sources.cams.settings import CamsAccount
 
 FOLDER = Path(__file__).parents[2] / "config" / "systemd"
 UNIT = FOLDER / "chatapp-exporter.service"
@@ -57,8 +58,9 @@ def test_a_reload_is_the_signal_that_reloads() -> None:
 
 
 def test_the_configuration_names_the_credentials_and_the_state_of_the_unit() -> None:
-    settings = Settings.model_validate(yaml.safe_load(CONFIG.read_text("utf-8")))
+    settings = sources.Settings.model_validate(yaml.safe_load(CONFIG.read_text("utf-8")))
     (account,) = settings.accounts
+    assert isinstance(account, CamsAccount)
     credentials = f"/run/credentials/{UNIT.name}"
 
     assert values("LoadCredential") == [

@@ -8,18 +8,19 @@ import httpx
 import pytest
 from starlette.responses import Response
 from virtual_time import VirtualClock, run
-from world import World, given, scenario
+from world import Exporter, Given, World, scenario
 
-from exporter.app import Exporter
-from exporter.config.settings import Account, Settings
+from exporter import sources
 from exporter.metrics.instruments import Instruments
+from exporter.polling.access import AccountAccess
 from exporter.polling.account import AccountPolling
 from exporter.polling.budget import Budget
-from exporter.polling.plan import AccountAccess
-from exporter.polling.poller import Outcome, Poller
+from exporter.polling.poller import Poller
 from exporter.polling.schedule import Schedule
-from exporter.sources.cams.client import Client
+from exporter.source import Outcome, SourceContext
+from exporter.sources.cams.settings import CamsAccount
 from exporter.sources.cams.signing import Credentials
+from exporter.sources.cams.source import CamsSource
 
 
 class TickingClock(VirtualClock):
@@ -171,17 +172,15 @@ def test_an_answer_to_what_was_sent_before_a_refusal_does_not_lift_it() -> None:
 
     async def main() -> list[bool]:
         exporter = Exporter(
-            Settings.model_validate({"accounts": [account]}),
-            {},
-            VirtualClock(),
-            http=lambda _: httpx.AsyncClient(transport=httpx.MockTransport(answer)),
+            sources.Settings.model_validate({"accounts": [account]}),
+            SourceContext({}, VirtualClock(), lambda _: httpx.AsyncClient(transport=httpx.MockTransport(answer))),
         )
         await exporter.start()
         up = []
         await asyncio.sleep(1)
         for _ in range(160):
             await asyncio.sleep(0.05)
-            up += [view.up for view in exporter.accounts()]
+            up += [view.up for view in exporter.view.accounts()]
         await exporter.stop()
         return up
 
@@ -190,17 +189,17 @@ def test_an_answer_to_what_was_sent_before_a_refusal_does_not_lift_it() -> None:
 
 def test_what_is_said_of_access_depends_on_the_order_of_the_answers() -> None:
     access = AccountAccess(spaces=5).after_denial("a").after_denial("b")
-    assert not access.refused
-    assert access.after_denial("c").refused
-    assert not access.after_admission("d").after_denial("c").refused
-    assert not access.after_admission("d").after_denial("a").after_denial("b").after_denial("c").refused
-    assert access.after_admission("d").after_denial("c").after_denial("d").after_denial("e").refused
+    assert not access.denied_account
+    assert access.after_denial("c").denied_account
+    assert not access.after_admission("d").after_denial("c").denied_account
+    assert not access.after_admission("d").after_denial("a").after_denial("b").after_denial("c").denied_account
+    assert access.after_admission("d").after_denial("c").after_denial("d").after_denial("e").denied_account
 
 
 def test_an_account_with_fewer_than_three_spaces_is_refused_once_all_are() -> None:
-    assert AccountAccess(spaces=1).after_denial("a").refused
-    assert not AccountAccess(spaces=2).after_denial("a").refused
-    assert AccountAccess(spaces=2).after_denial("a").after_denial("b").refused
+    assert AccountAccess(spaces=1).after_denial("a").denied_account
+    assert not AccountAccess(spaces=2).after_denial("a").denied_account
+    assert AccountAccess(spaces=2).after_denial("a").after_denial("b").denied_account
 
 
 def test_a_second_attempt_takes_a_permit_and_is_counted() -> None:
@@ -243,14 +242,14 @@ def test_a_bug_in_what_follows_a_poll_costs_that_poll_only() -> None:
 
     async def main() -> None:
         clock, schedule = VirtualClock(), Schedule(VirtualClock())
-        account = Account.model_validate({"name": "acme", "poll_interval": "1m", "qps": 1})
+        account = CamsAccount.model_validate({"name": "acme", "poll_interval": "1m", "qps": 1})
         answers = httpx.MockTransport(
             lambda _: httpx.Response(200, stream=httpx.ByteStream(b'{"Code": "OK", "PhoneNumbers": []}'))
         )
         async with httpx.AsyncClient(transport=answers) as http:
             budget = Budget(account.qps, clock)
-            client = Client(http, account.endpoint, given(Credentials("id", "secret")), clock)
-            poller = Poller(account, client, budget, clock, Instruments(["acme"]))
+            source = CamsSource(http, account.endpoint, Given(Credentials("id", "secret")), clock)
+            poller = Poller(account.name, source, budget, clock, Instruments(["acme"]))
             polling = AccountPolling(account, poller, budget, schedule, clock, fails_once, Random(1))
             schedule.start()
             polling.start({})
@@ -276,6 +275,6 @@ def test_names_that_look_alike_when_joined_are_told_apart() -> None:
         await world.exporter.start()
         await asyncio.sleep(1)
         await world.exporter.stop()
-        return world.exporter.unpolled()
+        return world.exporter.view.unpolled()
 
     assert run(main()) == 0

@@ -14,7 +14,7 @@ from world import World, scenario
 from exporter.web.routes import create_app
 
 own = ["/metrics", "/-/healthy", "/-/ready", "/-/config", "/-/reload", "/api/v1/phone-numbers", "/api/v1/spaces"]
-paths = st.sampled_from([*own, "/", "/space", "/api/v1/openapi.json", "/metrics/", "//", "/.."])
+paths = st.sampled_from([*own, "/", "/space", "/metrics/", "//", "/.."])
 asked = st.sampled_from(["name[]", "q", "account", "space", "state", "page", "per_page", "refresh"])
 texts = st.text(st.characters(codec="utf-8"), max_size=30)
 header_texts = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=60)
@@ -42,7 +42,7 @@ async def ask(path: str, query: str, method: str, sent: dict[str, str]) -> httpx
     world = World(scenario(1))
     await world.exporter.start()
     await asyncio.sleep(1)
-    app: Any = create_app(world.exporter, admits=_nobody if "authorization" in sent else None)
+    app: Any = create_app(world.exporter.view, admits=_nobody if "authorization" in sent else None)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
         raw = [(name.encode(), text.strip().encode("latin-1")) for name, text in sent.items()]
@@ -67,7 +67,7 @@ async def _nobody(user: str, password: str) -> bool:
 def test_any_request_is_answered(path: str, query: str, method: str, sent: dict[str, str]) -> None:
     response = run(ask(path, query, method, sent))
 
-    assert response.status_code in (200, 400, 401, 403, 404, 405, 413, 431, 503)
+    assert response.status_code in (200, 400, 401, 403, 404, 405, 431, 503)
     assert response.headers["x-content-type-options"] == "nosniff"
     if "authorization" in sent:
         assert response.status_code == 401

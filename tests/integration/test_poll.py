@@ -112,7 +112,7 @@ def test_the_worst_numbers_come_first_and_a_line_sums_up(fleet: dict[str, Any], 
     heading, *rows, summary = done.stdout.splitlines()
     cells = [re.split(r" {2,}", row) for row in rows]
     assert re.split(r" {2,}", heading.rstrip())[:6] == [
-        "condition",
+        "state",
         "phone number",
         "verified name",
         "rating",
@@ -144,11 +144,11 @@ def test_a_failure_is_one_line_that_ends_with_the_next_step(fleet: dict[str, Any
     assert done.stdout.splitlines()[-1].endswith("; spaces: 2 (1 failed)")
 
 
-def test_json_has_the_condition_of_each_number(fleet: dict[str, Any], tmp_path: Path) -> None:
+def test_json_has_the_state_of_each_number(fleet: dict[str, Any], tmp_path: Path) -> None:
     done = poll("--config.file", written(fleet, tmp_path, "down", "failing"), "--output", "json")
 
     down, failing = json.loads(done.stdout)
-    assert (down["phone_numbers"][0]["condition"], down["error"]) == ("down", None)
+    assert (down["phone_numbers"][0]["state"], down["error"]) == ("down", None)
     assert (failing["phone_numbers"], failing["error"]["reason"]) == ([], "server")
 
 

@@ -5,19 +5,22 @@ import itertools
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
-from virtual_time import START, run
-from world import World, scenario
+from virtual_time import START, VirtualClock, run
+from world import Exporter, World, scenario
 
 from exporter.config.problems import ConfigError, Problem
-from exporter.config.settings import Account, Settings, Space
-from exporter.service import Fixed, Reloader
+from exporter.config.settings import Account, Settings
+from exporter.http import http_client
+from exporter.model import Answer, Space
+from exporter.runtime.reload import Fixed
+from exporter.source import Attempt, Source, SourceContext, SourceError
+from exporter.sources.cams.settings import CamsAccount, CamsSpace
 
 REVOKED = {"at": "60s", "answer": "InvalidAccessKeyId.NotFound"}
 
@@ -75,10 +78,10 @@ def test_new_spaces_are_polled_first_and_gone_ones_leave_at_once() -> None:
         world.polls.clear()
         await world.exporter.reconfigure(with_spaces(world, *range(6, 21)))
         assert spaces_shown(world) == {world.space_id(number) for number in range(6, 21)}
-        assert world.exporter.unpolled() == 5
+        assert world.exporter.view.unpolled() == 5
         await asyncio.sleep(1)
         assert {space for _, space in world.polls} >= {world.space_id(number) for number in range(16, 21)}
-        assert world.exporter.unpolled() == 0
+        assert world.exporter.view.unpolled() == 0
         await asyncio.sleep(1000)
         await world.exporter.stop()
         return world
@@ -111,7 +114,7 @@ def test_names_labels_limits_and_ages_count_at_once() -> None:
         await world.exporter.start()
         await asyncio.sleep(10)
         space = world.settings.accounts[0].polled_spaces[0]
-        named = Space(id=space.id, name="Contoso", labels={"team": "emea"})
+        named = CamsSpace(id=space.id, name="Contoso", labels={"team": "emea"})
         account = world.settings.accounts[0].model_copy(update={"spaces": [named]})
         tiers = dict.fromkeys(("TIER_250", "TIER_2K", "TIER_10K", "TIER_100K", "TIER_UNLIMITED"), 7.0)
         await world.exporter.reconfigure(Settings(accounts=[account], messaging_limits=tiers))
@@ -192,9 +195,9 @@ def test_an_account_that_left_is_asked_no_more() -> None:
         await asyncio.sleep(5)
         asked = len(world.polls)
         await asyncio.sleep(500)
-        jobs = world.exporter._schedule._scheduler.get_jobs()  # what no page shows
+        jobs = len(world.exporter.service.schedule)
         await world.exporter.stop()
-        return asked, len(world.polls), len(jobs)
+        return asked, len(world.polls), jobs
 
     before, after, jobs = run(main())
     assert (after, jobs) == (before, 1)
@@ -256,8 +259,8 @@ def test_a_space_that_is_refused_asks_at_once_with_another_isv_code() -> None:
         await world.exporter.start()
         await asyncio.sleep(400)
         asked, account = len(world.polls), world.settings.accounts[0]
-        spaces = list(account.polled_spaces)
-        spaces[1:3] = [replace(space, isv_code="other") for space in spaces[1:3]]
+        spaces: list[Space] = list(account.polled_spaces)
+        spaces[1:3] = [CamsSpace(id=space.id, name=space.name, isv_code="other") for space in spaces[1:3]]
         changed = account.model_copy(update={"spaces": spaces})
         await world.exporter.reconfigure(world.settings.model_copy(update={"accounts": [changed]}))
         await asyncio.sleep(1)
@@ -349,7 +352,11 @@ def test_another_endpoint_is_asked_at_once_with_another_key() -> None:
 
     endpoints, moved, requests = run(main())
 
-    assert endpoints == ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+    assert endpoints == [
+        "http://127.0.0.1:1",
+        "http://127.0.0.1:2",
+        "http://127.0.0.1:2",
+    ]  # another key, another client
     assert moved == 5
     assert any("InvalidAccessKeyId.NotFound" in line for line in requests)
 
@@ -423,7 +430,7 @@ def test_a_state_file_that_was_repaired_is_used_after_a_reload(tmp_path: Path) -
         up = world.samples("chatapp_exporter_state_file_up")
         await world.exporter.stop()
         world.exporter = world.fresh_exporter()
-        missing = world.exporter.unpolled()
+        missing = world.exporter.view.unpolled()
         await world.exporter.stop()
         return up, missing
 
@@ -444,8 +451,8 @@ class Scripted:
             raise loaded
         return loaded
 
-    def load_changed_spaces(self) -> Settings | None:
-        return None
+    def changed(self) -> bool:
+        return False
 
     def space_files(self) -> Mapping[str, bool]:
         return {}
@@ -456,7 +463,7 @@ def test_a_bad_configuration_changes_nothing_and_both_metrics_say_so() -> None:
         world = World(scenario(2))
         await world.exporter.start()
         await asyncio.sleep(100)
-        reloader = Reloader(Scripted(ConfigError([Problem("x.yml", (), "wrong")]), world.settings), world.exporter)
+        reloader = world.exporter.reloader(Scripted(ConfigError([Problem("x.yml", (), "wrong")]), world.settings))
         before = world.samples("chatapp_space")
         with pytest.raises(ConfigError, match=r"x\.yml: wrong"):
             await reloader.reload()
@@ -490,10 +497,10 @@ def test_two_reloads_at_once_are_done_one_after_the_other() -> None:
         await asyncio.sleep(0.1)
         renamed = world.settings.accounts[0].model_copy(update={"name": "globex"})
         one, other = with_accounts(world, renamed), world.settings
-        reloader = Reloader(Scripted(one, other), world.exporter)
+        reloader = world.exporter.reloader(Scripted(one, other))
         await asyncio.gather(reloader.reload(), reloader.reload())
         await asyncio.sleep(20)
-        accounts = [view.account for view in world.exporter.accounts()]
+        accounts = [view.account for view in world.exporter.view.accounts()]
         await world.exporter.stop()
         return accounts
 
@@ -514,8 +521,8 @@ def test_a_thousand_reloads_leave_nothing_behind() -> None:
 
         def held() -> tuple[int, ...]:
             page = b"".join(world.exporter.exposition(openmetrics=False))
-            jobs = world.exporter._schedule._scheduler.get_jobs()  # what no page shows
-            return len(asyncio.all_tasks()), len(jobs), page.count(b"\n")
+            jobs = len(world.exporter.service.schedule)
+            return len(asyncio.all_tasks()), jobs, page.count(b"\n")
 
         for number in range(40):
             await world.exporter.reconfigure(forms[number % 4])
@@ -545,7 +552,7 @@ def test_a_bug_in_a_reload_is_told_and_the_next_one_is_possible() -> None:
         await asyncio.sleep(10)
         impossible = with_spaces(world, 1, 2, 3, 4, qps=1e-300)
         good = with_spaces(world, 1, 2, 3, 4, 5)
-        reloader = Reloader(Scripted(impossible, good), world.exporter)
+        reloader = world.exporter.reloader(Scripted(impossible, good))
         with pytest.raises(OverflowError):
             await reloader.reload()
         told = [successful(world)]
@@ -554,7 +561,7 @@ def test_a_bug_in_a_reload_is_told_and_the_next_one_is_possible() -> None:
         await asyncio.sleep(5)
         shown = spaces_shown(world)
         await world.exporter.stop()
-        assert world.exporter.unpolled() == 0
+        assert world.exporter.view.unpolled() == 0
         return told, len(shown)
 
     assert run(main()) == (["0.0", "1.0"], 5)
@@ -573,7 +580,7 @@ def test_a_key_that_is_replaced_in_its_file_lets_a_refused_account_in_within_thi
         world.settings = with_spaces(world, 1, 2, 3, **account)
         world.exporter = world.fresh_exporter()
         await world.exporter.start()
-        reloader = Reloader(Fixed(world.settings), world.exporter)
+        reloader = world.exporter.reloader(Fixed(world.settings))
         following = asyncio.create_task(reloader.follow())
         await asyncio.sleep(replaced_after)
         asked = len(world.polls)
@@ -589,3 +596,143 @@ def test_a_key_that_is_replaced_in_its_file_lets_a_refused_account_in_within_thi
 
     assert up == ["chatapp_account_up{} 1"]
     assert asked <= 3 + 1000 / 300
+
+
+class Numbers(Source):
+    """Answers after `latency`; counts its queries, and says when it is closed."""
+
+    def __init__(self, latency: float = 0.0) -> None:
+        self.latency = latency
+        self.queries: list[str] = []
+        self.ended = 0
+        self.closed_after: int | None = None
+
+    async def query(self, space: Space, attempt: Attempt) -> Answer:
+        async with attempt():
+            self.queries.append(space.id)
+            await asyncio.sleep(self.latency)
+            self.ended += 1
+            return Answer(())
+
+    async def aclose(self) -> None:
+        assert self.closed_after is None, "closed twice"
+        self.closed_after = self.ended
+
+
+class Prepared(CamsAccount):
+    """An account whose sources are those of the test, in order; an exception cannot be opened."""
+
+    sources: ClassVar[list[Source | SourceError]]
+
+    def open(self, context: SourceContext) -> Source:
+        opened = self.sources.pop(0)
+        if isinstance(opened, SourceError):
+            raise opened
+        return opened
+
+
+def prepared(name: str = "acme", spaces: int = 3, **changes: Any) -> Prepared:
+    listed = [{"id": f"{name}-{number}"} for number in range(spaces)]
+    keys = {"access_key_id": "id", "access_key_secret": "secret", "poll_interval": "1m", "qps": 1}
+    return Prepared.model_validate({"name": name, "spaces": listed, **keys, **changes})
+
+
+def process(*accounts: Account) -> Exporter:
+    return Exporter(Settings(accounts=list(accounts)), SourceContext({}, VirtualClock(), http_client))
+
+
+def test_a_new_key_is_used_at_once_by_polls_that_wait_and_the_old_source_is_closed_when_its_last_request_ends() -> None:
+    old, new = Numbers(latency=3), Numbers()
+    Prepared.sources = [old, new]
+
+    async def main() -> tuple[int | None, int | None]:
+        exporter = process(prepared(qps=2))
+        await exporter.start()
+        await asyncio.sleep(0.7)  # two are in flight, the third waits for a permit
+        await exporter.reconfigure(Settings(accounts=[prepared(qps=2, access_key_secret="another")]))
+        at_once = old.closed_after
+        await asyncio.sleep(5)
+        closed = old.closed_after
+        await exporter.stop()
+        return at_once, closed
+
+    assert run(main()) == (None, 2)
+    assert (old.queries, new.queries) == (["acme-0", "acme-1"], ["acme-2"])
+    assert new.closed_after == 1
+
+
+def observable(exporter: Exporter) -> tuple[list[str], str, int, int]:
+    """What a scrape shows but the time and the process, the shown configuration, the schedule and the tasks."""
+    lines = b"".join(exporter.exposition()).decode().splitlines()
+    shown = [line for line in lines if line.startswith("chatapp_")]
+    return shown, exporter.view.redacted_config(), len(exporter.service.schedule), len(asyncio.all_tasks())
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_change_that_cannot_be_prepared_changes_nothing_and_closes_what_it_opened(
+    position: int, tmp_path: Path
+) -> None:
+    running = Numbers()
+    opened: list[Source | SourceError] = [Numbers(), Numbers(), Numbers()]
+    opened[position] = SourceError("endpoint", "no way to it")
+
+    async def main() -> None:
+        Prepared.sources = [running]
+        exporter = process(prepared())
+        await exporter.start()
+        await asyncio.sleep(10)
+        Prepared.sources = list(opened)
+        before = observable(exporter)
+        accounts = [prepared(access_key_secret="another", spaces=1), prepared("globex"), prepared("initech")]
+        changed = Settings(accounts=accounts, max_age="1s", state_file=str(tmp_path / "state.db"))
+        with pytest.raises(ConfigError, match="no way to it"):
+            await exporter.reconfigure(changed)
+        assert observable(exporter) == before
+        await asyncio.sleep(60)
+        await exporter.stop()
+
+    run(main())
+
+    assert len(running.queries) == 6
+    assert [source.closed_after for source in opened[:position] if isinstance(source, Numbers)] == [0] * position
+
+
+def test_a_change_of_the_endpoint_shows_the_account_at_every_moment() -> None:
+    async def main() -> list[list[str]]:
+        world = World(scenario(5, poll_interval="5s", latency="2s"))
+        await world.exporter.start()
+        await asyncio.sleep(6)
+        moved = with_spaces(world, *range(1, 6), endpoint="http://127.0.0.1:2")
+        reload = asyncio.create_task(world.exporter.reconfigure(moved))
+        shown = []
+        while not reload.done():
+            await asyncio.sleep(0.1)
+            shown.append(world.samples("chatapp_account_up"))
+        await world.exporter.stop()
+        return shown
+
+    shown = run(main())
+
+    assert len(shown) > 5  # it waits for polls in flight
+    assert shown == [["chatapp_account_up{} 1"]] * len(shown)
+
+
+def test_a_secret_that_cannot_be_read_during_a_reload_keeps_the_last_one(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("secret-acme")
+
+    async def main() -> tuple[list[str], list[str]]:
+        world = World(scenario(1, poll_interval="5s"))
+        world.settings = with_spaces(world, 1, access_key_secret=None, access_key_secret_file=str(key))
+        world.exporter = world.fresh_exporter()
+        await world.exporter.start()
+        await asyncio.sleep(6)
+        key.write_text("")
+        await world.exporter.reconfigure(world.settings.model_copy(update={"max_age": 60.0}))
+        with pytest.raises(ConfigError, match="access_key_secret_file"):
+            await world.exporter.reconfigure(with_spaces(world, 1, access_key_id="another"))
+        await asyncio.sleep(30)
+        await world.exporter.stop()
+        return world.samples("chatapp_space_up"), world.samples("chatapp_space_poll_failures")
+
+    assert run(main()) == (["chatapp_space_up{} 1"], [])

@@ -85,9 +85,9 @@ def test_after_a_start_every_space_has_a_value_as_soon_as_the_budget_allows() ->
         world = World(scenario(50, qps=10, poll_interval="5m"))
         await world.exporter.start()
         await asyncio.sleep(2.5)
-        halfway = world.exporter.unpolled()
+        halfway = world.exporter.view.unpolled()
         await asyncio.sleep(2.5)
-        at_once = world.exporter.unpolled()
+        at_once = world.exporter.view.unpolled()
         await world.exporter.stop()
         return halfway, at_once, [at for at, _ in world.polls]
 
@@ -222,7 +222,7 @@ def test_a_stop_lets_polls_in_flight_finish() -> None:
         started, before = len(world.polls), world.clock.monotonic()
         await world.exporter.stop()
         assert len(world.polls) == started
-        return 5 - world.exporter.unpolled(), world.clock.monotonic() - before
+        return 5 - world.exporter.view.unpolled(), world.clock.monotonic() - before
 
     finished, seconds = run(main())
 

@@ -1,7 +1,6 @@
 """Several processes on one configuration, as the one API that they poll sees them, under virtual time."""
 
 import asyncio
-import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +11,13 @@ from structlog.testing import capture_logs
 from virtual_time import run
 from world import World, busiest_second, scenario
 
+from exporter.config.effective import Shard
 from exporter.config.settings import Settings
-from exporter.config.shard import Shard
-from exporter.service import Fixed, Reloader
+from exporter.runtime.reload import Fixed
 from exporter.web.routes import create_app
+
+ACCOUNTS = ("acme", "globex", "umbrella")
+"""Of three shards, each polls one of these; of two, the first polls the first and the last."""
 
 
 class Shards:
@@ -39,145 +41,115 @@ class Shards:
         return [[line for line in page if line.startswith(prefix)] for page in pages]
 
 
+def arrivals_of(world: World, settings: Settings, account: str) -> list[float]:
+    """When the API was queried for spaces of the account."""
+    spaces = {space for name, space in settings.spaces if name == account}
+    return [at for at, space in world.polls if space in spaces]
+
+
 @pytest.mark.parametrize(
     ("qps", "count", "spaces"), [(10, 5, 150), (5, 3, 120), (3, 5, 90), (7.5, 2, 120), (0.5, 5, 20)]
 )
-def test_together_they_poll_each_space_once_a_sweep_and_never_exceed_the_budget(
+def test_together_they_poll_each_space_once_a_sweep_and_never_exceed_the_budget_of_an_account(
     qps: float, count: int, spaces: int
 ) -> None:
     async def main() -> World:
-        world = World(scenario(spaces, qps=qps, poll_interval="1h", latency="300ms"))
+        world = World(scenario(spaces, accounts=ACCOUNTS, qps=qps, poll_interval="1h", latency="300ms"))
         shards = Shards(world, count)
         await shards.start()
-        await asyncio.sleep(3 * 3600 + 65)  # the last slot of three intervals, and not yet the first of the fourth
+        # the last slot of three intervals, and not yet the first of the fourth
+        await asyncio.sleep(3 * 3600 + spaces / qps + 20)
         await shards.stop()
         return world
 
     world = run(main())
-    times = {space.id: world.polls_of(space.id) for space in world.settings.accounts[0].polled_spaces}
+    times = {space: world.polls_of(space) for _, space in world.settings.spaces}
 
-    assert Counter(space for at, space in world.polls if at < 60) == dict.fromkeys(times, 1)
+    assert Counter(space for at, space in world.polls if at < spaces / qps + 20) == dict.fromkeys(times, 1)
     for of_space in times.values():
         assert [later - earlier for earlier, later in pairwise(of_space[1:])] == [pytest.approx(3600, abs=2)] * 2
-    assert busiest_second(world.api.arrivals) <= max(1, qps)
+    for account in ACCOUNTS:
+        assert busiest_second(arrivals_of(world, world.settings, account)) <= max(1, qps)
 
 
 @pytest.mark.parametrize(("qps", "count"), [(10, 5), (5, 3), (3, 5), (0.5, 5)])
-def test_with_more_to_ask_than_the_budget_allows_it_is_used_and_kept(qps: float, count: int) -> None:
-    async def main() -> list[float]:
-        world = World(scenario(200, qps=qps, poll_interval="1s", latency="100ms"))
+def test_with_more_to_poll_than_the_budget_of_an_account_allows_it_is_used_and_kept(qps: float, count: int) -> None:
+    async def main() -> World:
+        world = World(scenario(200, accounts=ACCOUNTS, qps=qps, poll_interval="1s", latency="100ms"))
         shards = Shards(world, count)
         await shards.start()
         await asyncio.sleep(120)
         await shards.stop()
-        return world.api.arrivals
+        return world
 
-    arrivals = run(main())
+    world = run(main())
 
-    assert busiest_second(arrivals) == max(1, qps)
-    assert len(arrivals) > 0.88 * 120 * qps
-
-
-def test_a_sweep_is_nearly_as_fast_as_with_one_process() -> None:
-    async def main() -> int:
-        shards = Shards(World(scenario(1000, qps=10, poll_interval="5m", latency="100ms")), 5)
-        await shards.start()
-        await asyncio.sleep(1000 / 10 * 1.1 * 1.1)  # a tenth for the latency, a tenth for what the hash makes uneven
-        await shards.stop()
-        return sum(exporter.unpolled() for exporter in shards.exporters)
-
-    assert run(main()) == 0
+    for account in ACCOUNTS:
+        arrivals = arrivals_of(world, world.settings, account)
+        assert busiest_second(arrivals) == max(1, qps)
+        assert len(arrivals) > 0.88 * 120 * qps
 
 
-def test_only_those_that_poll_an_account_tell_of_it_and_one_without_any_is_ready_and_says_so() -> None:
+def test_one_shard_has_the_series_of_an_account_and_one_without_an_account_is_ready_and_says_so() -> None:
     async def main() -> tuple[list[int], list[list[str]]]:
         shards = Shards(World(scenario(60, qps=3)), 5)
         idle, *_ = shards.exporters
-        client = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(idle)), base_url="http://exporter")
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(idle.view)), base_url="http://exporter")
         answers = [(await client.get("/-/ready")).status_code, (await client.get("/metrics")).status_code]
-        assert "No space falls to this shard." in (await client.get("/")).text
+        assert "No account belongs to this shard." in (await client.get("/")).text
         await shards.start()
         await asyncio.sleep(60)
         await shards.stop()
         return answers, shards.samples("chatapp_account")
 
     with capture_logs() as logs:
-        answers, told = run(main())
+        answers, samples = run(main())
 
     assert answers == [200, 200]
-    warned = [line["warning"] for line in logs if line["event"] == "plan does not fit"]
-    assert warned[:2] == ["no space falls to this shard; it will poll nothing"] * 2
-    assert [re.sub(r".* are|every \d+s", "…", warning) for warning in warned[2:]] == [
-        "… polled …, not …; poll_interval: 30s would fit"
-    ] * 3  # a shard does not know what qps the account would need
-    assert [told[0], told[1]] == [[], []]
-    for lines in told[2:]:
-        assert 'chatapp_account_up{account="acme"} 1' in lines
-        assert 'chatapp_account_qps{account="acme",kind="limit"} 1.0' in lines
-    spaces = [int(line.split()[-1]) for lines in told for line in lines if line.startswith("chatapp_account_spaces")]
-    assert sum(spaces) == 60
+    assert [line["warning"] for line in logs if line["event"] == "plan does not fit"] == [
+        "no account falls to this shard; it polls nothing",
+        "no account falls to this shard; it polls nothing",
+        "account acme: 60 spaces at 3 queries per second are polled every 20s, not every 5s;"
+        " poll_interval: 30s would fit",
+        "no account falls to this shard; it polls nothing",
+        "no account falls to this shard; it polls nothing",
+    ]
+    assert [samples[0], samples[1], samples[3], samples[4]] == [[], [], [], []]
+    assert 'chatapp_account_up{account="acme"} 1' in samples[2]
+    assert 'chatapp_account_qps{account="acme",kind="limit"} 3.0' in samples[2]
+    assert 'chatapp_account_spaces{account="acme"} 60' in samples[2]
 
 
-def test_each_says_which_of_how_many_it_is() -> None:
-    async def main() -> tuple[list[list[str]], list[str]]:
-        world = World(scenario(5))
-        return Shards(world, 2).samples("chatapp_exporter_shard_info"), world.samples("chatapp_exporter_shard_info")
-
-    assert run(main()) == (
-        [
-            ['chatapp_exporter_shard_info{shard="1",shards="2"} 1.0'],
-            ['chatapp_exporter_shard_info{shard="2",shards="2"} 1.0'],
-        ],
-        ['chatapp_exporter_shard_info{shard="1",shards="1"} 1.0'],
-    )
-
-
-def test_a_reload_brings_each_its_part_of_what_is_new_and_moves_nothing_else() -> None:
-    async def main() -> tuple[set[str], Counter[str], list[float]]:
-        world = World(scenario(120, qps=10, poll_interval="5m"))
-        account = world.settings.accounts[0]
-        fewer = account.model_copy(update={"spaces": account.polled_spaces[:100]})
-        everything, world.settings = world.settings, world.settings.model_copy(update={"accounts": [fewer]})
-        shards = Shards(world, 5)
+def test_a_reload_brings_new_spaces_and_accounts_to_their_shards_and_moves_nothing_else() -> None:
+    async def main() -> tuple[set[str], Counter[str], list[list[str]], World]:
+        world = World(scenario(60, accounts=ACCOUNTS, qps=10, poll_interval="5m"))
+        acme, globex, umbrella = world.settings.accounts
+        fewer = globex.model_copy(update={"spaces": globex.polled_spaces[:50]})
+        everything, world.settings = world.settings, world.settings.model_copy(update={"accounts": [acme, fewer]})
+        shards = Shards(world, 3)
         await shards.start()
         await asyncio.sleep(50)
-        asked = len(world.polls)
+        polled = len(world.polls)
         for exporter in shards.exporters:
-            await Reloader(Fixed(everything), exporter).reload()
+            await exporter.reloader(Fixed(everything)).reload()
         await asyncio.sleep(10)
         await shards.stop()
-        new = {space.id for space in account.polled_spaces[100:]}
-        return new, Counter(space for _, space in world.polls[asked:]), world.api.arrivals
+        new = {space.id for space in (*globex.polled_spaces[50:], *umbrella.polled_spaces)}
+        return new, Counter(space for _, space in world.polls[polled:]), shards.samples("chatapp_account_up"), world
 
-    new, polled, arrivals = run(main())
+    new, polled, up, world = run(main())
 
     assert {space: polled[space] for space in new} == dict.fromkeys(new, 1)
     assert sum(polled.values()) - len(new) <= 5  # what was due in these ten seconds
-    assert busiest_second(arrivals) <= 10
+    assert busiest_second(world.api.arrivals) <= 10 + 10  # globex and umbrella
+    assert up == [[f'chatapp_account_up{{account="{account}"}} 1'] for account in ACCOUNTS]
 
 
-def test_another_budget_taken_over_by_one_after_the_other_is_never_exceeded() -> None:
-    def with_qps(settings: Settings, qps: float) -> Settings:
-        return settings.model_copy(update={"accounts": [settings.accounts[0].model_copy(update={"qps": qps})]})
-
-    async def main() -> list[float]:
-        world = World(scenario(300, qps=10, poll_interval="1s", latency="100ms"))
-        world.settings = with_qps(world.settings, 3)
-        shards = Shards(world, 5)
-        await shards.start()
-        for qps in (7.0, 2.0, 7.0, 0.5, 7.0):
-            for exporter in shards.exporters:
-                await exporter.reconfigure(with_qps(world.settings, qps))
-                await asyncio.sleep(3.3)
-        await shards.stop()
-        return world.api.arrivals
-
-    assert busiest_second(run(main())) <= 7
-
-
-def test_they_may_be_told_of_one_state_file_and_each_finds_its_own_values_again(tmp_path: Path) -> None:
+def test_they_may_have_one_state_file_configured_and_each_finds_its_own_values_again(tmp_path: Path) -> None:
     async def main() -> tuple[list[list[str]], list[list[str]], list[int]]:
-        world = World(scenario(30, qps=10, poll_interval="5m"), state_file=str(tmp_path / "state.db"))
+        world = World(
+            scenario(30, accounts=ACCOUNTS, qps=10, poll_interval="5m"), state_file=str(tmp_path / "state.db")
+        )
         shards = Shards(world, 2)
         await shards.start()
         await asyncio.sleep(60)
@@ -185,7 +157,7 @@ def test_they_may_be_told_of_one_state_file_and_each_finds_its_own_values_again(
         shown = shards.samples("chatapp_phone_number")
         again = Shards(world, 2)
         await again.stop()
-        return shown, again.samples("chatapp_phone_number"), [exporter.unpolled() for exporter in again.exporters]
+        return shown, again.samples("chatapp_phone_number"), [exporter.view.unpolled() for exporter in again.exporters]
 
     shown, again, unpolled = run(main())
 

@@ -261,11 +261,11 @@ def test_a_throttled_minute_is_counted_halves_the_rate_and_passes() -> None:
         world = World(scenario(40, qps=10, poll_interval="5s", events=(throttled,)))
         await world.exporter.start()
         await asyncio.sleep(115)
-        (account,) = world.exporter.accounts()
+        (account,) = world.exporter.view.accounts()
         lowered = account.current_qps
         counted = float(world.samples("chatapp_api_throttled_total")[0].split(" ")[-1])
         await asyncio.sleep(300)
-        (account,) = world.exporter.accounts()
+        (account,) = world.exporter.view.accounts()
         await world.exporter.stop()
         return lowered, counted, account.current_qps
 

@@ -1,4 +1,4 @@
-"""Space files while the exporter runs: each is followed on its own, and a broken one keeps what counted before."""
+"""Space files while the exporter runs: a change of one loads the complete configuration, to apply or refuse it."""
 
 import json
 import os
@@ -7,14 +7,15 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import pytest
+from configured import configuration, load
 from structlog.testing import capture_logs
 from virtual_time import run
 from world import World, scenario
 
-from exporter.config.loading import Configuration, load
+from exporter.config.loading import Configuration
 from exporter.config.problems import ConfigError
 from exporter.config.settings import Settings
-from exporter.service import Reloader
+from exporter.runtime.reload import Reloader
 
 CONFIG = """
 accounts:
@@ -38,43 +39,61 @@ def write(folder: Path, name: str, *ids: str) -> Path:
 
 
 def started(folder: Path) -> Configuration:
-    configuration = Configuration(folder / "exporter.yml", {})
-    configuration.load()
-    return configuration
+    loader = configuration(folder / "exporter.yml")
+    loader.load()
+    return loader
 
 
-def ids(settings: Settings | None) -> list[str]:
-    return [space.id for space in settings.accounts[0].polled_spaces] if settings else []
+def ids(settings: Settings) -> list[str]:
+    return [space.id for space in settings.accounts[0].polled_spaces]
 
 
-def after_two_looks(configuration: Configuration) -> Settings | None:
-    """What becomes of a changed space file, which may be half written at the first look."""
-    assert configuration.load_changed_spaces() is None
-    return configuration.load_changed_spaces()
+def after_two_looks(loader: Configuration) -> list[str]:
+    """The spaces after a change, or none without one; at the first look, the file may be half written."""
+    assert not loader.changed()
+    return ids(loader.load()) if loader.changed() else []
 
 
-def broken(configuration: Configuration) -> list[str]:
-    return [Path(file).name for file, up in configuration.space_files().items() if not up]
+def problems_after_two_looks(loader: Configuration) -> list[str]:
+    with pytest.raises(ConfigError) as refused:
+        after_two_looks(loader)
+    assert loader.changed()  # so it is tried again
+    return str(refused.value).splitlines()
+
+
+def broken(loader: Configuration) -> list[str]:
+    return [Path(file).name for file, up in loader.space_files().items() if not up]
 
 
 def followed(folder: Path) -> tuple[World, Reloader, Callable[[], list[str]]]:
-    """An exporter with the configuration of the folder, what brings it another, and what metrics say of that."""
-    configuration = Configuration(folder / "exporter.yml", {})
-    world = World(scenario(1))
-    world.settings = configuration.load()
-    world.exporter = world.fresh_exporter()
+    """An exporter with the configuration of the directory, its reloader, and what metrics say of reloads."""
+    loader = configuration(folder / "exporter.yml")
+    world = World(scenario(1), settings=loader.load())
+    reloader = world.exporter.reloader(loader)
 
-    def told() -> list[str]:
-        lines = world.samples("chatapp_exporter_config_last_reload_successful")
+    def shown() -> list[str]:
+        lines = world.samples("chatapp_exporter_config_last_reload_successful{")
+        lines += world.samples("chatapp_exporter_config_last_reload_successful ")
         lines += world.samples("chatapp_exporter_space_file_up")
         return [line.replace(f"{folder}/spaces/", "").removeprefix("chatapp_exporter_") for line in lines]
 
-    return world, Reloader(configuration, world.exporter), told
+    return world, reloader, shown
 
 
 async def two_looks(reloader: Reloader) -> None:
     for _ in range(2):
-        await reloader.take_over_changes()
+        await reloader.follow_once()
+
+
+async def two_looks_and_a_refusal(reloader: Reloader) -> list[str]:
+    """What the log says."""
+    with capture_logs() as logs:
+        await reloader.follow_once()
+        for _ in range(4):
+            with pytest.raises(ConfigError):
+                await reloader.follow_once()
+    assert [line["event"] for line in logs] == ["config reload failed, keeping the current configuration"]
+    return str(logs[0]["problems"]).splitlines()
 
 
 def spaces_shown(world: World) -> list[str]:
@@ -82,279 +101,173 @@ def spaces_shown(world: World) -> list[str]:
     return [line.split('space="')[1].split('"')[0] for line in lines if line.startswith("chatapp_space_up{")]
 
 
-def unnoticed(file: Path, text: str) -> None:
-    """Other content of the same size, which its time does not tell of: who reads the file sees it, nobody else."""
-    before = file.stat()
-    assert len(text) == before.st_size
-    with file.open("r+") as opened:
-        opened.write(text)
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def test_of_500_files_only_the_one_that_changed_is_read_again(tmp_path: Path) -> None:
-    (tmp_path / "exporter.yml").write_text(CONFIG)
-    (tmp_path / "spaces").mkdir()
-    files = [write(tmp_path, f"{n:03}", *(f"s{n:03}-{i:02}" for i in range(20))) for n in range(500)]
-    configuration = started(tmp_path)
-    for file in files[1:]:
-        unnoticed(file, "[" * file.stat().st_size)
-
-    write(tmp_path, "000", "s000-new")
-    settings = after_two_looks(configuration)
-
-    assert len(ids(settings)) == 1 + 499 * 20
-    assert ids(settings)[:2] == ["s000-new", "s001-00"]
-    assert (len(configuration.space_files()), broken(configuration)) == (500, [])
-
-
-def test_a_broken_file_keeps_its_last_spaces_and_others_are_taken_over_in_the_same_look(folder: Path) -> None:
-    write(folder, "two", "s2", "s3")
-    configuration = started(folder)
-
-    (folder / "spaces" / "two.yml").write_text("- {id: s2}\n- {id: [")
-    write(folder, "one", "s1", "s4")
-    with capture_logs() as logs:
-        settings = after_two_looks(configuration)
-        assert configuration.load_changed_spaces() is None
-
-    assert ids(settings) == ["s1", "s4", "s2", "s3"]
-    assert broken(configuration) == ["two.yml"]
-    two = folder / "spaces" / "two.yml"
-    assert logs == [
-        {
-            "event": "space file broken, its last good spaces stay",
-            "log_level": "warning",
-            "file": str(two),
-            "problems": f"{two}:3: expected YAML, but did not find expected node content",
-        }
-    ]
-
-
-def test_a_file_that_is_broken_in_another_way_is_told_of_again_and_mended_is_taken_over(folder: Path) -> None:
-    configuration = started(folder)
-    told = []
-
-    with capture_logs() as logs:
-        for text in ("- {idd: s1}", "- {idd: s1}\n", "- s1", "- {id: s1}\n- {id: s3}"):
-            (folder / "spaces" / "one.yml").write_text(text)
-            settings = after_two_looks(configuration)
-            told.append((len(logs), ids(settings), broken(configuration)))
-
-    assert told == [(1, [], ["one.yml"]), (2, [], ["one.yml"]), (3, [], ["one.yml"]), (4, ["s1", "s3"], [])]
-    assert "[0].idd: unknown key; did you mean id?" in logs[0]["problems"]
-    assert logs[3] == {
-        "event": "space file good again",
-        "log_level": "info",
-        "file": str(folder / "spaces" / "one.yml"),
-    }
-
-
-def test_metrics_name_each_file_from_the_start_and_the_broken_one_until_it_is_mended(folder: Path) -> None:
+def test_a_changed_file_is_applied(folder: Path) -> None:
     async def main() -> list[list[str]]:
         write(folder, "two", "s2")
-        world, reloader, told = followed(folder)
-        seen = [told()]
-        (folder / "spaces" / "two.yml").write_text("- {idd: s2}")
-        write(folder, "three", "s3")
+        world, reloader, shown = followed(folder)
+        seen = [spaces_shown(world)]
+        write(folder, "one", "s1", "s3")
         await two_looks(reloader)
-        seen.append(told())
-        (folder / "spaces" / "one.yml").write_text("-")
-        await two_looks(reloader)
-        seen.append(told())
-        assert spaces_shown(world) == ["s1", "s2", "s3"]
-        (folder / "spaces" / "two.yml").unlink()
-        write(folder, "one", "s1")
-        await two_looks(reloader)
-        assert spaces_shown(world) == ["s1", "s3"]
         await world.exporter.stop()
-        return [*seen, told()]
+        return [*seen, spaces_shown(world), shown()]
 
     assert run(main()) == [
+        ["s1", "s2"],
+        ["s1", "s2", "s3"],
         ["config_last_reload_successful 1.0", 'space_file_up{file="one.yml"} 1.0', 'space_file_up{file="two.yml"} 1.0'],
-        [
-            "config_last_reload_successful 0.0",
-            'space_file_up{file="one.yml"} 1.0',
-            'space_file_up{file="three.yml"} 1.0',
-            'space_file_up{file="two.yml"} 0.0',
-        ],
-        [
-            "config_last_reload_successful 0.0",
-            'space_file_up{file="one.yml"} 0.0',
-            'space_file_up{file="three.yml"} 1.0',
-            'space_file_up{file="two.yml"} 0.0',
-        ],
-        [
-            "config_last_reload_successful 1.0",
-            'space_file_up{file="one.yml"} 1.0',
-            'space_file_up{file="three.yml"} 1.0',
-        ],
     ]
 
 
-def test_a_file_that_changes_its_size_at_every_look_holds_up_no_other(folder: Path) -> None:
-    write(folder, "two", "s2")
-    configuration = started(folder)
-
-    seen = []
-    for look in range(3):
-        write(folder, "one", *(f"s1{n}" for n in range(look)))
+def test_a_broken_file_keeps_the_current_configuration_until_it_is_fixed(folder: Path) -> None:
+    async def main() -> list[list[str]]:
+        write(folder, "two", "s2")
+        world, reloader, shown = followed(folder)
+        seen = [shown()]
+        two, text = folder / "spaces" / "two.yml", "expected YAML, but did not find expected node content"
+        two.write_text("- {id: s2}\n- {id: [")
+        write(folder, "one", "s1", "s4")
+        assert await two_looks_and_a_refusal(reloader) == [f"{two}:3: {text}"]
+        seen += [shown(), spaces_shown(world)]
+        two.write_text("- {idd: s2}")
+        assert await two_looks_and_a_refusal(reloader) == [
+            f"{two}:1: [0].id: expected this required key, found nothing",
+            f"{two}:1: [0].idd: unknown key; did you mean id?",
+        ]
         write(folder, "two", "s3")
-        seen.append(ids(configuration.load_changed_spaces()))
+        await two_looks(reloader)
+        await world.exporter.stop()
+        return [*seen, shown(), spaces_shown(world)]
 
-    assert seen == [[], ["s1", "s3"], []]
+    good = [
+        "config_last_reload_successful 1.0",
+        'space_file_up{file="one.yml"} 1.0',
+        'space_file_up{file="two.yml"} 1.0',
+    ]
+    bad = [
+        "config_last_reload_successful 0.0",
+        'space_file_up{file="one.yml"} 1.0',
+        'space_file_up{file="two.yml"} 0.0',
+    ]
+    assert run(main()) == [good, bad, ["s1", "s2"], good, ["s1", "s4", "s3"]]
 
 
-def test_a_file_that_is_half_written_for_a_moment_takes_no_space_away(folder: Path) -> None:
+def test_a_file_that_is_half_written_for_a_moment_removes_no_space(folder: Path) -> None:
     write(folder, "one", "s1", "s2")
-    configuration = started(folder)
+    loader = started(folder)
 
     write(folder, "one", "s1")
-    assert configuration.load_changed_spaces() is None
+    assert not loader.changed()
     write(folder, "one", "s1", "s2", "s3")
 
-    assert ids(after_two_looks(configuration)) == ["s1", "s2", "s3"]
+    assert after_two_looks(loader) == ["s1", "s2", "s3"]
 
 
-def test_a_file_that_is_always_being_written_anew_is_followed_all_the_same(folder: Path) -> None:
-    configuration = started(folder)
+def test_a_file_that_changes_at_every_look_waits_until_it_is_written(folder: Path) -> None:
+    loader = started(folder)
 
-    seen = []
     for look in range(3):
-        file = write(folder, "one", "s1", f"s{look}0")
-        os.utime(file, (look, look))
-        seen.append(ids(configuration.load_changed_spaces()))
+        write(folder, "one", *(f"s{n}" for n in range(look)))
+        assert not loader.changed()
 
-    assert seen == [[], ["s1", "s10"], ["s1", "s20"]]
+    assert loader.changed()
+    assert ids(loader.load()) == ["s0", "s1"]
 
 
-def test_a_file_that_is_written_anew_with_the_same_spaces_changes_nothing(folder: Path) -> None:
-    configuration = started(folder)
+def test_nothing_is_a_change_after_a_load(folder: Path) -> None:
+    loader = started(folder)
 
+    assert [loader.changed() for _ in range(3)] == [False] * 3
+    write(folder, "one", "s1", "s2")
+    assert after_two_looks(loader) == ["s1", "s2"]
+    assert [loader.changed() for _ in range(3)] == [False] * 3
+
+
+def test_a_file_of_the_same_size_and_time_is_seen_when_it_is_replaced(folder: Path) -> None:
+    one = folder / "spaces" / "one.yml"
+    loader = started(folder)
+
+    renewed = write(folder, "renewed.tmp", "s9").rename(folder / "renewed")
+    os.utime(renewed, ns=(0, one.stat().st_mtime_ns))
+    renewed.rename(one)
+
+    assert after_two_looks(loader) == ["s9"]
+
+
+def test_a_file_whose_time_is_set_back_after_a_change_is_seen(folder: Path) -> None:
+    loader = started(folder)
+    one = folder / "spaces" / "one.yml"
+    before = one.stat()
+
+    write(folder, "one", "s9")
+    os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert after_two_looks(loader) == ["s9"]
+
+
+def test_a_space_that_moves_from_one_file_to_another_is_kept(folder: Path) -> None:
+    write(folder, "one", "s1", "s2")
+    write(folder, "two", "s3")
+    loader = started(folder)
+
+    write(folder, "two", "s2", "s3")
     write(folder, "one", "s1")
-    os.utime(folder / "spaces" / "one.yml", (1, 1))
 
-    assert after_two_looks(configuration) is None
+    assert after_two_looks(loader) == ["s1", "s2", "s3"]
+    assert broken(loader) == []
 
 
-def test_space_files_are_followed_while_the_main_file_is_half_way_through_an_edit(folder: Path) -> None:
-    configuration = started(folder)
-    assert configuration.load_changed_spaces() is None
-
-    (folder / "exporter.yml").write_text("accounts: [{name: ac")
+def test_two_files_that_list_one_space_are_refused_and_the_second_is_named(folder: Path) -> None:
     write(folder, "two", "s2")
-
-    assert ids(after_two_looks(configuration)) == ["s1", "s2"]
-    assert configuration.load_changed_spaces() is None
-
-
-def test_space_files_are_followed_while_a_key_is_wrong(folder: Path) -> None:
-    (folder / "key").write_text("secret")
-    (folder / "exporter.yml").write_text(CONFIG.replace("access_key_secret: secret", "access_key_secret_file: key"))
-    configuration = started(folder)
-
-    (folder / "key").write_text("")
-    write(folder, "two", "s2")
-
-    assert ids(after_two_looks(configuration)) == ["s1", "s2"]
-
-
-def test_of_two_files_that_list_one_space_the_one_that_changed_last_is_broken(folder: Path) -> None:
-    write(folder, "two", "s2")
-    configuration = started(folder)
+    loader = started(folder)
 
     write(folder, "one", "s1", "s2")
-    with capture_logs() as logs:
-        assert after_two_looks(configuration) is None
-        assert configuration.load_changed_spaces() is None
-    assert broken(configuration) == ["one.yml"]
-    assert [line["problems"] for line in logs] == [
-        f"{folder}/spaces/one.yml:2: [1].id: expected a space of its own, found 's2',"
-        f" which stands at {folder}/spaces/two.yml:1: [0] too"
+
+    assert problems_after_two_looks(loader) == [
+        f"{folder}/spaces/two.yml:1: [0].id: duplicate space id 's2' (first defined at {folder}/spaces/one.yml:2)"
     ]
-
-    write(folder, "two", "s2", "s3")
-    assert ids(after_two_looks(configuration)) == ["s1", "s2", "s3"]
-    assert broken(configuration) == ["one.yml"]
-
+    assert broken(loader) == ["two.yml"]
     write(folder, "two", "s3")
-    assert ids(after_two_looks(configuration)) == ["s1", "s2", "s3"]
-    assert broken(configuration) == []
+    assert after_two_looks(loader) == ["s1", "s2", "s3"]
+    assert broken(loader) == []
 
 
-@pytest.mark.parametrize(("newer", "kept"), [("one", ["s1", "s2", "s9"]), ("two", ["s1", "s9", "s2"])])
-def test_of_two_files_that_list_one_new_space_the_newer_is_broken(folder: Path, newer: str, kept: list[str]) -> None:
-    write(folder, "two", "s2")
-    configuration = started(folder)
-
-    for name, space in (("one", "s1"), ("two", "s2")):
-        changed = write(folder, name, space, "s9")
-        os.utime(changed, (2, 2) if name == newer else (1, 1))
-
-    assert ids(after_two_looks(configuration)) == kept
-    assert broken(configuration) == [f"{newer}.yml"]
-
-
-def test_a_space_that_moves_from_one_file_to_another_in_one_look_is_kept(folder: Path) -> None:
-    write(folder, "one", "s1", "s2")
-    write(folder, "two", "s3")
-    configuration = started(folder)
-
-    write(folder, "two", "s2", "s3")
-    write(folder, "one", "s1")
-
-    assert ids(after_two_looks(configuration)) == ["s1", "s2", "s3"]
-    assert broken(configuration) == []
-
-
-def test_what_falls_back_to_its_last_spaces_breaks_the_file_that_took_one_of_them(folder: Path) -> None:
-    write(folder, "one", "s1", "s2")
-    write(folder, "two", "s3")
-    write(folder, "three", "s4")
-    configuration = started(folder)
-
-    write(folder, "one", "s1", "s4")
-    write(folder, "two", "s2", "s3")
-
-    assert after_two_looks(configuration) is None
-    assert sorted(broken(configuration)) == ["one.yml", "two.yml"]
-
-
-def test_a_space_of_the_main_file_is_told_without_a_line_for_that_may_be_in_an_edit(folder: Path) -> None:
+def test_a_space_of_the_main_file_that_a_space_file_lists_too_is_refused(folder: Path) -> None:
     (folder / "exporter.yml").write_text(CONFIG.replace("space_files", "spaces: [{id: s0}], space_files"))
-    configuration = started(folder)
+    loader = started(folder)
 
     write(folder, "one", "s1", "s0")
-    with capture_logs() as logs:
-        assert after_two_looks(configuration) is None
 
-    assert logs[0]["problems"].endswith(f"which stands at {folder}/exporter.yml: accounts[0].spaces[0] too")
-
-
-def test_a_new_file_that_repeats_a_whole_other_one_adds_nothing(folder: Path) -> None:
-    configuration = started(folder)
-
-    write(folder, "copy", "s1")
-
-    assert after_two_looks(configuration) is None
-    assert broken(configuration) == ["copy.yml"]
+    assert problems_after_two_looks(loader) == [
+        f"{folder}/spaces/one.yml:2: [1].id: duplicate space id 's0' (first defined at {folder}/exporter.yml:3)"
+    ]
+    assert broken(loader) == ["one.yml"]
 
 
-def test_a_file_that_leads_nowhere_is_broken_until_it_leads_somewhere(folder: Path) -> None:
+def test_a_new_file_that_repeats_another_is_refused(folder: Path) -> None:
+    loader = started(folder)
+
+    write(folder, "two", "s1")
+
+    assert problems_after_two_looks(loader) == [
+        f"{folder}/spaces/two.yml:1: [0].id: duplicate space id 's1' (first defined at {folder}/spaces/one.yml:1)"
+    ]
+    assert broken(loader) == ["two.yml"]
+
+
+def test_a_link_to_no_file_is_refused_until_the_file_exists(folder: Path) -> None:
     write(folder, "two", "s2")
-    configuration = started(folder)
+    loader = started(folder)
     two, target = folder / "spaces" / "two.yml", folder / "target"
 
     two.unlink()
     two.symlink_to(target)
-    with capture_logs() as logs:
-        seen = [ids(after_two_looks(configuration)), broken(configuration)]
-        configuration.load_changed_spaces()
-    assert [line["problems"] for line in logs] == [f"{two}: expected a readable file, found: No such file or directory"]
+    problems = [f"{two}: expected a readable file, found: No such file or directory"]
+    assert problems_after_two_looks(loader) == problems
+    assert broken(loader) == ["two.yml"]
 
     target.write_text("- {id: s3}")
-    seen += [ids(after_two_looks(configuration)), broken(configuration)]
-
-    assert seen == [[], ["two.yml"], ["s1", "s3"], []]
+    assert after_two_looks(loader) == ["s1", "s3"]
+    assert broken(loader) == []
 
 
 def reads_everything() -> bool:
@@ -363,78 +276,94 @@ def reads_everything() -> bool:
         return os.access(file.name, os.R_OK)
 
 
-@pytest.mark.skipif(reads_everything(), reason="who is asked may read every file, as root may")
-def test_a_file_that_may_not_be_read_is_broken_until_it_may(folder: Path) -> None:
-    configuration = started(folder)
+@pytest.mark.skipif(reads_everything(), reason="this user can read every file, as root can")
+def test_a_file_without_permission_to_read_is_refused_until_it_has_it(folder: Path) -> None:
+    loader = started(folder)
 
     write(folder, "one", "s1", "s2").chmod(0o000)
-    seen = [ids(after_two_looks(configuration)), broken(configuration)]
+    assert problems_after_two_looks(loader) == [
+        f"{folder}/spaces/one.yml: expected a readable file, found: Permission denied"
+    ]
+    assert broken(loader) == ["one.yml"]
+
     (folder / "spaces" / "one.yml").chmod(0o400)
-    seen += [ids(configuration.load_changed_spaces()), broken(configuration)]
+    assert after_two_looks(loader) == ["s1", "s2"]
+    assert broken(loader) == []
 
-    assert seen == [[], ["one.yml"], ["s1", "s2"], []]
 
-
-def test_a_file_that_is_gone_takes_its_spaces_along_once_it_stays_away(folder: Path) -> None:
+def test_the_spaces_of_a_removed_file_are_removed_once_it_stays_away(folder: Path) -> None:
     two = write(folder, "two", "s2")
-    configuration = started(folder)
+    loader = started(folder)
 
-    for _ in range(2):  # a program that replaces it may have removed it just now
-        configuration.load_changed_spaces()
+    for _ in range(2):  # a program that replaces it can have removed it just now
+        loader.changed()
         two.unlink()
-        assert configuration.load_changed_spaces() is None
+        assert not loader.changed()
         write(folder, "two", "s2")
-    configuration.load_changed_spaces()
+    loader.changed()
     two.unlink()
 
-    assert ids(after_two_looks(configuration)) == ["s1"]
-    assert [Path(file).name for file in configuration.space_files()] == ["one.yml"]
+    assert after_two_looks(loader) == ["s1"]
+    assert [Path(file).name for file in loader.space_files()] == ["one.yml"]
 
 
-def test_a_pattern_that_finds_nothing_any_more_keeps_the_last_spaces_for_a_mount_may_be_gone(folder: Path) -> None:
-    write(folder, "two", "s2")
-    configuration = started(folder)
+def test_a_pattern_that_finds_no_file_any_more_keeps_the_current_spaces_for_a_mount_can_be_gone(folder: Path) -> None:
+    async def main() -> list[list[str]]:
+        write(folder, "two", "s2")
+        world, reloader, shown = followed(folder)
+        (folder / "spaces").rename(folder / "elsewhere")
+        assert await two_looks_and_a_refusal(reloader) == [
+            f"{folder}/exporter.yml:3: accounts[0].space_files[0]: expected at least one file,"
+            f" found none for '{folder}/spaces/*.yml'"
+        ]
+        seen = [spaces_shown(world), shown()[:1]]
+        (folder / "elsewhere" / "two.yml").unlink()
+        (folder / "elsewhere").rename(folder / "spaces")
+        await two_looks(reloader)
+        await world.exporter.stop()
+        return [*seen, spaces_shown(world), shown()]
 
-    (folder / "spaces").rename(folder / "elsewhere")
-    with capture_logs() as logs:
-        assert after_two_looks(configuration) is None
-        assert configuration.load_changed_spaces() is None
-    assert broken(configuration) == ["one.yml", "two.yml"]
-    assert {line["problems"] for line in logs} == {
-        f"{folder}/exporter.yml: accounts[0].space_files[0]: expected at least one file, found none for 'spaces/*.yml'"
-    }
-    assert [line["file"] for line in logs] == [f"{folder}/spaces/one.yml", f"{folder}/spaces/two.yml"]
-
-    (folder / "elsewhere" / "two.yml").unlink()
-    (folder / "elsewhere").rename(folder / "spaces")
-    assert ids(configuration.load_changed_spaces()) == ["s1"]
-    assert configuration.load_changed_spaces() is None
-    assert broken(configuration) == []
+    assert run(main()) == [
+        ["s1", "s2"],
+        ["config_last_reload_successful 0.0"],
+        ["s1"],
+        ["config_last_reload_successful 1.0", 'space_file_up{file="one.yml"} 1.0'],
+    ]
 
 
-def test_files_in_json_and_yaml_stand_side_by_side(folder: Path) -> None:
+def test_files_in_json_and_yaml_are_read_side_by_side(folder: Path) -> None:
     (folder / "exporter.yml").write_text(CONFIG.replace("*.yml", "*"))
     (folder / "spaces" / "two.json").write_text(json.dumps([{"id": 2, "name": "Contoso"}]))
-    configuration = started(folder)
+    loader = started(folder)
 
-    (folder / "spaces" / "two.json").write_text('[{"id": "s2"},]')
+    (folder / "spaces" / "two.json").write_text('[{"id": "s2"},')
     write(folder, "one", "s1", "s3")
-    assert ids(after_two_looks(configuration)) == ["s1", "s3", "2"]
-    assert broken(configuration) == ["two.json"]
+    assert len(problems_after_two_looks(loader)) == 1
+    assert broken(loader) == ["two.json"]
 
     (folder / "spaces" / "two.json").write_text('[{"id": "s2"}]')
-    assert ids(after_two_looks(configuration)) == ["s1", "s3", "s2"]
+    assert after_two_looks(loader) == ["s1", "s3", "s2"]
 
 
-def test_two_accounts_may_share_a_file(folder: Path) -> None:
+def test_two_accounts_can_share_a_file(folder: Path) -> None:
     (folder / "exporter.yml").write_text(CONFIG + CONFIG.split("\n")[2].replace("acme", "globex"))
-    configuration = started(folder)
+    loader = started(folder)
 
     write(folder, "one", "s1", "s2")
-    settings = after_two_looks(configuration)
 
-    assert settings
-    assert [[space.id for space in account.polled_spaces] for account in settings.accounts] == [["s1", "s2"]] * 2
+    assert not loader.changed()
+    assert loader.changed()
+    assert [[space.id for space in account.polled_spaces] for account in loader.load().accounts] == [["s1", "s2"]] * 2
+
+
+def test_a_broken_file_of_two_accounts_is_reported_once(folder: Path) -> None:
+    (folder / "exporter.yml").write_text(CONFIG + CONFIG.split("\n")[2].replace("acme", "globex"))
+    (folder / "spaces" / "one.yml").write_text("- s1")
+
+    with pytest.raises(ConfigError) as refused:
+        load(folder / "exporter.yml", {})
+
+    assert str(refused.value) == f"{folder}/spaces/one.yml:1: [0]: expected a mapping, found text (not shown)"
 
 
 def test_every_broken_file_is_an_error_at_the_start(folder: Path) -> None:
@@ -447,9 +376,9 @@ def test_every_broken_file_is_an_error_at_the_start(folder: Path) -> None:
         load(folder / "exporter.yml", {})
 
     assert str(refused.value).replace(f"{folder}/spaces/", "").splitlines() == [
-        "one.yml:1: [0].id: expected text, found nothing",
+        "one.yml:1: [0].id: expected this required key, found nothing",
         "one.yml:1: [0].idd: unknown key; did you mean id?",
-        "three.yml:1: [0].id: expected a space of its own, found 's3', which stands at four.yml:1: [0] too",
+        "three.yml:1: [0].id: duplicate space id 's3' (first defined at four.yml:1)",
         "two.yml:2: expected YAML, but did not find expected node content",
     ]
 
@@ -461,74 +390,108 @@ def test_a_pattern_that_no_file_can_match_is_an_error_like_others(folder: Path) 
         load(folder / "exporter.yml", {})
 
 
-@pytest.mark.parametrize("wrong", ["broken", "broken and new", "repeated", "gone"])
-def test_a_reload_that_met_a_bad_space_file_is_refused_and_forgotten_once_that_is_mended(
-    folder: Path, wrong: str
-) -> None:
+@pytest.mark.parametrize("wrong", ["broken", "broken and new", "repeated"])
+def test_a_reload_with_a_bad_space_file_is_refused_until_the_file_is_fixed(folder: Path, wrong: str) -> None:
     async def main() -> list[str]:
-        world, reloader, told = followed(folder)
+        world, reloader, shown = followed(folder)
         one, two = folder / "spaces" / "one.yml", folder / "spaces" / "two.yml"
-        if wrong == "gone":
-            one.unlink()
-        elif wrong == "repeated":
+        if wrong == "repeated":
             write(folder, "one", "s1", "s1")
         else:
             (two if "new" in wrong else one).write_text("- {idd: s1}")
         with pytest.raises(ConfigError):
             await reloader.reload()
-        seen = [told()[0][-3:], told()[-1][-3:]]
+        seen = [shown()[0][-3:], shown()[-1][-3:]]
         for _ in range(3):
-            await reloader.take_over_changes()
-            seen += [told()[0][-3:], told()[-1][-3:]]
+            with pytest.raises(ConfigError):
+                await reloader.follow_once()
+            seen += [shown()[0][-3:], shown()[-1][-3:]]
         write(folder, "one", "s1")
         two.unlink(missing_ok=True)
         await two_looks(reloader)
         await world.exporter.stop()
         assert spaces_shown(world) == ["s1"]
-        return [*seen, *told()]
+        return [*seen, *shown()]
 
     assert run(main()) == ["0.0"] * 8 + ["config_last_reload_successful 1.0", 'space_file_up{file="one.yml"} 1.0']
 
 
-def test_a_good_space_file_does_not_hide_that_the_main_file_is_refused(folder: Path) -> None:
+def test_a_changed_space_file_does_not_hide_that_the_main_file_is_refused(folder: Path) -> None:
     async def main() -> list[str]:
-        world, reloader, told = followed(folder)
+        world, reloader, shown = followed(folder)
         (folder / "exporter.yml").write_text("accounts: [{name: ac")
         with pytest.raises(ConfigError):
             await reloader.reload()
-        seen = [told()[0]]
+        seen = [shown()[0]]
         write(folder, "two", "s2")
-        await two_looks(reloader)
-        seen += [*spaces_shown(world), told()[0]]
+        with capture_logs() as logs:
+            await reloader.follow_once()
+            with pytest.raises(ConfigError):
+                await reloader.follow_once()
+        assert logs == []  # it was logged
+        seen += [*spaces_shown(world), shown()[0]]
         (folder / "exporter.yml").write_text(CONFIG)
         await reloader.reload()
         await world.exporter.stop()
-        return [*seen, told()[0]]
+        return [*seen, *spaces_shown(world), shown()[0]]
 
     refused, good = "config_last_reload_successful 0.0", "config_last_reload_successful 1.0"
-    assert run(main()) == [refused, "s1", "s2", refused, good]
+    assert run(main()) == [refused, "s1", refused, "s1", "s2", good]
 
 
-def test_a_space_file_that_is_mended_does_not_make_a_refused_main_file_good(folder: Path) -> None:
+def test_a_changed_space_file_applies_a_changed_main_file_too(folder: Path) -> None:
     async def main() -> list[str]:
-        world, reloader, told = followed(folder)
-        (folder / "exporter.yml").write_text(CONFIG + "max_age: 2h")
-        (folder / "spaces" / "one.yml").write_text("- {idd: s1}")
-        with pytest.raises(ConfigError):
-            await reloader.reload()
-        write(folder, "one", "s1")
+        world, reloader, _ = followed(folder)
+        (folder / "exporter.yml").write_text(CONFIG.replace("acme", "globex"))
+        write(folder, "two", "s2")
         await two_looks(reloader)
         await world.exporter.stop()
-        return told()
+        assert spaces_shown(world) == ["s1", "s2"]
+        return [line.partition("}")[0] for line in world.samples("chatapp_account_spaces")]
 
-    assert run(main()) == ["config_last_reload_successful 0.0", 'space_file_up{file="one.yml"} 1.0']
+    assert run(main()) == ['chatapp_account_spaces{account="globex"']
 
 
-def test_a_file_whose_name_is_no_utf8_is_shown_as_far_as_it_can_be(folder: Path) -> None:
+def test_a_name_that_is_not_utf8_is_shown_with_question_marks(folder: Path) -> None:
     async def main() -> list[str]:
         (folder / "spaces" / os.fsdecode(b"caf\xe9.yml")).write_text("- {id: s2}")
-        world, _, told = followed(folder)
+        world, _, shown = followed(folder)
         await world.exporter.stop()
-        return told()[1:]
+        return shown()[1:]
 
     assert run(main()) == ['space_file_up{file="caf?.yml"} 1.0', 'space_file_up{file="one.yml"} 1.0']
+
+
+def test_a_change_while_a_secret_cannot_be_read_is_applied_once_it_can(folder: Path) -> None:
+    secret = folder / "secret"
+    secret.write_text("secret")
+    text = CONFIG.replace("access_key_secret: secret", "access_key_secret_file: secret")
+    (folder / "exporter.yml").write_text(text)
+
+    async def main() -> tuple[list[str], list[list[str]]]:
+        world, reloader, shown = followed(folder)
+        write(folder, "one", "s1", "s2")
+        put(secret, "")
+        problems = await two_looks_and_a_refusal(reloader)
+        seen = [shown()[:1], spaces_shown(world)]
+        put(secret, "secret")
+        await reloader.follow_once()
+        seen += [shown()[:1], spaces_shown(world)]
+        await world.exporter.stop()
+        return problems, seen
+
+    problems, seen = run(main())
+
+    assert problems == [
+        f"{folder}/exporter.yml:3: accounts[0].access_key_secret_file: expected a secret in this file, found nothing"
+    ]
+    assert seen == [
+        ["config_last_reload_successful 0.0"],
+        ["s1"],
+        ["config_last_reload_successful 1.0"],
+        ["s1", "s2"],
+    ]
+
+
+def put(file: Path, text: str) -> None:
+    file.write_text(text)

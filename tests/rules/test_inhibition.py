@@ -29,7 +29,6 @@ UNLISTED = alert("DiscoveryFailing", account="acme")
 OVERRUN = alert("ScheduleOverrun", account="acme")
 DOWN = alert("ExporterDown", instance="a:10144")
 NOT_POLLED = alert("ExporterDown", account="acme")
-SHARD_NOT_POLLED = alert("ExporterDown", shard="2")
 RELOAD = alert("ConfigReloadFailed", instance="a:10144")
 OTHER_RELOAD = alert("ConfigReloadFailed", instance="b:10144")
 VANISHED = alert("PhoneNumberVanished", account="acme", space="1", phone_number="1557")
@@ -61,7 +60,6 @@ def alertmanager(tmp_path: Path) -> Iterator[httpx.Client]:
             id="exporter down",
         ),
         pytest.param([DOWN], [RELOAD], [REFUSED, ELSEWHERE, RED], id="exporter down whose accounts another polls"),
-        pytest.param([SHARD_NOT_POLLED], [], [BLIND, THROTTLED, OVERRUN, RELOAD], id="a shard down"),
         pytest.param(
             [REFUSED], [BLIND, THROTTLED, UNLISTED], [RED, ELSEWHERE, VANISHED, OVERRUN], id="account refused"
         ),

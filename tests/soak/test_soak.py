@@ -46,7 +46,10 @@ FAULTS = (
     *(refuses("Ram.PermissionDeny"), refuses("Throttling.User", headers={"x-acs-retry-after": "1500"})),
     *(refuses("System.LimitControl"), refuses("SignatureNonceUsed"), never_ends, huge),
 )
-EXPECTED_ERRORS = ("account refused, probing it once an interval", "configuration refused, the old one goes on")
+EXPECTED_ERRORS = (
+    "account denied, probing once per interval",
+    "config reload failed, keeping the current configuration",
+)
 
 
 def scenario(number: int) -> Scenario:

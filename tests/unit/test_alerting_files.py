@@ -40,7 +40,7 @@ DESIGNED = {
 
 
 def families() -> set[str]:
-    own = {sample.name for family in Instruments(["acme"]).registry.collect() for sample in family.samples} | {
+    own = {sample.name for family in Instruments(["acme"]).collect() for sample in family.samples} | {
         "chatapp_api_unknown_values_total",
         "chatapp_api_requests_total",
     }  # without a series at the start
@@ -106,7 +106,7 @@ def test_the_pages_call_a_space_blind_after_as_many_intervals_as_the_alert() -> 
     assert re.findall(r"(\d+) \* max by .*poll_interval_seconds{kind=\"effective\"}", blind) == [str(BLIND_INTERVALS)]
 
 
-def test_remote_write_sends_every_series_and_takes_the_instance_off_those_that_one_shard_has() -> None:
+def test_remote_write_sends_every_series_and_removes_the_instance_from_those_of_spaces_and_numbers() -> None:
     ((sent, *without_instance),) = [
         [re.compile(config["regex"]) for config in remote["write_relabel_configs"]]
         for remote in yaml.safe_load(REMOTE_WRITE.read_text())["remote_write"]

@@ -32,7 +32,7 @@ SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
 def metric_names() -> set[str]:
     """Every name that a query can ask for: samples of the exporter, and what the rules record."""
     families = [(family.name, str(family.type)) for family in FAMILIES]
-    families += [(family.name, family.type) for family in Instruments([]).registry.collect()]
+    families += [(family.name, family.type) for family in Instruments().collect()]
     samples = {name + suffix for name, kind in families for suffix in SUFFIXES.get(kind, ("",))}
     return samples | {rule["record"] for rule in RULES if "record" in rule}
 

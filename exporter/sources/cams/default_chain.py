@@ -1,7 +1,7 @@
 """Credentials from Alibaba Cloud's default chain: environment, OIDC, profiles, ECS role, URI.
 
-The only module that knows alibabacloud-credentials, which is an optional extra. That reads its variables when it is
-imported, blocks while it asks, and logs on its own.
+The only module that knows alibabacloud-credentials, an optional extra. It reads its variables when it is imported,
+blocks during its requests, and has loggers of its own.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ _SILENCED = ("credentials", "alibabacloud-tea", "urllib3")
 
 
 def is_installed() -> bool:
-    """Whether the extra is there."""
+    """Whether the extra is installed."""
     return find_spec("alibabacloud_credentials") is not None
 
 
 class DefaultChain:
-    """The chain's credentials; there is one chain for all accounts. It renews them 15 minutes before they expire."""
+    """The chain's credentials. All accounts share one chain. It renews them 15 minutes before they expire."""
 
     async def current(self) -> Credentials:
-        """The credentials as they are now, asked for in a thread.
+        """The credentials as they are now, fetched in a thread.
 
         Raises:
-            DeniedError: the chain has none that could be sent.
+            DeniedError: the chain has no credentials that can be sent.
         """
         try:
             return await asyncio.to_thread(_credentials)
@@ -43,7 +43,7 @@ class DefaultChain:
             raise DeniedError("credentials", f"{detail}: {type(error).__name__}") from None
 
     def changed(self) -> bool:
-        """Never: a refused account finds out when it asks again."""
+        """Never: a denied account notices new credentials at its next probe."""
         return False
 
 

@@ -22,13 +22,13 @@ class Credentials:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What nobody may be shown: its parts that are set, the longest first, for one may be a part of another."""
+        """The parts that are set, which no text may show; longest first, for one may be a part of another."""
         parts = (self.access_key_id, self.access_key_secret, self.security_token)
         return tuple(sorted(filter(None, parts), key=len, reverse=True))
 
 
 def require_plain(text: str) -> None:
-    """Credentials travel in headers, where anything else would be a failure that nobody can read.
+    """Credentials travel in headers, where other characters fail with an error that names no cause.
 
     Raises:
         ValueError: the text is empty, or has characters other than printable ASCII.
@@ -40,7 +40,7 @@ def require_plain(text: str) -> None:
 
 
 def canonical_query(parameters: Mapping[str, str]) -> str:
-    """The parameters sorted and encoded by RFC 3986; may be sent as it is."""
+    """The parameters, sorted and encoded by RFC 3986; can be sent unchanged."""
     return "&".join(f"{_encode(name)}={_encode(value)}" for name, value in sorted(parameters.items()))
 
 

@@ -1,4 +1,4 @@
-"""The operations that we ask for as bytes: a request is written, an answer is read.
+"""The wire format of the two operations: a request is written, an answer is read.
 
 Parameters travel in the query, the body is empty. An answer counts as success only with HTTP 2xx, a JSON object and
 Code "OK": the API also sends its errors with HTTP 200, and reading those as "no numbers" would hide an outage. The same
@@ -16,7 +16,7 @@ from sys import intern
 from typing import Any
 
 from exporter import __version__
-from exporter.model import Answer, Callback, Instance, InstancePage, PhoneNumber
+from exporter.model import Answer, Callback, PhoneNumber
 from exporter.source import (
     DeniedError,
     MalformedError,
@@ -58,8 +58,27 @@ _CODES: Mapping[type[QueryError], str] = {
 """Codes by what they mean. They decide before the HTTP status does: throttling comes as 400, a revoked key as 404."""
 
 
+_HELPED_BY_A_NEW_ATTEMPT = "InvalidTimeStamp.Expired InvalidSecurityToken*"
+"""The date of a request that was delayed, and a token that was renewed since."""
 Parameters = Mapping[str, str | None]
 """What is None is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An entry of ListInstance. `space_id` is "" where it is no customer space with WhatsApp."""
+
+    id: str
+    space_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstancePage:
+    """One page of a list, and the number of instances on all pages together."""
+
+    instances: tuple[Instance, ...]
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,24 +143,31 @@ def _success(status: int, headers: Mapping[str, str], body: bytes, secrets: Coll
     if 200 <= status < 300 and document and _text(document.get("Code")) == "OK":
         return document
     code = _field(document, "Code") or _xml_code(body)
-    told = quoted(_field(document, "Message"), secrets, MAX_DETAIL)
-    detail = told or f"HTTP {status}, {len(body)} bytes, {_kind(document)}"
+    message = quoted(_field(document, "Message"), secrets, MAX_DETAIL)
+    detail = message or f"HTTP {status}, {len(body)} bytes, {_kind(document)}"
     request_id = headers.get("x-acs-request-id") or _field(document, "RequestId")
     raise _error(status, quoted(code, secrets, _MAX_CODE), detail, quoted(request_id, secrets, _MAX_CODE), headers)
 
 
 def _error(status: int, code: str, detail: str, request_id: str, headers: Mapping[str, str]) -> QueryError:
     kind = _class_of_code(code) or _class_of_status(status, code)
-    if code in ("", "OK"):  # a failure is never counted under the code of a success
+    from_api = code not in ("", "OK")
+    if not from_api:  # a failure is never counted under the code of a success
         code = "malformed" if kind is MalformedError else f"http_{status}"
     if kind is ThrottledError:
         return ThrottledError(code, detail, request_id=request_id, wait_seconds=wait_hint(headers))
-    return kind(code, detail, request_id=request_id)
+    if kind is RejectedError:
+        return RejectedError(code, detail, request_id=request_id, from_api=from_api)
+    return kind(code, detail, request_id=request_id, retry_at_once=_matches(code, _HELPED_BY_A_NEW_ATTEMPT))
+
+
+def _matches(code: str, patterns: str) -> bool:
+    return any(fnmatchcase(code, pattern) for pattern in patterns.split())
 
 
 def _class_of_code(code: str) -> type[QueryError] | None:
     for kind, patterns in _CODES.items():
-        if any(fnmatchcase(code, pattern) for pattern in patterns.split()):
+        if _matches(code, patterns):
             return kind
     return None
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.config.settings import Settings
+from exporter import sources
 from exporter.model import Answer, Callback, PhoneNumber, unknown_values
 from exporter.source import (
     DeniedError,
@@ -154,7 +154,7 @@ def test_a_field_that_is_null_or_missing_does_not_cost_the_number() -> None:
 
 
 def test_values_are_trimmed_and_upper_cased_and_unknown_ones_are_kept_and_told() -> None:
-    limits = Settings.model_validate({"accounts": [{"name": "a"}]}).limits
+    limits = sources.Settings.model_validate({"accounts": [{"name": "a"}]}).limits
     numbers = decode("ok_unknown_enum").phone_numbers
 
     assert [(n.quality_rating, n.messaging_limit_tier, n.status) for n in numbers] == [

@@ -1,21 +1,22 @@
 """A page of the account's instances, as it is asked for and as it is read."""
 
 import json
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import parse_qsl
 
 import httpx
 import pytest
-from hypothesis import given as any_of
+from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import VirtualClock, run
-from world import given
+from world import Given
 
-from exporter.model import Instance, InstancePage
 from exporter.source import DeniedError, MalformedError, QueryError
-from exporter.sources.cams.client import Client
 from exporter.sources.cams.signing import Credentials, authorization, canonical_query
-from exporter.sources.cams.wire import decode_instances
+from exporter.sources.cams.source import CamsSource
+from exporter.sources.cams.wire import Instance, InstancePage, decode_instances
 
 KEY = Credentials("key", "secret")
 CONTOSO = {
@@ -33,19 +34,23 @@ def page(*entries: Any, **fields: Any) -> InstancePage:
     return decode_instances(200, {}, json.dumps(document).encode())
 
 
-def test_a_page_is_asked_for_with_the_same_signature() -> None:
+def test_every_page_is_requested_with_the_same_signature() -> None:
     requests = []
 
     def answer(request: httpx.Request) -> httpx.Response:
         requests.append(request)
-        return httpx.Response(200, stream=httpx.ByteStream(b'{"Code": "OK", "TotalCount": 0}'))
+        first = (len(requests) - 1) * 50
+        entries = [{**CONTOSO, "InstanceId": n, "CustSpaceId": f"cams-{n}"} for n in range(first, min(first + 50, 101))]
+        body = json.dumps({"Code": "OK", "Data": entries, "TotalCount": 101}).encode()
+        return httpx.Response(200, stream=httpx.ByteStream(body))
 
-    async def main() -> InstancePage:
+    async def main() -> Mapping[str, str]:
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
-            return await Client(http, "https://cams.example", given(KEY), VirtualClock()).list_instances(3)
+            source = CamsSource(http, "https://cams.example", Given(KEY), VirtualClock())
+            return await source.list_spaces(nullcontext)
 
-    assert run(main()) == InstancePage((), 0)
-    (request,) = requests
+    assert run(main()) == {f"cams-{n}": "Contoso" for n in range(101)}
+    _, _, request = requests
     assert request.url.query == b"ChannelType=whatsapp&PageIndex=3&PageSize=50"
     assert (request.method, request.headers["x-acs-action"]) == ("POST", "ListInstance")
     claimed = request.headers["authorization"]
@@ -125,7 +130,7 @@ json_values = st.recursive(
 fields = st.sampled_from(["CustSpaceId", "InstanceId", "InstanceName", "ChannelType", "State"])
 
 
-@any_of(
+@given(
     st.fixed_dictionaries(
         {"Code": st.just("OK") | json_values},
         optional={

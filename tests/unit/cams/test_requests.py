@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -10,12 +12,14 @@ from urllib.parse import parse_qsl
 import httpx
 import pytest
 from virtual_time import VirtualClock, run
-from world import given
+from world import Given
 
-from exporter.app import http_client
+from exporter.http import http_client
+from exporter.model import OWN_NUMBERS
 from exporter.source import DeniedError, MalformedError, QueryError, RequestTimeout, TransportError
-from exporter.sources.cams.client import MAX_ANSWER_BYTES, Client
+from exporter.sources.cams.settings import CamsSpace
 from exporter.sources.cams.signing import Credentials, authorization, canonical_query
+from exporter.sources.cams.source import MAX_ANSWER_BYTES, CamsSource
 
 CAPTURES = json.loads((Path(__file__).parents[2] / "data/wire-captures.json").read_text())
 OURS = [c for c in CAPTURES["captures"] if "status" not in c["inputs"] and not c["name"].startswith("legacy")]
@@ -40,14 +44,17 @@ def send(
     isv_code: str | None = None,
     token: str = "",
     times: int = 1,
+    of_account: str | None = None,
 ) -> None:
     credentials = Credentials(CAPTURES["access_key_id"], CAPTURES["access_key_secret"], token)
 
     async def main() -> None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(wire)) as http:
-            client = Client(http, "http://127.0.0.1:18089", given(credentials), VirtualClock())
+            given = Given(credentials)
+            source = CamsSource(http, "http://127.0.0.1:18089", given, VirtualClock(), isv_code=of_account)
             for _ in range(times):
-                await client.query_phone_numbers(space_id, isv_code)
+                space = CamsSpace(space_id, isv_code=isv_code) if space_id else OWN_NUMBERS
+                await source.query(space, nullcontext)
 
     run(main())
 
@@ -71,12 +78,8 @@ def test_a_request_is_what_the_official_sdk_sends(capture: dict[str, Any]) -> No
     sent = {name.lower(): value for name, value in capture["headers"]}
     wire = Wire()
 
-    send(
-        wire,
-        capture["inputs"].get("cust_space_id"),
-        capture["inputs"].get("isv_code"),
-        sent.get("x-acs-security-token", ""),
-    )
+    space_id, isv_code = capture["inputs"].get("cust_space_id"), capture["inputs"].get("isv_code")
+    send(wire, space_id, isv_code if space_id else None, sent.get("x-acs-security-token", ""), of_account=isv_code)
 
     (request,) = wire.requests
     signed = re.search(r"SignedHeaders=([^,]+)", sent["authorization"])
@@ -113,6 +116,18 @@ def test_the_signed_query_stays_byte_for_byte(space_id: str) -> None:
     (request,) = wire.requests
     assert raw_query(request) == canonical_query({"CustSpaceId": space_id, "IsvCode": "isv code"})
     assert request.headers["authorization"] == resigned(request)
+
+
+def test_a_space_has_the_isv_code_of_its_account_unless_it_has_one_itself() -> None:
+    wire = Wire()
+
+    send(wire, "1", of_account="of-account")
+    send(wire, "1", "of-space", of_account="of-account")
+
+    assert [raw_query(request) for request in wire.requests] == [
+        "CustSpaceId=1&IsvCode=of-account",
+        "CustSpaceId=1&IsvCode=of-space",
+    ]
 
 
 def test_every_attempt_has_a_date_a_nonce_and_a_signature_of_its_own() -> None:
@@ -193,22 +208,29 @@ def test_a_time_out_of_the_transport_is_a_time_out() -> None:
         send(fail, "1")
 
 
-async def never() -> Credentials:
-    await asyncio.Event().wait()
-    raise AssertionError("it never comes")
+class Hanging:
+    """Credentials that never come."""
+
+    async def current(self) -> Credentials:
+        await asyncio.Event().wait()
+        raise AssertionError("it never comes")
+
+    def changed(self) -> bool:
+        return False
 
 
-def test_a_source_of_credentials_that_hangs_is_told_as_such_and_nothing_is_sent() -> None:
+def test_credentials_that_never_come_are_reported_and_nothing_is_sent() -> None:
     wire = Wire()
 
     async def main() -> None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(wire)) as http:
-            await Client(http, "http://127.0.0.1:18089", never, VirtualClock()).query_phone_numbers("1", None)
+            source = CamsSource(http, "http://127.0.0.1:18089", Hanging(), VirtualClock())
+            await source.query(OWN_NUMBERS, nullcontext)
 
     with pytest.raises(DeniedError) as caught:
         run(main())
 
-    assert str(caught.value) == "credentials: their source gave no credentials within 5 s"
+    assert str(caught.value) == "credentials: no credentials within 5 s"
     assert wire.requests == []
 
 
@@ -257,3 +279,21 @@ def test_the_real_http_client_gives_up_no_earlier_than_ours() -> None:
             return http.timeout
 
     assert run(main()) == httpx.Timeout(None)
+
+
+def test_a_request_is_signed_after_the_wait_for_a_permit() -> None:
+    wire, clock = Wire(), VirtualClock()
+
+    @asynccontextmanager
+    async def attempt() -> AsyncIterator[None]:
+        await asyncio.sleep(1000)
+        yield
+
+    async def main() -> None:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(wire)) as http:
+            await CamsSource(http, "http://127.0.0.1:18089", Given(Credentials("a", "b")), clock).query(
+                OWN_NUMBERS, attempt
+            )
+
+    run(main())
+    assert wire.requests[0].headers["x-acs-date"] == "2027-01-15T08:16:40Z"

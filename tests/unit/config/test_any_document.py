@@ -1,23 +1,26 @@
 """Whatever a file holds, reading it gives settings or a ConfigError, and nothing else."""
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
+from configured import load
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from exporter.config.document import read_document
-from exporter.config.loading import load
+from exporter.config.fields import format_duration, parse_duration
 from exporter.config.problems import ConfigError
-from exporter.config.settings import Account, Settings, Space, format_duration, parse_duration
+from exporter.config.settings import Settings
+from exporter.sources.cams.settings import CamsAccount, CamsSpace
 
 ENVIRON = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "LTAIexample", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "example-secret"}
-SPACE_KEYS = [field.name for field in fields(Space)]
-KEYS = sorted({*Settings.model_fields, *Account.model_fields, *SPACE_KEYS})
+SPACE_KEYS = [field.name for field in fields(CamsSpace)]
+KEYS = sorted({*Settings.model_fields, *CamsAccount.model_fields, *SPACE_KEYS})
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 plausible = st.sampled_from(
@@ -42,7 +45,7 @@ patterns = st.lists(st.sampled_from(["*", "**/x", "x\0/*"]) | texts, min_size=1,
 qps = plausible | st.floats(0, 10).map(repr) | st.sampled_from(["1e-320", "1e-9", "0.001", "1_0", "10.0000001"])
 accounts = some_of(
     {
-        **{name: texts_of[name] for name in Account.model_fields},
+        **{name: texts_of[name] for name in CamsAccount.model_fields},
         "spaces": spaces,
         "space_files": patterns,
         "qps": qps,
@@ -70,7 +73,7 @@ def test_any_document_is_settings_or_a_config_error(document: object) -> None:
 
     if isinstance(found, ConfigError):
         assert found.problems
-        assert all(": expected " in line or "unknown key" in line for line in map(str, found.problems))
+        assert all(re.search(": (expected|unknown key|duplicate) ?", line) for line in map(str, found.problems))
         assert "Input should" not in str(found)
 
 

@@ -8,9 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 from virtual_time import run
 
-from exporter.config.credentials import CredentialProblem, CredentialReader
-from exporter.config.settings import Account
-from exporter.source import DeniedError
+from exporter.source import DeniedError, SourceError
+from exporter.sources.cams.settings import CamsAccount
 from exporter.sources.cams.signing import Credentials
 
 ENVIRON = {
@@ -29,21 +28,21 @@ def secret(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def read(secret: Path) -> Callable[[], str]:
-    account = Account(name="acme", access_key_id="LTAIexample", access_key_secret_file=str(secret))
-    reader = CredentialReader(account, {})
-    return lambda: reader().access_key_secret
+    account = CamsAccount(name="acme", access_key_id="LTAIexample", access_key_secret_file=str(secret))
+    key = account.access_key({})
+    return lambda: run(key.current()).access_key_secret
 
 
 def test_the_environment_gives_what_the_file_leaves_out() -> None:
-    reader = CredentialReader(Account(name="acme"), ENVIRON)
+    key = CamsAccount(name="acme").access_key(ENVIRON)
 
-    assert reader() == Credentials("id-of-environment", "secret-of-environment", "token-of-environment")
+    assert key.read() == Credentials("id-of-environment", "secret-of-environment", "token-of-environment")
 
 
 def test_the_file_goes_before_the_environment(secret: Path) -> None:
-    account = Account(name="acme", access_key_id="LTAIexample", access_key_secret_file=str(secret))
+    account = CamsAccount(name="acme", access_key_id="LTAIexample", access_key_secret_file=str(secret))
 
-    credentials = CredentialReader(account, ENVIRON)()
+    credentials = account.access_key(ENVIRON).read()
 
     assert (credentials.access_key_id, credentials.access_key_secret) == ("LTAIexample", "first")
 
@@ -51,7 +50,7 @@ def test_the_file_goes_before_the_environment(secret: Path) -> None:
 def test_a_key_without_a_token_has_none() -> None:
     environ = {name: text for name, text in ENVIRON.items() if "TOKEN" not in name}
 
-    assert CredentialReader(Account(name="acme"), environ)().security_token == ""
+    assert CamsAccount(name="acme").access_key(environ).read().security_token == ""
 
 
 def test_a_secret_file_is_read_again_when_it_changes(secret: Path, read: Callable[[], str]) -> None:
@@ -79,14 +78,14 @@ def test_a_secret_behind_a_link_that_moves_is_seen(tmp_path: Path) -> None:
         (tmp_path / name / "secret").write_text(name)
     link = tmp_path / "current"
     link.symlink_to("one")
-    account = Account(name="acme", access_key_id="x", access_key_secret_file=str(link / "secret"))
-    reader = CredentialReader(account, {})
-    assert reader().access_key_secret == "one"
+    account = CamsAccount(name="acme", access_key_id="x", access_key_secret_file=str(link / "secret"))
+    key = account.access_key({})
+    assert key.read().access_key_secret == "one"
 
     link.unlink()
     link.symlink_to("two")
 
-    assert reader().access_key_secret == "two"
+    assert key.read().access_key_secret == "two"
 
 
 def test_a_secret_file_that_disappears_keeps_its_last_value_and_is_logged_once(
@@ -100,9 +99,11 @@ def test_a_secret_file_that_disappears_keeps_its_last_value_and_is_logged_once(
 
     assert logs == [
         {
-            "event": "secret file refused, the last one stays",
+            "event": "access key not readable, using the last one",
             "log_level": "error",
-            "problems": f"expected a readable secret in {secret}, found No such file or directory",
+            "account": "acme",
+            "key": "access_key_secret_file",
+            "problem": "expected a secret in this file, found No such file or directory",
         }
     ]
 
@@ -110,26 +111,26 @@ def test_a_secret_file_that_disappears_keeps_its_last_value_and_is_logged_once(
 def test_a_secret_file_that_disappears_before_it_was_read_denies_the_account_and_counts_as_no_change(
     secret: Path,
 ) -> None:
-    reader = CredentialReader(Account(name="acme", access_key_id="x", access_key_secret_file=str(secret)), {})
+    key = CamsAccount(name="acme", access_key_id="x", access_key_secret_file=str(secret)).access_key({})
     secret.unlink()
 
     with pytest.raises(DeniedError) as denied:
-        run(reader.current())
+        run(key.current())
 
-    missing = f"expected a readable secret in {secret}, found No such file or directory"
+    missing = "expected a secret in this file, found No such file or directory"
     assert str(denied.value) == f"credentials: access_key_secret_file: {missing}"
-    assert not reader.changed()
+    assert not key.changed()
 
 
 def test_a_secret_file_that_changes_after_a_request_is_a_change(secret: Path) -> None:
-    reader = CredentialReader(Account(name="acme", access_key_id="x", access_key_secret_file=str(secret)), {})
-    assert not reader.changed()
+    key = CamsAccount(name="acme", access_key_id="x", access_key_secret_file=str(secret)).access_key({})
+    assert not key.changed()
 
-    run(reader.current())
-    assert not reader.changed()
+    run(key.current())
+    assert not key.changed()
     secret.write_text("the second\n")
 
-    assert reader.changed()
+    assert key.changed()
 
 
 def test_a_secret_file_that_comes_back_is_read(secret: Path, read: Callable[[], str]) -> None:
@@ -139,7 +140,9 @@ def test_a_secret_file_that_comes_back_is_read(secret: Path, read: Callable[[], 
 
     secret.write_text("back again")
 
-    assert read() == "back again"
+    with capture_logs() as logs:
+        assert [read(), read()] == ["back again", "back again"]
+    assert logs == [{"event": "access key readable again", "log_level": "info", "account": "acme"}]
 
 
 @pytest.mark.parametrize("text", ["", "\n", "two\nlines", "tab\tinside", "sécret", "nul\0"])
@@ -160,35 +163,36 @@ def test_a_secret_file_that_turns_unusable_keeps_its_last_value(
         (b"two\nlines", "characters other than printable ASCII"),
         (b"\x1b[31mred", "characters other than printable ASCII"),
         ("sécret".encode(), "characters other than printable ASCII"),
-        (b"\xff\xfe", "bytes that are no UTF-8"),
+        (b"\xff\xfe", "bytes that are not UTF-8"),
     ],
 )
-def test_a_secret_file_that_was_never_usable_is_refused(
-    secret: Path, read: Callable[[], str], content: bytes, found: str
-) -> None:
+def test_a_secret_file_that_was_never_usable_is_refused(secret: Path, content: bytes, found: str) -> None:
     secret.write_bytes(content)
+    key = CamsAccount(name="acme", access_key_id="x", access_key_secret_file=str(secret)).access_key({})
 
-    with pytest.raises(CredentialProblem) as refused:
-        read()
+    with pytest.raises(SourceError) as refused:
+        key.read()
 
     assert refused.value.key == "access_key_secret_file"
-    assert str(refused.value) == f"expected a readable secret in {secret}, found {found}"
+    assert str(refused.value) == f"expected a secret in this file, found {found}"
 
 
-def test_every_part_that_is_wrong_is_told() -> None:
-    account = Account(name="acme", access_key_id="x\ty", access_key_id_file="x", security_token_file="/nowhere/token")
+def test_every_part_that_is_wrong_is_reported() -> None:
+    account = CamsAccount(
+        name="acme", access_key_id="x\ty", access_key_id_file="x", security_token_file="/nowhere/token"
+    )
 
-    problems = [(problem.key, str(problem)) for problem in CredentialReader(account, {}).problems()]
+    problems = [(problem.key, str(problem)) for problem in account.access_key({}).problems()]
 
     assert problems == [
         ("access_key_id", "expected either access_key_id or access_key_id_file, found both"),
         (
             "access_key_secret",
-            "expected this key, access_key_secret_file or the variable ALIBABA_CLOUD_ACCESS_KEY_SECRET,"
+            "expected access_key_secret, access_key_secret_file or the variable ALIBABA_CLOUD_ACCESS_KEY_SECRET,"
             " found none of them",
         ),
         (
             "security_token_file",
-            "expected a readable secret in /nowhere/token, found No such file or directory",
+            "expected a secret in this file, found No such file or directory",
         ),
     ]

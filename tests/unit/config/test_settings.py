@@ -2,7 +2,9 @@
 
 import pytest
 
-from exporter.config.settings import Account, Settings, format_duration, is_loopback, parse_duration
+from exporter import sources
+from exporter.config.fields import format_duration, is_loopback, parse_duration
+from exporter.sources.cams.settings import CamsAccount
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_a_duration_is_spelt_as_short_as_it_can_be(seconds: float, text: str) ->
     ["http://localhost:10145", "http://127.0.0.1", "http://127.1.2.3:8080", "http://[::1]:1", "https://localhost"],
 )
 def test_an_endpoint_on_this_machine_is_loopback(endpoint: str) -> None:
-    assert is_loopback(Account(name="acme", endpoint=endpoint).endpoint)
+    assert is_loopback(CamsAccount(name="acme", endpoint=endpoint).endpoint)
 
 
 @pytest.mark.parametrize(
@@ -70,11 +72,11 @@ def test_an_endpoint_on_this_machine_is_loopback(endpoint: str) -> None:
 )
 def test_an_endpoint_that_could_not_be_asked_is_refused(endpoint: str) -> None:
     with pytest.raises(ValueError, match="an address such as https://cams"):
-        Account(name="acme", endpoint=endpoint)
+        CamsAccount(name="acme", endpoint=endpoint)
 
 
 def test_the_schema_accepts_the_defaults_that_it_shows() -> None:
-    account = Settings.model_json_schema()["$defs"]["Account"]["properties"]
+    account = sources.Settings.model_json_schema()["$defs"]["CamsAccount"]["properties"]
 
     assert account["poll_interval"]["default"] == "5m"
-    assert Settings.model_json_schema()["properties"]["max_age"]["default"] == "1h"
+    assert sources.Settings.model_json_schema()["properties"]["max_age"]["default"] == "1h"

@@ -1,22 +1,23 @@
-"""Which spaces and which part of a budget fall to one of several processes."""
+"""Which accounts fall to which of several processes."""
 
 from collections import Counter
 
 import pytest
 
-from exporter.config.settings import Account, Settings, Space
-from exporter.config.shard import WHOLE, Shard
+from exporter.config.effective import UNSHARDED, Shard, effective_settings
+from exporter.config.settings import Settings
+from exporter.sources.cams.settings import CamsAccount, CamsSpace
 
 FIVE = [Shard(index, 5) for index in range(1, 6)]
 
 
-def fleet(spaces: int, **account: object) -> Settings:
-    listed = [Space(id=f"cams-{number:05d}") for number in range(spaces)]
-    return Settings(accounts=[Account.model_validate({"name": "acme", "spaces": listed, **account})])
+def fleet(*names: str, spaces: int = 3) -> Settings:
+    listed = [CamsSpace(id=f"cams-{number:05d}") for number in range(spaces)]
+    return Settings(accounts=[CamsAccount(name=name, qps=7.3, spaces=listed) for name in names])
 
 
-def ids(settings: Settings) -> set[str]:
-    return {space.id for account in settings.accounts for space in account.polled_spaces}
+def accounts(shard: Shard, settings: Settings) -> list[str]:
+    return [account.name for account in effective_settings(settings, {}, shard).accounts]
 
 
 def test_a_shard_is_written_as_it_is_read() -> None:
@@ -30,94 +31,66 @@ def test_anything_else_is_no_shard(text: str) -> None:
         Shard.parse(text)
 
 
-def test_one_process_has_everything_as_it_stands() -> None:
-    settings = fleet(3, qps=7.3)
+def test_one_process_has_everything_as_it_is_configured() -> None:
+    settings = fleet("acme", "globex").model_copy(update={"state_file": "state.db"})
 
-    assert WHOLE.of(settings) is settings
+    assert effective_settings(settings, {}, UNSHARDED) == settings
 
 
-def test_where_a_space_goes_is_a_part_of_the_contract() -> None:
-    homes = {
-        (account, space): [str(shard) for shard in FIVE if shard.takes(account, 10, space)]
-        for account in ("acme", "globex")
-        for space in ("29348393884000", "29348393884001", "own")
-    }
+def test_which_shard_polls_an_account_is_a_part_of_the_contract() -> None:
+    names = ("acme", "globex", "initech", "soylent", "阿里")
+    shards = {name: [str(shard) for shard in FIVE if shard.polls(name)] for name in names}
 
-    assert homes == {
-        ("acme", "29348393884000"): ["3/5"],
-        ("acme", "29348393884001"): ["4/5"],
-        ("acme", "own"): ["4/5"],
-        ("globex", "29348393884000"): ["5/5"],
-        ("globex", "29348393884001"): ["5/5"],
-        ("globex", "own"): ["3/5"],
+    assert shards == {
+        "acme": ["3/5"],
+        "globex": ["5/5"],
+        "initech": ["4/5"],
+        "soylent": ["2/5"],
+        "阿里": ["5/5"],
     }
 
 
-@pytest.mark.parametrize(
-    ("qps", "shards", "spaces"),
-    [
-        (10, 5, [2079, 1932, 1972, 1986, 2031]),
-        (5, 3, [4051, 3918, 2031]),
-        (3, 5, [0, 0, 3365, 3336, 3299]),
-        (0.5, 5, [0, 0, 10_000, 0, 0]),
-    ],
-)
-def test_10_000_spaces_are_each_in_one_shard_in_proportion_to_its_share(
-    qps: float, shards: int, spaces: list[int]
-) -> None:
-    parts = [ids(Shard(index, shards).of(fleet(10_000, qps=qps))) for index in range(1, shards + 1)]
+def test_100_accounts_are_each_polled_by_one_of_five_shards() -> None:
+    settings = fleet(*(f"account-{number}" for number in range(100)))
 
-    assert [len(part) for part in parts] == spaces
-    assert len(set().union(*parts)) == 10_000
-
-
-@pytest.mark.parametrize(
-    ("qps", "shards", "shares"),
-    [
-        (10, 5, [2, 2, 2, 2, 2]),
-        (5, 3, [2, 2, 1]),
-        (7.5, 2, [4 * 7.5 / 7, 3 * 7.5 / 7]),
-        (3, 5, [0, 0, 1, 1, 1]),
-        (1.9, 5, [0, 0, 1.9, 0, 0]),
-        (0.001, 5, [0, 0, 0.001, 0, 0]),
-    ],
-)
-def test_a_budget_is_dealt_out_in_whole_permits_and_nothing_of_it_is_lost(
-    qps: float, shards: int, shares: list[float]
-) -> None:
-    dealt = [Shard(index, shards).share("acme", qps) for index in range(1, shards + 1)]
-
-    assert dealt == pytest.approx(shares)
-    assert sum(int(share) for share in dealt) == int(qps)
-    assert sum(dealt) == pytest.approx(qps)
-
-
-def test_accounts_with_little_of_a_budget_are_spread_over_the_shards() -> None:
-    accounts = [Account(name=f"account-{number}", qps=1) for number in range(100)]
-    settings = Settings(accounts=accounts)
-
-    parts = [shard.of(settings).accounts for shard in FIVE]
+    parts = [accounts(shard, settings) for shard in FIVE]
 
     assert [len(part) for part in parts] == [23, 19, 14, 26, 18]
-    assert Counter(account.name for part in parts for account in part) == Counter(a.name for a in accounts)
-    assert all(account.polls_own_numbers and account.qps == 1 for part in parts for account in part)
+    assert Counter(name for part in parts for name in part) == Counter(account.name for account in settings.accounts)
 
 
-def test_a_space_that_comes_or_goes_moves_no_other() -> None:
-    before, after = fleet(1000), fleet(1001)
+def test_an_account_keeps_its_budget_and_all_of_its_spaces() -> None:
+    settings = fleet("acme", spaces=100)
+
+    (account,) = effective_settings(settings, {"acme": {"cams-found": "Kopi"}}, Shard(3, 5)).accounts
+
+    assert account == settings.accounts[0]
+
+
+def test_discovered_spaces_are_polled_by_the_shard_of_their_account() -> None:
+    settings = fleet("acme", "globex", spaces=1)
+    discovering = [account.model_copy(update={"discover": True}) for account in settings.accounts]
+    discovered = {"acme": {"cams-acme": "Kopi"}, "globex": {"cams-globex": "Teh"}}
+
+    effective = effective_settings(Settings(accounts=discovering), discovered, Shard(3, 5))
+
+    assert sorted(effective.spaces) == [("acme", "cams-00000"), ("acme", "cams-acme")]
+
+
+def test_an_account_that_is_added_or_removed_moves_no_other() -> None:
+    before, after = fleet("acme", "globex", "initech"), fleet("acme", "globex", "initech", "soylent")
 
     for shard in FIVE:
-        assert ids(shard.of(before)) == ids(shard.of(after)) - {"cams-01000"}
+        assert accounts(shard, before) == [name for name in accounts(shard, after) if name != "soylent"]
 
 
-def test_an_account_is_left_out_where_it_has_no_space_and_there_may_be_none_left() -> None:
-    parts = [[account.name for account in shard.of(fleet(1)).accounts] for shard in FIVE]
-
-    assert sorted(parts) == [[], [], [], [], ["acme"]]
+def test_a_shard_may_have_no_account() -> None:
+    assert [accounts(shard, fleet("acme")) for shard in FIVE] == [[], [], ["acme"], [], []]
 
 
 def test_each_shard_has_a_state_file_of_its_own() -> None:
-    settings = fleet(9).model_copy(update={"state_file": "/var/lib/chatapp-exporter/state.db"})
+    settings = fleet("acme").model_copy(update={"state_file": "/var/lib/chatapp-exporter/state.db"})
 
-    assert Shard(2, 5).of(settings).state_file == "/var/lib/chatapp-exporter/state.db.shard-2"
-    assert Shard(2, 5).of(fleet(9)).state_file is None
+    effective = effective_settings(settings, {}, Shard(2, 5))
+    assert effective.state_file == "/var/lib/chatapp-exporter/state.db.shard-2"
+    assert effective_settings(fleet("acme"), {}, Shard(2, 5)).state_file is None

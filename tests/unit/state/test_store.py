@@ -1,8 +1,7 @@
 """What is known of a space after a poll."""
 
 from exporter.model import Answer, PhoneNumber
-from exporter.polling.poller import Outcome
-from exporter.source import Reason, ServerError, ThrottledError
+from exporter.source import Outcome, Reason, ServerError, ThrottledError
 from exporter.state.store import Failure, Key, SpaceState, Store
 
 
@@ -73,10 +72,33 @@ def test_a_number_that_leaves_takes_its_dates_along() -> None:
 
 def test_the_store_tells_of_every_change_and_counts_what_was_not_polled() -> None:
     told: list[tuple[Key, SpaceState]] = []
-    states = {("acme", "s1"): SpaceState(), ("acme", "s2"): SpaceState()}
-    store = Store(states, states, lambda key, state: told.append((key, state)))
+    store = Store(lambda key, state: told.append((key, state)))
+    store.retain([("acme", "s1"), ("acme", "s2")])
 
-    state = store.record(success(100, GREEN))
+    store.record(success(100, GREEN))
 
-    assert told[-1] == (("acme", "s1"), state)
+    assert told[-1] == (("acme", "s1"), store["acme", "s1"])
+    assert store["acme", "s1"] == SpaceState().after(success(100, GREEN))
     assert store.unpolled == {("acme", "s2")}
+
+
+def test_a_space_that_is_restored_is_not_unpolled_if_its_values_are_fresh_enough_to_show() -> None:
+    store = Store(lambda key, state: None)
+    store.retain([("acme", "s1"), ("acme", "s2")])
+    fresh, old = (SpaceState().after(success(at, GREEN)) for at in (100, 10))
+
+    store.restore({("acme", "s1"): fresh, ("acme", "s2"): old}, now=120, max_age=60)
+
+    assert (store["acme", "s1"], store["acme", "s2"]) == (fresh, old)
+    assert store.unpolled == {("acme", "s2")}
+
+
+def test_a_space_that_is_not_retained_is_forgotten() -> None:
+    store = Store(lambda key, state: None)
+    store.retain([("acme", "s1")])
+    store.record(success(100, GREEN))
+    store.retain([("acme", "s2")])
+    store.retain([("acme", "s1")])
+
+    assert store["acme", "s1"] == SpaceState()
+    assert store.unpolled == {("acme", "s1")}

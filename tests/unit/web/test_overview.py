@@ -9,18 +9,28 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from exporter.config.settings import Space
 from exporter.metrics.catalogue import AccountView, SpaceView
-from exporter.model import DOWN_STATUSES, MESSAGING_LIMITS, RESTRICTED_STATUSES, PhoneNumber
-from exporter.polling.plan import Plan
+from exporter.model import DOWN_STATUSES, MESSAGING_LIMITS, RESTRICTED_STATUSES, PhoneNumber, State
+from exporter.runtime.view import Snapshot
 from exporter.source import Reason
+from exporter.sources.cams.settings import CamsSpace
 from exporter.state.store import Change, SpaceState
-from exporter.web.overview import Entry, Filter, Snapshot, State, entries_of, select, worst_of_spaces
+from exporter.web.overview import MEANINGS, Entry, Filter, entries_of, select, worst_of_spaces
 
 NOW = 1_800_000_000.0
 USAGE = Path(__file__).parents[3] / "docs" / "usage.md"
 ACCOUNTS = tuple(
-    AccountView(name, True, Plan(9, 300.0, 5.0), current_qps=5, used_qps=0, series=0, bytes=0)
+    AccountView(
+        name,
+        up=True,
+        spaces=9,
+        interval=300,
+        effective_interval=300,
+        oldest_age=310,
+        needed_qps=0.03,
+        limit_qps=5,
+        current_qps=5,
+    )
     for name in ("acme", "globex")
 )
 
@@ -37,7 +47,7 @@ def space(
     last_success = None if seen is None else NOW - seen
     state = SpaceState(seen is not None, last_success, numbers, polls=polls, **changes)
     labels = {"team": "Emea"} if name == "Contoso" else {}
-    return SpaceView(account, Space(id=f"id-{name}", name=name, labels=labels), state, fresh, MESSAGING_LIMITS)
+    return SpaceView(account, CamsSpace(id=f"id-{name}", name=name, labels=labels), state, fresh, MESSAGING_LIMITS)
 
 
 def entries(*spaces: SpaceView) -> list[Entry]:
@@ -65,7 +75,7 @@ ONE_OF_EACH = (
 def test_a_state_says_which_statuses_it_stands_for(state: State, statuses: frozenset[str]) -> None:
     (row,) = re.findall(rf"^\| `{state}` \| (.+) \|$", USAGE.read_text("utf-8"), re.MULTILINE)
 
-    assert set(re.split(", | or ", state.meaning)) == {status.lower().replace("_", " ") for status in statuses}
+    assert set(re.split(", | or ", MEANINGS[state])) == {status.lower().replace("_", " ") for status in statuses}
     assert set(re.split(", | or ", row)) == statuses
 
 

@@ -1,12 +1,12 @@
-"""How a number is, in one word: the worst that is true of it."""
+"""The state of a number in one word: the worst that applies."""
 
 import pytest
 
-from exporter.model import DOWN_STATUSES, RESTRICTED_STATUSES, STATUSES, Condition, PhoneNumber
+from exporter.model import DOWN_STATUSES, PHONE_NUMBER_STATES, RANKS, RESTRICTED_STATUSES, STATUSES, PhoneNumber, State
 
 
-def condition(rating: str, status: str) -> Condition:
-    return PhoneNumber("15550100001", quality_rating=rating, status=status).condition
+def state(rating: str, status: str) -> State:
+    return PhoneNumber("15550100001", quality_rating=rating, status=status).state
 
 
 @pytest.mark.parametrize(
@@ -29,21 +29,20 @@ def condition(rating: str, status: str) -> Condition:
         ("GREEN", "CONNECTED", "green"),
     ],
 )
-def test_the_worst_that_is_true_of_a_number_is_its_condition(rating: str, status: str, expected: str) -> None:
-    assert condition(rating, status) == expected
+def test_the_state_of_a_number_is_the_worst_that_applies(rating: str, status: str, expected: str) -> None:
+    assert state(rating, status) == expected
 
 
-def test_only_a_connected_green_number_is_healthy() -> None:
+def test_only_a_connected_green_number_is_green() -> None:
     statuses = [*STATUSES, "", "SOMETHING_NEW"]
     pairs = [(rating, status) for rating in ("GREEN", "YELLOW", "RED", "UNKNOWN", "PURPLE") for status in statuses]
 
-    assert [pair for pair in pairs if PhoneNumber("1", quality_rating=pair[0], status=pair[1]).is_healthy] == [
-        ("GREEN", "CONNECTED")
-    ]
+    assert [pair for pair in pairs if state(*pair) == "green"] == [("GREEN", "CONNECTED")]
 
 
-def test_conditions_are_in_order_of_badness() -> None:
-    assert list(Condition) == ["down", "red", "restricted", "yellow", "unknown", "green"]
+def test_states_of_numbers_are_ordered_worst_first() -> None:
+    assert list(PHONE_NUMBER_STATES) == ["down", "red", "restricted", "yellow", "unknown", "green"]
+    assert list(PHONE_NUMBER_STATES) == sorted(PHONE_NUMBER_STATES, key=RANKS.__getitem__)
 
 
 def test_a_status_is_down_or_restricted_or_neither() -> None:

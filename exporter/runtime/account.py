@@ -1,0 +1,98 @@
+"""What one account holds open: its source, its budget, its polls and its list of spaces."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from random import Random
+
+from exporter.config.settings import Account
+from exporter.metrics.catalogue import AccountView, Listing
+from exporter.polling.account import AccountPolling
+from exporter.polling.budget import Budget
+from exporter.polling.discovery import Discovery
+from exporter.polling.poller import Poller
+from exporter.polling.schedule import Schedule
+from exporter.runtime.recorder import Recorder
+from exporter.source import Source, SourceContext
+
+
+class AccountRuntime:
+    """One account. `apply` changes its settings while it runs."""
+
+    def __init__(
+        self,
+        account: Account,
+        source: Source,
+        context: SourceContext,
+        schedule: Schedule,
+        recorder: Recorder,
+        random: Random,
+        on_listed: Callable[[], None],
+        discovered: Mapping[str, str],
+    ) -> None:
+        self._budget = Budget(account.qps, context.clock)
+        self._poller = Poller(account.name, source, self._budget, context.clock, recorder.instruments)
+        self.polling = AccountPolling(
+            account, self._poller, self._budget, schedule, context.clock, recorder.record, random
+        )
+        self.discovery = Discovery(self._poller, lambda: self.polling.up, context.clock, on_listed, random, discovered)
+
+    @property
+    def account(self) -> Account:
+        """Its settings, with the spaces that it discovered."""
+        return self.polling.account
+
+    def start(self, known: Mapping[str, float], *, rest: bool) -> None:
+        """Start to poll; `known` has the next slots of spaces whose values are known. With `rest`, wait until
+        requests of an earlier process or account no longer count."""
+        if rest:
+            self._budget.pause(max(1.0, 1 / self.account.qps))
+        self.polling.start(known)
+        self._switch_discovery()
+
+    def apply(self, account: Account, source: Source | None = None) -> None:
+        """Apply these settings, with another source if there is one."""
+        if source:
+            self._poller.replace(source)
+        if source or account != self.account:
+            self.polling.apply(account, new_source=source is not None)
+        if source:
+            self.polling.probe_now()
+        self._switch_discovery()
+
+    async def close_replaced_sources(self) -> None:
+        """Close the sources that `apply` replaced, once they have no request in flight."""
+        await self._poller.close_replaced()
+
+    async def probe_with_new_credentials(self) -> None:
+        """If the account is denied and its credentials have changed, probe it now."""
+        if not self.polling.up and await asyncio.to_thread(self._poller.source.credentials_changed):
+            self.polling.probe_now()
+
+    async def stop(self) -> None:
+        """Let polls in flight end, within a few seconds, and close the source."""
+        self.discovery.stop()
+        await self.polling.stop()
+        await self._poller.close()
+
+    def view(self, *, configured: bool) -> AccountView:
+        """The account as a scrape sees it; `configured` says whether spaces of it are."""
+        account, plan, found = self.account, self.polling.plan, self.discovery.found
+        # without a space to poll, only the list can show a denial
+        denied = found.denied and not configured and not plan.spaces
+        listing = Listing(found.up, found.last_success, len(found.spaces)) if account.discover else None
+        return AccountView(
+            account=account.name,
+            up=self.polling.up and not denied,
+            spaces=plan.spaces,
+            interval=plan.interval,
+            effective_interval=plan.effective_interval,
+            oldest_age=plan.oldest_age,
+            needed_qps=plan.needed_qps,
+            limit_qps=plan.qps,
+            current_qps=self._budget.current_qps(),
+            listing=listing,
+            unlisted=account.discover and found.is_unknown and not (configured and found.failed),
+        )
+
+    def _switch_discovery(self) -> None:
+        self.discovery.switch(on=self.account.discover, max_pause=self.account.poll_interval)

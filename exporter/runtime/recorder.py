@@ -1,0 +1,119 @@
+"""Records the results of polls in every place that keeps them: states, rendered page, state file and counters."""
+
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import replace
+from pathlib import Path
+
+from exporter.clock import Clock
+from exporter.config.settings import Settings
+from exporter.metrics.catalogue import SpaceView
+from exporter.metrics.instruments import Instruments
+from exporter.metrics.page import Page
+from exporter.model import Space
+from exporter.source import Outcome
+from exporter.state.state_file import StateFile
+from exporter.state.store import Key, SpaceState, Store
+
+Known = Mapping[Key, SpaceState]
+
+
+class Recorder:
+    """`record` is the only writer of values; `apply` changes the spaces."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.instruments = Instruments()
+        self.state_file: StateFile | None = None
+        self.page = Page()
+        self._clock = clock
+        self._store = Store(self._show)
+        self._settings = Settings.model_construct(accounts=[])
+        self._limits: Mapping[str, float] = {}
+        self._spaces: Mapping[Key, Space] = {}
+        self._discovered: Set[Key] = frozenset()
+        self._read: Known = {}
+        """What the state file has already."""
+
+    @property
+    def unpolled(self) -> int:
+        """How many spaces have been neither polled since the start nor known from before."""
+        return len(self._store.unpolled)
+
+    def record(self, outcome: Outcome) -> None:
+        """Record the result of a poll."""
+        self._store.record(outcome)
+        if outcome.answer:
+            self.instruments.answered(outcome.answer, self._limits)
+        self._save([(outcome.account, outcome.space)])
+
+    def apply(self, settings: Settings, discovered: Set[Key], known: Known) -> Set[Key]:
+        """Show the spaces of these settings, of which these are `discovered`, and what a state file knows of them.
+        Writes no file; returns the spaces whose entry in the state file is not up to date."""
+        before, self._settings, self._limits = self._settings, settings, settings.limits
+        old, self._spaces = self._spaces, settings.spaces
+        were, self._discovered = self._discovered, discovered
+        self.instruments.apply([account.name for account in settings.accounts])
+        identities, others = settings.identities, before.identities
+        self._store.retain([key for key in self._spaces if identities[key[0]] == others.get(key[0])])
+        self._store.retain(self._spaces)
+        self.page.retain(self._spaces)
+        self._restore(known)
+        shown_differently = (settings.limits, settings.max_age) != (before.limits, before.max_age)
+        for key in self._spaces.keys() & old.keys():
+            if shown_differently or old[key] != self._spaces[key]:
+                self._show(key, self._store[key])
+        renamed = {key for key in discovered if old.get(key) != self._spaces[key]}
+        return (were ^ discovered | renamed) & self._spaces.keys()
+
+    def sync_state_file(self, keys: Iterable[Key]) -> None:
+        """Write these spaces to the state file, if it does not have them, and remove those that are not polled."""
+        if self.state_file:
+            self.state_file.retain(self._spaces, self._settings.identities)
+            self._save(keys)
+            self._read = {}
+
+    def follow_state_file(self) -> None:
+        """Open the state file again if it could not be opened, or was removed or replaced."""
+        if self.state_file and self.state_file.is_lost():
+            self._restore(self.state_file.open(self._settings.identities))
+            self.sync_state_file(self._spaces)
+
+    def slots(self, account: str, spaces: Iterable[Space]) -> dict[str, float]:
+        """The next slots, in monotonic seconds, of the spaces whose values are known and whose last poll succeeded: a
+        failing space is polled first, so that a denied account is soon known to be one."""
+        ahead = self._clock.monotonic() - self._clock.now()
+        keys = ((account, space.id) for space in spaces)
+        states = {space: self._store[name, space] for name, space in keys if (name, space) not in self._store.unpolled}
+        return {space: s.next_slot + ahead for space, s in states.items() if s.up and s.next_slot is not None}
+
+    def expire(self) -> Iterator[None]:
+        """Remove the values that are too old to show, one space at each step."""
+        return self.page.expire(self._clock.now(), self._settings.max_age)
+
+    def views(self) -> Iterator[SpaceView]:
+        """The spaces as the page shows them. Safe to call from another thread."""
+        return self.page.views(self._clock.now(), self._settings.max_age)
+
+    def _restore(self, known: Known) -> None:
+        self._read = {key: state for key, state in known.items() if key in self._spaces}
+        self._store.restore(self._read, now=self._clock.now(), max_age=self._settings.max_age)
+
+    def _save(self, keys: Iterable[Key]) -> None:
+        if self.state_file:
+            states = {key: self._kept(key) for key in keys if key not in self._store.unpolled}
+            if new := {key: state for key, state in states.items() if state != self._read.get(key)}:
+                self.state_file.save(new)
+
+    def _kept(self, key: Key) -> SpaceState:
+        return replace(self._store[key], discovered_as=self._spaces[key].name if key in self._discovered else None)
+
+    def _show(self, key: Key, state: SpaceState) -> None:
+        fresh = state.last_success is not None  # `expire` decides, before every scrape
+        self.page.update(SpaceView(key[0], self._spaces[key], state, fresh, self._limits))
+
+
+def open_state_file(settings: Settings, clock: Clock) -> tuple[StateFile | None, Known]:
+    """The state file of these settings and what it knows; the file is None if they name none."""
+    if settings.state_file is None:
+        return None, {}
+    state_file = StateFile(Path(settings.state_file), clock)
+    return state_file, state_file.open(settings.identities)

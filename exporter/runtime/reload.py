@@ -1,0 +1,111 @@
+"""Reloads: the configuration is loaded and prepared completely, then applied; or the current one is kept."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+import structlog
+
+from exporter.clock import Clock
+from exporter.config.problems import ConfigError
+from exporter.config.settings import Settings
+from exporter.runtime.service import Service
+from exporter.runtime.view import ReloadState
+
+FOLLOW_SECONDS = 10.0
+"""How often followed files are compared with what was loaded."""
+
+_log = structlog.get_logger()
+
+
+class Loader(Protocol):
+    """Where the configuration comes from."""
+
+    def load(self) -> Settings:
+        """The settings as they are now. Raises ConfigError."""
+
+    def changed(self) -> bool:
+        """Whether a followed file differs from what was loaded last, or loading it failed."""
+
+    def space_files(self) -> Mapping[str, bool]:
+        """By space file, whether the last `load` found it good."""
+
+
+class Fixed:
+    """A configuration without a file."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def load(self) -> Settings:
+        return self._settings
+
+    def changed(self) -> bool:
+        return False
+
+    def space_files(self) -> Mapping[str, bool]:
+        return {}
+
+
+class Reloader:
+    """Reloads one at a time: on request, and when a followed file has changed."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        service: Service,
+        state: ReloadState,
+        clock: Clock,
+        follow_web_config: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
+        self._loader = loader
+        self._service = service
+        self._state = state
+        self._clock = clock
+        self._follow_web_config = follow_web_config
+        self._one_at_a_time = asyncio.Lock()
+        self._problems = ""
+        state.space_files = loader.space_files()
+
+    async def reload(self) -> None:
+        """Load the configuration and apply it.
+
+        Raises:
+            ConfigError: it has errors, and the current one is kept.
+        """
+        async with self._one_at_a_time:
+            try:
+                settings = await asyncio.to_thread(self._loader.load)
+                await self._service.apply(settings)
+            except Exception as error:
+                self._state.successful = False
+                if isinstance(error, ConfigError) and str(error) != self._problems:
+                    self._problems = str(error)
+                    _log.error("config reload failed, keeping the current configuration", problems=str(error))
+                raise
+            finally:
+                self._state.space_files = self._loader.space_files()
+            self._problems = ""
+            self._state.successful, self._state.last_success = True, self._clock.now()
+            _log.info("config reloaded", accounts=len(settings.accounts))
+
+    async def follow(self) -> None:
+        """Follow the files, until cancelled."""
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            try:
+                await self.follow_once()
+            except ConfigError:
+                pass  # logged, and a metric
+            except Exception:
+                _log.exception("files not followed by a bug, please report it")
+
+    async def follow_once(self) -> None:
+        """Reload if a space file has changed, apply a changed web configuration, probe with new credentials, and
+        open a lost state file again."""
+        self._service.recorder.follow_state_file()
+        await self._service.follow_credentials()
+        if self._follow_web_config:
+            self._state.web_config_good = await self._follow_web_config()
+        if await asyncio.to_thread(self._loader.changed):
+            await self.reload()

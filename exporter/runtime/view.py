@@ -1,0 +1,119 @@
+"""What the web and people who embed the exporter can see of it. Changes nothing but what became too old to show."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import yaml
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+
+from exporter.clock import Clock
+from exporter.config.effective import UNSHARDED, Shard
+from exporter.metrics.catalogue import AccountView, ExporterView, SpaceView
+from exporter.metrics.collector import ExporterCollector, Views
+from exporter.runtime.service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The spaces and accounts `at` a moment, in Unix seconds; if several processes share them, those of this
+    `shard`."""
+
+    at: float
+    spaces: Sequence[SpaceView]
+    accounts: Sequence[AccountView]
+    shard: Shard = UNSHARDED
+
+    @property
+    def denied(self) -> list[str]:
+        """The accounts that the API denies."""
+        return [account.account for account in self.accounts if not account.up]
+
+    @property
+    def unlisted(self) -> list[str]:
+        """The accounts that may have spaces that are not known."""
+        listings = ((account, account.listing) for account in self.accounts)
+        return [account.account for account, listing in listings if account.unlisted or (listing and not listing.up)]
+
+
+@dataclass(slots=True)
+class ReloadState:
+    """The result of the last reload: whether it succeeded, when one did last (Unix seconds), the space files, each with
+    whether it is good, and whether the web configuration is."""
+
+    last_success: float
+    successful: bool = True
+    web_config_good: bool = True
+    space_files: Mapping[str, bool] = field(default_factory=dict)
+
+
+class View:
+    """Everything that can be seen."""
+
+    def __init__(self, service: Service, reloads: ReloadState, clock: Clock) -> None:
+        self._service = service
+        self._reloads = reloads
+        self._clock = clock
+        self._process = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self._process)
+
+    def expire(self) -> Iterator[None]:
+        """Remove the values that are too old to show, one space at each step."""
+        return self._service.recorder.expire()
+
+    def exposition(self, *, openmetrics: bool, names: Collection[str] = ()) -> Iterator[bytes]:
+        """All families, or those of these names, in text 0.0.4 or OpenMetrics 1.0, as they are at the first step. Call
+        `expire` before."""
+        recorder = self._service.recorder
+        yield from recorder.page.render(self.accounts(), self._exporter(), openmetrics=openmetrics, names=names)
+        process = self._process.restricted_registry(names) if names else self._process
+        own = _Families([*recorder.instruments.collect(names), *process.collect()])
+        encode: Callable[[_Families], bytes] = generate_openmetrics if openmetrics else generate_latest
+        yield encode(own)
+
+    def collector(self) -> ExporterCollector:
+        """The families of the exporter as a prometheus_client collector, without those of the process."""
+        return ExporterCollector(self._views, self._service.recorder.instruments)
+
+    def accounts(self) -> list[AccountView]:
+        """The accounts as they are now."""
+        configured = {account.name for account in self._service.configured.accounts if account.spaces}
+        return [running.view(configured=name in configured) for name, running in self._service.accounts.copy().items()]
+
+    def snapshot(self) -> Snapshot:
+        """The spaces and accounts as they are now."""
+        spaces, accounts, _ = self._views()
+        return Snapshot(self._clock.now(), spaces, accounts, self._service.shard)
+
+    def unpolled(self) -> int:
+        """How many spaces have been neither polled since the start nor known from before."""
+        return self._service.recorder.unpolled
+
+    def redacted_config(self) -> str:
+        """The configuration in YAML, without its secrets."""
+        document = self._service.configured.model_dump(mode="json", exclude_defaults=True)
+        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+    def _views(self) -> Views:
+        return list(self._service.recorder.views()), self.accounts(), self._exporter()
+
+    def _exporter(self) -> ExporterView:
+        reloads = self._reloads
+        return ExporterView(
+            reloads.successful and reloads.web_config_good,
+            reloads.last_success,
+            reloads.space_files,
+            self._service.recorder.state_file,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Families:
+    """Families that were collected, as `generate_latest` wants them."""
+
+    families: Sequence[Metric]
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self.families)

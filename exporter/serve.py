@@ -1,0 +1,102 @@
+"""The running program: the exporter behind its HTTP server, with the signals that it handles."""
+
+import asyncio
+import gc
+import signal
+from collections.abc import Callable, Mapping
+from socket import socket
+
+import structlog
+
+from exporter import __version__
+from exporter.clock import SystemClock
+from exporter.config.effective import UNSHARDED, Shard
+from exporter.config.problems import ConfigError
+from exporter.config.settings import Settings
+from exporter.http import http_client
+from exporter.polling.plan import Progress
+from exporter.runtime.reload import Loader, Reloader
+from exporter.runtime.service import Service
+from exporter.runtime.sweep import Swept, sweep
+from exporter.runtime.view import ReloadState, View
+from exporter.source import SourceContext
+from exporter.web.access import Access
+from exporter.web.routes import create_app
+from exporter.web.server import serving, url_of
+
+_log = structlog.get_logger()
+
+
+async def serve(
+    loader: Loader,
+    settings: Settings,
+    environ: Mapping[str, str],
+    listener: socket,
+    *,
+    access: Access | None = None,
+    lifecycle: bool = False,
+    shard: Shard = UNSHARDED,
+) -> None:
+    """Poll, and serve on the listening socket, until SIGTERM or SIGINT. SIGHUP reloads the configuration.
+
+    Raises:
+        ConfigError: a source cannot be opened.
+    """
+    clock, stop, hangup = SystemClock(), asyncio.Event(), asyncio.Event()
+    _handle_signals(stop, hangup)
+    service = Service(SourceContext(environ, clock, http_client), shard=shard)
+    first = await service.prepare(settings)
+    service.commit(first)
+    state = ReloadState(clock.now())
+    reloader = Reloader(loader, service, state, clock, access.follow if access else None)
+    app = create_app(
+        View(service, state, clock),
+        reload=reloader.reload if lifecycle else None,
+        admits=access.admits if access else None,
+    )
+    async with serving(app, listener, tls=access.tls if access else None):
+        await service.retire(first)
+        gc.freeze()
+        gc.enable()
+        following = [asyncio.create_task(work) for work in (reloader.follow(), _reload_on(hangup, reloader))]
+        url = url_of(listener, tls=bool(access and access.tls))
+        _log.info("listening", url=url, version=__version__, shard=str(shard))
+        await stop.wait()
+        _log.info("stopping")
+        for task in following:
+            task.cancel()
+        await service.stop()
+    _log.info("stopped")
+
+
+async def poll_once(settings: Settings, environ: Mapping[str, str], watch: Callable[[Progress], None]) -> Swept:
+    """Poll every space once, without a state file or a server.
+
+    Raises:
+        ConfigError: a source cannot be opened.
+    """
+    service = Service(SourceContext(environ, SystemClock(), http_client))
+    service.commit(await service.prepare(settings.model_copy(update={"state_file": None})))
+    swept = await sweep(service, watch)
+    await service.stop()
+    return swept
+
+
+def _handle_signals(stop: asyncio.Event, hangup: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one that came before comes now
+
+
+async def _reload_on(hangup: asyncio.Event, reloader: Reloader) -> None:
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        try:
+            await reloader.reload()
+        except ConfigError:
+            pass  # logged, and a metric
+        except Exception:
+            _log.exception("reload failed by a bug, please report it")

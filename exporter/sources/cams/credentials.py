@@ -1,0 +1,127 @@
+"""An account's access key: from the configuration, from files that it names, or from the environment."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import structlog
+
+from exporter.source import DeniedError, SourceError
+from exporter.sources.cams.signing import Credentials, require_plain
+
+_log = structlog.get_logger()
+
+_PARTS = ("access_key_id", "access_key_secret", "security_token")
+
+
+class AccessKey:
+    """One account's key, of which the configuration has `literals` and `files` by name. Files are read for each
+    request, in a thread; while one cannot be read, the last complete key is used."""
+
+    def __init__(
+        self,
+        account: str,
+        literals: Mapping[str, str | None],
+        files: Mapping[str, str | None],
+        environ: Mapping[str, str],
+    ) -> None:
+        self._account = account
+        self._literals = literals
+        self._files = files
+        self._environ = environ
+        self._last_good: Credentials | None = None
+        self._used: Credentials | None = None
+        self._failing = False
+
+    def read(self) -> Credentials:
+        """The key as it is now.
+
+        Raises:
+            SourceError: a part is missing, or its file cannot be read.
+        """
+        self._last_good = Credentials(*map(self._part, _PARTS))
+        return self._last_good
+
+    def problems(self) -> Iterator[SourceError]:
+        """What is wrong with each part, where `read` stops at the first."""
+        for key in _PARTS:
+            try:
+                self._part(key)
+            except SourceError as problem:
+                yield problem
+
+    async def current(self) -> Credentials:
+        """The key for a request.
+
+        Raises:
+            DeniedError: it could never be read.
+        """
+        try:
+            self._used = await asyncio.to_thread(self.read) if any(self._files.values()) else self.read()
+            self._report(None)
+        except SourceError as problem:
+            if self._last_good is None:
+                raise DeniedError("credentials", f"{problem.key}: {problem}") from problem
+            self._used = self._last_good
+            self._report(problem)
+        return self._used
+
+    def changed(self) -> bool:
+        """Whether it differs from the key of the last request."""
+        try:
+            return self._used is not None and self._used != self.read()
+        except SourceError:
+            return False
+
+    def _report(self, problem: SourceError | None) -> None:
+        """One line when the files stop being readable, and one when they are readable again."""
+        if problem and not self._failing:
+            event = "access key not readable, using the last one"
+            _log.error(event, account=self._account, key=problem.key, problem=str(problem))
+        elif self._failing and not problem:
+            _log.info("access key readable again", account=self._account)
+        self._failing = problem is not None
+
+    def _part(self, key: str) -> str:
+        literal, file, name = self._literals.get(key), self._files[key], variable(key)
+        if literal is not None and file is not None:
+            raise SourceError(key, f"expected either {key} or {key}_file, found both")
+        if file is not None:
+            return _read_secret(f"{key}_file", Path(file))
+        if literal is not None:
+            return _checked(key, literal)
+        text = self._environ.get(name, "").strip()
+        if text:
+            return _checked(key, text, of=f" in the variable {name}")
+        if key == "security_token":
+            return ""
+        raise SourceError(key, f"expected {key}, {key}_file or the variable {name}, found none of them")
+
+
+def variable(key: str) -> str:
+    """The environment variable that replaces a missing key of an account."""
+    return f"ALIBABA_CLOUD_{key.upper()}"
+
+
+def _read_secret(key: str, path: Path) -> str:
+    """A file's trimmed text. Errors do not show its name, which may be the secret itself by mistake."""
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+        require_plain(text)
+    except (OSError, ValueError) as error:
+        raise SourceError(key, f"expected a secret in this file, found {_why(error)}") from error
+    return text
+
+
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "bytes that are not UTF-8"
+    return error.strerror or "no such path" if isinstance(error, OSError) else str(error)
+
+
+def _checked(key: str, text: str, of: str = "") -> str:
+    try:
+        require_plain(text)
+    except ValueError as error:
+        raise SourceError(key, f"expected a usable value{of}, found {error}") from error
+    return text

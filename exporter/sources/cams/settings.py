@@ -1,0 +1,103 @@
+"""The keys of an account at Alibaba Cloud, and its source."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, PlainSerializer
+from pydantic.dataclasses import dataclass
+
+from exporter.config.fields import Endpoint, FileName, Secret, Text, format_duration, is_loopback
+from exporter.config.settings import Account, ConfiguredSpace
+from exporter.source import Source, SourceContext, SourceError
+from exporter.sources.cams import default_chain
+from exporter.sources.cams.credentials import AccessKey
+from exporter.sources.cams.source import CamsSource
+
+MIN_INTERVAL_SECONDS = 30.0
+_KEY = ("access_key_id", "access_key_id_file", "access_key_secret", "access_key_secret_file", "security_token_file")
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class CamsSpace(ConfiguredSpace):
+    """A customer space."""
+
+    isv_code: Text | None = Field(default=None, description="its IsvCode, if it is not the account's")
+
+
+class CamsAccount(Account):
+    """An Alibaba Cloud account: an endpoint, a credential and one budget."""
+
+    source: Literal["cams"] = Field("cams", description="where the phone numbers come from: Alibaba Cloud's CAMS")
+    endpoint: Endpoint = Field(
+        "https://cams.ap-southeast-1.aliyuncs.com",
+        description="address of the API: https://, a host and an optional port; http:// only for loopback",
+    )
+    access_key_id: Annotated[Text, PlainSerializer(lambda _: "<secret>", when_used="json")] | None = Field(
+        None,
+        repr=False,
+        description="the access key's id; or `access_key_id_file`; without both, ALIBABA_CLOUD_ACCESS_KEY_ID",
+    )
+    access_key_id_file: FileName | None = Field(
+        None, description="a file with the access key's id; read for each request"
+    )
+    access_key_secret: Secret | None = Field(
+        None,
+        description="the access key's secret; or `access_key_secret_file`; without both,"
+        " ALIBABA_CLOUD_ACCESS_KEY_SECRET",
+    )
+    access_key_secret_file: FileName | None = Field(
+        None, description="a file with the access key's secret; read for each request"
+    )
+    security_token_file: FileName | None = Field(
+        None,
+        description="a file with the token of a temporary key (STS); read for each request; without it,"
+        " ALIBABA_CLOUD_SECURITY_TOKEN",
+    )
+    credentials: Literal["default"] | None = Field(
+        None,
+        description="instead of a key: temporary ones from Alibaba Cloud's default chain (RAM roles, OIDC, profiles);"
+        " needs the extra `chatapp-exporter[credentials]`",
+    )
+    isv_code: Text | None = Field(None, description="the IsvCode of all its spaces, if the API needs one")
+    spaces: list[CamsSpace] | None = Field(None, description=Account.model_fields["spaces"].description)
+
+    @classmethod
+    def space_type(cls) -> type[CamsSpace]:
+        return CamsSpace
+
+    @property
+    def identity(self) -> str:
+        return self.endpoint
+
+    def problems(self, environ: Mapping[str, str]) -> Iterator[SourceError]:
+        if self.poll_interval < MIN_INTERVAL_SECONDS and not is_loopback(self.endpoint):
+            found = format_duration(self.poll_interval)
+            yield SourceError("poll_interval", f"expected at least 30s, found {found!r}")
+        if self.credentials is None:
+            yield from self.access_key(environ).problems()
+            return
+        if any(getattr(self, key) is not None for key in _KEY):
+            yield SourceError("credentials", "expected either credentials or a key, found both")
+        if not default_chain.is_installed():
+            install = "pip install -r requirements-credentials.lock"
+            yield SourceError("credentials", f"expected its extra ({install}), found none")
+
+    def open(self, context: SourceContext) -> Source:
+        key = default_chain.DefaultChain() if self.credentials else self.access_key(context.environ)
+        if isinstance(key, AccessKey):
+            key.read()
+        return CamsSource(context.http(self.endpoint), self.endpoint, key, context.clock, self.isv_code)
+
+    def access_key(self, environ: Mapping[str, str]) -> AccessKey:
+        """The account's key, from its keys here or from the environment."""
+        secret = self.access_key_secret
+        literals = {
+            "access_key_id": self.access_key_id,
+            "access_key_secret": secret.get_secret_value() if secret else None,
+        }
+        files = {
+            "access_key_id": self.access_key_id_file,
+            "access_key_secret": self.access_key_secret_file,
+            "security_token": self.security_token_file,
+        }
+        return AccessKey(self.name, literals, files, environ)
