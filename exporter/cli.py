@@ -260,21 +260,7 @@ def poll(config_file: Path | None, output: str, fail_on: str) -> None:
       3    a number is as bad as --fail-on says, whatever else failed
       130  interrupted
     """
-    from exporter.logs import configure_logs
-    from exporter.model import RANKS, State
-    from exporter.report import print_json, print_numbers, progress_bar
-    from exporter.serve import poll_once
-
-    settings = _load(config_file)
-    configure_logs("error", "logfmt")
-    with progress_bar() as watch:
-        swept, unlisted = _valid(lambda: _run(poll_once(settings, os.environ, watch)))
-    with _printing():
-        (print_json if output == "json" else print_numbers)(swept, unlisted)
-    worst_allowed = RANKS[State(fail_on)] if fail_on != "never" else -1
-    if any(RANKS[number.state] <= worst_allowed for view, _ in swept for number in view.phone_numbers):
-        sys.exit(3)
-    sys.exit(1 if unlisted or any(error for _, error in swept) else 0)
+    sys.exit(_poll(_load(config_file), output, fail_on))
 
 
 @main.command(
@@ -325,6 +311,24 @@ def completion(shell: str) -> None:
     complete = get_completion_class(shell)
     assert complete, "click has these three"
     _say(complete(main, {}, "chatapp-exporter", "_CHATAPP_EXPORTER_COMPLETE").source())
+
+
+def _poll(settings: "Settings", output: str, fail_on: str) -> int:
+    """The exit status."""
+    from exporter.logs import configure_logs
+    from exporter.model import RANKS, State
+    from exporter.report import print_json, print_numbers, progress_bar
+    from exporter.serve import poll_once
+
+    configure_logs("error", "logfmt")
+    with progress_bar() as watch:
+        swept, unlisted = _valid(lambda: _run(poll_once(settings, os.environ, watch)))
+    with _printing():
+        (print_json if output == "json" else print_numbers)(swept, unlisted)
+    worst = RANKS[State(fail_on)] if fail_on != "never" else -1
+    if any(RANKS[number.state] <= worst for view, _ in swept for number in view.phone_numbers):
+        return 3
+    return 1 if unlisted or any(error for _, error in swept) else 0
 
 
 def _configuration(config_file: Path | None) -> "Configuration":

@@ -3,15 +3,15 @@
 import asyncio
 import gc
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from socket import socket
+from typing import Any
 
 import structlog
 
 from exporter import __version__
 from exporter.clock import SystemClock
 from exporter.config.effective import UNSHARDED, Shard
-from exporter.config.problems import ConfigError
 from exporter.config.settings import Settings
 from exporter.http import http_client
 from exporter.polling.plan import Progress
@@ -49,22 +49,14 @@ async def serve(
     service.commit(first)
     state = ReloadState(clock.now())
     reloader = Reloader(loader, service, state, clock, access.follow if access else None)
-    app = create_app(
-        View(service, state, clock),
-        reload=reloader.reload if lifecycle else None,
-        admits=access.admits if access else None,
-    )
+    reload, admits = reloader.reload if lifecycle else None, access.admits if access else None
+    app = create_app(View(service, state, clock), reload=reload, admits=admits)
     async with serving(app, listener, tls=access.tls if access else None):
         await service.retire(first)
-        gc.freeze()
-        gc.enable()
-        following = [asyncio.create_task(work) for work in (reloader.follow(), _reload_on(hangup, reloader))]
-        url = url_of(listener, tls=bool(access and access.tls))
-        _log.info("listening", url=url, version=__version__, shard=str(shard))
-        await stop.wait()
-        _log.info("stopping")
-        for task in following:
-            task.cancel()
+        _log.info(
+            "listening", url=url_of(listener, tls=bool(access and access.tls)), version=__version__, shard=str(shard)
+        )
+        await _follow_until(stop, reloader.run(hangup))
         await service.stop()
     _log.info("stopped")
 
@@ -82,21 +74,18 @@ async def poll_once(settings: Settings, environ: Mapping[str, str], watch: Calla
     return swept
 
 
+async def _follow_until(stop: asyncio.Event, follow: Coroutine[Any, Any, None]) -> None:
+    gc.freeze()  # the objects of the start stay: the collector need not look at them again
+    gc.enable()
+    following = asyncio.create_task(follow)
+    await stop.wait()
+    _log.info("stopping")
+    following.cancel()
+
+
 def _handle_signals(stop: asyncio.Event, hangup: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one that came before comes now
-
-
-async def _reload_on(hangup: asyncio.Event, reloader: Reloader) -> None:
-    while True:
-        await hangup.wait()
-        hangup.clear()
-        try:
-            await reloader.reload()
-        except ConfigError:
-            pass  # logged, and a metric
-        except Exception:
-            _log.exception("reload failed by a bug, please report it")

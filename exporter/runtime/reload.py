@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -89,16 +90,22 @@ class Reloader:
             self._state.successful, self._state.last_success = True, self._clock.now()
             _log.info("config reloaded", accounts=len(settings.accounts))
 
-    async def follow(self) -> None:
-        """Follow the files, until cancelled."""
+    async def run(self, requested: asyncio.Event) -> None:
+        """Follow the files, and reload when it is `requested`, until cancelled."""
         while True:
-            await asyncio.sleep(FOLLOW_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FOLLOW_SECONDS):
+                    await requested.wait()
             try:
-                await self.follow_once()
+                if requested.is_set():
+                    requested.clear()
+                    await self.reload()
+                else:
+                    await self.follow_once()
             except ConfigError:
                 pass  # logged, and a metric
             except Exception:
-                _log.exception("files not followed by a bug, please report it")
+                _log.exception("reload failed by a bug, please report it")
 
     async def follow_once(self) -> None:
         """Reload if a space file has changed, apply a changed web configuration, probe with new credentials, and

@@ -581,7 +581,7 @@ def test_a_key_that_is_replaced_in_its_file_lets_a_refused_account_in_within_thi
         world.exporter = world.fresh_exporter()
         await world.exporter.start()
         reloader = world.exporter.reloader(Fixed(world.settings))
-        following = asyncio.create_task(reloader.follow())
+        following = asyncio.create_task(reloader.run(asyncio.Event()))
         await asyncio.sleep(replaced_after)
         asked = len(world.polls)
         assert world.samples("chatapp_account_up") == ["chatapp_account_up{} 0"]

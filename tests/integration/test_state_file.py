@@ -149,7 +149,7 @@ def test_what_a_clock_that_was_set_back_dated_is_not_young_again_after_a_restart
     async def main() -> tuple[list[str], list[str]]:
         world = World(scenario(50, poll_interval="5m", events=revoked), state_file=str(file))
         world.clock.offset = 86_400.0  # type: ignore[attr-defined]  # a virtual clock
-        following = asyncio.create_task(world.exporter.reloader(Fixed(world.settings)).follow())
+        following = asyncio.create_task(world.exporter.reloader(Fixed(world.settings)).run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(160)
         world.clock.offset = 0.0  # type: ignore[attr-defined]
@@ -171,7 +171,7 @@ def test_what_a_clock_that_was_set_back_dated_is_not_young_again_after_a_restart
 def test_a_clock_that_is_wrong_for_a_while_takes_nothing_away(jump: float) -> None:
     async def main() -> tuple[list[str], ...]:
         world = World(scenario(3, poll_interval="5m", events=RED))
-        following = asyncio.create_task(world.exporter.reloader(Fixed(world.settings)).follow())
+        following = asyncio.create_task(world.exporter.reloader(Fixed(world.settings)).run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(330)
         seen = []
@@ -444,7 +444,7 @@ def test_after_a_kill_a_full_disk_shows_what_was_shown_and_keeps_it_once_there_i
         world.settings = world.settings.model_copy(update={"state_file": str(file)})
         world.exporter = world.fresh_exporter()
         seen.append(values(world))
-        following = asyncio.create_task(world.exporter.reloader(Fixed(world.settings)).follow())
+        following = asyncio.create_task(world.exporter.reloader(Fixed(world.settings)).run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(5)
         make_room(left)
@@ -534,7 +534,7 @@ def test_what_a_file_knew_that_is_mounted_late_is_known_then(tmp_path: Path) -> 
         folder.rename(elsewhere)
         await asyncio.sleep(600)
         world.exporter = world.fresh_exporter()
-        following = asyncio.create_task(world.exporter.reloader(Fixed(world.settings)).follow())
+        following = asyncio.create_task(world.exporter.reloader(Fixed(world.settings)).run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(5)
         assert world.samples("chatapp_phone_number_last_change") == []
@@ -643,7 +643,7 @@ def test_a_file_that_comes_back_is_used_again_within_thirty_seconds(file: Path, 
         lock = locked(file) if change == "locked at the start" else None
         world.exporter = world.fresh_exporter()
         reloader = world.exporter.reloader(Fixed(world.settings))
-        following = asyncio.create_task(reloader.follow())
+        following = asyncio.create_task(reloader.run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(15)
         seen = [trouble(world)[:1]]
