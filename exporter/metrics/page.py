@@ -23,6 +23,8 @@ from exporter.state.store import Key
 
 _BLOCK_FAMILIES: tuple[Family[Any], ...] = (*NUMBER_FAMILIES, *SPACE_FAMILIES)
 """The families of a space's block."""
+_SPACES_AT_ONCE = 1000
+"""Joined in one step, in about a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,14 @@ class Page:
         openmetrics: bool,
         names: Collection[str] = (),
     ) -> Iterator[bytes]:
-        """The page as it is at the first step, a family at each step, without OpenMetrics' last line; `names` selects
-        families or samples."""
+        """The page as it is at the first step, a part of a family at each step, without OpenMetrics' last line; `names`
+        selects families or samples."""
         blocks = [block.lines for block in self._blocks.values()]
         for index, family in enumerate(_BLOCK_FAMILIES):
             if is_wanted(family, names):
-                yield header(family, openmetrics=openmetrics) + b"".join([block[index] for block in blocks])
+                yield header(family, openmetrics=openmetrics)
+                for start in range(0, len(blocks), _SPACES_AT_ONCE):
+                    yield b"".join([block[index] for block in blocks[start : start + _SPACES_AT_ONCE]])
         for families, subjects in ((ACCOUNT_FAMILIES, accounts), (EXPORTER_FAMILIES, [exporter])):
             yield _rendered(families, subjects, openmetrics=openmetrics, names=names)
 
