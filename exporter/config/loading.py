@@ -23,7 +23,6 @@ class Configuration:
         self._shape = shape
         self._accounts: list[tuple[int, Account]] = []
         self._broken: frozenset[str] = frozenset()
-        self._failed = False
         self._loaded: Mapping[str, Version] = {}
         self._seen: Mapping[str, Version] = {}
 
@@ -33,17 +32,14 @@ class Configuration:
         Raises:
             ConfigError: anything is wrong.
         """
-        self._failed = True
         _require_certificates(self._environ)
-        settings = self._from_file(self._path) if self._path else self._from_environment()
-        self._failed = False
-        return settings
+        return self._from_file(self._path) if self._path else self._from_environment()
 
-    def changed(self) -> bool:
-        """Whether the space files differ from those of the last `load`, or it failed, and they do not change any
-        more: this call and the one before saw the same."""
+    def changed(self, *, retry: bool = False) -> bool:
+        """Whether the space files differ from those of the last `load`, or in any case if `retry`. Not while they
+        change: this call and the one before must have seen the same."""
         before, self._seen = self._seen, self._versions()
-        return self._seen == before and (self._failed or self._seen != self._loaded)
+        return self._seen == before and (retry or self._seen != self._loaded)
 
     def space_files(self) -> Mapping[str, bool]:
         """By space file, whether the last `load` found it good."""

@@ -62,6 +62,7 @@ class AccountPolling:
     ) -> None:
         self.account = account
         self.plan = Plan.of(account)
+        self.started = False
         self._budget = budget
         self._access = AccountAccess(self.plan.spaces)
         self._last_probe = -math.inf
@@ -85,6 +86,7 @@ class AccountPolling:
     def start(self, known: Mapping[str, float]) -> None:
         """Put every space into the schedule. `known` has the next slots (monotonic seconds) of the spaces whose values
         are known; the others are due now."""
+        self.started = True
         self._add(self.account.polled_spaces, known)
         self._start_workers()
 
@@ -95,12 +97,14 @@ class AccountPolling:
         self.account, self.plan = account, Plan.of(account)
         self._budget.set_limit(account.qps)
         spaces = {space.id: space for space in account.polled_spaces}
+        self._access = self._access.among(spaces)
+        if not self.started:
+            return
         unpolled = {name for name, entry in self._entries.items() if entry.first and not entry.waiting}
         self._remove((self._entries.keys() - spaces.keys()) | unpolled)
         changed = [entry for entry in self._entries.values() if new_source or entry.space != spaces[entry.space.id]]
         for entry in self._entries.values():
             entry.space = spaces[entry.space.id]
-        self._access = self._access.among(spaces)
         if self.plan.interval != interval:
             self._spread_again()
         for entry in changed:

@@ -14,7 +14,7 @@ socket later, together with all others that it had left there.
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from exporter.clock import Clock
@@ -116,10 +116,12 @@ class Budget:
         return self._rate.current(self._clock.monotonic())
 
     @asynccontextmanager
-    async def permit(self) -> AsyncIterator[None]:
-        """Wait until a request may be sent, and hold the permit while it is in flight."""
+    async def permit(self, before: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
+        """Wait until a request may be sent, and hold the permit while it is in flight. `before` is called when the
+        wait is over; if it raises an exception, no permit is used."""
         async with self._order:
             await self._wait()
+            before()
             now = self._clock.monotonic()
             self._permits.take(now, self._rate.current(now))
         try:

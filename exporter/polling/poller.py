@@ -1,9 +1,9 @@
 """One poll of one space: a permit for each request, at most one retry, and the outcome as a value."""
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -26,41 +26,57 @@ class _SourceReplaced(Exception):
     """The account got another source while a poll waited for its permit: the poll starts again."""
 
 
+@dataclass(slots=True, eq=False)
+class _Opened:
+    """A source, and the number of its requests in flight."""
+
+    source: Source
+    requests: int = 0
+
+
 class Poller:
     """Polls the spaces of one account. A poll never raises: a failure is an outcome too."""
 
     def __init__(self, account: str, source: Source, budget: Budget, clock: Clock, instruments: Instruments) -> None:
         self.account = account
-        self.source = source
         self.in_flight: set[asyncio.Task[object] | None] = set()
         """Tasks with a request in flight (not waiting for a permit)."""
-        self._requests: Counter[Source] = Counter()
-        self._replaced: set[Source] = set()
+        self._current = _Opened(source)
+        self._replaced: set[_Opened] = set()
         self._budget = budget
         self._clock = clock
         self._instruments = instruments
 
     def replace(self, source: Source) -> None:
         """Use another source for all requests that are not in flight."""
-        self._replaced.add(self.source)
-        self.source = source
+        self._replaced.add(self._current)
+        self._current = _Opened(source)
 
     async def close_replaced(self) -> None:
         """Close the replaced sources that have no request in flight. The others are closed when their last one ends."""
-        unused = {source for source in self._replaced if not self._requests[source]}
+        unused = {opened for opened in self._replaced if not opened.requests}
         self._replaced -= unused
-        for source in unused:
-            await source.aclose()
+        await self._close(unused)
 
     async def close(self) -> None:
         """Close all sources."""
-        for source in (self.source, *self._replaced):
-            await source.aclose()
+        await self._close({self._current, *self._replaced})
+
+    async def _close(self, sources: set[_Opened]) -> None:
+        for opened in sources:
+            try:
+                await opened.source.aclose()
+            except Exception:
+                _log.exception("source not closed by a bug, please report it", account=self.account)
+
+    async def credentials_changed(self) -> bool:
+        """Whether the credentials differ from those of the last request."""
+        return await asyncio.to_thread(self._current.source.credentials_changed)
 
     async def poll(self, space: Space, *, due: float, retry: bool) -> Outcome:
         """Poll now. The space was due at `due` (monotonic seconds); `retry` allows a second attempt."""
         try:
-            answer = await self._with_source(lambda source: self._query(source, space, due=due, retry=retry))
+            answer = await self._with_source(lambda opened: self._query(opened, space, due=due, retry=retry))
         except QueryError as error:
             return Outcome(self.account, space.id, self._clock.now(), error=error)
         except Exception as error:
@@ -76,37 +92,39 @@ class Poller:
         Raises:
             QueryError: no complete list; its class says why.
         """
-        return await self._with_source(lambda source: source.list_spaces(self._attempt(source, None)))
+        return await self._with_source(lambda opened: opened.source.list_spaces(self._attempt(opened, None)))
 
-    async def _with_source(self, work: Callable[[Source], Awaitable[Result]]) -> Result:
+    async def _with_source(self, work: Callable[[_Opened], Awaitable[Result]]) -> Result:
         while True:
             try:
-                return await work(self.source)
+                return await work(self._current)
             except _SourceReplaced:
                 continue
 
-    async def _query(self, source: Source, space: Space, *, due: float, retry: bool) -> Answer:
+    async def _query(self, opened: _Opened, space: Space, *, due: float, retry: bool) -> Answer:
         try:
-            return await source.query(space, self._attempt(source, due))
+            return await opened.source.query(space, self._attempt(opened, due))
         except QueryError as error:
             if not (retry and error.retry_at_once):
                 raise
-        return await source.query(space, self._attempt(source, None))
+        return await opened.source.query(space, self._attempt(opened, None))
 
-    def _attempt(self, source: Source, due: float | None) -> Attempt:
+    def _attempt(self, opened: _Opened, due: float | None) -> Attempt:
         """What the source enters around each request; the first one ends the delay since `due`."""
         waiting = [] if due is None else [due]
 
+        def require_current() -> None:
+            if opened is not self._current:
+                raise _SourceReplaced
+
         @asynccontextmanager
         async def attempt() -> AsyncIterator[None]:
-            async with self._budget.permit():
-                if source is not self.source:
-                    raise _SourceReplaced
+            async with self._budget.permit(require_current):
                 sent_at = self._clock.monotonic()
                 if waiting:
                     self._instruments.poll_started(self.account, max(0.0, sent_at - waiting.pop()))
                 try:
-                    async with self._in_flight(source):
+                    async with self._in_flight(opened):
                         yield
                 except QueryError as error:
                     self._ended(sent_at, error)
@@ -116,15 +134,15 @@ class Poller:
         return attempt
 
     @asynccontextmanager
-    async def _in_flight(self, source: Source) -> AsyncIterator[None]:
+    async def _in_flight(self, opened: _Opened) -> AsyncIterator[None]:
         task = asyncio.current_task()
         self.in_flight.add(task)
-        self._requests[source] += 1
+        opened.requests += 1
         try:
             yield
         finally:
             self.in_flight.discard(task)
-            self._requests[source] -= 1
+            opened.requests -= 1
             if self._replaced:
                 await self.close_replaced()
 

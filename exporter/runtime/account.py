@@ -1,6 +1,5 @@
 """What one account holds open: its source, its budget, its polls and its list of spaces."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from random import Random
 
@@ -65,7 +64,7 @@ class AccountRuntime:
 
     async def probe_with_new_credentials(self) -> None:
         """If the account is denied and its credentials have changed, probe it now."""
-        if not self.polling.up and await asyncio.to_thread(self._poller.source.credentials_changed):
+        if not self.polling.up and await self._poller.credentials_changed():
             self.polling.probe_now()
 
     async def stop(self) -> None:
@@ -95,4 +94,5 @@ class AccountRuntime:
         )
 
     def _switch_discovery(self) -> None:
-        self.discovery.switch(on=self.account.discover, max_pause=self.account.poll_interval)
+        if self.polling.started:
+            self.discovery.switch(on=self.account.discover, max_pause=self.account.poll_interval)

@@ -54,9 +54,9 @@ class Recorder:
         self.instruments.apply([account.name for account in settings.accounts])
         identities, others = settings.identities, before.identities
         self._store.retain([key for key in self._spaces if identities[key[0]] == others.get(key[0])])
+        self._restore(known)  # before the new spaces are added: each is rendered once
         self._store.retain(self._spaces)
         self.page.retain(self._spaces)
-        self._restore(known)
         shown_differently = (settings.limits, settings.max_age) != (before.limits, before.max_age)
         for key in self._spaces.keys() & old.keys():
             if shown_differently or old[key] != self._spaces[key]:
@@ -94,12 +94,13 @@ class Recorder:
         return self.page.views(self._clock.now(), self._settings.max_age)
 
     def _restore(self, known: Known) -> None:
-        self._read = {key: state for key, state in known.items() if key in self._spaces}
+        self._read = {key: known[key] for key in self._spaces if key in known}
         self._store.restore(self._read, now=self._clock.now(), max_age=self._settings.max_age)
 
     def _save(self, keys: Iterable[Key]) -> None:
         if self.state_file:
-            states = {key: self._kept(key) for key in keys if key not in self._store.unpolled}
+            polled = (key for key in keys if key in self._spaces and key not in self._store.unpolled)
+            states = {key: self._kept(key) for key in polled}
             if new := {key: state for key, state in states.items() if state != self._read.get(key)}:
                 self.state_file.save(new)
 

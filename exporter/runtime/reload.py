@@ -25,8 +25,9 @@ class Loader(Protocol):
     def load(self) -> Settings:
         """The settings as they are now. Raises ConfigError."""
 
-    def changed(self) -> bool:
-        """Whether a followed file differs from what was loaded last, or loading it failed."""
+    def changed(self, *, retry: bool) -> bool:
+        """Whether a followed file differs from what was loaded last, or in any case if `retry`; not while one
+        changes."""
 
     def space_files(self) -> Mapping[str, bool]:
         """By space file, whether the last `load` found it good."""
@@ -41,8 +42,8 @@ class Fixed:
     def load(self) -> Settings:
         return self._settings
 
-    def changed(self) -> bool:
-        return False
+    def changed(self, *, retry: bool) -> bool:
+        return retry
 
     def space_files(self) -> Mapping[str, bool]:
         return {}
@@ -66,6 +67,7 @@ class Reloader:
         self._follow_web_config = follow_web_config
         self._one_at_a_time = asyncio.Lock()
         self._problems = ""
+        self._retry = False
         state.space_files = loader.space_files()
 
     async def reload(self) -> None:
@@ -74,6 +76,10 @@ class Reloader:
         Raises:
             ConfigError: it has errors, and the current one is kept.
         """
+        self._problems = ""
+        await self._reload()
+
+    async def _reload(self) -> None:
         async with self._one_at_a_time:
             try:
                 settings = await asyncio.to_thread(self._loader.load)
@@ -86,7 +92,7 @@ class Reloader:
                 raise
             finally:
                 self._state.space_files = self._loader.space_files()
-            self._problems = ""
+            self._problems, self._retry = "", False
             self._state.successful, self._state.last_success = True, self._clock.now()
             _log.info("config reloaded", accounts=len(settings.accounts))
 
@@ -114,5 +120,6 @@ class Reloader:
         await self._service.follow_credentials()
         if self._follow_web_config:
             self._state.web_config_good = await self._follow_web_config()
-        if await asyncio.to_thread(self._loader.changed):
-            await self.reload()
+        if await asyncio.to_thread(self._loader.changed, retry=self._retry):
+            self._retry = True  # until it succeeds: the cause of a failure can be outside the followed files
+            await self._reload()

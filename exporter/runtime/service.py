@@ -24,21 +24,20 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Change:
-    """Another configuration, prepared: the runtimes of accounts that are `added`, the new `sources` of accounts that
-    stay, and the state file, which may be a new one, with what it knows.
-
-    `opened` closes them if they are not committed. `commit` fills in what it leaves to `retire`.
-    """
+    """Another configuration, prepared. `opened` closes what was opened for it, if it is not committed."""
 
     configured: Settings
-    effective: Settings
-    state_file: StateFile | None
-    known: Known
-    new_state_file: bool = False
+    own: Settings
+    """The part of this process, without discovered spaces."""
     added: dict[str, AccountRuntime] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
+    """New sources of accounts that stay."""
+    state_file: StateFile | None = None
+    known: Known = field(default_factory=dict)
+    new_state_file: bool = False
     opened: AsyncExitStack = field(default_factory=AsyncExitStack)
     removed: list[AccountRuntime] = field(default_factory=list)
+    """This and the next two are set by `commit`, for `retire`."""
     replaced_state_file: StateFile | None = None
     unsaved: Set[Key] = frozenset()
 
@@ -59,8 +58,8 @@ class Service:
         self._warned: set[str] = set()
 
     async def apply(self, configured: Settings, *, rest: bool = True) -> None:
-        """Bring the exporter to these settings, or change nothing. With `rest`, new accounts start when requests of
-        earlier ones, here or in another process, no longer count.
+        """Bring the exporter to these settings, or change nothing. With `rest`, new accounts first wait until requests
+        of earlier ones, here or in another process, no longer count for the API's limit.
 
         Raises:
             ConfigError: a source cannot be opened.
@@ -73,70 +72,65 @@ class Service:
         await self.retire(change, rest=rest)
 
     async def prepare(self, configured: Settings) -> Change:
-        """Open everything that these settings need and that is not open yet. Changes nothing.
+        """Open everything that these settings need and that is not open yet. Changes nothing that is polled or shown.
 
         Raises:
             ConfigError: a source cannot be opened.
         """
-        own = effective_settings(configured, {}, self.shard)
+        change = Change(configured, effective_settings(configured, {}, self.shard))
         async with AsyncExitStack() as opened:
-            state_file = self.recorder.state_file
-            known: Known = {}
-            is_new = own.state_file != (str(state_file.path) if state_file else None)
-            if is_new:
-                state_file, known = open_state_file(own, self._context.clock)
-                if state_file:
-                    opened.callback(state_file.close)
-            found = {account.name: self._discovered(account, known) for account in own.accounts}
-            effective = effective_settings(configured, found, self.shard)
-            change = Change(configured, effective, state_file, known, is_new)
-            for account in change.effective.accounts:
+            for account in change.own.accounts:
                 running = self.accounts.get(account.name)
-                if running and running.account.has_source_of(account):
-                    continue
-                source = await self._open(account)
-                opened.push_async_callback(source.aclose)
-                if running and running.account.identity == account.identity:
-                    change.sources[account.name] = source
-                else:
-                    change.added[account.name] = self._build(account, source, found[account.name])
+                if not (running and running.account.has_source_of(account)):
+                    change.sources[account.name] = source = await self._open(account)
+                    opened.push_async_callback(source.aclose)
+            self._open_state_file(change)  # last: it can rename a damaged file
             change.opened = opened.pop_all()
+        for account in change.own.accounts:
+            running = self.accounts.get(account.name)
+            if not running or running.account.identity != account.identity:
+                change.added[account.name] = self._build(account, change.sources.pop(account.name), change.known)
         return change
 
     def commit(self, change: Change) -> None:
         """The step that changes what is polled and shown: no await, no file, no network."""
-        change.opened.pop_all()
-        self.configured, self._settings = change.configured, change.effective
-        if change.new_state_file:
-            change.replaced_state_file, self.recorder.state_file = self.recorder.state_file, change.state_file
-        unsaved = self.recorder.apply(change.effective, _discovered_spaces(change), change.known)
-        change.unsaved = change.effective.spaces.keys() if change.new_state_file else unsaved
-        names = [account.name for account in change.effective.accounts]
-        change.removed = [r for name, r in self.accounts.items() if name in change.added or name not in names]
+        before = self.accounts
+        running = {**before, **change.added}
+        self.accounts = {account.name: running[account.name] for account in change.own.accounts}
+        change.removed = [account for name, account in before.items() if self.accounts.get(name) is not account]
         for removed in change.removed:
             removed.polling.remove_spaces()
-        running = {**self.accounts, **change.added}
-        self.accounts = {name: running[name] for name in names}
-        for account in change.effective.accounts:
-            if account.name not in change.added:
-                running[account.name].apply(account, change.sources.get(account.name))
+        self.configured, self._settings = change.configured, self._effective(change.configured)
+        if change.new_state_file:
+            change.replaced_state_file, self.recorder.state_file = self.recorder.state_file, change.state_file
+        discovered = self._settings.spaces.keys() - self.configured.spaces.keys()
+        unsaved = self.recorder.apply(self._settings, discovered, change.known)
+        change.unsaved = self._settings.spaces.keys() if change.new_state_file else unsaved
+        for account in self._settings.accounts:
+            self.accounts[account.name].apply(account, change.sources.get(account.name))
 
     async def retire(self, change: Change, *, rest: bool = True) -> None:
-        """Let polls of removed accounts end, close what is not used any more, then start the added accounts."""
-        await asyncio.gather(*(removed.stop() for removed in change.removed))
-        for running in list(self.accounts.values()):
-            await running.close_replaced_sources()
-        if change.replaced_state_file:
-            change.replaced_state_file.close()
-        if not change.new_state_file:
-            self.recorder.follow_state_file()
-        self.recorder.sync_state_file(change.unsaved)
-        if self._stopped:
-            return
+        """Let polls of removed accounts end, close what is not used any more, then start the accounts that are
+        added."""
+        try:
+            await asyncio.gather(*(removed.stop() for removed in change.removed))
+            for running in list(self.accounts.values()):
+                await running.close_replaced_sources()
+            if change.replaced_state_file:
+                change.replaced_state_file.close()
+        finally:
+            if not self._stopped:
+                if not change.new_state_file:
+                    self.recorder.follow_state_file()
+                self.recorder.sync_state_file(change.unsaved)
+                self._start_added(rest=rest)
+
+    def _start_added(self, *, rest: bool) -> None:
         self.schedule.start()
-        for name, added in change.added.items():
-            added.start(self.recorder.slots(name, added.account.polled_spaces), rest=rest)
-        self._log_plans({name: added.polling.plan for name, added in change.added.items()})
+        added = {name: running for name, running in self.accounts.items() if not running.polling.started}
+        for name, running in added.items():
+            running.start(self.recorder.slots(name, running.account.polled_spaces), rest=rest)
+        self._log_plans({name: running.polling.plan for name, running in added.items()})
 
     async def follow_credentials(self) -> None:
         """Probe denied accounts now if their credentials have changed."""
@@ -158,7 +152,19 @@ class Service:
         except SourceError as error:
             raise ConfigError([Problem(f"account {account.name}", (error.key,), str(error))]) from error
 
-    def _build(self, account: Account, source: Source, discovered: Mapping[str, str]) -> AccountRuntime:
+    def _open_state_file(self, change: Change) -> None:
+        change.state_file = self.recorder.state_file
+        if change.own.state_file != (str(change.state_file.path) if change.state_file else None):
+            change.new_state_file = True
+            change.state_file, change.known = open_state_file(change.own, self._context.clock)
+
+    def _build(self, account: Account, source: Source, known: Known) -> AccountRuntime:
+        """A new account, with the spaces that the state file knows as discovered."""
+        discovered = {
+            space: state.discovered_as
+            for (name, space), state in known.items()
+            if name == account.name and state.discovered_as is not None
+        }
         return AccountRuntime(
             account,
             source,
@@ -170,22 +176,13 @@ class Service:
             discovered if account.discover else {},
         )
 
-    def _discovered(self, account: Account, known: Known) -> Mapping[str, str]:
-        """The spaces that the account has discovered; after a restart, those that the state file knows as such."""
-        running = self.accounts.get(account.name)
-        if running and running.account.identity == account.identity:
-            return running.discovery.found.spaces
-        return {
-            space: state.discovered_as
-            for (name, space), state in known.items()
-            if name == account.name and state.discovered_as is not None
-        }
+    def _effective(self, configured: Settings) -> Settings:
+        found = {name: running.discovery.found.spaces for name, running in self.accounts.items()}
+        return effective_settings(configured, found, self.shard)
 
     def _apply_discovered(self) -> None:
         """An account has listed its spaces."""
-        found = {name: running.discovery.found.spaces for name, running in self.accounts.items()}
-        self._settings = effective_settings(self.configured, found, self.shard)
-        change = Change(self.configured, self._settings, self.recorder.state_file, {})
+        change = Change(self.configured, effective_settings(self.configured, {}, self.shard))
         self.commit(change)
         self.recorder.sync_state_file(change.unsaved)
         self._log_plans({})
@@ -197,8 +194,3 @@ class Service:
         before, self._warned = self._warned, set(warnings(plans_of(self._settings), self._settings.max_age))
         for warning in sorted(self._warned - before):
             _log.warning("plan does not fit", warning=warning)
-
-
-def _discovered_spaces(change: Change) -> Set[Key]:
-    """The spaces that are polled because they were discovered."""
-    return change.effective.spaces.keys() - change.configured.spaces.keys()

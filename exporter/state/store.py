@@ -147,9 +147,11 @@ class Store:
                 self._set(key, SpaceState())
 
     def restore(self, known: Mapping[Key, SpaceState], *, now: float, max_age: float) -> None:
-        """Add what a state file knew."""
+        """Add what a state file knew, of spaces that are known here or new."""
         for key, old in known.items():
-            state = self._set(key, self._states[key].with_history(old))
+            if key not in self._states:
+                self.unpolled.add(key)
+            state = self._set(key, self._states.get(key, SpaceState()).with_history(old))
             if state.is_fresh(now, max_age):
                 self.unpolled.discard(key)
 

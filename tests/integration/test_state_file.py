@@ -553,6 +553,52 @@ def test_what_a_file_knew_that_is_mounted_late_is_known_then(tmp_path: Path) -> 
     assert START + 90 <= float(other.rsplit(" ", 1)[1]) <= START + 120
 
 
+def test_what_was_polled_before_a_file_is_mounted_is_in_the_file_then(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "volume", tmp_path / "elsewhere"
+
+    async def main() -> tuple[list[str], list[str]]:
+        world = World(scenario(3, poll_interval="1h"), state_file=str(folder / "state.db"))
+        await polled(world, 30)
+        folder.rename(elsewhere)
+        await asyncio.sleep(600)
+        world.exporter = world.fresh_exporter()
+        following = asyncio.create_task(world.exporter.reloader(Fixed(world.settings)).run(asyncio.Event()))
+        await world.exporter.start()
+        await asyncio.sleep(5)
+        elsewhere.rename(folder)
+        await asyncio.sleep(15)
+        following.cancel()
+        shown = world.samples("chatapp_space_last_success")
+        left = killed(folder / "state.db", tmp_path / "killed")
+        await world.exporter.stop()
+        world.settings = world.settings.model_copy(update={"state_file": str(left)})
+        world.exporter = world.fresh_exporter()
+        await world.exporter.stop()
+        return shown, world.samples("chatapp_space_last_success")
+
+    folder.mkdir()
+    shown, again = run(main())
+
+    assert again == shown
+    assert all(float(line.rsplit(" ", 1)[1]) > START + 600 for line in shown)
+
+
+def bytes_of_log(file: Path) -> int:
+    return Path(f"{file}-wal").stat().st_size
+
+
+def test_a_start_does_not_write_what_it_has_just_read(file: Path) -> None:
+    async def main() -> int:
+        world = World(scenario(3, poll_interval="1h"), state_file=str(file))
+        await polled(world, 30)
+        world.exporter = world.fresh_exporter()
+        written = bytes_of_log(file)
+        await world.exporter.stop()
+        return written
+
+    assert run(main()) == 0
+
+
 @pytest.mark.parametrize("room", [True, False])
 def test_values_of_another_endpoint_are_not_shown(file: Path, room: bool) -> None:
     async def main() -> tuple[list[str], int]:
