@@ -218,6 +218,23 @@ def test_a_second_attempt_takes_a_permit_and_is_counted() -> None:
     assert requests == ['chatapp_api_requests_total{code="InvalidTimeStamp.Expired"} 2.0']
 
 
+def test_a_probe_of_a_denied_account_is_one_request() -> None:
+    stale = {"at": "0s", "answer": "InvalidTimeStamp.Expired"}
+
+    async def main() -> list[float]:
+        world = World(scenario(3, poll_interval="5m", events=(stale,)))
+        await world.exporter.start()
+        await asyncio.sleep(1000)
+        await world.exporter.stop()
+        assert world.samples("chatapp_account_up") == ["chatapp_account_up{} 0"]
+        return [at for at, _ in world.polls]
+
+    polls = run(main())
+
+    assert len([at for at in polls if at < 2]) == 6  # with a second attempt each, while it is not known to be denied
+    assert [round(at) for at in polls if at > 2] == [400, 800]
+
+
 def test_a_stop_does_not_wait_for_permits() -> None:
     throttled = {"at": "0s", "answer": "Throttling.User"}
 

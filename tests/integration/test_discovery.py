@@ -671,3 +671,17 @@ def test_a_space_that_turned_from_a_configured_into_a_discovered_one_survives_a_
     world, after = run(main())
 
     assert after.spaces == set(fleet_of(world))
+
+
+def test_nothing_is_due_before_the_start_also_where_spaces_are_known(tmp_path: Path) -> None:
+    async def main() -> tuple[int, int]:
+        world = discovering(5, state_file=tmp_path / "state.db")
+        await played(world, 60)
+        world.exporter = world.fresh_exporter()
+        before = len(world.exporter.service.schedule)
+        await world.exporter.start()
+        after = len(world.exporter.service.schedule)
+        await world.exporter.stop()
+        return before, after
+
+    assert run(main()) == (0, 5)

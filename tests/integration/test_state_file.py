@@ -806,3 +806,16 @@ def test_without_a_state_file_nothing_is_said_of_one() -> None:
         return world.samples("chatapp_exporter_state_file")
 
     assert run(main()) == []
+
+
+def test_a_space_that_was_removed_meanwhile_is_not_written(file: Path) -> None:
+    async def main() -> None:
+        world = World(scenario(2), state_file=str(file))
+        await polled(world, 10)
+        world.exporter = world.fresh_exporter()
+        world.exporter.service.recorder.sync_state_file([("acme", "removed"), ("acme", world.space_id(1))])
+        await world.exporter.stop()
+
+    run(main())
+
+    assert len(stored(file)) == 2
