@@ -75,7 +75,7 @@ async def poll_once(settings: Settings, environ: Mapping[str, str], watch: Calla
 
 
 async def _follow_until(stop: asyncio.Event, follow: Coroutine[Any, Any, None]) -> None:
-    gc.freeze()  # the objects of the start stay: the collector need not look at them again
+    gc.freeze()  # the objects of the start are never garbage: the collector need not look at them
     gc.enable()
     following = asyncio.create_task(follow)
     await stop.wait()
@@ -88,4 +88,6 @@ def _handle_signals(stop: asyncio.Event, hangup: asyncio.Event) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one that came before comes now
+    signal.pthread_sigmask(
+        signal.SIG_UNBLOCK, {signal.SIGHUP}
+    )  # one that was received during the start is delivered now

@@ -1,1 +1,1 @@
-"""What the operator says: the file's shape, its reading, and the credentials it names."""
+"""The configuration: the shape of the file, and how it is loaded."""

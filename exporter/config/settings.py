@@ -1,4 +1,4 @@
-"""The shape of the configuration file: the keys that all sources have. Reads no file and knows no source."""
+"""The shape of the configuration file: the keys that all sources have. Reads no file."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Self, Union
@@ -80,7 +80,7 @@ class Account(Strict):
 
     @property
     def identity(self) -> str:
-        """What values are known by: with another identity, an account of the same name is another account."""
+        """Where the values come from. If it changes, the values that are known are removed."""
         raise NotImplementedError
 
     def problems(self, environ: Mapping[str, str]) -> Iterator[SourceError]:

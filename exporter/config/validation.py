@@ -26,7 +26,7 @@ _EXPECTED = {
     "dict_type": "a mapping",
     "too_short": "at least one entry",
 }
-"""Where pydantic's message names a Python type, or a step of its own."""
+"""Instead of messages of pydantic that name Python types."""
 
 
 def load_document(path: Path, shape: type[Shape]) -> Shape:

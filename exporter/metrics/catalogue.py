@@ -78,8 +78,8 @@ class NumberView:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The spaces that an account lists: whether the last attempt succeeded, and the last success (Unix seconds),
-    with the number of spaces then."""
+    """The list of an account's spaces. `up`: the last attempt succeeded. `last_success` is in Unix seconds, `spaces`
+    their number then."""
 
     up: bool
     last_success: float | None
@@ -361,7 +361,7 @@ EXPORTER_FAMILIES: tuple[Family[ExporterView], ...] = (
     ),
     Family(
         "chatapp_exporter_config_last_reload_successful",
-        "1 if the last reload of the configuration succeeded, else 0.",
+        "0 if the last reload of the configuration failed, or the web configuration has errors, else 1.",
         (),
         lambda view: [((), float(view.reload_successful))],
     ),
@@ -373,7 +373,7 @@ EXPORTER_FAMILIES: tuple[Family[ExporterView], ...] = (
     ),
     Family(
         "chatapp_exporter_space_file_up",
-        "1 if the last reload found the space file good, 0 if it has errors and the configuration before it is kept.",
+        "1 if the space file had no errors when the configuration was last loaded, else 0.",
         ("file",),
         _space_files,
     ),

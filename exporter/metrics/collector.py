@@ -24,8 +24,8 @@ Views = tuple[Sequence[SpaceView], Sequence[AccountView], ExporterView]
 
 
 class ExporterCollector(Collector):
-    """Every family whose name starts with `chatapp_`. Safe to collect from another thread; several can be registered in
-    one process if their accounts have different names."""
+    """Every family whose name starts with `chatapp_`. Safe to collect from another thread. Register one in a registry:
+    a second one has families of the same names."""
 
     def __init__(self, views: Callable[[], Views], instruments: Instruments) -> None:
         self._views = views

@@ -34,7 +34,8 @@ class _Bounded:
 
 
 class Instruments(Collector):
-    """Families in a registry of their own. An account's series exist from the start, at 0."""
+    """Families in a registry of their own. An account's series exist from the start, at 0, except for requests by
+    code."""
 
     def __init__(self, accounts: Collection[str] = ()) -> None:
         self._registry = CollectorRegistry()
@@ -91,7 +92,7 @@ class Instruments(Collector):
             yield family
 
     def poll_started(self, account: str, delay_seconds: float) -> None:
-        """A poll sends its first request, so long after it was due."""
+        """A poll sends its first request, `delay_seconds` after it was due."""
         self._delay.labels(account).observe(delay_seconds)
 
     def request_ended(self, account: str, seconds: float, error: QueryError | None) -> None:

@@ -10,9 +10,10 @@ _DENIED_IN_A_ROW = 3
 class AccountAccess:
     """What the answers so far say.
 
-    A denial counts for the account once three spaces in a row (or all, if there are fewer) were denied without an
-    admitted answer between; until then it is that space's `own`. A space with a denial of its own says nothing about
-    the account until it is admitted: three such spaces must not stop the polls of all others.
+    A denial counts for the account once three spaces in a row (or all, if there are fewer) were `denied` without an
+    admitted answer between. When a space is admitted, the denials before it are `own`: they are about these spaces, not
+    about the account. A space with a denial of its own says nothing about the account until it is admitted: three such
+    spaces must not stop the polls of all others.
     """
 
     spaces: int
@@ -22,7 +23,7 @@ class AccountAccess:
     """While this is true, only probes are sent, and only an admitted answer ends it."""
 
     def among(self, spaces: Collection[str]) -> "AccountAccess":
-        """The same with these spaces. Some must be left that can be probed: without any, no denial would end."""
+        """The same with these spaces. If none is left that can be probed, the `own` denials are cleared."""
         kept = frozenset(spaces)
         own = frozenset[str]() if kept <= self.own else self.own & kept
         return AccountAccess(len(kept), self.denied & kept, own, self.denied_account and bool(kept))

@@ -29,15 +29,15 @@ _STOP_SECONDS = 6.0
 """How long polls in flight may take to end at a stop."""
 
 _PROBE_SHARE = 0.99
-"""The share of an interval between two probes of a denied account: a slot that was rounded down is still that slot."""
+"""Between two probes of a denied account: a little less than one interval, for rounding can make a slot early."""
 
 _log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class _Entry:
-    """A space's place in the schedule. `waiting` from when it is due until its poll has ended; `first` until then, if
-    it has no value."""
+    """A space's place in the schedule. `waiting`: it is due, and its poll has not ended. `first`: it has no value,
+    and was not polled yet."""
 
     space: Space
     slot: float

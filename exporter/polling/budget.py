@@ -104,11 +104,11 @@ class Budget:
         return max(1, math.floor(self._rate.limit))
 
     def set_limit(self, qps: float) -> None:
-        """The configured queries per second are others; earlier requests still count."""
+        """Change the configured queries per second; earlier requests still count."""
         self._rate.limit = qps
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for so long: until the requests that another process sent no longer count."""
+        """Send nothing for `seconds`: until the requests that another process sent no longer count."""
         self._rate.pause(self._clock.monotonic(), seconds)
 
     def current_qps(self) -> float:

@@ -42,8 +42,9 @@ class Plan:
         return self.effective_interval + REQUEST_TIMEOUT_SECONDS
 
     def slot(self, index: int) -> float:
-        """A space's first regular time, in seconds after the start: the spaces are spread evenly over the interval that
-        follows the first sweep. Counted from the start, some would be polled twice before others have a value."""
+        """A space's first regular time, in seconds after the start: the spaces are spread evenly over the interval
+        that follows the first sweep. If slots started earlier, some spaces would be polled twice before others have
+        a value."""
         return self.spaces / self.qps + self.interval * (index + 1) / self.spaces
 
     @property
@@ -65,9 +66,9 @@ def plans_of(settings: Settings) -> dict[str, Plan]:
 
 
 def warnings(plans: Mapping[str, Plan], max_age: float) -> Iterator[str]:
-    """What the operator will not have meant, and which setting would fit."""
+    """Settings that are probably mistakes, and which value would fit."""
     if not plans:
-        yield "no account falls to this shard; it polls nothing"
+        yield "no account is assigned to this shard; it polls nothing"
     for name, plan in plans.items():
         effective = format_duration(plan.effective_interval)
         if plan.effective_interval > plan.interval:

@@ -14,7 +14,7 @@ from exporter.clock import Clock
 class Schedule:
     """Calls back when something is due, and every interval after that. Times are the clock's monotonic seconds.
 
-    No call is dropped: a blocked event loop only delays it, and several missed times become one call.
+    A late call is made as soon as possible. Several missed times become one call.
     """
 
     def __init__(self, clock: Clock) -> None:

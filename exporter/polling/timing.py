@@ -11,7 +11,7 @@ _FIRST_PAUSE_SECONDS = 10.0
 _MAX_INTERVALS = 6
 _MAX_PAUSE_SECONDS = 3600.0
 _SAME_SLOT = 1e-3
-"""A due time this share of an interval before a slot is that slot, rounded on its way."""
+"""A due time can be this share of an interval before its slot, by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ def pause_after_failure(failures: int, interval: float, random: Random) -> float
 
 
 def pause_after_rejection(failures: int, interval: float, random: Random) -> float:
-    """Seconds until a space is due again after `failures` permanent failures in a row: one interval, then up to six.
-    Never "never": subscriptions and policies get corrected."""
+    """Seconds until a space is due again after `failures` permanent failures in a row: 1, 2, 4, then 6 intervals, at
+    most an hour (or one interval, if that is longer), with jitter. It is never given up: policies get corrected."""
     intervals = min(2.0 ** min(failures - 1, 16), _MAX_INTERVALS)
     longest = max(interval, min(interval * intervals, _MAX_PAUSE_SECONDS))
     return longest * random.uniform(0.9, 1.0)

@@ -41,8 +41,8 @@ class AccountRuntime:
         return self.polling.account
 
     def start(self, known: Mapping[str, float], *, rest: bool) -> None:
-        """Start to poll; `known` has the next slots of spaces whose values are known. With `rest`, wait until
-        requests of an earlier process or account no longer count."""
+        """Start to poll; `known` has the next slots of spaces whose values are known. With `rest`, first wait a
+        second (or 1/qps), so that requests of an earlier process or account no longer count for the API's limit."""
         if rest:
             self._budget.pause(max(1.0, 1 / self.account.qps))
         self.polling.start(known)
@@ -74,7 +74,7 @@ class AccountRuntime:
         await self._poller.close()
 
     def view(self, *, configured: bool) -> AccountView:
-        """The account as a scrape sees it; `configured` says whether spaces of it are."""
+        """The account as a scrape sees it; `configured` says whether the configuration lists spaces of it."""
         account, plan, found = self.account, self.polling.plan, self.discovery.found
         # without a space to poll, only the list can show a denial
         denied = found.denied and not configured and not plan.spaces

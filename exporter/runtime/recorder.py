@@ -46,8 +46,8 @@ class Recorder:
         self._save([(outcome.account, outcome.space)])
 
     def apply(self, settings: Settings, discovered: Set[Key], known: Known) -> Set[Key]:
-        """Show the spaces of these settings, of which these are `discovered`, and what a state file knows of them.
-        Writes no file; returns the spaces whose entry in the state file is not up to date."""
+        """Apply these settings, of whose spaces these are `discovered`, to states and page; `known` are values that
+        were read from a state file. Writes no file; returns the spaces whose row in the file must be written."""
         before, self._settings, self._limits = self._settings, settings, settings.limits
         old, self._spaces = self._spaces, settings.spaces
         were, self._discovered = self._discovered, discovered
@@ -78,8 +78,8 @@ class Recorder:
             self.sync_state_file(self._spaces)
 
     def slots(self, account: str, spaces: Iterable[Space]) -> dict[str, float]:
-        """The next slots, in monotonic seconds, of the spaces whose values are known and whose last poll succeeded: a
-        failing space is polled first, so that a denied account is soon known to be one."""
+        """The next slots, in monotonic seconds, of the spaces whose values are known and whose last poll succeeded. A
+        failing space is polled first, so that a denied account is detected quickly."""
         ahead = self._clock.monotonic() - self._clock.now()
         keys = ((account, space.id) for space in spaces)
         states = {space: self._store[name, space] for name, space in keys if (name, space) not in self._store.unpolled}

@@ -1,4 +1,4 @@
-"""What the web and people who embed the exporter can see of it. Changes nothing but what became too old to show."""
+"""Read-only view of the running exporter, for HTTP and for programs that embed it. `expire` alone changes something."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,8 +39,8 @@ class Snapshot:
 
 @dataclass(slots=True)
 class ReloadState:
-    """The result of the last reload: whether it succeeded, when one did last (Unix seconds), the space files, each with
-    whether it is good, and whether the web configuration is."""
+    """The result of the last reload. `last_success` is the last successful one, in Unix seconds; `space_files` says of
+    each file whether it is good."""
 
     last_success: float
     successful: bool = True
@@ -49,7 +49,7 @@ class ReloadState:
 
 
 class View:
-    """Everything that can be seen."""
+    """See the module."""
 
     def __init__(self, service: Service, reloads: ReloadState, clock: Clock) -> None:
         self._service = service
@@ -64,8 +64,8 @@ class View:
         return self._service.recorder.expire()
 
     def exposition(self, *, openmetrics: bool, names: Collection[str] = ()) -> Iterator[bytes]:
-        """All families, or those of these names, in text 0.0.4 or OpenMetrics 1.0, as they are at the first step. Call
-        `expire` before."""
+        """All families, or those of these names, in text 0.0.4 or OpenMetrics 1.0. Spaces and accounts are as at the
+        first step. Call `expire` before."""
         recorder = self._service.recorder
         yield from recorder.page.render(self.accounts(), self._exporter(), openmetrics=openmetrics, names=names)
         process = self._process.restricted_registry(names) if names else self._process

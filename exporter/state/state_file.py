@@ -98,7 +98,7 @@ class StateFile:
             return
         self._unsaved.update(states)
         try:
-            self._write(states)  # few first: while there is no room, encoding all of them would be for nothing
+            self._write(states)  # the new ones first: if the disk is full, do not encode all of them
             if not self.up:
                 self._write(self._unsaved)
         except _ERRORS as error:
@@ -216,8 +216,8 @@ def _is_text(header: bytes) -> bool:
 
 
 def _read_only(path: Path, identities: Identities) -> dict[Key, SpaceState]:
-    """What a file knows that cannot be written, for its disk is full or read-only; nothing from a read-only disk if the
-    file was not closed: without its log it would have older values."""
+    """What a file knows that cannot be written (disk full or read-only). Nothing if the disk is read-only and the
+    file has an unread write-ahead log: its values would be older."""
     with suppress(OSError, *_ERRORS):
         options = "" if _wal(path).exists() and _wal(path).stat().st_size else "?immutable=1"
         with closing(_connect(path.absolute().as_uri() + options)) as database:

@@ -137,7 +137,7 @@ class Store:
         return self._states[key]
 
     def retain(self, keys: Collection[Key]) -> None:
-        """Remove all other spaces, and add those that are new."""
+        """Have these spaces: remove all others, and add those that are new."""
         for key in self._states.keys() - set(keys):
             del self._states[key]
             self.unpolled.discard(key)

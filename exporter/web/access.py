@@ -119,9 +119,11 @@ class Access:
     def _load(self) -> tuple[WebConfig, ssl.SSLContext | None]:
         config, now = load_document(self._path, WebConfig), self._config
         if now.basic_auth_users and not config.basic_auth_users:
-            raise self._problem("removed, which requires a restart", "basic_auth_users")
+            raise self._problem(
+                "expected users as at the start, found none; removing them requires a restart", "basic_auth_users"
+            )
         if _without_certificate(config.tls_server_config) != _without_certificate(now.tls_server_config):
-            text = "changed in more than cert_file and key_file, which requires a restart"
+            text = "expected TLS as at the start but for cert_file and key_file; this change requires a restart"
             raise self._problem(text, "tls_server_config")
         return config, self._context(config.tls_server_config)
 

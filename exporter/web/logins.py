@@ -18,7 +18,7 @@ _MAX_WAITING = 50
 
 
 class TooManyWaiting(Exception):
-    """Too many passwords wait to be verified: this one may be right."""
+    """Too many passwords wait to be verified. This one was not verified."""
 
 
 def matches(password: str, hashed: str) -> bool:

@@ -97,6 +97,9 @@ def login(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
+NO_USERS = "expected users as at the start, found none; removing them requires a restart"
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_everything_is_behind_the_login(tmp_path: Path, path: str) -> None:
     of = access(tmp_path, f"basic_auth_users: {{prometheus: {HASH}}}")
@@ -265,7 +268,7 @@ def test_logins_are_not_turned_off_by_a_file_that_is_half_written(tmp_path: Path
         assert [follow(of), follow(of)] == [False, False]
         assert get("/metrics", of).status_code == 401
     (line,) = logs
-    assert line["problems"] == f"{tmp_path}/web.yml: basic_auth_users: removed, which requires a restart"
+    assert line["problems"] == f"{tmp_path}/web.yml: basic_auth_users: {NO_USERS}"
 
 
 def test_certificates_of_clients_go_on_being_asked_for_when_a_file_is_half_written(tmp_path: Path) -> None:
@@ -409,7 +412,9 @@ def serial_of(path: Path) -> str:
     return str(ssl._ssl._test_decode_cert(str(path))["serialNumber"])  # type: ignore[attr-defined]
 
 
-REQUIRES_A_RESTART = "tls_server_config: changed in more than cert_file and key_file, which requires a restart"
+REQUIRES_A_RESTART = (
+    "tls_server_config: expected TLS as at the start but for cert_file and key_file; this change requires a restart"
+)
 TLS = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}"
 TLS_WITH_CLIENTS = (
     "tls_server_config: {{cert_file: cert.pem, key_file: key.pem, client_ca_file: ca.pem, client_auth_type: {}}}"

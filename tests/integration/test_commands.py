@@ -104,7 +104,7 @@ def test_check_prints_the_plan_of_a_shard(tmp_path: Path) -> None:
         ("account-2", "2"),
         ("account-3", "3"),
     ]
-    idle = "warning: no account falls to this shard; it polls nothing\n"
+    idle = "warning: no account is assigned to this shard; it polls nothing\n"
     assert all((done.stderr, done.returncode) == ("" if "account-" in done.stdout else idle, 0) for done in plans)
 
 

@@ -107,12 +107,12 @@ def test_one_shard_has_the_series_of_an_account_and_one_without_an_account_is_re
 
     assert answers == [200, 200]
     assert [line["warning"] for line in logs if line["event"] == "plan does not fit"] == [
-        "no account falls to this shard; it polls nothing",
-        "no account falls to this shard; it polls nothing",
+        "no account is assigned to this shard; it polls nothing",
+        "no account is assigned to this shard; it polls nothing",
         "account acme: 60 spaces at 3 queries per second are polled every 20s, not every 5s;"
         " poll_interval: 30s would fit",
-        "no account falls to this shard; it polls nothing",
-        "no account falls to this shard; it polls nothing",
+        "no account is assigned to this shard; it polls nothing",
+        "no account is assigned to this shard; it polls nothing",
     ]
     assert [samples[0], samples[1], samples[3], samples[4]] == [[], [], [], []]
     assert 'chatapp_account_up{account="acme"} 1' in samples[2]

@@ -164,7 +164,7 @@ def test_of_a_refused_account_nothing_is_green_and_everything_says_so() -> None:
     assert "acme ● refused" in text_of(page)
     assert "✔" not in text_of(page) + text_of(space)
     assert "Account acme is refused." in text_of(space)
-    assert "Next poll once the account is let in again" in text_of(space)
+    assert "Next poll after access to the account is restored" in text_of(space)
     assert (numbers.json()["refused_accounts"], numbers.json()["blind_spaces"]) == (["acme"], 3)
 
 

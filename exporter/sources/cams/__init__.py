@@ -1,1 +1,1 @@
-"""What the API is: its values, its errors, its signature, its bytes and one request."""
+"""Alibaba Cloud's Chat App Message Service (CAMS): keys, credentials, signature, wire format and requests."""

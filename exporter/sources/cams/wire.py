@@ -58,8 +58,8 @@ _CODES: Mapping[type[QueryError], str] = {
 """Codes by what they mean. They decide before the HTTP status does: throttling comes as 400, a revoked key as 404."""
 
 
-_HELPED_BY_A_NEW_ATTEMPT = "InvalidTimeStamp.Expired InvalidSecurityToken*"
-"""The date of a request that was delayed, and a token that was renewed since."""
+_RETRY_AT_ONCE = "InvalidTimeStamp.Expired InvalidSecurityToken*"
+"""Codes for an expired date or token: a new attempt has a new date and the current token."""
 Parameters = Mapping[str, str | None]
 """What is None is left out."""
 
@@ -158,7 +158,7 @@ def _error(status: int, code: str, detail: str, request_id: str, headers: Mappin
         return ThrottledError(code, detail, request_id=request_id, wait_seconds=wait_hint(headers))
     if kind is RejectedError:
         return RejectedError(code, detail, request_id=request_id, from_api=from_api)
-    return kind(code, detail, request_id=request_id, retry_at_once=_matches(code, _HELPED_BY_A_NEW_ATTEMPT))
+    return kind(code, detail, request_id=request_id, retry_at_once=_matches(code, _RETRY_AT_ONCE))
 
 
 def _matches(code: str, patterns: str) -> bool:
