@@ -37,11 +37,8 @@ async def serve(
     lifecycle: bool = False,
     shard: Shard = UNSHARDED,
 ) -> None:
-    """Poll, and serve on the listening socket, until SIGTERM or SIGINT. SIGHUP reloads the configuration.
-
-    Raises:
-        ConfigError: a source cannot be opened.
-    """
+    """Poll, and serve on the listening socket, until SIGTERM or SIGINT. SIGHUP reloads the configuration. Raises
+    ConfigError if a source cannot be opened."""
     clock, stop, hangup = SystemClock(), asyncio.Event(), asyncio.Event()
     _handle_signals(stop, hangup)
     service = Service(SourceContext(environ, clock, http_client), shard=shard)
