@@ -84,12 +84,12 @@ class Service:
                 if not (running and running.account.has_source_of(account)):
                     change.sources[account.name] = source = await self._open(account)
                     opened.push_async_callback(source.aclose)
-            self._open_state_file(change)  # last: it can rename a damaged file
+            self._open_state_file(change, opened)  # last: it can rename a damaged file
+            for account in change.own.accounts:
+                running = self.accounts.get(account.name)
+                if not running or running.account.identity != account.identity:
+                    change.added[account.name] = self._build(account, change.sources.pop(account.name), change.known)
             change.opened = opened.pop_all()
-        for account in change.own.accounts:
-            running = self.accounts.get(account.name)
-            if not running or running.account.identity != account.identity:
-                change.added[account.name] = self._build(account, change.sources.pop(account.name), change.known)
         return change
 
     def commit(self, change: Change) -> None:
@@ -152,11 +152,13 @@ class Service:
         except SourceError as error:
             raise ConfigError([Problem(f"account {account.name}", (error.key,), str(error))]) from error
 
-    def _open_state_file(self, change: Change) -> None:
+    def _open_state_file(self, change: Change, opened: AsyncExitStack) -> None:
         change.state_file = self.recorder.state_file
         if change.own.state_file != (str(change.state_file.path) if change.state_file else None):
             change.new_state_file = True
             change.state_file, change.known = open_state_file(change.own, self._context.clock)
+            if change.state_file:
+                opened.callback(change.state_file.close)
 
     def _build(self, account: Account, source: Source, known: Known) -> AccountRuntime:
         """A new account, with the spaces that the state file knows as discovered."""
