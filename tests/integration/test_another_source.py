@@ -161,6 +161,7 @@ def test_its_numbers_are_shown_and_each_page_takes_a_permit(numbers: Path) -> No
         async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
             page = (await http.get("/")).text
         shown, requests = samples(exporter, "chatapp_phone_number_status"), samples(exporter, "chatapp_api_requests")
+        requests += samples(exporter, "chatapp_poll_delay_seconds_count")
         await exporter.stop()
         return half, shown, requests, page
 
@@ -171,7 +172,10 @@ def test_its_numbers_are_shown_and_each_page_takes_a_permit(numbers: Path) -> No
         'chatapp_phone_number_status{account="local",space="s1",phone_number="15550100001",status="CONNECTED"} 1',
         'chatapp_phone_number_status{account="local",space="s1",phone_number="15550100002",status="BANNED"} 1',
     ]
-    assert requests == ['chatapp_api_requests_total{account="local",code="OK"} 2.0']
+    assert requests == [
+        'chatapp_api_requests_total{account="local",code="OK"} 2.0',
+        'chatapp_poll_delay_seconds_count{account="local"} 1.0',  # the first page ends the delay of the poll
+    ]
     assert re.findall(r"</span> (down|RED)</span></td>", page) == ["down", "RED"]
 
 
