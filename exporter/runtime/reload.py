@@ -114,8 +114,8 @@ class Reloader:
                 _log.exception("reload failed by a bug, please report it")
 
     async def follow_once(self) -> None:
-        """Reload if a space file has changed, apply a changed web configuration, probe with new credentials, and
-        open a lost state file again."""
+        """Look once at everything that is followed: state file, credentials of denied accounts, web configuration and
+        space files. A change of a space file reloads, and a reload that failed for one is tried again."""
         self._service.recorder.follow_state_file()
         await self._service.follow_credentials()
         if self._follow_web_config:
