@@ -962,3 +962,18 @@ def test_a_stop_during_a_reload_leaves_the_state_file_closed(tmp_path: Path) -> 
         return [line for line in b"".join(exporter.exposition()).decode().splitlines() if "state_file_up{" in line]
 
     assert [line[-3:] for line in run(main())] == ["0.0"]
+
+
+def test_a_reload_that_is_prepared_during_a_stop_leaves_nothing_open() -> None:
+    running, new = Numbers(latency=3), Numbers()
+    Prepared.sources = [running, new]
+
+    async def main() -> None:
+        exporter = process(prepared())
+        await exporter.start()
+        await asyncio.sleep(0.5)
+        await asyncio.gather(exporter.stop(), exporter.reconfigure(Settings(accounts=[prepared("globex")])))
+
+    run(main())
+
+    assert (running.closed_after, new.closed_after) == (1, 0)
