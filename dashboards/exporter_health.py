@@ -45,7 +45,9 @@ def _budget() -> Panel:
         query(
             f"sum by (account) (rate(chatapp_api_requests_total{{{ACCOUNTS}}}[$__rate_interval]))", "{{account}} used"
         ),
-        query(f"sum by (account, kind) (chatapp_account_qps{{{ACCOUNTS}}})", "{{account}} {{kind}}", ref="B"),
+        query(f"sum by (account) (chatapp_account_qps_limit{{{ACCOUNTS}}})", "{{account}} limit", ref="B"),
+        query(f"sum by (account) (chatapp_account_qps_current{{{ACCOUNTS}}})", "{{account}} current", ref="C"),
+        query(f"sum by (account) (chatapp_account_qps_needed{{{ACCOUNTS}}})", "{{account}} needed", ref="D"),
         empty="No request was made",
     )
     return dashed(panel, "(limit|current)")
@@ -66,7 +68,12 @@ def _intervals() -> Panel:
         "Sweep: time between two polls of a space",
         "As configured, and as spaces and budget allow.",
         "s",
-        query(f"max by (account, kind) (chatapp_account_poll_interval_seconds{{{ACCOUNTS}}})", "{{account}} {{kind}}"),
+        query(f"max by (account) (chatapp_account_poll_interval_seconds{{{ACCOUNTS}}})", "{{account}} configured"),
+        query(
+            f"max by (account) (chatapp_account_effective_poll_interval_seconds{{{ACCOUNTS}}})",
+            "{{account}} effective",
+            ref="B",
+        ),
         empty="No account is known",
     )
     return dashed(panel, "configured")

@@ -120,7 +120,6 @@ def _account() -> AccountView:
         spaces=1500,
         interval=300.0,
         effective_interval=300.0,
-        oldest_age=310.0,
         needed_qps=5.0,
         limit_qps=5.0,
         current_qps=5.0,

@@ -68,7 +68,6 @@ def fleet(*spaces: SpaceView, refused: str = "") -> Snapshot:
             spaces=len(spaces),
             interval=5 * MINUTE,
             effective_interval=max(5 * MINUTE, len(spaces) / 5.0),
-            oldest_age=5 * MINUTE + 10,
             needed_qps=len(spaces) / (5 * MINUTE),
             limit_qps=5.0,
             current_qps=2.5,

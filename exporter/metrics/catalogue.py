@@ -96,7 +96,6 @@ class AccountView:
     spaces: int
     interval: float
     effective_interval: float
-    oldest_age: float
     needed_qps: float
     limit_qps: float
     current_qps: float
@@ -164,17 +163,6 @@ def _listed(view: SpaceView) -> Iterator[Sample]:
 def _failures(view: SpaceView) -> Iterator[Sample]:
     for reason, count in sorted(view.state.failures.items()):
         yield (("reason", reason.value),), count
-
-
-def _intervals(view: AccountView) -> Iterator[Sample]:
-    yield (("kind", "configured"),), view.interval
-    yield (("kind", "effective"),), view.effective_interval
-
-
-def _qps(view: AccountView) -> Iterator[Sample]:
-    yield (("kind", "needed"),), view.needed_qps
-    yield (("kind", "limit"),), view.limit_qps
-    yield (("kind", "current"),), view.current_qps
 
 
 def _discovery_up(view: AccountView) -> Iterator[Sample]:
@@ -315,22 +303,34 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
     ),
     Family(
         "chatapp_account_poll_interval_seconds",
-        "Time between two polls of a space, as configured and as the budget allows.",
-        ("account", "kind"),
-        _intervals,
-    ),
-    Family(
-        "chatapp_account_qps",
-        "Queries per second: needed for the configured interval, and what the exporter allows itself, as the configured"
-        " limit and as current, after throttling.",
-        ("account", "kind"),
-        _qps,
-    ),
-    Family(
-        "chatapp_account_max_value_age_seconds",
-        "How old a value can get while polls succeed, by the plan.",
+        "Configured time between two polls of a space.",
         ("account",),
-        lambda view: [((), view.oldest_age)],
+        lambda view: [((), view.interval)],
+    ),
+    Family(
+        "chatapp_account_effective_poll_interval_seconds",
+        "Time between two polls of a space that is reached: the configured interval, or longer if budget, latency or"
+        " throttling require it.",
+        ("account",),
+        lambda view: [((), view.effective_interval)],
+    ),
+    Family(
+        "chatapp_account_qps_limit",
+        "Configured budget, in queries per second.",
+        ("account",),
+        lambda view: [((), view.limit_qps)],
+    ),
+    Family(
+        "chatapp_account_qps_current",
+        "Budget after throttling, in queries per second.",
+        ("account",),
+        lambda view: [((), view.current_qps)],
+    ),
+    Family(
+        "chatapp_account_qps_needed",
+        "Queries per second that the configured interval needs.",
+        ("account",),
+        lambda view: [((), view.needed_qps)],
     ),
     Family(
         "chatapp_account_discovery_up",

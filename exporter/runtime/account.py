@@ -85,7 +85,6 @@ class AccountRuntime:
             spaces=plan.spaces,
             interval=plan.interval,
             effective_interval=plan.effective_interval,
-            oldest_age=plan.oldest_age,
             needed_qps=plan.needed_qps,
             limit_qps=plan.qps,
             current_qps=self._budget.current_qps(),

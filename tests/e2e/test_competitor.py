@@ -83,4 +83,4 @@ def test_few_requests_are_throttled_beside_it_and_its_share_is_won_back(tmp_path
         assert throttled < 0.02
         assert beside > LIMIT / 4
         assert again > 0.97 * alone
-        assert it.metric('chatapp_account_qps{account="acme",kind="current"}') == "10.0"
+        assert it.metric('chatapp_account_qps_current{account="acme"}') == "10.0"

@@ -399,9 +399,9 @@ def test_one_space_that_is_refused_is_down_alone_and_499_go_on(seen: dict[str, S
 def test_throttling_lowers_the_rate_which_is_shown(name: str, seen: dict[str, Seen]) -> None:
     of = seen[name]
 
-    assert of.before.sum("chatapp_account_qps", name, kind="current") == LIMIT
-    assert of.during.sum("chatapp_account_qps", name, kind="current") <= LIMIT / 2
-    assert of.during.sum("chatapp_account_qps", name, kind="limit") == LIMIT
+    assert of.before.sum("chatapp_account_qps_current", name) == LIMIT
+    assert of.during.sum("chatapp_account_qps_current", name) <= LIMIT / 2
+    assert of.during.sum("chatapp_account_qps_limit", name) == LIMIT
     throttled = of.during.requests(name) - of.during.sum("chatapp_api_requests_total", name, code="OK")
     assert of.during.sum("chatapp_api_throttled_total", name) == throttled
 
@@ -417,7 +417,7 @@ def test_the_table(seen: dict[str, Seen]) -> None:
         state = (
             f"space_up {of.during.up(name):.0f} of {MANY if name == ONE_OF_MANY else SPACES},"
             f" account_up {of.during.sum('chatapp_account_up', name):.0f},"
-            f" qps {of.during.sum('chatapp_account_qps', name, kind='current'):.3g}; {told};"
+            f" qps {of.during.sum('chatapp_account_qps_current', name):.3g}; {told};"
             f" {len(of.during.of_numbers(name))} series of numbers stay"
         )
         cells = (name, after(of.shown_after), state, of.requests, of.busiest_second, after(of.recovered_after))

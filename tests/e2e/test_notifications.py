@@ -31,7 +31,7 @@ RED_AT_SECONDS = 60
 """When the demo makes the first number of acme's second space RED."""
 
 FIRING = {
-    ("on-call", "ChatAppAccountRefused", "globex"),
+    ("on-call", "ChatAppAccountDenied", "globex"),
     ("on-call", "ChatAppPhoneNumberDown", "acme 5 #1"),
     ("on-call", "ChatAppPhoneNumberQualityRed", "acme 2 #1"),
     ("on-call", "ChatAppPhoneNumberQualityRed", "acme 10 #1"),
@@ -48,7 +48,7 @@ FIRING = {
     *(("operators", "ChatAppSpaceBlind", f"acme {space}") for space in range(1, 29)),
 }
 RESOLVED = {
-    ("on-call", "ChatAppAccountRefused", "globex"),
+    ("on-call", "ChatAppAccountDenied", "globex"),
     ("on-call", "ChatAppPhoneNumberQualityRed", "acme 10 #1"),
     ("account-managers", "ChatAppPhoneNumberRestricted", "acme 10 #1"),
     ("operators", "ChatAppThrottled", "acme"),

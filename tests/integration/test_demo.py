@@ -84,7 +84,7 @@ def test_an_account_is_refused_and_let_in_again() -> None:
 
 
 def test_an_account_is_throttled_and_its_rate_climbs_back() -> None:
-    current = values(r'chatapp_account_qps{account="acme",kind="current"}')
+    current = values(r'chatapp_account_qps_current{account="acme"}')
 
     assert values(r'chatapp_api_throttled_total{account="acme"}')[-1] > 0
     assert current[0] == 10
@@ -93,7 +93,7 @@ def test_an_account_is_throttled_and_its_rate_climbs_back() -> None:
 
 
 def test_a_schedule_cannot_be_kept() -> None:
-    configured = values(r'chatapp_account_poll_interval_seconds{account="initech",kind="configured"}')[-1]
-    effective = values(r'chatapp_account_poll_interval_seconds{account="initech",kind="effective"}')[-1]
+    configured = values(r'chatapp_account_poll_interval_seconds{account="initech"}')[-1]
+    effective = values(r'chatapp_account_effective_poll_interval_seconds{account="initech"}')[-1]
 
     assert (configured, effective) == (5, 12)

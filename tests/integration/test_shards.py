@@ -116,7 +116,7 @@ def test_one_shard_has_the_series_of_an_account_and_one_without_an_account_is_re
     ]
     assert [samples[0], samples[1], samples[3], samples[4]] == [[], [], [], []]
     assert 'chatapp_account_up{account="acme"} 1' in samples[2]
-    assert 'chatapp_account_qps{account="acme",kind="limit"} 3.0' in samples[2]
+    assert 'chatapp_account_qps_limit{account="acme"} 3.0' in samples[2]
     assert 'chatapp_account_spaces{account="acme"} 60' in samples[2]
 
 

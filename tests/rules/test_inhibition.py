@@ -23,7 +23,7 @@ ELSEWHERE = alert("SpaceBlind", account="globex", space="1")
 RED = alert("PhoneNumberQualityRed", account="acme", space="1", phone_number="1555")
 YELLOW = alert("PhoneNumberQualityYellow", account="acme", space="1", phone_number="1555")
 OTHER_YELLOW = alert("PhoneNumberQualityYellow", account="acme", space="1", phone_number="1556")
-REFUSED = alert("AccountRefused", account="acme")
+DENIED = alert("AccountDenied", account="acme")
 THROTTLED = alert("Throttled", account="acme")
 UNLISTED = alert("DiscoveryFailing", account="acme")
 OVERRUN = alert("ScheduleOverrun", account="acme")
@@ -55,14 +55,12 @@ def alertmanager(tmp_path: Path) -> Iterator[httpx.Client]:
     [
         pytest.param(
             [DOWN, NOT_POLLED],
-            [REFUSED, BLIND, THROTTLED, UNLISTED, OVERRUN, RELOAD],
+            [DENIED, BLIND, THROTTLED, UNLISTED, OVERRUN, RELOAD],
             [RED, VANISHED, ELSEWHERE, OTHER_RELOAD],
             id="exporter down",
         ),
-        pytest.param([DOWN], [RELOAD], [REFUSED, ELSEWHERE, RED], id="exporter down whose accounts another polls"),
-        pytest.param(
-            [REFUSED], [BLIND, THROTTLED, UNLISTED], [RED, ELSEWHERE, VANISHED, OVERRUN], id="account refused"
-        ),
+        pytest.param([DOWN], [RELOAD], [DENIED, ELSEWHERE, RED], id="exporter down whose accounts another polls"),
+        pytest.param([DENIED], [BLIND, THROTTLED, UNLISTED], [RED, ELSEWHERE, VANISHED, OVERRUN], id="account denied"),
         pytest.param([RED], [YELLOW], [OTHER_YELLOW, BLIND], id="RED"),
     ],
 )

@@ -29,7 +29,7 @@ DESIGNED = {
     "ChatAppPhoneNumberRestricted": ("warning", "10m"),
     "ChatAppPhoneNumberVanished": ("warning", "10m"),
     "ChatAppSpaceBlind": ("warning", "1m"),
-    "ChatAppAccountRefused": ("critical", "2m"),
+    "ChatAppAccountDenied": ("critical", "2m"),
     "ChatAppThrottled": ("warning", "10m"),
     "ChatAppScheduleOverrun": ("warning", "15m"),
     "ChatAppDiscoveryFailing": ("warning", "30m"),
@@ -103,7 +103,7 @@ def test_the_rules_call_the_same_statuses_down_and_restricted_as_the_program() -
 def test_the_pages_call_a_space_blind_after_as_many_intervals_as_the_alert() -> None:
     (blind,) = (alert["expr"] for alert in ALERTS if alert["alert"] == "ChatAppSpaceBlind")
 
-    assert re.findall(r"(\d+) \* max by .*poll_interval_seconds{kind=\"effective\"}", blind) == [str(BLIND_INTERVALS)]
+    assert re.findall(r"(\d+) \* max by .*effective_poll_interval_seconds", blind) == [str(BLIND_INTERVALS)]
 
 
 def test_remote_write_sends_every_series_and_removes_the_instance_from_those_of_spaces_and_numbers() -> None:

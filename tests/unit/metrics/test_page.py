@@ -46,7 +46,6 @@ ACCOUNT = AccountView(
     spaces=3,
     interval=300.0,
     effective_interval=300.0,
-    oldest_age=310.0,
     needed_qps=0.01,
     limit_qps=5.0,
     current_qps=2.5,

@@ -26,7 +26,6 @@ ACCOUNTS = tuple(
         spaces=9,
         interval=300,
         effective_interval=300,
-        oldest_age=310,
         needed_qps=0.03,
         limit_qps=5,
         current_qps=5,
