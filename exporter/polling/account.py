@@ -23,7 +23,7 @@ from exporter.polling.plan import Plan
 from exporter.polling.poller import Poller
 from exporter.polling.schedule import Schedule
 from exporter.polling.timing import next_due, pause_after_failure, pause_after_rejection, starts
-from exporter.source import DeniedError, Outcome, PermanentError, RejectedError, TemporaryError
+from exporter.source import DeniedError, Outcome, PermanentError, RejectedError, TemporaryError, ThrottledError
 
 _STOP_SECONDS = 6.0
 """How long polls in flight may take to end at a stop."""
@@ -37,7 +37,7 @@ _log = structlog.get_logger()
 @dataclass(slots=True)
 class _Entry:
     """A space's place in the schedule. `waiting`: it is due, and its poll has not ended. `first`: it has no value,
-    and was not polled yet."""
+    and was not polled yet. `turn` is its place in the queue, which a throttled poll keeps."""
 
     space: Space
     slot: float
@@ -45,6 +45,7 @@ class _Entry:
     first: bool
     waiting: bool = False
     failures: int = 0
+    turn: int | None = None
 
 
 class AccountPolling:
@@ -73,7 +74,7 @@ class AccountPolling:
         self._on_outcome = on_outcome
         self._random = random
         self._queue: asyncio.PriorityQueue[tuple[bool, int, _Entry]] = asyncio.PriorityQueue()
-        self._arrivals = count()
+        self._turns = count()
         self._entries: dict[str, _Entry] = {}
         self._workers: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -82,6 +83,11 @@ class AccountPolling:
     def up(self) -> bool:
         """Whether the API admits the account, as far as is known."""
         return not self._access.denied_account
+
+    @property
+    def current_plan(self) -> Plan:
+        """The plan at the current rate and the measured latency."""
+        return replace(self.plan, qps=self._budget.current_qps(), latency=self._budget.latency.mean)
 
     def start(self, known: Mapping[str, float]) -> None:
         """Put every space into the schedule. `known` has the next slots (monotonic seconds) of the spaces whose values
@@ -183,8 +189,9 @@ class AccountPolling:
     def _enqueue(self, entry: _Entry) -> None:
         if not entry.waiting:
             entry.waiting = True
+            entry.turn = next(self._turns) if entry.turn is None else entry.turn
             # spaces without a value before all others that wait
-            self._queue.put_nowait((not entry.first, next(self._arrivals), entry))
+            self._queue.put_nowait((not entry.first, entry.turn, entry))
 
     async def _work(self) -> None:
         while not self._stopping:
@@ -211,6 +218,8 @@ class AccountPolling:
             return
         self._log_change(entry, outcome)
         entry.failures = entry.failures + 1 if outcome.error else 0
+        if not isinstance(outcome.error, ThrottledError):  # otherwise it would wait for a complete sweep again
+            entry.turn = None
         if self.up or probe:  # a request from before the denial says nothing about the account now
             self._judge(outcome)
         outcome = replace(outcome, next_slot=self._in_unix_seconds(self._next_slot(entry)))

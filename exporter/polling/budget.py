@@ -1,28 +1,39 @@
-"""The budget: never more than `qps` arrivals in any second, as the server sees it.
+"""The budget: never more than `qps` queries per second, as the server sees it.
 
-A limiter that counts sends cannot promise that, for latency bunches them on the way. This one returns a permit one
-second after the *answer* arrived: a request reaches the server between its send and its answer, so whatever arrives
-within one second holds a permit at that second's end, and there are only floor(qps) of them. Below one query a second,
-a single permit is held for 1/qps seconds. Sends are also spaced by 1/qps, so nothing bursts.
+A limiter that counts sends cannot promise that, because latency bunches requests on the way. This one releases a permit
+only when the *answer* has arrived and a hold time has passed. There are ceil(qps) permits, each held for ceil(qps)/qps
+seconds, at least one second: 10 permits for 1 s, 2 permits for 1.05 s at 1.9 qps, 1 permit for 2 s at 0.5 qps. A
+request reaches the server between its send and its answer, so all arrivals within one second hold a permit at the end
+of that second: never more than ceil(qps), and never more than qps on average. Sends are also spaced by 1/qps.
 
-What it cannot bound: a request that timed out counts as answered, and a server that hung may still take it from its
-socket later, together with all others that it had left there.
+What it cannot bound: a request that timed out counts as answered. A server that hung may still read it from its socket
+later, together with other requests that timed out.
 
-`Permits` is the arithmetic, `Rate` what throttling does to it, `Budget` the waiting.
+`Permits` is the arithmetic, `Rate` is the effect of throttling, `Latency` measures requests, `Budget` waits.
 """
 
 import asyncio
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from exporter.clock import Clock
 
 MAX_PAUSE_SECONDS = 60.0
+ASSUMED_LATENCY_SECONDS = 0.2
+"""Of a request, until one was measured. Between 0.1 and 0.3 s are usual."""
 _RECOVERY_SECONDS = 240.0
-"""How long the rate takes to climb from nothing back to the limit, from the end of a pause on."""
+"""How long the rate takes to rise from zero to the limit, after the end of a pause."""
 _LOWEST_SHARE = 1 / 16
+_MEASURED_REQUESTS = 100
+_MAX_UNANSWERED = 3
+
+
+def reached_qps(qps: float, latency: float) -> float:
+    """Queries per second that a budget of `qps` reaches when a request takes `latency` seconds on average."""
+    permits = math.ceil(qps)
+    return permits / (permits / qps + latency)
 
 
 class Permits:
@@ -31,88 +42,115 @@ class Permits:
     def __init__(self) -> None:
         self._in_flight = 0
         self._answered: deque[float] = deque()
-        self._next_slot = -math.inf
+        self._last_slot = -math.inf
 
     def delay(self, now: float, qps: float) -> float:
         """Seconds until a request may be sent; 0 for now, infinity while only an answer can free a permit."""
-        size, hold = max(1, math.floor(qps)), max(1.0, 1 / qps)
+        size = math.ceil(qps)
+        hold, next_slot = size / qps, self._last_slot + 1 / qps
         while self._answered and self._answered[0] + hold <= now:
             self._answered.popleft()
         excess = self._in_flight + len(self._answered) - size
         if excess < 0:
-            return max(0.0, self._next_slot - now)
+            return max(0.0, next_slot - now)
         if excess >= len(self._answered):
             return math.inf
-        return max(self._answered[excess] + hold, self._next_slot) - now
+        return max(self._answered[excess] + hold, next_slot) - now
 
     def take(self, now: float, qps: float) -> None:
-        """A request is sent. One that was a little late for its slot makes the next one no later."""
+        """A request is sent. If it is a little late for its slot, the next slot is not later."""
         self._in_flight += 1
-        gap = 1 / qps
-        self._next_slot = (self._next_slot if now - self._next_slot < gap / 2 else now) + gap
+        slot = self._last_slot + 1 / qps
+        self._last_slot = slot if now - slot < 0.5 / qps else now
 
     def answered(self, now: float) -> None:
-        """Its answer arrived, or we stopped waiting for it: the permit comes back after its hold."""
+        """Its answer arrived, or the exporter stopped waiting for it: the permit is released after its hold time."""
         self._in_flight -= 1
         self._answered.append(now)
 
 
 class Rate:
-    """What the limit is now, in queries a second: halved when the API says "too fast", then climbing back slowly."""
+    """The limit after throttling, in queries per second: halved when the API throttles, then rising slowly."""
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self._lowered_to = limit
+        self._share = 1.0
+        """Of the limit, at the time of the last throttled request."""
         self._lowered_at = -math.inf
         self._paused_until = -math.inf
 
     def current(self, now: float) -> float:
         """Between a sixteenth of the limit and the limit."""
-        climbed = max(0.0, now - max(self._lowered_at, self._paused_until)) / _RECOVERY_SECONDS * self.limit
-        return min(self.limit, self._lowered_to + climbed)
+        risen = max(0.0, now - max(self._lowered_at, self._paused_until)) / _RECOVERY_SECONDS
+        return self.limit * min(1.0, self._share + risen)
 
     def pause_left(self, now: float) -> float:
         """Seconds for which nothing may be sent."""
         return max(0.0, self._paused_until - now)
 
     def pause(self, now: float, seconds: float) -> None:
-        """Nothing may be sent for so long."""
+        """Nothing may be sent for these seconds."""
         self._paused_until = max(self._paused_until, now + seconds)
 
     def throttled(self, now: float, *, sent_at: float, wait_seconds: float) -> None:
-        """An answer said "too fast": a pause, of a minute at most, and half the rate. Requests that were under way when
-        the rate was lowered lower it no further."""
+        """The API throttled a request: pause, for a minute at most, and halve the rate. Requests that were in flight
+        when the rate was lowered do not lower it again."""
         if sent_at > self._lowered_at:
-            self._lowered_to = max(self.current(now) / 2, self.limit * _LOWEST_SHARE)
+            self._share = max(self.current(now) / self.limit / 2, _LOWEST_SHARE)
             self._lowered_at = now
         self.pause(now, min(wait_seconds, MAX_PAUSE_SECONDS))
 
 
+class Latency:
+    """Mean duration of the latest requests.
+
+    A request without an answer counts too, because it holds a permit. Of several in a row only the first three count:
+    more are an outage, and must not lengthen the interval by which the outage is noticed.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=_MEASURED_REQUESTS)
+        self._unanswered = 0
+
+    @property
+    def mean(self) -> float:
+        """In seconds."""
+        return sum(self._seconds) / len(self._seconds) if self._seconds else ASSUMED_LATENCY_SECONDS
+
+    def add(self, seconds: float, *, answered: bool) -> None:
+        """A request ended after these seconds."""
+        self._unanswered = 0 if answered else self._unanswered + 1
+        if self._unanswered <= _MAX_UNANSWERED:
+            self._seconds.append(seconds)
+
+
 class Budget:
-    """One account's permits, handed out first come first served."""
+    """The permits of one account, in the order of the requests for them."""
 
     def __init__(self, qps: float, clock: Clock) -> None:
+        self.latency = Latency()
         self._rate = Rate(qps)
         self._permits = Permits()
         self._clock = clock
         self._order = asyncio.Lock()
-        self._answer = asyncio.Event()
+        self._changed = asyncio.Event()
 
     @property
     def concurrency(self) -> int:
         """How many requests can be in flight at once."""
-        return max(1, math.floor(self._rate.limit))
+        return math.ceil(self._rate.limit)
 
     def set_limit(self, qps: float) -> None:
         """Change the configured queries per second; earlier requests still count."""
         self._rate.limit = qps
+        self._changed.set()
 
     def pause(self, seconds: float) -> None:
         """Send nothing for `seconds`: until the requests that another process sent no longer count."""
         self._rate.pause(self._clock.monotonic(), seconds)
 
     def current_qps(self) -> float:
-        """What the limit is now, after throttling."""
+        """The limit after throttling."""
         return self._rate.current(self._clock.monotonic())
 
     @asynccontextmanager
@@ -128,19 +166,18 @@ class Budget:
             yield
         finally:
             self._permits.answered(self._clock.monotonic())
-            self._answer.set()
+            self._changed.set()
 
     def throttled(self, *, sent_at: float, wait_seconds: float) -> None:
-        """An answer to a request sent at `sent_at` said "too fast": pause for `wait_seconds`, at most 60."""
+        """The API throttled a request that was sent at `sent_at`: pause for `wait_seconds`, at most 60."""
         self._rate.throttled(self._clock.monotonic(), sent_at=sent_at, wait_seconds=wait_seconds)
 
     async def _wait(self) -> None:
         while (delay := self._delay()) > 0:
-            self._answer.clear()
-            if delay == math.inf:
-                await self._answer.wait()
-            else:
-                await asyncio.sleep(delay)
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if delay == math.inf else delay):
+                    await self._changed.wait()
 
     def _delay(self) -> float:
         now = self._clock.monotonic()

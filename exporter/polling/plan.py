@@ -7,19 +7,22 @@ from typing import Self
 
 from exporter.config.fields import format_duration
 from exporter.config.settings import API_LIMIT_QPS, Account, Settings
+from exporter.polling.budget import ASSUMED_LATENCY_SECONDS, reached_qps
 from exporter.source import REQUEST_TIMEOUT_SECONDS
 
 _HEADROOM = 1.1
-"""How much more than the bare quotient is recommended: answers take time, and the number of spaces grows."""
+"""How much more than the minimum is recommended, because the number of spaces grows."""
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How an account's spaces fit its budget."""
+    """How an account's spaces fit its budget: `interval` and `latency` (of a request, on average) in seconds."""
 
     spaces: int
     interval: float
     qps: float
+    latency: float = ASSUMED_LATENCY_SECONDS
 
     @classmethod
     def of(cls, account: Account) -> Self:
@@ -32,9 +35,20 @@ class Plan:
         return self.spaces / self.interval
 
     @property
+    def reached_qps(self) -> float:
+        """Queries per second that the budget reaches at this latency."""
+        return reached_qps(self.qps, self.latency)
+
+    @property
+    def sweep(self) -> float:
+        """Seconds that it takes to poll every space once."""
+        return self.spaces / self.reached_qps
+
+    @property
     def effective_interval(self) -> float:
-        """Seconds between two polls of one space: the configured interval, or longer if the budget needs longer."""
-        return max(self.interval, self.spaces / self.qps)
+        """Seconds between two polls of one space: the configured interval, or the time of a sweep (rounded up to whole
+        seconds) if that is longer."""
+        return max(self.interval, float(math.ceil(self.sweep - _ROUNDING)))
 
     @property
     def oldest_age(self) -> float:
@@ -53,6 +67,7 @@ class Plan:
         return {
             "spaces": self.spaces,
             "qps": self.qps,
+            "reached_qps": round(self.reached_qps, 3),
             "needed_qps": round(self.needed_qps, 3),
             "interval": self.interval,
             "effective_interval": round(self.effective_interval, 1),
@@ -73,8 +88,9 @@ def warnings(plans: Mapping[str, Plan], max_age: float) -> Iterator[str]:
         effective = format_duration(plan.effective_interval)
         if plan.effective_interval > plan.interval:
             yield (
-                f"account {name}: {plan.spaces} spaces at {plan.qps:g} queries per second are polled every {effective},"
-                f" not every {format_duration(plan.interval)}; {_what_fits(plan)}"
+                f"account {name}: {plan.spaces} spaces at {plan.qps:g} queries per second and"
+                f" {format_duration(plan.latency)} latency are polled every {effective}, not every"
+                f" {format_duration(plan.interval)}; {_what_fits(plan)}"
             )
         if plan.oldest_age >= max_age:
             longer = format_duration(_rounded_up(3 * plan.oldest_age))
@@ -85,8 +101,8 @@ def warnings(plans: Mapping[str, Plan], max_age: float) -> Iterator[str]:
 
 
 def _what_fits(plan: Plan) -> str:
-    longer = format_duration(_rounded_up(_HEADROOM * plan.spaces / plan.qps))
-    qps = math.ceil(_HEADROOM * plan.needed_qps)
+    longer = format_duration(_rounded_up(_HEADROOM * plan.sweep))
+    qps = math.ceil(_HEADROOM * plan.needed_qps * (1 + plan.latency))
     return f"{f'qps: {qps} or ' if qps <= API_LIMIT_QPS else ''}poll_interval: {longer} would fit"
 
 
@@ -98,7 +114,7 @@ def _rounded_up(seconds: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a sweep is: the spaces that are left and the queries per second, both by account."""
+    """Progress of a sweep: the spaces that are left and the queries per second that are reached, both by account."""
 
     left: Mapping[str, int]
     qps: Mapping[str, float]
@@ -109,7 +125,8 @@ class Progress:
     def of(cls, plans: Mapping[str, Plan]) -> Self:
         """The progress at the start."""
         return cls(
-            {name: plan.spaces for name, plan in plans.items()}, {name: plan.qps for name, plan in plans.items()}
+            {name: plan.spaces for name, plan in plans.items()},
+            {name: plan.reached_qps for name, plan in plans.items()},
         )
 
     def after(self, account: str, *, failed: bool) -> "Progress":
@@ -123,5 +140,5 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds that the slowest account needs at its budget."""
+        """Seconds that the slowest account needs."""
         return max((left / self.qps[account] for account, left in self.left.items()), default=0.0)

@@ -12,7 +12,16 @@ from exporter.clock import Clock
 from exporter.metrics.instruments import Instruments
 from exporter.model import Answer, Space
 from exporter.polling.budget import Budget
-from exporter.source import Attempt, MalformedError, Outcome, QueryError, Source, ThrottledError
+from exporter.source import (
+    Attempt,
+    MalformedError,
+    Outcome,
+    QueryError,
+    RequestTimeout,
+    Source,
+    ThrottledError,
+    TransportError,
+)
 
 _DEFAULT_PAUSE_SECONDS = 1.0
 """After a throttled request, where the API names no pause."""
@@ -147,7 +156,9 @@ class Poller:
                 await self.close_replaced()
 
     def _ended(self, sent_at: float, error: QueryError | None) -> None:
-        self._instruments.request_ended(self.account, self._clock.monotonic() - sent_at, error)
+        seconds = self._clock.monotonic() - sent_at
+        self._instruments.request_ended(self.account, seconds, error)
+        self._budget.latency.add(seconds, answered=not isinstance(error, RequestTimeout | TransportError))
         if isinstance(error, ThrottledError):
             wait = _DEFAULT_PAUSE_SECONDS if error.wait_seconds is None else error.wait_seconds
             self._budget.throttled(sent_at=sent_at, wait_seconds=wait)

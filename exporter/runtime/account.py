@@ -75,7 +75,7 @@ class AccountRuntime:
 
     def view(self, *, configured: bool) -> AccountView:
         """The account as a scrape sees it; `configured` says whether the configuration lists spaces of it."""
-        account, plan, found = self.account, self.polling.plan, self.discovery.found
+        account, plan, found = self.account, self.polling.current_plan, self.discovery.found
         # without a space to poll, only the list can show a denial
         denied = found.denied and not configured and not plan.spaces
         listing = Listing(found.up, found.last_success, len(found.spaces)) if account.discover else None
@@ -86,8 +86,8 @@ class AccountRuntime:
             interval=plan.interval,
             effective_interval=plan.effective_interval,
             needed_qps=plan.needed_qps,
-            limit_qps=plan.qps,
-            current_qps=self._budget.current_qps(),
+            limit_qps=account.qps,
+            current_qps=plan.qps,
             listing=listing,
             unlisted=account.discover and found.is_unknown and not (configured and found.failed),
         )

@@ -82,10 +82,10 @@ def test_check_warns_of_a_schedule_that_does_not_fit_and_of_values_that_leave_to
     done = run("check", "--config.file", path)
 
     assert done.stderr == (
-        "warning: account acme: 60 spaces at 0.5 queries per second are polled every 2m, not every 30s;"
-        " qps: 3 or poll_interval: 2m20s would fit\n"
-        "warning: account acme: values are polled every 2m and removed after max_age 1m,"
-        " so series will come and go; max_age: 6m30s would fit\n"
+        "warning: account acme: 60 spaces at 0.5 queries per second and 200ms latency are polled every 2m12s, not"
+        " every 30s; qps: 3 or poll_interval: 2m30s would fit\n"
+        "warning: account acme: values are polled every 2m12s and removed after max_age 1m,"
+        " so series will come and go; max_age: 7m10s would fit\n"
     )
     assert done.returncode == 0
 

@@ -4,7 +4,9 @@ import asyncio
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 
 import pytest
 from structlog.testing import capture_logs
@@ -102,8 +104,72 @@ def test_the_log_tells_the_plan_at_the_start_and_what_does_not_fit_once() -> Non
         run(main())
 
     (plan,) = [line for line in logs if line["event"] == "polling"]
-    assert (plan["needed_qps"], plan["effective_interval"], plan["oldest_age"]) == (2, 120, 130)
+    assert (plan["needed_qps"], plan["effective_interval"], plan["oldest_age"]) == (2, 132, 142)
     assert [line["warning"].split(" are ")[0] for line in logs if line["event"] == "plan does not fit"] == [
-        "account acme: 60 spaces at 0.5 queries per second",
-        "account acme: 60 spaces at 0.25 queries per second",
+        "account acme: 60 spaces at 0.5 queries per second and 200ms latency",
+        "account acme: 60 spaces at 0.25 queries per second and 200ms latency",
     ]
+
+
+@pytest.mark.parametrize("latency", ["5ms", "200ms", "500ms"])
+@pytest.mark.parametrize("qps", [0.5, 1.9, 5, 10])
+def test_the_effective_interval_is_what_is_reached(qps: float, latency: str) -> None:
+    async def main() -> tuple[float, list[float]]:
+        world = World(scenario(int(60 * qps), qps=qps, poll_interval="30s", latency=latency))
+        await world.exporter.start()
+        await asyncio.sleep(450)
+        await world.exporter.stop()
+        (shown,) = world.samples("chatapp_account_effective_poll_interval_seconds")
+        spaces = {space for _, space in world.polls}
+        return float(shown.split()[1]), [gap for space in spaces for gap in gaps(world.polls_of(space)[1:])]
+
+    effective, reached = run(main())
+
+    print(f"qps {qps:g}, {latency}: effective {effective:g} s, reached {mean(reached):.1f} s")
+    assert effective == pytest.approx(mean(reached), rel=0.03)
+
+
+def gaps(times: list[float]) -> list[float]:
+    return [later - earlier for earlier, later in pairwise(times)]
+
+
+def test_a_budget_that_is_raised_soon_after_the_start_is_used_at_once() -> None:
+    async def main() -> tuple[list[str], int]:
+        world = World(scenario(300, qps=0.01, poll_interval="30s"))
+        await world.exporter.start(may_follow_another=True)
+        await asyncio.sleep(101)
+        (account,) = world.settings.accounts
+        faster = world.settings.model_copy(update={"accounts": [account.model_copy(update={"qps": 5})]})
+        await world.exporter.reconfigure(faster)
+        await asyncio.sleep(10)
+        await world.exporter.stop()
+        return world.samples("chatapp_account_qps_current"), len([at for at, _ in world.polls if at > 101])
+
+    current, polls = run(main())
+
+    assert current == ["chatapp_account_qps_current{} 5.0"]
+    assert polls >= 48
+
+
+def test_while_the_api_throttles_the_effective_interval_follows_the_rate() -> None:
+    """The API allows 1 query per second, the budget is 5: each space is polled every 470 seconds, not every 120."""
+
+    async def main() -> tuple[list[float], list[float]]:
+        throttling = scenario(300, qps=5, poll_interval="2m", latency="200ms").model_copy(update={"limit_qps": 1.0})
+        world = World(throttling)
+        await world.exporter.start()
+        await asyncio.sleep(1800)
+        effective, oldest = [], []
+        for _ in range(30):
+            await asyncio.sleep(60)
+            (shown,) = world.samples("chatapp_account_effective_poll_interval_seconds")
+            effective.append(float(shown.split()[1]))
+            seen = [float(line.split()[1]) for line in world.samples("chatapp_space_last_success_timestamp_seconds")]
+            oldest.append(world.clock.now() - min(seen))
+        await world.exporter.stop()
+        return effective, oldest
+
+    effective, oldest = run(main())
+
+    assert 400 < mean(effective) < 550
+    assert all(age < 2 * interval for age, interval in zip(oldest, effective, strict=True))

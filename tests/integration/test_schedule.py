@@ -66,7 +66,7 @@ def test_the_effective_interval_says_so() -> None:
 
     assert run(main()) == [
         "chatapp_account_poll_interval_seconds{} 20.0",
-        "chatapp_account_effective_poll_interval_seconds{} 30.0",
+        "chatapp_account_effective_poll_interval_seconds{} 36.0",
     ]
 
 

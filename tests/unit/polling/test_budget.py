@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from virtual_time import VirtualClock, run
 
-from exporter.polling.budget import Budget, Permits, Rate
+from exporter.polling.budget import Budget, Latency, Permits, Rate, reached_qps
 
 YEAR = 365 * 86_400.0
 
@@ -46,13 +46,23 @@ def test_only_an_answer_helps_while_every_permit_is_under_way() -> None:
     assert permits.delay(now=201, qps=2) == 0
 
 
-def test_there_are_as_many_permits_as_whole_queries_a_second() -> None:
+def test_a_fraction_has_one_permit_more_and_each_is_held_for_longer() -> None:
     permits = Permits()
-    for sent in range(3):
-        assert permits.delay(now=100 + sent, qps=3.9) == 0
-        permits.take(now=100 + sent, qps=3.9)
-    assert permits.delay(now=110, qps=3.9) == math.inf
-    assert permits.delay(now=110, qps=4) == 0
+    for sent in (100, 101):
+        assert permits.delay(now=sent, qps=1.6) == 0
+        permits.take(now=sent, qps=1.6)
+    assert permits.delay(now=110, qps=1.6) == math.inf
+    permits.answered(now=110)
+    assert permits.delay(now=110, qps=1.6) == 1.25
+    assert permits.delay(now=110, qps=2) == 1
+
+
+def test_a_higher_rate_shortens_the_wait_for_the_next_slot() -> None:
+    permits = Permits()
+    permits.take(now=100, qps=0.01)
+    permits.answered(now=100)
+    assert permits.delay(now=101, qps=0.01) == 99
+    assert permits.delay(now=101, qps=5) == 0
 
 
 def test_below_one_query_a_second_a_single_permit_is_held_for_longer() -> None:
@@ -115,6 +125,22 @@ def test_the_rate_never_falls_below_a_sixteenth_of_the_limit() -> None:
     assert rate.current(now=119) == 1
 
 
+def test_a_pause_alone_does_not_lower_the_rate() -> None:
+    rate = Rate(1)
+    rate.pause(now=100, seconds=1)
+    rate.limit = 10
+
+    assert rate.current(now=100.5) == rate.current(now=101) == 10
+
+
+def test_another_limit_keeps_the_share_that_throttling_left() -> None:
+    rate = Rate(10)
+    rate.throttled(now=100, sent_at=99, wait_seconds=0)
+    rate.limit = 4
+
+    assert [rate.current(now=now) for now in (100, 160, 220)] == [2, 3, 4]
+
+
 def test_the_rate_does_not_climb_while_nothing_may_be_sent() -> None:
     rate = Rate(limit=10)
     rate.throttled(now=100, sent_at=100, wait_seconds=60)
@@ -139,6 +165,45 @@ def test_a_shorter_wait_does_not_shorten_the_pause(second: float) -> None:
     rate.throttled(now=100, sent_at=99, wait_seconds=30)
     rate.throttled(now=101, sent_at=99, wait_seconds=second)
     assert rate.pause_left(now=101) == 29
+
+
+# Latency and what a budget reaches: arithmetic
+
+
+@pytest.mark.parametrize(
+    ("qps", "latency", "reached"),
+    [(10, 0, 10), (10, 0.25, 8), (5, 0.5, 10 / 3), (1.6, 0.25, 4 / 3), (0.5, 0.5, 0.4), (0.01, 0, 0.01)],
+)
+def test_a_budget_reaches_its_permits_by_the_time_that_each_is_held(qps: float, latency: float, reached: float) -> None:
+    assert reached_qps(qps, latency) == pytest.approx(reached)
+
+
+def latency_of(*requests: float | None) -> float:
+    """The mean after requests of so many seconds; None is a timeout after 10 s."""
+    latency = Latency()
+    for seconds in requests:
+        latency.add(10 if seconds is None else seconds, answered=seconds is not None)
+    return latency.mean
+
+
+def test_200_ms_are_assumed_until_a_request_was_measured() -> None:
+    assert (latency_of(), latency_of(0.5)) == (0.2, 0.5)
+
+
+def test_the_latest_hundred_requests_count() -> None:
+    assert latency_of(*[8] * 500, *[0.25] * 100) == 0.25
+
+
+def test_a_request_without_an_answer_counts_for_it_holds_a_permit() -> None:
+    assert latency_of(1, None, 1, None, 1, None) == 5.5
+
+
+def test_an_outage_does_not_lengthen_the_interval_by_which_it_is_noticed() -> None:
+    assert latency_of(*[1] * 97, *[None] * 1000) == pytest.approx(1.27)
+
+
+def test_after_an_outage_requests_without_an_answer_count_again() -> None:
+    assert latency_of(1, None, None, None, None, 1, None) == pytest.approx(7)
 
 
 # Budget: waiting, in virtual time
@@ -254,6 +319,16 @@ def test_a_pause_applies_to_those_who_already_wait() -> None:
     assert sent[2:] == moments(30.75)
 
 
+def test_a_request_that_waits_is_sent_at_once_when_the_limit_is_raised() -> None:
+    async def story(budget: Budget, sends: list[float]) -> None:
+        requests = [asyncio.create_task(request(budget, sends, lasts=0)) for _ in range(3)]
+        await asyncio.sleep(2)
+        budget.set_limit(5)
+        await asyncio.gather(*requests)
+
+    assert sends_of(0.01, story) == moments(0, 2, 2.2)
+
+
 def test_throttling_lowers_the_rate_of_what_is_sent_and_leaves_the_limit() -> None:
     async def main() -> tuple[float, int]:
         budget = Budget(10, VirtualClock())
@@ -265,7 +340,7 @@ def test_throttling_lowers_the_rate_of_what_is_sent_and_leaves_the_limit() -> No
     assert run(main()) == (5, 10)
 
 
-@pytest.mark.parametrize(("qps", "concurrency"), [(0.1, 1), (1, 1), (1.9, 1), (10, 10), (10.5, 10)])
+@pytest.mark.parametrize(("qps", "concurrency"), [(0.1, 1), (1, 1), (1.9, 2), (10, 10)])
 def test_as_many_requests_are_under_way_at_once_as_there_are_permits(qps: float, concurrency: int) -> None:
     async def story(budget: Budget, sends: list[float]) -> None:
         assert budget.concurrency == concurrency
@@ -331,7 +406,7 @@ callers = st.builds(
     attempts=st.lists(attempts, min_size=1, max_size=3).map(tuple),
     cancelled_after=st.none() | st.floats(0, 20),
 )
-rates = st.sampled_from((0.1, 0.5, 1.0, 2.5, 10.0)) | st.floats(0.1, 10)
+rates = st.sampled_from((0.1, 0.5, 1.0, 1.9, 2.5, 10.0)) | st.floats(0.1, 10)
 
 
 def arrivals_at_server(qps: float, fleet: list[Caller]) -> list[float]:
@@ -376,10 +451,11 @@ def arrivals_at_server(qps: float, fleet: list[Caller]) -> list[float]:
 
 
 def too_early(arrivals: list[float], qps: float) -> Iterator[tuple[float, float]]:
-    """Arrivals that share a window with the one that should have left it: a second, or 1/qps seconds below one."""
-    size, window = max(1, math.floor(qps)), max(1.0, 1 / qps)
+    """Arrivals that are too near to the one that had their permit before: ceil(qps)/qps seconds, a second or more."""
+    size = math.ceil(qps)
+    window = size / qps
     for earlier, later in zip(arrivals, arrivals[size:], strict=False):
-        if later < earlier + window:
+        if later < earlier + window - 1e-9:
             yield earlier, later
 
 
