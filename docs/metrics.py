@@ -23,7 +23,7 @@ from exporter.metrics.catalogue import (
 )
 from exporter.metrics.instruments import Instruments
 from exporter.metrics.lines import lines, sample_name, spell
-from exporter.model import MESSAGING_LIMITS, Answer, Callback, PhoneNumber, Space
+from exporter.model import MESSAGING_LIMITS, AccountHealth, AccountState, Answer, Callback, PhoneNumber, Space
 from exporter.source import PermanentError, Reason, TemporaryError, ThrottledError
 from exporter.state.state_file import StateFile
 from exporter.state.store import Change, SpaceState
@@ -116,7 +116,7 @@ def _space() -> SpaceView:
 def _account() -> AccountView:
     return AccountView(
         "acme",
-        up=True,
+        AccountHealth(AccountState.OK, 1_795_600_000.0),
         spaces=1500,
         interval=300.0,
         effective_interval=300.0,

@@ -1,7 +1,7 @@
 """The time, as an argument: everything that asks for the time asks a `Clock`."""
 
 import time
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Clock(Protocol):
@@ -12,6 +12,18 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds since some moment; only differences mean something. The event loop's own time."""
+
+
+class Now(NamedTuple):
+    """Both readings of a clock, in seconds."""
+
+    unix: float
+    monotonic: float
+
+    @classmethod
+    def of(cls, clock: Clock) -> "Now":
+        """The clock's readings now."""
+        return cls(clock.now(), clock.monotonic())
 
 
 class SystemClock:

@@ -31,8 +31,8 @@ MESSAGING_LIMITS: Mapping[str, float] = {
     "TIER_UNLIMITED": math.inf,
     "UNLIMITED": math.inf,
 }
-"""People that a number may write to in 24 hours. TIER_10 and TIER_1000 are left out: two pages of the API contradict
-each other about them, so the configuration may map them."""
+"""Unique users that a number may message in a rolling 24 hours. TIER_10 and TIER_1000 are left out: two pages of the
+API contradict each other about them, so the configuration may map them."""
 
 _TIERS_WITHOUT_A_LIMIT = frozenset({"", "TIER_NOT_SET"})
 
@@ -68,6 +68,34 @@ RANKS: Mapping[State, int] = {state: rank for rank, state in enumerate(State)}
 PHONE_NUMBER_STATES = tuple(state for state in State if state not in (State.BLIND, State.EMPTY, State.WAITING))
 
 
+class AccountState(StrEnum):
+    """The state of an account."""
+
+    OK = "ok"
+    DENIED = "denied"
+    """The API does not admit it: key, permission, subscription or clock."""
+    UNREACHABLE = "unreachable"
+    """The API does not answer: transport, timeout or server errors."""
+    THROTTLED = "throttled"
+    """The API throttled requests; the rate is still lower than the configured one."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountHealth:
+    """The state of an account `since` a time (Unix seconds), with the last failure that belongs to the state."""
+
+    state: AccountState
+    since: float
+    code: str = ""
+    detail: str = ""
+    request_id: str = ""
+
+    @property
+    def up(self) -> bool:
+        """Whether the API answers and admits the account."""
+        return self.state not in (AccountState.DENIED, AccountState.UNREACHABLE)
+
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """A customer space, as the configuration or a listing names it. A source may add fields of its own."""
@@ -87,7 +115,7 @@ class PhoneNumber:
 
     phone_number: str
     verified_name: str = ""
-    quality_rating: str = "UNKNOWN"
+    quality_rating: str = ""
     messaging_limit_tier: str = ""
     status: str = ""
     name_status: str = ""
@@ -126,7 +154,7 @@ class Answer:
 
 def unknown_values(number: PhoneNumber, limits: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     """The (field, value) pairs that this version does not know, given the tiers that have a number."""
-    if number.quality_rating not in QUALITY_RATINGS:
+    if number.quality_rating and number.quality_rating not in QUALITY_RATINGS:
         yield "quality_rating", number.quality_rating
     if number.status and number.status not in STATUSES:
         yield "status", number.status

@@ -133,7 +133,7 @@ def quoted(text: str, secrets: Iterable[str], longest: int) -> str:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The result of a poll: an answer or an error, never both. `at` is when it ended, `next_slot` the space's next
-    regular time in the schedule, both in Unix seconds."""
+    regular time in the schedule, both in Unix seconds; `monotonic` is when it ended by the monotonic clock."""
 
     account: str
     space: str
@@ -141,6 +141,7 @@ class Outcome:
     answer: Answer | None = None
     error: QueryError | None = None
     next_slot: float | None = None
+    monotonic: float | None = None
 
 
 Attempt = Callable[[], AbstractAsyncContextManager[None]]

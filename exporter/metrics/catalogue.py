@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from exporter import __version__
-from exporter.model import QUALITY_RATINGS, WATCHED_FIELDS, PhoneNumber, Space
+from exporter.model import QUALITY_RATINGS, WATCHED_FIELDS, AccountHealth, AccountState, PhoneNumber, Space
 from exporter.state.state_file import StateFile
 from exporter.state.store import SpaceState
 
@@ -27,6 +27,8 @@ class Named(Protocol):
 
 
 Subject = TypeVar("Subject", bound=Named)
+BLIND_INTERVALS = 3
+"""A space is blind after as many effective intervals without a successful poll."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +45,15 @@ class Family(Generic[Subject]):
 @dataclass(frozen=True, slots=True)
 class SpaceView:
     """One space as a scrape sees it. `fresh` is false before its first success and once its values are too old to show;
-    `limits` are people per 24 hours by tier."""
+    `limits` are unique users per rolling 24 hours by tier. `unseen_seconds` is the time since the last success, or
+    since the space was added; only views for pages have it."""
 
     account: str
     space: Space
     state: SpaceState
     fresh: bool
     limits: Mapping[str, float]
+    unseen_seconds: float = 0.0
 
     @property
     def phone_numbers(self) -> tuple[PhoneNumber, ...]:
@@ -88,11 +92,12 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class AccountView:
-    """One account as a scrape sees it; rates in queries per second, times in seconds. `listing` is None where it does
-    not discover spaces; it is `unlisted` while it is not known yet which spaces there are."""
+    """One account as a scrape sees it; rates in queries per second, times in seconds. `health` is None before the first
+    answers. `listing` is None where it does not discover spaces; it is `unlisted` while it is not known yet which
+    spaces there are."""
 
     account: str
-    up: bool
+    health: AccountHealth | None
     spaces: int
     interval: float
     effective_interval: float
@@ -105,6 +110,15 @@ class AccountView:
     @property
     def labels(self) -> Labels:
         return (("account", self.account),)
+
+    @property
+    def down(self) -> bool:
+        """Whether the account can't be queried: it is denied or unreachable."""
+        return self.health is not None and not self.health.up
+
+    def is_blind(self, space: SpaceView) -> bool:
+        """Whether a space of the account is blind, as the alert ChatAppSpaceBlind and the dashboards define it."""
+        return self.down or space.unseen_seconds > BLIND_INTERVALS * self.effective_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +137,8 @@ class ExporterView:
 
 
 def _quality_rating(view: NumberView) -> Iterator[Sample]:
-    current = view.number.quality_rating
+    if not (current := view.number.quality_rating):
+        return  # not reported: a missing field must not read as a rating
     for rating in (*QUALITY_RATINGS, *(() if current in QUALITY_RATINGS else (current,))):
         yield (("quality_rating", rating),), int(rating == current)
 
@@ -163,6 +178,17 @@ def _listed(view: SpaceView) -> Iterator[Sample]:
 def _failures(view: SpaceView) -> Iterator[Sample]:
     for reason, count in sorted(view.state.failures.items()):
         yield (("reason", reason.value),), count
+
+
+def _account_up(view: AccountView) -> Iterator[Sample]:
+    if view.health:
+        yield (), int(view.health.up)
+
+
+def _account_state(view: AccountView) -> Iterator[Sample]:
+    if view.health:
+        for state in AccountState:
+            yield (("state", state.value),), int(state is view.health.state)
 
 
 def _discovery_up(view: AccountView) -> Iterator[Sample]:
@@ -217,14 +243,15 @@ def _value_family(field: str, subject: str) -> Family[NumberView]:
 NUMBER_FAMILIES: tuple[Family[NumberView], ...] = (
     Family(
         "chatapp_phone_number_quality_rating",
-        f"1 for the current quality rating of a phone number, 0 for the others, {_LAST}",
+        f"1 for the current quality rating of a phone number, 0 for the others, {_LAST}"
+        " No sample while the API reports no rating.",
         (*_NUMBER, "quality_rating"),
         _quality_rating,
     ),
     Family(
         "chatapp_phone_number_messaging_limit",
-        f"How many people a phone number may write to in 24 hours, {_LAST}"
-        " No sample for a tier that stands for no known number.",
+        f"Unique users that a phone number may message in a rolling 24 hours, {_LAST}"
+        " No sample for a tier without a known number.",
         _NUMBER,
         _messaging_limit,
     ),
@@ -291,9 +318,17 @@ SPACE_FAMILIES: tuple[Family[SpaceView], ...] = (
 ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
     Family(
         "chatapp_account_up",
-        "0 while the account as a whole is refused (key, permission, subscription, clock), else 1.",
+        "1 while the API answers and admits the account, 0 while it is denied or unreachable; absent before the first"
+        " answers.",
         ("account",),
-        lambda view: [((), int(view.up))],
+        _account_up,
+    ),
+    Family(
+        "chatapp_account_state",
+        "1 for the current state of the account, 0 for the others; absent before the first answers. denied: key,"
+        " permission, subscription or clock. unreachable: no answer from the API. throttled: the rate is lowered.",
+        ("account", "state"),
+        _account_state,
     ),
     Family(
         "chatapp_account_spaces",

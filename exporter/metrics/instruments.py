@@ -1,17 +1,18 @@
 """Counters and histograms of what happens between the exporter and the API."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from exporter.model import Answer, unknown_values
+from exporter.model import WATCHED_FIELDS, Answer, unknown_values
 from exporter.source import QueryError, ThrottledError
 
 _MAX_VALUES = 50
 """Label values that a family takes from the API; the rest are counted as "other"."""
+_MISSING = "missing"
 _REQUEST_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 _DELAY_BUCKETS = (0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1800)
 
@@ -57,11 +58,14 @@ class Instruments(Collector):
         self._throttled = self._counter("chatapp_api_throttled", "Requests that the API throttled.", "account")
         self._unknown = self._counter(
             "chatapp_api_unknown_values",
-            "Values in answers that this version does not know, counted at every poll. Field phone_number counts"
-            " entries that name no number.",
+            "Values in answers that this version does not know, counted at every poll. Value missing counts once for"
+            " each phone number whose rating, tier or status was reported before and no longer is; of field"
+            " phone_number, the entries without a number.",
             "field",
             "value",
         )
+        for field in WATCHED_FIELDS:  # from 0, so that the first one is an increase
+            self._unknown.labels(field, _MISSING)
         self._delay = self._histogram(
             "chatapp_poll_delay_seconds", "How late a poll started after it was due.", _DELAY_BUCKETS
         )
@@ -104,13 +108,16 @@ class Instruments(Collector):
         if isinstance(error, ThrottledError):
             self._throttled.labels(account).inc()
 
-    def answered(self, answer: Answer, limits: Mapping[str, float]) -> None:
-        """Count what is unknown in an answer; `limits` are the tiers that have a number."""
+    def answered(self, answer: Answer, limits: Mapping[str, float], lost: Iterable[str] = ()) -> None:
+        """Count what is unknown in an answer; `limits` are the tiers that have a number, `lost` the fields that were
+        reported in the answer before, one for each phone number."""
         for number in answer.phone_numbers:
             for field, value in unknown_values(number, limits):
                 self._unknown.labels(*self._values(field, value)).inc()
         if answer.unnamed:
-            self._unknown.labels("phone_number", "missing").inc(answer.unnamed)
+            self._unknown.labels("phone_number", _MISSING).inc(answer.unnamed)
+        for field in lost:
+            self._unknown.labels(field, _MISSING).inc()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self._registry)

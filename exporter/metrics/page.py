@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from exporter.clock import Now
 from exporter.metrics.catalogue import (
     ACCOUNT_FAMILIES,
     EXPORTER_FAMILIES,
@@ -50,7 +51,7 @@ class Page:
         for key in self._blocks.keys() - set(keys):
             del self._blocks[key]
 
-    def expire(self, now: float, max_age: float) -> Iterator[None]:
+    def expire(self, now: Now, max_age: float) -> Iterator[None]:
         """Remove the numbers that are too old at `now`, one space at each step, for there can be thousands."""
         for key, block in list(self._blocks.items()):
             fresh = block.view.state.is_fresh(now, max_age)
@@ -78,10 +79,11 @@ class Page:
         for families, subjects in ((ACCOUNT_FAMILIES, accounts), (EXPORTER_FAMILIES, [exporter])):
             yield _rendered(families, subjects, openmetrics=openmetrics, names=names)
 
-    def views(self, now: float, max_age: float) -> Iterator[SpaceView]:
+    def views(self, now: Now, max_age: float) -> Iterator[SpaceView]:
         """What the page shows, as values. Safe to call from another thread."""
         for block in self._blocks.copy().values():
-            yield replace(block.view, fresh=block.view.state.is_fresh(now, max_age))
+            state = block.view.state
+            yield replace(block.view, fresh=state.is_fresh(now, max_age), unseen_seconds=state.unseen_seconds(now))
 
 
 def _lines_of(view: SpaceView) -> Iterator[bytes]:

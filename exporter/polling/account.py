@@ -1,7 +1,8 @@
 """The polling of one account: a due space waits in its queue, once, and is polled as fast as the budget allows.
 
 After a temporary failure a space is due again with exponential backoff, after a permanent one at a longer interval. A
-denied account is probed by one space per interval until access is restored.
+denied account is probed by one space per interval until access is restored. While the account is not ok, the log has
+one line for it, and none for the spaces that fail for the same reason.
 """
 
 import asyncio
@@ -16,14 +17,14 @@ import structlog
 
 from exporter.clock import Clock
 from exporter.config.settings import Account
-from exporter.model import Space
-from exporter.polling.access import AccountAccess
+from exporter.model import AccountHealth, AccountState, Space
+from exporter.polling.access import AccountAccess, explains
 from exporter.polling.budget import Budget
 from exporter.polling.plan import Plan
 from exporter.polling.poller import Poller
 from exporter.polling.schedule import Schedule
 from exporter.polling.timing import next_due, pause_after_failure, pause_after_rejection, starts
-from exporter.source import DeniedError, Outcome, PermanentError, RejectedError, TemporaryError, ThrottledError
+from exporter.source import DeniedError, Outcome, PermanentError, TemporaryError, ThrottledError
 
 _STOP_SECONDS = 6.0
 """How long polls in flight may take to end at a stop."""
@@ -37,7 +38,8 @@ _log = structlog.get_logger()
 @dataclass(slots=True)
 class _Entry:
     """A space's place in the schedule. `waiting`: it is due, and its poll has not ended. `first`: it has no value,
-    and was not polled yet. `turn` is its place in the queue, which a throttled poll keeps."""
+    and was not polled yet. `turn` is its place in the queue, which a throttled poll keeps. `reported`: the log has a
+    line that it fails."""
 
     space: Space
     slot: float
@@ -46,6 +48,7 @@ class _Entry:
     waiting: bool = False
     failures: int = 0
     turn: int | None = None
+    reported: bool = False
 
 
 class AccountPolling:
@@ -66,6 +69,8 @@ class AccountPolling:
         self.started = False
         self._budget = budget
         self._access = AccountAccess(self.plan.spaces)
+        self._health: AccountHealth | None = None
+        self._logged: AccountState | None = None
         self._last_probe = -math.inf
         self._prober: _Entry | None = None
         self._poller = poller
@@ -80,9 +85,17 @@ class AccountPolling:
         self._stopping = False
 
     @property
-    def up(self) -> bool:
-        """Whether the API admits the account, as far as is known."""
-        return not self._access.denied_account
+    def denied(self) -> bool:
+        """Whether the API does not admit the account."""
+        return self._access.state is AccountState.DENIED
+
+    @property
+    def health(self) -> AccountHealth | None:
+        """The state of the account; None before the first answers."""
+        health = self._health
+        if health and health.state is AccountState.THROTTLED and not self._budget.is_throttled:
+            return AccountHealth(AccountState.OK, health.since)  # it recovered, and no poll has ended since
+        return health
 
     @property
     def current_plan(self) -> Plan:
@@ -104,6 +117,8 @@ class AccountPolling:
         self._budget.set_limit(account.qps)
         spaces = {space.id: space for space in account.polled_spaces}
         self._access = self._access.among(spaces)
+        if self._access.state is None:
+            self._health = None
         if not self.started:
             return
         unpolled = {name for name, entry in self._entries.items() if entry.first and not entry.waiting}
@@ -121,7 +136,7 @@ class AccountPolling:
 
     def probe_now(self) -> None:
         """The credentials have changed: a denied account is probed now, not after an interval."""
-        if not self.up:
+        if self.denied:
             self._last_probe, self._prober = -math.inf, None
             able = [e for name, e in self._entries.items() if name not in self._access.own and not e.waiting]
             for entry in able[:1]:
@@ -133,6 +148,8 @@ class AccountPolling:
 
         async def poll(space: Space) -> None:
             outcome = await self._poller.poll(space, due=now, retry=True)
+            self._access = self._access.after(outcome)
+            self._health = self._health_after(outcome)
             self._on_outcome(outcome)
             on_polled(outcome)
 
@@ -208,7 +225,7 @@ class AccountPolling:
         now = self._clock.monotonic()
         if self._is_removed(entry):
             return
-        probe = not self.up
+        probe = self.denied
         if probe and not self._may_probe(entry, now):
             self._plan_next(entry, self._next_slot(entry))
             return
@@ -216,12 +233,12 @@ class AccountPolling:
         outcome = await self._poller.poll(entry.space, due=entry.due, retry=not probe)
         if self._is_removed(entry):
             return
+        if probe or not self.denied:  # a request from before the denial says nothing about the account now
+            self._judge(outcome)
         self._log_change(entry, outcome)
         entry.failures = entry.failures + 1 if outcome.error else 0
         if not isinstance(outcome.error, ThrottledError):  # otherwise it would wait for a complete sweep again
             entry.turn = None
-        if self.up or probe:  # a request from before the denial says nothing about the account now
-            self._judge(outcome)
         outcome = replace(outcome, next_slot=self._in_unix_seconds(self._next_slot(entry)))
         self._plan_next(entry, self._due_after(entry, outcome))
         self._on_outcome(outcome)
@@ -242,31 +259,60 @@ class AccountPolling:
 
     def _judge(self, outcome: Outcome) -> None:
         """What an outcome says about the account."""
-        error = outcome.error
-        if isinstance(error, DeniedError):
-            self._set_access(self._access.after_denial(outcome.space), error.code)
-        elif error is None or (isinstance(error, RejectedError) and error.from_api):
-            self._set_access(self._access.after_admission(outcome.space))
-        elif isinstance(error, TemporaryError) and not self.up:
-            self._last_probe = -math.inf  # this probe was inconclusive: the next space that is due probes
-
-    def _set_access(self, access: AccountAccess, code: str = "") -> None:
-        before, self._access = self._access, access
+        before, self._access = self._access, self._access.after(outcome)
+        self._health = self._health_after(outcome)
+        self._log_health()
         now = self._clock.monotonic()
-        if self.up and before.denied_account:
-            _log.info("account access restored", account=self.account.name)
-            for entry in self._entries.values():
-                if not entry.waiting and entry.space.id not in before.own:
-                    self._plan_next(entry, now)
-        elif not self.up and not before.denied_account:
-            _log.error("account denied, probing once per interval", account=self.account.name, code=code)
+        if before.state is self._access.state:
+            if self.denied and isinstance(outcome.error, TemporaryError):
+                self._last_probe = -math.inf  # this probe was inconclusive: the next space that is due probes
+        elif self.denied:
             for entry in self._entries.values():  # the denials were not these spaces' own: no backoff
-                if not entry.waiting and entry.space.id in access.denied:
+                if not entry.waiting and entry.space.id in self._access.denied:
                     self._plan_next(entry, next_due(due=now, slot=entry.slot, interval=self.plan.interval, now=now))
+        elif before.state is not None:  # access is restored: poll what was not polled, or failed
+            for entry in self._entries.values():
+                affected = before.state is AccountState.DENIED or entry.failures
+                if affected and not entry.waiting and entry.space.id not in before.own:
+                    self._plan_next(entry, now)
+
+    def _health_after(self, outcome: Outcome) -> AccountHealth | None:
+        state, error, before = self._access.state, outcome.error, self._health
+        if state is AccountState.OK and self._budget.is_throttled:
+            state = AccountState.THROTTLED
+        if state is None:
+            return None
+        since = before.since if before and before.state is state else outcome.at
+        if error and explains(error, state):
+            return AccountHealth(state, since, error.code, error.detail, error.request_id)
+        return replace(before, since=since) if before and before.state is state else AccountHealth(state, since)
+
+    def _log_health(self) -> None:
+        """One line when the account is not ok any more, and one when it is again."""
+        health = self._health
+        if health is None or health.state is self._logged:
+            return
+        before, self._logged = self._logged, health.state
+        match before:
+            case AccountState.DENIED:
+                _log.info("account access restored", account=self.account.name)
+            case AccountState.UNREACHABLE:
+                _log.info("account reachable again", account=self.account.name)
+            case AccountState.THROTTLED:
+                _log.info("account no longer throttled", account=self.account.name)
+        fields = {"account": self.account.name, "code": health.code, "detail": health.detail}
+        fields |= {"request_id": health.request_id} if health.request_id else {}
+        match health.state:
+            case AccountState.DENIED:
+                _log.error("account denied, probing once per interval", **fields)
+            case AccountState.UNREACHABLE:
+                _log.error("account unreachable", **fields)
+            case AccountState.THROTTLED:
+                _log.warning("account throttled, polling at a lower rate", **fields)
 
     def _due_after(self, entry: _Entry, outcome: Outcome) -> float:
         now, interval = self._clock.monotonic(), self.plan.interval
-        if outcome.error is None or (isinstance(outcome.error, DeniedError) and not self.up):
+        if outcome.error is None or (isinstance(outcome.error, DeniedError) and self.denied):
             return self._next_slot(entry)
         if isinstance(outcome.error, PermanentError):
             return now + pause_after_rejection(entry.failures, interval, self._random)
@@ -284,12 +330,14 @@ class AccountPolling:
         self._schedule.postpone(self._key(entry), due)
 
     def _log_change(self, entry: _Entry, outcome: Outcome) -> None:
-        where = {"account": self.account.name, "space": entry.space.id}
-        if outcome.error and not entry.failures:
-            error = outcome.error
+        where, error = {"account": self.account.name, "space": entry.space.id}, outcome.error
+        of_account = self._health is not None and explains(error, self._health.state)
+        if error and not entry.reported and not of_account:
+            entry.reported = True
             ids = {"request_id": error.request_id} if error.request_id else {}
             _log.warning(
                 "space failing", **where, reason=error.reason.value, code=error.code, detail=error.detail, **ids
             )
-        elif entry.failures and not outcome.error:
+        elif entry.reported and not error:
+            entry.reported = False
             _log.info("space recovered", **where, failed_polls=entry.failures)

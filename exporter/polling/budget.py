@@ -84,6 +84,10 @@ class Rate:
         risen = max(0.0, now - max(self._lowered_at, self._paused_until)) / _RECOVERY_SECONDS
         return self.limit * min(1.0, self._share + risen)
 
+    def is_lowered(self, now: float) -> bool:
+        """Whether throttling still lowers the rate."""
+        return self.current(now) < self.limit
+
     def pause_left(self, now: float) -> float:
         """Seconds for which nothing may be sent."""
         return max(0.0, self._paused_until - now)
@@ -148,6 +152,11 @@ class Budget:
     def pause(self, seconds: float) -> None:
         """Send nothing for `seconds`: until the requests that another process sent no longer count."""
         self._rate.pause(self._clock.monotonic(), seconds)
+
+    @property
+    def is_throttled(self) -> bool:
+        """Whether throttling still lowers the rate."""
+        return self._rate.is_lowered(self._clock.monotonic())
 
     def current_qps(self) -> float:
         """The limit after throttling."""

@@ -11,11 +11,14 @@ from random import Random
 import structlog
 
 from exporter.clock import Clock
+from exporter.model import AccountHealth, AccountState
+from exporter.polling.access import explains
 from exporter.polling.poller import Poller
 from exporter.polling.timing import pause_after_failure
-from exporter.source import DeniedError, MalformedError, QueryError, TemporaryError
+from exporter.source import MalformedError, QueryError, TemporaryError
 
 LIST_INTERVAL_SECONDS = 3600.0
+_FAILED_STATES = (AccountState.DENIED, AccountState.UNREACHABLE, AccountState.THROTTLED)
 
 _log = structlog.get_logger()
 
@@ -23,12 +26,12 @@ _log = structlog.get_logger()
 @dataclass(frozen=True, slots=True)
 class Discovered:
     """The spaces of the last complete list, as names by id, and when it was read (Unix seconds). `up` and `failed` are
-    about the last attempt; `denied` says that the account may not list its spaces, as far as is known."""
+    about the last attempt; `health` is what the attempts say about the account."""
 
     spaces: Mapping[str, str] = field(default_factory=dict)
     up: bool = False
     failed: bool = False
-    denied: bool = False
+    health: AccountHealth | None = None
     last_success: float | None = None
 
     @property
@@ -99,7 +102,9 @@ class Discovery:
             await asyncio.sleep(LIST_INTERVAL_SECONDS if listed else pause)
 
     def _apply(self, spaces: Mapping[str, str]) -> None:
-        before, self.found = self.found, Discovered(spaces, up=True, last_success=self._clock.now())
+        now = self._clock.now()
+        health = AccountHealth(AccountState.OK, now)
+        before, self.found = self.found, Discovered(spaces, up=True, health=health, last_success=now)
         self._on_listed()
         account, failures, self._failures = self._poller.account, self._failures, 0
         if failures:
@@ -109,12 +114,20 @@ class Discovery:
             _log.info("spaces discovered", account=account, spaces=len(spaces), added=len(added), removed=len(removed))
 
     def _failed(self, error: QueryError) -> QueryError:
-        # as with polls, only an answer from the API ends a denial
-        denied = isinstance(error, DeniedError) or (self.found.denied and isinstance(error, TemporaryError))
-        self.found = replace(self.found, up=False, failed=True, denied=denied)
+        self.found = replace(self.found, up=False, failed=True, health=self._health_after(error))
         if not self._failures:
             ids = {"request_id": error.request_id} if error.request_id else {}
             where = {"account": self._poller.account, "reason": error.reason.value, "code": error.code}
             _log.warning("spaces not listed", **where, detail=error.detail, **ids)
         self._failures += 1
         return error
+
+    def _health_after(self, error: QueryError) -> AccountHealth | None:
+        """As with polls, only an answer from the API ends a denial. A list that is not complete says nothing."""
+        before = self.found.health
+        denied = before is not None and before.state is AccountState.DENIED
+        if isinstance(error, MalformedError) or (denied and isinstance(error, TemporaryError)):
+            return before
+        state = next((state for state in _FAILED_STATES if explains(error, state)), AccountState.OK)
+        since = before.since if before and before.state is state else self._clock.now()
+        return AccountHealth(state, since, error.code, error.detail, error.request_id)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import structlog
 
-from exporter.clock import Clock
+from exporter.clock import Clock, Now
 from exporter.metrics.instruments import Instruments
 from exporter.model import Answer, Space
 from exporter.polling.budget import Budget
@@ -87,13 +87,16 @@ class Poller:
         try:
             answer = await self._with_source(lambda opened: self._query(opened, space, due=due, retry=retry))
         except QueryError as error:
-            return Outcome(self.account, space.id, self._clock.now(), error=error)
+            return self._outcome(space, error=error)
         except Exception as error:
             # a bug fails this poll, is logged, and stops no other space
             _log.exception("poll failed by a bug, please report it", account=self.account, space=space.id)
-            bug = MalformedError("internal", type(error).__name__)
-            return Outcome(self.account, space.id, self._clock.now(), error=bug)
-        return Outcome(self.account, space.id, self._clock.now(), answer)
+            return self._outcome(space, error=MalformedError("internal", type(error).__name__))
+        return self._outcome(space, answer)
+
+    def _outcome(self, space: Space, answer: Answer | None = None, error: QueryError | None = None) -> Outcome:
+        unix, monotonic = Now.of(self._clock)
+        return Outcome(self.account, space.id, unix, answer, error, monotonic=monotonic)
 
     async def list_spaces(self) -> Mapping[str, str]:
         """The spaces of the account, as names by id.

@@ -33,7 +33,9 @@ class AccountRuntime:
         self.polling = AccountPolling(
             account, self._poller, self._budget, schedule, context.clock, recorder.record, random
         )
-        self.discovery = Discovery(self._poller, lambda: self.polling.up, context.clock, on_listed, random, discovered)
+        self.discovery = Discovery(
+            self._poller, lambda: not self.polling.denied, context.clock, on_listed, random, discovered
+        )
 
     @property
     def account(self) -> Account:
@@ -64,7 +66,7 @@ class AccountRuntime:
 
     async def probe_with_new_credentials(self) -> None:
         """If the account is denied and its credentials have changed, probe it now."""
-        if not self.polling.up and await self._poller.credentials_changed():
+        if self.polling.denied and await self._poller.credentials_changed():
             self.polling.probe_now()
 
     async def stop(self) -> None:
@@ -76,12 +78,12 @@ class AccountRuntime:
     def view(self, *, configured: bool) -> AccountView:
         """The account as a scrape sees it; `configured` says whether the configuration lists spaces of it."""
         account, plan, found = self.account, self.polling.current_plan, self.discovery.found
-        # without a space to poll, only the list can show a denial
-        denied = found.denied and not configured and not plan.spaces
+        # without a space to poll, only the list says something about the account
+        health = found.health if not configured and not plan.spaces else self.polling.health
         listing = Listing(found.up, found.last_success, len(found.spaces)) if account.discover else None
         return AccountView(
             account=account.name,
-            up=self.polling.up and not denied,
+            health=health,
             spaces=plan.spaces,
             interval=plan.interval,
             effective_interval=plan.effective_interval,

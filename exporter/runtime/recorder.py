@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 
-from exporter.clock import Clock
+from exporter.clock import Clock, Now
 from exporter.config.settings import Settings
 from exporter.metrics.catalogue import SpaceView
 from exporter.metrics.instruments import Instruments
@@ -40,10 +40,13 @@ class Recorder:
 
     def record(self, outcome: Outcome) -> None:
         """Record the result of a poll."""
+        key = outcome.account, outcome.space
+        before = self._store[key].missing
         self._store.record(outcome)
         if outcome.answer:
-            self.instruments.answered(outcome.answer, self._limits)
-        self._save([(outcome.account, outcome.space)])
+            lost = [field for number, field in self._store[key].missing if (number, field) not in before]
+            self.instruments.answered(outcome.answer, self._limits, lost)
+        self._save([key])
 
     def apply(self, settings: Settings, discovered: Set[Key], known: Known) -> Set[Key]:
         """Apply these settings, of whose spaces these are `discovered`, to states and page; `known` are values that
@@ -53,9 +56,10 @@ class Recorder:
         were, self._discovered = self._discovered, discovered
         self.instruments.apply([account.name for account in settings.accounts])
         identities, others = settings.identities, before.identities
-        self._store.retain([key for key in self._spaces if identities[key[0]] == others.get(key[0])])
+        now = self._clock.monotonic()
+        self._store.retain([key for key in self._spaces if identities[key[0]] == others.get(key[0])], now=now)
         self._restore(known)  # before the new spaces are added: each is rendered once
-        self._store.retain(self._spaces)
+        self._store.retain(self._spaces, now=now)
         self.page.retain(self._spaces)
         shown_differently = (settings.limits, settings.max_age) != (before.limits, before.max_age)
         for key in self._spaces.keys() & old.keys():
@@ -87,15 +91,15 @@ class Recorder:
 
     def expire(self) -> Iterator[None]:
         """Remove the values that are too old to show, one space at each step."""
-        return self.page.expire(self._clock.now(), self._settings.max_age)
+        return self.page.expire(Now.of(self._clock), self._settings.max_age)
 
     def views(self) -> Iterator[SpaceView]:
         """The spaces as the page shows them. Safe to call from another thread."""
-        return self.page.views(self._clock.now(), self._settings.max_age)
+        return self.page.views(Now.of(self._clock), self._settings.max_age)
 
     def _restore(self, known: Known) -> None:
         self._read = {key: known[key] for key in self._spaces if key in known}
-        self._store.restore(self._read, now=self._clock.now(), max_age=self._settings.max_age)
+        self._store.restore(self._read, now=Now.of(self._clock), max_age=self._settings.max_age)
 
     def _save(self, keys: Iterable[Key]) -> None:
         if self.state_file:

@@ -26,11 +26,6 @@ class Snapshot:
     shard: Shard = UNSHARDED
 
     @property
-    def denied(self) -> list[str]:
-        """The accounts that the API denies."""
-        return [account.account for account in self.accounts if not account.up]
-
-    @property
     def unlisted(self) -> list[str]:
         """The accounts that may have spaces that are not known."""
         listings = ((account, account.listing) for account in self.accounts)

@@ -278,6 +278,7 @@ class _Known:
     next_slot: float | None
     phone_numbers: tuple[PhoneNumber, ...]
     changes: tuple[tuple[str, str, float, str], ...]
+    missing: tuple[tuple[str, str, float, str], ...] = ()
     discovered_as: str | None = None
 
 
@@ -285,19 +286,27 @@ _KNOWN = TypeAdapter(_Known)  # reads equal texts as one object, which saves hal
 
 
 def _encode(state: SpaceState) -> str:
-    changes = tuple((number, name, change.at, change.before) for (number, name), change in state.changes.items())
-    known = _Known(state.up, state.last_success, state.next_slot, state.phone_numbers, changes, state.discovered_as)
+    changes, missing = (
+        tuple((number, name, change.at, change.before) for (number, name), change in kept.items())
+        for kept in (state.changes, state.missing)
+    )
+    numbers, named = state.phone_numbers, state.discovered_as
+    known = _Known(state.up, state.last_success, state.next_slot, numbers, changes, missing, named)
     return _KNOWN.dump_json(known).decode()
 
 
 def _decode(text: str) -> SpaceState:
     known = _KNOWN.validate_json(text)
-    changes = {(number, name): Change(at, before) for number, name, at, before in known.changes}
+    changes, missing = (
+        {(number, name): Change(at, before) for number, name, at, before in kept}
+        for kept in (known.changes, known.missing)
+    )
     return SpaceState(
         known.up,
         known.last_success,
         known.phone_numbers,
         changes,
+        missing,
         next_slot=known.next_slot,
         discovered_as=known.discovered_as,
     )

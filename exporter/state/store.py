@@ -4,7 +4,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from exporter.model import WATCHED_FIELDS, PhoneNumber
+from exporter.clock import Now
+from exporter.model import RANKS, WATCHED_FIELDS, PhoneNumber, State
 from exporter.source import Outcome, QueryError, Reason
 
 Key = tuple[str, str]
@@ -19,7 +20,7 @@ class Change(NamedTuple):
 
 
 Changes = Mapping[tuple[str, str], Change]
-"""The last change of (phone number, field)."""
+"""By phone number and field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +47,27 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class SpaceState:
     """What is known of a space. `phone_numbers` are those of the last success, of any age; `next_slot` is its next
-    regular time in the schedule (Unix seconds). `discovered_as` is its name in a list, None if it is configured; set
-    only in a state file."""
+    regular time in the schedule (Unix seconds).
+
+    `changes` are the last change of each field, from one reported value to another. `missing` are the fields that the
+    API reported before and does not report now: when that was seen first, and the value before.
+
+    `seen` is the monotonic time of the last success or, before the first one, of the time when the space was added;
+    None if the last success was in another process. `discovered_as` is its name in a list, None if it is configured;
+    set only in a state file.
+    """
 
     up: bool = False
     last_success: float | None = None
     phone_numbers: tuple[PhoneNumber, ...] = ()
     changes: Changes = field(default_factory=dict)
+    missing: Changes = field(default_factory=dict)
     polls: int = 0
     failures: Mapping[Reason, int] = field(default_factory=dict)
     last_failure: Failure | None = None
     next_slot: float | None = None
     discovered_as: str | None = None
+    seen: float | None = field(default=None, compare=False)
 
     def after(self, outcome: Outcome) -> "SpaceState":
         """The state after this poll. A failure changes no number."""
@@ -74,19 +84,23 @@ class SpaceState:
         numbers = outcome.answer.phone_numbers if outcome.answer else ()
         if numbers == self.phone_numbers:  # mostly; the new ones are freed at once
             numbers = self.phone_numbers
+        changes, missing = _compared(self, numbers, outcome.at)
         return replace(
             self,
             up=True,
             last_success=outcome.at,
             phone_numbers=numbers,
-            changes=_changes(self, numbers, outcome.at),
+            changes=changes,
+            missing=missing,
             polls=self.polls + 1,
             next_slot=outcome.next_slot,
+            seen=outcome.monotonic,
         )
 
     def with_history(self, old: "SpaceState") -> "SpaceState":
         """The same with what a state file knew: all of it before the first poll, the values before the first
         success, and the times of changes."""
+        old = old if old.last_success is not None else replace(old, seen=self.seen)
         if not self.polls:
             return old
         if self.last_success is None:
@@ -98,28 +112,51 @@ class SpaceState:
                 last_failure=self.last_failure,
                 next_slot=self.next_slot,
             )
-        missed = _changes(old, self.phone_numbers, old.last_success or 0.0)  # the exact time is not known
-        return replace(self, changes={**missed, **self.changes})
+        # the exact time is not known
+        changes, missing = _compared(old, self.phone_numbers, old.last_success or 0.0)
+        return replace(self, changes={**changes, **self.changes}, missing={**missing, **self.missing})
 
-    def is_fresh(self, now: float, max_age: float) -> bool:
-        """Whether its values may be shown; `now` is in Unix seconds. Values from far in the future are not: a clock was
-        wrong, and their age is not known."""
-        return self.last_success is not None and abs(now - self.last_success) < max_age
+    def unseen_seconds(self, now: Now) -> float:
+        """Seconds since the last success or, before the first one, since the space was added. A success of another
+        process counts by the system's clock. If that is in the future, a clock was wrong, and its age is not known: it
+        counts as that old."""
+        if self.seen is not None:
+            return now.monotonic - self.seen
+        return 0.0 if self.last_success is None else abs(now.unix - self.last_success)
+
+    def is_fresh(self, now: Now, max_age: float) -> bool:
+        """Whether its values may be shown."""
+        return self.last_success is not None and self.unseen_seconds(now) < max_age
+
+    def last_reported(self, number: PhoneNumber) -> PhoneNumber:
+        """The number with the value before in place of each field that is missing."""
+        values = {name: lost.before for (of, name), lost in self.missing.items() if of == number.phone_number}
+        return replace(number, **values) if values else number  # type: ignore[arg-type]  # all of them texts
+
+    def state_of(self, number: PhoneNumber) -> State:
+        """The number's state. A missing field does not improve it: what was bad counts until a value is reported."""
+        return min(number.state, self.last_reported(number).state, key=RANKS.__getitem__)
 
 
-def _changes(before: SpaceState, numbers: Iterable[PhoneNumber], at: float) -> Changes:
-    """The changes of the numbers that are listed now; a number that was not known before has not changed."""
+def _compared(before: SpaceState, numbers: Iterable[PhoneNumber], at: float) -> tuple[Changes, Changes]:
+    """The changes of the numbers that are listed now, and their missing fields. A number that was not known before has
+    not changed."""
     known = {number.phone_number: number for number in before.phone_numbers}
     changes: dict[tuple[str, str], Change] = {}
+    missing: dict[tuple[str, str], Change] = {}
     for number in numbers:
         old = known.get(number.phone_number, number)
         for name in WATCHED_FIELDS:
-            key = (number.phone_number, name)
-            if (before_it := getattr(old, name)) != getattr(number, name):
-                changes[key] = Change(at, before_it)
+            key, value = (number.phone_number, name), getattr(number, name)
+            lost = before.missing.get(key)
+            reported = lost.before if lost else getattr(old, name)
+            if reported and not value:
+                missing[key] = lost or Change(at, reported)
+            if reported and value and reported != value:
+                changes[key] = Change(at, reported)
             elif key in before.changes:
                 changes[key] = before.changes[key]
-    return changes
+    return changes, missing
 
 
 class Store:
@@ -136,22 +173,22 @@ class Store:
     def __getitem__(self, key: Key) -> SpaceState:
         return self._states[key]
 
-    def retain(self, keys: Collection[Key]) -> None:
-        """Have these spaces: remove all others, and add those that are new."""
+    def retain(self, keys: Collection[Key], *, now: float) -> None:
+        """Have these spaces: remove all others, and add those that are new, at the monotonic time `now`."""
         for key in self._states.keys() - set(keys):
             del self._states[key]
             self.unpolled.discard(key)
         for key in keys:
             if key not in self._states:
                 self.unpolled.add(key)
-                self._set(key, SpaceState())
+                self._set(key, SpaceState(seen=now))
 
-    def restore(self, known: Mapping[Key, SpaceState], *, now: float, max_age: float) -> None:
+    def restore(self, known: Mapping[Key, SpaceState], *, now: Now, max_age: float) -> None:
         """Add what a state file knew, of spaces that are known here or new."""
         for key, old in known.items():
             if key not in self._states:
                 self.unpolled.add(key)
-            state = self._set(key, self._states.get(key, SpaceState()).with_history(old))
+            state = self._set(key, self._states.get(key, SpaceState(seen=now.monotonic)).with_history(old))
             if state.is_fresh(now, max_age):
                 self.unpolled.discard(key)
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from exporter.metrics.catalogue import AccountView
 from exporter.model import State
 from exporter.runtime.view import Snapshot
 from exporter.state.store import Failure
@@ -37,24 +38,42 @@ def _page(snapshot: Snapshot, asked: Filter, entries: list[Entry], total: int, p
         "pages": pages,
         "blind_spaces": counts[State.BLIND],
         "waiting_spaces": counts[State.WAITING],
-        "refused_accounts": snapshot.denied,
+        "accounts": [_account(account) for account in snapshot.accounts],
         "unlisted_accounts": snapshot.unlisted,
         "shard": str(snapshot.shard),
+    }
+
+
+def _account(view: AccountView) -> dict[str, Any]:
+    health = view.health
+    return {
+        "account": view.account,
+        "state": health.state if health else None,
+        "since": _moment(health.since) if health else None,
+        "code": health.code if health else "",
+        "detail": health.detail if health else "",
+        "request_id": health.request_id if health else "",
     }
 
 
 def _phone_number(entry: Entry) -> dict[str, Any]:
     space, number = entry.space, entry.number
     assert number
+    missing = {
+        field: {"before": change.before, "since": _moment(change.at)}
+        for (of, field), change in space.state.missing.items()
+        if of == number.phone_number
+    }
     return {
         "account": space.account,
         "space": space.space.id,
         "space_name": space.space.name,
         "phone_number": number.phone_number,
         "verified_name": number.verified_name,
-        "quality_rating": number.quality_rating,
-        "messaging_limit_tier": number.messaging_limit_tier,
-        "status": number.status,
+        "quality_rating": number.quality_rating or None,
+        "messaging_limit_tier": number.messaging_limit_tier or None,
+        "status": number.status or None,
+        "not_reported": missing,
         "state": entry.state,
         "blind": entry.blind,
         "since": _moment(entry.since),

@@ -12,23 +12,21 @@ from math import ceil
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from exporter.metrics.catalogue import AccountView, SpaceView
+from exporter.metrics.catalogue import BLIND_INTERVALS, AccountView, SpaceView
 from exporter.model import RANKS, PhoneNumber, State
 from exporter.runtime.view import Snapshot
 
-BLIND_INTERVALS = 3
-"""After so many effective intervals without a success a space is blind, as the alert ChatAppSpaceBlind has it."""
 _LAST_SECOND = 253_402_300_799.0  # of the year 9999
 
 MEANINGS: Mapping[State, str] = {
     State.DOWN: "banned, deleted, disconnected, migrated or offline",
     State.RED: "the quality rating is RED",
-    State.BLIND: f"no poll of the space succeeded for {BLIND_INTERVALS} intervals, or its account is refused",
+    State.BLIND: f"no successful poll for {BLIND_INTERVALS} effective intervals, or the account can't be queried",
     State.RESTRICTED: "flagged, paused, rate limited or restricted",
     State.YELLOW: "the quality rating is YELLOW",
     State.UNKNOWN: "neither good nor bad by what the API reports",
     State.EMPTY: "the space lists no phone number",
-    State.WAITING: "the space has not been polled yet",
+    State.WAITING: "the space has no current value yet: its next poll is due within 3 effective intervals",
     State.GREEN: "GREEN and connected",
 }
 """The state in a sentence."""
@@ -116,10 +114,10 @@ def entries_of(snapshot: Snapshot) -> list[Entry]:
     """All of them: the worst first, and of equal ones what changed last."""
     accounts = {account.account: account for account in snapshot.accounts}
     entries = [
-        # one that a reload is about to begin is not there yet
         entry
         for space in snapshot.spaces
-        for entry in _entries_of_space(space, snapshot.at, accounts.get(space.account))
+        if space.account in accounts  # not while a reload removes it
+        for entry in _entries_of_space(space, accounts[space.account])
     ]
     return sorted(entries, key=lambda entry: (RANKS[entry.state], -(entry.since or 0), entry.space.account))
 
@@ -133,27 +131,17 @@ def worst_of_spaces(entries: Iterable[Entry]) -> Iterator[Entry]:
             yield entry
 
 
-def _entries_of_space(space: SpaceView, now: float, account: AccountView | None) -> Iterator[Entry]:
-    blind, seen = _is_blind(space, now, account), space.state.last_success
+def _entries_of_space(space: SpaceView, account: AccountView) -> Iterator[Entry]:
+    blind, seen = account.is_blind(space), space.state.last_success
     for number in space.phone_numbers:
-        state = number.state
+        state = space.state.state_of(number)
         if blind and RANKS[state] > RANKS[State.BLIND]:
             yield Entry(space, number, State.BLIND, blind, seen)
         else:
             yield Entry(space, number, state, blind, _since(space, number, state))
     if not space.phone_numbers:
-        state = State.BLIND if blind else State.WAITING if seen is None else State.EMPTY
+        state = State.BLIND if blind else State.EMPTY if space.fresh else State.WAITING
         yield Entry(space, None, state, blind, seen if blind else None)
-
-
-def _is_blind(space: SpaceView, now: float, account: AccountView | None) -> bool:
-    if account and not account.up:
-        return True
-    if space.state.last_success is None:
-        return space.state.polls > 0
-    # of one that is dated ahead, by a clock that was wrong, nobody knows how old it is
-    age = abs(now - space.state.last_success)
-    return not space.fresh or (account is not None and age > BLIND_INTERVALS * account.effective_interval)
 
 
 def _since(space: SpaceView, number: PhoneNumber, state: State) -> float | None:

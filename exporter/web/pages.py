@@ -86,7 +86,7 @@ class Pages:
             now=snapshot.at,
             view=found[0].space,
             worst=found[0],
-            denied=account in snapshot.denied,
+            account=next(one for one in snapshot.accounts if one.account == account),
             states={entry.number.phone_number: entry.state for entry in found if entry.number},
             changes=sorted(_changes(found[0].space), key=lambda change: -change.at),
         )

@@ -7,6 +7,7 @@ from random import Random
 import httpx
 import pytest
 from starlette.responses import Response
+from structlog.testing import capture_logs
 from virtual_time import VirtualClock, run
 from world import Exporter, Given, World, scenario
 
@@ -17,7 +18,18 @@ from exporter.polling.account import AccountPolling
 from exporter.polling.budget import Budget
 from exporter.polling.poller import Poller
 from exporter.polling.schedule import Schedule
-from exporter.source import Outcome, SourceContext
+from exporter.source import (
+    DeniedError,
+    MalformedError,
+    Outcome,
+    QueryError,
+    RejectedError,
+    RequestTimeout,
+    ServerError,
+    SourceContext,
+    ThrottledError,
+    TransportError,
+)
 from exporter.sources.cams.settings import CamsAccount
 from exporter.sources.cams.signing import Credentials
 from exporter.sources.cams.source import CamsSource
@@ -180,26 +192,189 @@ def test_an_answer_to_what_was_sent_before_a_refusal_does_not_lift_it() -> None:
         await asyncio.sleep(1)
         for _ in range(160):
             await asyncio.sleep(0.05)
-            up += [view.up for view in exporter.view.accounts()]
+            up += [view.down for view in exporter.view.accounts()]
         await exporter.stop()
         return up
 
-    assert set(run(main())) == {False}
+    assert set(run(main())) == {True}
 
 
-def test_what_is_said_of_access_depends_on_the_order_of_the_answers() -> None:
-    access = AccountAccess(spaces=5).after_denial("a").after_denial("b")
-    assert not access.denied_account
-    assert access.after_denial("c").denied_account
-    assert not access.after_admission("d").after_denial("c").denied_account
-    assert not access.after_admission("d").after_denial("a").after_denial("b").after_denial("c").denied_account
-    assert access.after_admission("d").after_denial("c").after_denial("d").after_denial("e").denied_account
+RESULTS: dict[str, QueryError | None] = {
+    "ok": None,
+    "denied": DeniedError("NoPermission"),
+    "rejected": RejectedError("Unknown.ResourceOwnerId"),
+    "throttled": ThrottledError("Throttling"),
+    "server": ServerError("InternalError"),
+    "timeout": RequestTimeout("timeout"),
+    "transport": TransportError("transport"),
+    "malformed": MalformedError("malformed"),
+    "portal": RejectedError("http_404", from_api=False),
+}
 
 
-def test_an_account_with_fewer_than_three_spaces_is_refused_once_all_are() -> None:
-    assert AccountAccess(spaces=1).after_denial("a").denied_account
-    assert not AccountAccess(spaces=2).after_denial("a").denied_account
-    assert AccountAccess(spaces=2).after_denial("a").after_denial("b").denied_account
+def state_after(*results: str, spaces: int = 5) -> str | None:
+    """The state of an account after these results; `a denied` is of space a."""
+    access = AccountAccess(spaces)
+    for result in results:
+        space, _, name = result.partition(" ")
+        access = access.after(Outcome("acme", space, 0, error=RESULTS[name]))
+    return access.state
+
+
+@pytest.mark.parametrize(
+    ("results", "state"),
+    [
+        ((), None),
+        (("a denied", "b denied"), None),
+        (("a denied", "b denied", "c denied"), "denied"),
+        (("a denied", "b denied", "d ok", "c denied"), "ok"),
+        (("a denied", "b denied", "d ok", "a denied", "b denied", "c denied"), "ok"),
+        (("a denied", "b denied", "d ok", "c denied", "d denied", "e denied"), "denied"),
+        (("a denied", "b denied", "c denied", "d server", "d throttled", "e denied"), "denied"),
+        (("a denied", "b denied", "c denied", "d rejected"), "ok"),
+        (("a ok",), "ok"),
+        (("a throttled",), "ok"),
+        (("a server", "b timeout"), None),
+        (("a server", "b timeout", "c transport"), "unreachable"),
+        (("a malformed", "b portal", "c malformed"), "unreachable"),
+        (("a server", "a server", "a server", "b server"), None),
+        (("a ok", "a server", "b server"), "ok"),
+        (("a server", "b server", "d ok", "c server"), "ok"),
+        (("a server", "b server", "d throttled", "c server"), "ok"),
+        (("a server", "b server", "d denied", "c server"), None),
+        (("a server", "b server", "c server", "d ok"), "ok"),
+        (("a server", "b server", "c server", "d rejected"), "ok"),
+        (("a server", "b server", "c server", "d throttled"), "ok"),
+        (("a server", "b server", "c server", "d denied"), None),
+        (("a server", "b server", "c server", "d denied", "a denied", "b denied"), "denied"),
+        (("a denied", "b denied", "c denied", "d server", "e server", "a server"), "denied"),
+    ],
+)
+def test_the_state_of_an_account_follows_from_the_order_of_the_results(
+    results: tuple[str, ...], state: str | None
+) -> None:
+    assert state_after(*results) == state
+
+
+@pytest.mark.parametrize(("result", "state"), [("denied", "denied"), ("server", "unreachable")])
+def test_an_account_with_fewer_than_three_spaces_is_judged_by_all_of_them(result: str, state: str) -> None:
+    assert state_after(f"a {result}", spaces=1) == state
+    assert state_after(f"a {result}", spaces=2) is None
+    assert state_after(f"a {result}", f"b {result}", spaces=2) == state
+
+
+def states_of(world: World) -> dict[str, str]:
+    """The account's state and whether it is up, as a scrape shows them."""
+    current = [line for line in world.samples("chatapp_account_state") if line.endswith(" 1")]
+    return {line.split(" ")[0]: line.split(" ")[1] for line in current + world.samples("chatapp_account_up")}
+
+
+def test_an_account_shows_no_state_before_the_first_answers() -> None:
+    async def main() -> list[dict[str, str]]:
+        world = World(scenario(5, qps=1, poll_interval="1m", latency="1s"))
+        shown = [states_of(world)]
+        await world.exporter.start()
+        await asyncio.sleep(10)
+        shown.append(states_of(world))
+        await world.exporter.stop()
+        return shown
+
+    assert run(main()) == [{}, {'chatapp_account_state{state="ok"}': "1", "chatapp_account_up{}": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "up", "event", "end"),
+    [
+        ("InternalError", "unreachable", "0", "account unreachable", "account reachable again"),
+        (
+            "InvalidAccessKeyId.NotFound",
+            "denied",
+            "0",
+            "account denied, probing once per interval",
+            "account access restored",
+        ),
+        (
+            "Throttling.User",
+            "throttled",
+            "1",
+            "account throttled, polling at a lower rate",
+            "account no longer throttled",
+        ),
+    ],
+)
+def test_what_happens_to_an_account_is_a_line_when_it_starts_and_one_when_it_ends(
+    code: str, state: str, up: str, event: str, end: str
+) -> None:
+    async def main() -> dict[str, str]:
+        failing = {"at": "10m", "for": "30m", "answer": code}
+        world = World(scenario(100, qps=10, poll_interval="1m", events=(failing,)))
+        await world.exporter.start()
+        await asyncio.sleep(1800)
+        shown = states_of(world)
+        await asyncio.sleep(1800)
+        assert states_of(world) == {'chatapp_account_state{state="ok"}': "1", "chatapp_account_up{}": "1"}
+        await world.exporter.stop()
+        return shown
+
+    with capture_logs() as logs:
+        shown = run(main())
+
+    assert shown == {f'chatapp_account_state{{state="{state}"}}': "1", "chatapp_account_up{}": up}
+    of_account = [line for line in logs if line["event"] in (event, end)]
+    assert [line["event"] for line in of_account] == [event, end]
+    assert of_account[0]["code"] == code
+    # before three spaces failed in a row, it can be these spaces alone
+    assert len([line for line in logs if "space" in line and line["event"] != "polling"]) <= 4
+
+
+def test_the_end_of_an_outage_has_its_line_also_where_the_first_answer_is_a_denial() -> None:
+    async def main() -> None:
+        down = {"at": "10m", "for": "10m", "answer": "InternalError"}
+        denied = tuple({"at": "1s", "space": space, "answer": "NoPermission"} for space in (1, 2))
+        world = World(scenario(4, poll_interval="1m", events=(down, *denied)))
+        await world.exporter.start()
+        await asyncio.sleep(3600)
+        await world.exporter.stop()
+
+    with capture_logs() as logs:
+        run(main())
+
+    lines = [line["event"] for line in logs if line["event"].startswith("account ")]
+    assert lines == ["account unreachable", "account reachable again"]
+
+
+def test_a_space_that_fails_for_itself_has_its_lines_also_while_the_account_is_unreachable() -> None:
+    async def main() -> None:
+        down = {"at": "10m", "for": "10m", "answer": "InternalError"}
+        of_its_own = {"at": "15m", "for": "30m", "space": 15, "answer": "Unknown.ResourceOwnerId"}
+        world = World(scenario(20, qps=10, poll_interval="1m", events=(down, of_its_own)))
+        await world.exporter.start()
+        await asyncio.sleep(3600)
+        await world.exporter.stop()
+
+    with capture_logs() as logs:
+        run(main())
+
+    lines = [line["event"] for line in logs if line.get("reason") == "rejected" or "reachable" in line["event"]]
+    assert lines == ["account unreachable", "account reachable again", "space failing"]
+
+
+def test_after_an_outage_every_space_is_polled_at_once() -> None:
+    async def main() -> World:
+        world = World(
+            scenario(
+                50, qps=10, poll_interval="1h", events=({"at": "2h", "for": "3h", "answer": "ServiceUnavailable"},)
+            )
+        )
+        await world.exporter.start()
+        await asyncio.sleep(6 * 3600)
+        await world.exporter.stop()
+        return world
+
+    world = run(main())
+    back = next(at for at, _ in world.polls if at >= 5 * 3600)
+
+    assert len({space for at, space in world.polls if back <= at < back + 6}) == 50
 
 
 def test_a_second_attempt_takes_a_permit_and_is_counted() -> None:

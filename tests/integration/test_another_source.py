@@ -239,6 +239,6 @@ def test_who_embeds_it_registers_a_collector_with_the_registry_of_the_process(nu
     page = asyncio.run(main())
     REGISTRY.unregister(requests)
 
-    assert 'chatapp_account_up{account="local"} 1.0' in page
+    assert 'chatapp_account_spaces{account="local"} 1.0' in page
     assert "requests_of_another_part_created" in page
     assert "chatapp_api_request_duration_seconds_created" not in page

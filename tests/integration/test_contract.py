@@ -35,6 +35,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "chatapp_space_polls": ("counter", {"account", "space"}),
     "chatapp_space_poll_failures": ("counter", {"account", "space", "reason"}),
     "chatapp_account_up": ("gauge", {"account"}),
+    "chatapp_account_state": ("gauge", {"account", "state"}),
     "chatapp_account_spaces": ("gauge", {"account"}),
     "chatapp_account_poll_interval_seconds": ("gauge", {"account"}),
     "chatapp_account_effective_poll_interval_seconds": ("gauge", {"account"}),

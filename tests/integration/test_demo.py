@@ -96,4 +96,4 @@ def test_a_schedule_cannot_be_kept() -> None:
     configured = values(r'chatapp_account_poll_interval_seconds{account="initech"}')[-1]
     effective = values(r'chatapp_account_effective_poll_interval_seconds{account="initech"}')[-1]
 
-    assert (configured, effective) == (5, 12)
+    assert (configured, effective) == (5, 13)

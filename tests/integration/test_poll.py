@@ -247,11 +247,11 @@ def test_a_sweep_tells_after_each_poll_how_far_it_is() -> None:
         await world.exporter.stop()
         return told
 
-    assert [(one.done, one.total, one.failed, one.seconds_left) for one in run(main())] == [
-        (0, 4, 0, 2.0),
-        (1, 4, 0, 1.5),
-        (2, 4, 0, 1.0),
-        (3, 4, 1, 0.5),
+    assert [(one.done, one.total, one.failed, round(one.seconds_left, 6)) for one in run(main())] == [
+        (0, 4, 0, 2.4),
+        (1, 4, 0, 1.8),
+        (2, 4, 0, 1.2),
+        (3, 4, 1, 0.6),
         (4, 4, 1, 0.0),
     ]
 

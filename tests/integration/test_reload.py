@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
+import httpx
 import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
@@ -714,14 +715,56 @@ def test_a_change_of_the_endpoint_shows_the_account_at_every_moment() -> None:
         shown = []
         while not reload.done():
             await asyncio.sleep(0.1)
-            shown.append(world.samples("chatapp_account_up"))
+            shown.append(world.samples("chatapp_account_spaces"))
         await world.exporter.stop()
         return shown
 
     shown = run(main())
 
     assert len(shown) > 5  # it waits for polls in flight
-    assert shown == [["chatapp_account_up{} 1"]] * len(shown)
+    assert shown == [["chatapp_account_spaces{} 5"]] * len(shown)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_an_http_client_that_cannot_be_created_changes_nothing(position: int) -> None:
+    polled: list[str] = []
+    clients: list[httpx.AsyncClient] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        polled.append(request.url.host)
+        return httpx.Response(200, stream=httpx.ByteStream(b'{"Code": "OK", "PhoneNumbers": []}'))
+
+    def factory(endpoint: str) -> httpx.AsyncClient:
+        if endpoint == f"https://broken-{position}.example":
+            raise httpx.InvalidURL("Invalid port: ':1/128'")  # what httpx makes of NO_PROXY=::1/128
+        clients.append(httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+        return clients[-1]
+
+    def account(name: str, host: str) -> CamsAccount:
+        keys = {"access_key_id": f"id-{name}", "access_key_secret": "secret", "poll_interval": "1m"}
+        return CamsAccount.model_validate({"name": name, "endpoint": f"https://{host}.example", **keys})
+
+    async def main() -> str:
+        before = Settings(accounts=[account("old", "old"), account("stays", "stays")])
+        exporter = Exporter(before, SourceContext({}, VirtualClock(), factory))
+        await exporter.start()
+        await asyncio.sleep(30)
+        shown = observable(exporter)
+        accounts = [account(f"new-{number}", f"broken-{number}") for number in range(3)]
+        with pytest.raises(ConfigError) as error:
+            await exporter.reconfigure(Settings(accounts=[*accounts, account("stays", "stays")]))
+        assert observable(exporter) == shown
+        await asyncio.sleep(60)
+        await exporter.stop()
+        return str(error.value)
+
+    assert run(main()) == (
+        f"account new-{position}: endpoint: expected a usable HTTP client, found InvalidURL;"
+        " check the variables HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE"
+    )
+    assert polled == ["old.example", "stays.example"] * 2
+    assert all(client.is_closed for client in clients)
+    assert len(clients) == 2 + position
 
 
 def test_a_secret_that_cannot_be_read_during_a_reload_keeps_the_last_one(tmp_path: Path) -> None:

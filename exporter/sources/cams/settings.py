@@ -14,6 +14,7 @@ from exporter.sources.cams.credentials import AccessKey
 from exporter.sources.cams.source import CamsSource
 
 MIN_INTERVAL_SECONDS = 30.0
+_OF_HTTP = "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE"
 _KEY = ("access_key_id", "access_key_id_file", "access_key_secret", "access_key_secret_file", "security_token_file")
 
 
@@ -86,7 +87,12 @@ class CamsAccount(Account):
         key = default_chain.DefaultChain() if self.credentials else self.access_key(context.environ)
         if isinstance(key, AccessKey):
             key.read()
-        return CamsSource(context.http(self.endpoint), self.endpoint, key, context.clock, self.isv_code)
+        try:
+            http = context.http(self.endpoint)
+        except Exception as error:  # its text can hold the password of a proxy
+            problem = f"expected a usable HTTP client, found {type(error).__name__}; check the variables {_OF_HTTP}"
+            raise SourceError("endpoint", problem) from None
+        return CamsSource(http, self.endpoint, key, context.clock, self.isv_code)
 
     def access_key(self, environ: Mapping[str, str]) -> AccessKey:
         """The account's key, from its keys here or from the environment."""

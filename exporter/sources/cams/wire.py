@@ -278,7 +278,7 @@ def _read_number(entry: dict[str, Any]) -> PhoneNumber:
     return PhoneNumber(
         phone_number=_text(entry.get("PhoneNumber")),
         verified_name=_text(entry.get("VerifiedName")),
-        quality_rating="UNKNOWN" if rating in ("", "NA") else rating,
+        quality_rating="UNKNOWN" if rating == "NA" else rating,
         messaging_limit_tier=_enumeration(entry.get("MessagingLimitTier")),
         status=_enumeration(entry.get("Status")),
         name_status=_enumeration(entry.get("NameStatus")),

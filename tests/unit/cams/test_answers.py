@@ -144,13 +144,23 @@ def test_five_numbers_in_five_states_are_told_apart() -> None:
     ]
 
 
-def test_a_field_that_is_null_or_missing_does_not_cost_the_number() -> None:
+def test_a_field_that_is_null_or_missing_does_not_cost_the_number_and_reads_as_no_value() -> None:
     answer = decode("ok_missing_fields")
 
     first, second = answer.phone_numbers
-    assert (first.quality_rating, first.messaging_limit_tier, first.status) == ("UNKNOWN", "", "CONNECTED")
-    assert (second.quality_rating, second.messaging_limit_tier, second.status) == ("UNKNOWN", "", "")
+    assert (first.quality_rating, first.messaging_limit_tier, first.status) == ("", "", "CONNECTED")
+    assert (second.quality_rating, second.messaging_limit_tier, second.status) == ("", "", "")
     assert answer.unnamed == 2
+
+
+@pytest.mark.parametrize(
+    ("reported", "rating"), [("NA", "UNKNOWN"), ("unknown", "UNKNOWN"), ("", ""), (" ", ""), (None, ""), ([], "")]
+)
+def test_na_is_unknown_and_a_rating_that_is_not_reported_is_none(reported: object, rating: str) -> None:
+    document = {"Code": "OK", "PhoneNumbers": [{"PhoneNumber": "1", "QualityRating": reported}]}
+
+    assert decode_document(document).phone_numbers[0].quality_rating == rating
+    assert list(unknown_values(decode_document(document).phone_numbers[0], {})) == []
 
 
 def test_values_are_trimmed_and_upper_cased_and_unknown_ones_are_kept_and_told() -> None:
@@ -162,7 +172,7 @@ def test_values_are_trimmed_and_upper_cased_and_unknown_ones_are_kept_and_told()
         ("PURPLE", "TIER_5M", "HIBERNATING"),
         ("GREEN", "UNLIMITED", "OFFLINE"),
         ("GREEN", "TIER_1000", "PAUSED"),
-        ("UNKNOWN", "TIER_NOT_SET", "CONNECTED"),
+        ("", "TIER_NOT_SET", "CONNECTED"),
     ]
     assert [list(unknown_values(number, limits)) for number in numbers] == [
         [],

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.clock import SystemClock
+from exporter.clock import Now, SystemClock
 from exporter.metrics.catalogue import (
     ACCOUNT_FAMILIES,
     EXPORTER_FAMILIES,
@@ -32,7 +33,7 @@ from exporter.metrics.collector import ExporterCollector
 from exporter.metrics.instruments import Instruments
 from exporter.metrics.lines import lines as lines_of
 from exporter.metrics.page import Page
-from exporter.model import MESSAGING_LIMITS, Callback, PhoneNumber
+from exporter.model import MESSAGING_LIMITS, AccountHealth, AccountState, Callback, PhoneNumber
 from exporter.source import Reason
 from exporter.sources.cams.settings import CamsSpace
 from exporter.state.state_file import StateFile
@@ -42,7 +43,7 @@ NOW = 1_800_000_000.0
 MAX_AGE = 3600.0
 ACCOUNT = AccountView(
     "acme",
-    up=True,
+    health=AccountHealth(AccountState.OK, NOW),
     spaces=3,
     interval=300.0,
     effective_interval=300.0,
@@ -122,7 +123,7 @@ def page_of(listed: list[tuple[CamsSpace, SpaceState]]) -> Page:
 
 
 def exposition(page: Page, *, openmetrics: bool, names: tuple[str, ...] = ()) -> str:
-    for _ in page.expire(NOW, MAX_AGE):
+    for _ in page.expire(Now(NOW, 0), MAX_AGE):
         pass
     closing = b"# EOF\n" if openmetrics else b""
     rendered = page.render([ACCOUNT], EXPORTER, openmetrics=openmetrics, names=names)
@@ -147,7 +148,9 @@ def test_the_page_means_what_prometheus_client_means_in_text_and_in_openmetrics(
 ) -> None:
     page = page_of(listed)
     oracle = CollectorRegistry()
-    oracle.register(ExporterCollector(lambda: (list(page.views(NOW, MAX_AGE)), [ACCOUNT], EXPORTER), Instruments()))
+    oracle.register(
+        ExporterCollector(lambda: (list(page.views(Now(NOW, 0), MAX_AGE)), [ACCOUNT], EXPORTER), Instruments())
+    )
 
     in_text = meaning(parse_text, exposition(page, openmetrics=False))
     in_openmetrics = meaning(parse_openmetrics, exposition(page, openmetrics=True))
@@ -182,6 +185,29 @@ def test_a_rating_is_one_for_the_current_value_and_zero_for_the_others() -> None
         '{account="acme",space="s1",phone_number="15550100001",quality_rating="RED"} 1',
         '{account="acme",space="s1",phone_number="15550100001",quality_rating="UNKNOWN"} 0',
     ]
+
+
+def test_a_rating_that_is_not_reported_has_no_series_and_the_number_is_still_listed() -> None:
+    page = one_number(quality_rating="")
+
+    assert lines(page, "chatapp_phone_number_quality_rating") == []
+    assert len(lines(page, "chatapp_phone_number_info")) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "up"), [("ok", " 1"), ("denied", " 0"), ("unreachable", " 0"), ("throttled", " 1"), (None, None)]
+)
+def test_an_account_is_up_while_the_api_answers_and_admits_it_and_absent_before_that_is_known(
+    state: str | None, up: str | None
+) -> None:
+    health = AccountHealth(AccountState(state), NOW) if state else None
+    text = b"".join(Page().render([replace(ACCOUNT, health=health)], EXPORTER, openmetrics=False)).decode()
+    found = re.findall(r'^chatapp_account_(up|state)\{account="acme"(?:,state="(\w+)")?\}( \d)$', text, re.MULTILINE)
+
+    assert [value for name, _, value in found if name == "up"] == ([up] if up else [])
+    assert {of: value for name, of, value in found if name == "state"} == (
+        {name: f" {int(name == state)}" for name in ("ok", "denied", "unreachable", "throttled")} if state else {}
+    )
 
 
 def test_a_rating_that_we_do_not_know_gets_a_series_of_its_own() -> None:
@@ -341,7 +367,7 @@ def test_what_is_too_old_leaves_step_by_step_and_what_changes_meanwhile_stays_ri
     old = SpaceState(True, NOW - MAX_AGE, (PhoneNumber("1", status="X"),), polls=1)
     page = page_of([(CamsSpace(id=f"s{number}"), old) for number in range(30)])
 
-    steps = page.expire(NOW, MAX_AGE)
+    steps = page.expire(Now(NOW, 0), MAX_AGE)
     next(steps)
     page.update(view_of(("acme", "s29"), SpaceState(True, NOW, (PhoneNumber("2", status="X"),), polls=2)))
     page.retain([("acme", f"s{number}") for number in range(20, 30)])

@@ -1,12 +1,17 @@
 """What is known of a space after a poll."""
 
+from dataclasses import replace
+
+import pytest
+
+from exporter.clock import Now
 from exporter.model import Answer, PhoneNumber
 from exporter.source import Outcome, Reason, ServerError, ThrottledError
 from exporter.state.store import Failure, Key, SpaceState, Store
 
 
 def success(at: float, *numbers: PhoneNumber) -> Outcome:
-    return Outcome("acme", "s1", at, Answer(numbers))
+    return Outcome("acme", "s1", at, Answer(numbers), monotonic=at - 90)
 
 
 def failure(at: float) -> Outcome:
@@ -70,10 +75,96 @@ def test_a_number_that_leaves_takes_its_dates_along() -> None:
     assert state.changes == {}
 
 
+RATING, TIER, STATUS = (("1", field) for field in ("quality_rating", "messaging_limit_tier", "status"))
+
+
+def test_a_field_that_is_not_reported_any_more_is_missing_and_is_no_change() -> None:
+    known = SpaceState().after(success(100, RED))
+    for at in (200, 300):
+        known = known.after(success(at, PhoneNumber("1", status="FLAGGED")))
+
+    assert known.missing == {RATING: (200, "RED"), TIER: (200, "TIER_1K")}
+    assert known.changes == {}
+
+
+def test_a_field_that_was_never_reported_is_not_missing() -> None:
+    state = SpaceState().after(success(100, PhoneNumber("1"))).after(success(200, PhoneNumber("1")))
+
+    assert state.missing == {}
+    assert state.after(success(300, RED)).changes == {}
+
+
+def test_a_value_that_is_reported_again_is_compared_with_the_one_before_the_gap() -> None:
+    gap = SpaceState().after(success(100, RED)).after(success(200, PhoneNumber("1")))
+
+    same, other = gap.after(success(300, RED)), gap.after(success(300, GREEN))
+
+    assert (same.missing, same.changes) == ({}, {})
+    assert (other.missing, other.changes) == ({}, {RATING: (300, "RED"), STATUS: (300, "FLAGGED")})
+
+
+def test_a_change_keeps_its_date_while_the_field_is_missing() -> None:
+    changed = SpaceState().after(success(100, GREEN)).after(success(200, RED))
+
+    assert changed.after(success(300, PhoneNumber("1"))).changes == changed.changes
+
+
+def test_of_a_number_that_is_not_listed_any_more_nothing_is_missing() -> None:
+    gap = SpaceState().after(success(100, RED)).after(success(200, PhoneNumber("1")))
+
+    assert gap.after(success(300)).after(success(400, PhoneNumber("1"))).missing == {}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "state"),
+    [
+        ({"quality_rating": "RED"}, {"quality_rating": ""}, "red"),
+        ({"status": "BANNED"}, {"status": ""}, "down"),
+        ({"status": "FLAGGED"}, {"status": ""}, "restricted"),
+        ({"quality_rating": "YELLOW"}, {"quality_rating": ""}, "yellow"),
+        ({"quality_rating": "YELLOW", "status": "BANNED"}, {"quality_rating": "RED", "status": ""}, "down"),
+        ({"quality_rating": "RED"}, {"quality_rating": "", "status": "BANNED"}, "down"),
+        ({"quality_rating": "RED"}, {"messaging_limit_tier": ""}, "green"),
+        ({}, {"quality_rating": ""}, "unknown"),
+        ({}, {"status": ""}, "unknown"),
+        ({}, {"messaging_limit_tier": ""}, "green"),
+    ],
+)
+def test_a_missing_field_improves_no_state_and_an_old_green_is_not_green(
+    before: dict[str, str], now: dict[str, str], state: str
+) -> None:
+    number = replace(GREEN, **now)
+    known = SpaceState().after(success(100, replace(GREEN, **before))).after(success(200, number))
+
+    assert known.state_of(number) == state
+
+
+def test_the_age_of_what_this_process_polled_counts_by_the_monotonic_clock() -> None:
+    state = SpaceState().after(success(100, GREEN))
+
+    assert [state.unseen_seconds(Now(unix, 40)) for unix in (130, 99_999, -99_999)] == [30, 30, 30]
+    assert state.is_fresh(Now(99_999, 69), max_age=60)
+    assert not state.is_fresh(Now(130, 70), max_age=60)
+
+
+def test_the_age_of_what_another_process_polled_counts_by_the_wall_clock() -> None:
+    state = SpaceState(True, 100, (GREEN,))
+
+    assert [state.unseen_seconds(Now(unix, 7)) for unix in (130, 70)] == [30, 30]
+
+
+def test_before_its_first_success_a_space_counts_from_when_it_was_added() -> None:
+    store = Store(lambda key, state: None)
+    store.retain([("acme", "s1")], now=5)
+    store.record(failure(100))
+
+    assert store["acme", "s1"].unseen_seconds(Now(100, 25)) == 20
+
+
 def test_the_store_tells_of_every_change_and_counts_what_was_not_polled() -> None:
     told: list[tuple[Key, SpaceState]] = []
     store = Store(lambda key, state: told.append((key, state)))
-    store.retain([("acme", "s1"), ("acme", "s2")])
+    store.retain([("acme", "s1"), ("acme", "s2")], now=5)
 
     store.record(success(100, GREEN))
 
@@ -84,10 +175,10 @@ def test_the_store_tells_of_every_change_and_counts_what_was_not_polled() -> Non
 
 def test_a_space_that_is_restored_is_not_unpolled_if_its_values_are_fresh_enough_to_show() -> None:
     store = Store(lambda key, state: None)
-    store.retain([("acme", "s1"), ("acme", "s2")])
-    fresh, old = (SpaceState().after(success(at, GREEN)) for at in (100, 10))
+    store.retain([("acme", "s1"), ("acme", "s2")], now=5)
+    fresh, old = (SpaceState(True, at, (GREEN,)) for at in (100, 10))
 
-    store.restore({("acme", "s1"): fresh, ("acme", "s2"): old}, now=120, max_age=60)
+    store.restore({("acme", "s1"): fresh, ("acme", "s2"): old}, now=Now(120, 30), max_age=60)
 
     assert (store["acme", "s1"], store["acme", "s2"]) == (fresh, old)
     assert store.unpolled == {("acme", "s2")}
@@ -95,10 +186,10 @@ def test_a_space_that_is_restored_is_not_unpolled_if_its_values_are_fresh_enough
 
 def test_a_space_that_is_not_retained_is_forgotten() -> None:
     store = Store(lambda key, state: None)
-    store.retain([("acme", "s1")])
+    store.retain([("acme", "s1")], now=5)
     store.record(success(100, GREEN))
-    store.retain([("acme", "s2")])
-    store.retain([("acme", "s1")])
+    store.retain([("acme", "s2")], now=5)
+    store.retain([("acme", "s1")], now=5)
 
     assert store["acme", "s1"] == SpaceState()
     assert store.unpolled == {("acme", "s1")}
