@@ -41,9 +41,9 @@ _ENVIRONMENT = """\
 
 """
 _VARIABLES = {
-    variable("access_key_id"): "the access key's id, for accounts that name none",
-    variable("access_key_secret"): "its secret, for accounts that name none",
-    variable("security_token"): "the token of a temporary key (STS), for accounts that name none",
+    variable("access_key_id"): "the access key's id, for accounts that name no part of a key",
+    variable("access_key_secret"): "its secret, for the same accounts",
+    variable("security_token"): "the token of a temporary key (STS), for the same accounts",
     "HTTPS_PROXY, ALL_PROXY, NO_PROXY": "the way to the API; what is on this machine is never asked through a proxy",
     "SSL_CERT_FILE": "certificate authorities to trust, instead of those that come with Python's certifi",
 }

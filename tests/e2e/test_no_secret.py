@@ -32,8 +32,8 @@ def scenario() -> Scenario:
 
 
 async def echoes(exchange: Exchange) -> None:
-    """An error that repeats whatever it was told, as verbose gateways do."""
-    text = f"key {KEY} secret {SECRET} token {TOKEN}"
+    """An error that repeats whatever it was told, as verbose gateways do. One account sends no token."""
+    text = f"key {KEY} secret {SECRET} token {exchange.headers.get('x-acs-security-token')}"
     body = {"Code": "InternalError", "Message": text, "RequestId": KEY}
     await exchange.send(500, json.dumps(body).encode(), {"x-acs-request-id": KEY})
 
@@ -58,7 +58,7 @@ MISTAKES = (
 
 
 def config(folder: Path, api: HostileApi) -> Path:
-    literal = api.account(name="literal")
+    literal = api.account(name="literal", qps=3)  # 9 together, for the accounts have the same key
     (folder / "secret").write_text(SECRET)
     (folder / "token").write_text(TOKEN)
     from_environment = {key: value for key, value in literal.items() if not key.startswith("access_key")}

@@ -1,6 +1,10 @@
-"""An account's access key: from the configuration, from files that it names, or from the environment."""
+"""An account's access key: from the configuration, from files that it names, or from the environment.
+
+A key comes from one place: the environment counts only for an account that names no part of a key.
+"""
 
 import asyncio
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +16,15 @@ from exporter.sources.cams.signing import Credentials, require_plain
 _log = structlog.get_logger()
 
 _PARTS = ("access_key_id", "access_key_secret", "security_token")
+_ASSIGNMENT = re.compile(
+    r"""^\s*(?: export\s+\w+\s*=
+        | [A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\s*=(?!=)
+        | [A-Z]+=[^=]
+        | [a-z]+(?:_[a-z0-9]+)+\s*=\s*[^=\s] )""",
+    re.MULTILINE | re.VERBOSE,
+)
+"""NAME=value, as in a file of environment variables. A token in base64 can have "=" too, at the end of each of its
+parts; but before that it has letters of both cases, digits, "+" or "/"."""
 
 
 class AccessKey:
@@ -28,7 +41,9 @@ class AccessKey:
         self._account = account
         self._literals = literals
         self._files = files
-        self._environ = environ
+        named = [key for key, text in literals.items() if text is not None]
+        self._named = named + [f"{key}_file" for key, file in files.items() if file is not None]
+        self._environ = {} if self._named else environ
         self._last_good: Credentials | None = None
         self._used: Credentials | None = None
         self._failing = False
@@ -41,6 +56,13 @@ class AccessKey:
         """
         self._last_good = Credentials(*map(self._part, _PARTS))
         return self._last_good
+
+    def read_id(self) -> str | None:
+        """The key's id as it is now; None while it cannot be read."""
+        try:
+            return self._part("access_key_id")
+        except SourceError:
+            return None
 
     def problems(self) -> Iterator[SourceError]:
         """What is wrong with each part, where `read` stops at the first."""
@@ -83,23 +105,33 @@ class AccessKey:
         self._failing = problem is not None
 
     def _part(self, key: str) -> str:
-        literal, file, name = self._literals.get(key), self._files[key], variable(key)
+        literal, file = self._literals.get(key), self._files[key]
         if literal is not None and file is not None:
             raise SourceError(key, f"expected either {key} or {key}_file, found both")
         if file is not None:
             return _read_secret(f"{key}_file", Path(file))
         if literal is not None:
             return _checked(key, literal)
-        text = self._environ.get(name, "").strip()
-        if text:
-            return _checked(key, text, of=f" in the variable {name}")
+        if text := self._variable(key):
+            return _checked(key, text, of=f" in the variable {variable(key)}")
         if key == "security_token":
             return ""
-        raise SourceError(key, f"expected {key}, {key}_file or the variable {name}, found none of them")
+        raise SourceError(key, self._missing(key))
+
+    def _variable(self, key: str) -> str:
+        return self._environ.get(variable(key), "").strip()
+
+    def _missing(self, key: str) -> str:
+        if self._named:
+            found = f"found only {', '.join(self._named)}; the environment does not complete a key"
+            return f"expected {key} or {key}_file, {found}"
+        if variables := [variable(part) for part in _PARTS if self._variable(part)]:
+            return f"expected the variable {variable(key)}, found only {', '.join(variables)}"
+        return f"expected {key}, {key}_file or the variable {variable(key)}, found none of them"
 
 
 def variable(key: str) -> str:
-    """The environment variable that replaces a missing key of an account."""
+    """The environment variable with this part of the key, for accounts that name no part."""
     return f"ALIBABA_CLOUD_{key.upper()}"
 
 
@@ -107,7 +139,7 @@ def _read_secret(key: str, path: Path) -> str:
     """A file's trimmed text. Errors do not show its name, which may be the secret itself by mistake."""
     try:
         text = path.read_text(encoding="utf-8").strip()
-        require_plain(text)
+        _require_secret(text)
     except (OSError, ValueError) as error:
         raise SourceError(key, f"expected a secret in this file, found {_why(error)}") from error
     return text
@@ -121,7 +153,16 @@ def _why(error: OSError | ValueError) -> str:
 
 def _checked(key: str, text: str, of: str = "") -> str:
     try:
-        require_plain(text)
+        _require_secret(text)
     except ValueError as error:
         raise SourceError(key, f"expected a usable value{of}, found {error}") from error
     return text
+
+
+def _require_secret(text: str) -> None:
+    """Raises ValueError, without the text, for what is no secret alone."""
+    if _ASSIGNMENT.search(text):
+        raise ValueError("NAME=value; leave the name out")
+    if text and text[0] == text[-1] and text[0] in "\"'":
+        raise ValueError("a value in quotes; leave them out")
+    require_plain(text)

@@ -36,23 +36,24 @@ class CamsAccount(Account):
     access_key_id: Annotated[Text, PlainSerializer(lambda _: "<secret>", when_used="json")] | None = Field(
         None,
         repr=False,
-        description="the access key's id; or `access_key_id_file`; without both, ALIBABA_CLOUD_ACCESS_KEY_ID",
+        description="the access key's id; or `access_key_id_file`; ALIBABA_CLOUD_ACCESS_KEY_ID if the account names no"
+        " part of a key",
     )
     access_key_id_file: FileName | None = Field(
         None, description="a file with the access key's id; read for each request"
     )
     access_key_secret: Secret | None = Field(
         None,
-        description="the access key's secret; or `access_key_secret_file`; without both,"
-        " ALIBABA_CLOUD_ACCESS_KEY_SECRET",
+        description="the access key's secret; or `access_key_secret_file`; ALIBABA_CLOUD_ACCESS_KEY_SECRET if the"
+        " account names no part of a key",
     )
     access_key_secret_file: FileName | None = Field(
         None, description="a file with the access key's secret; read for each request"
     )
     security_token_file: FileName | None = Field(
         None,
-        description="a file with the token of a temporary key (STS); read for each request; without it,"
-        " ALIBABA_CLOUD_SECURITY_TOKEN",
+        description="a file with the token of a temporary key (STS); read for each request;"
+        " ALIBABA_CLOUD_SECURITY_TOKEN if the account names no part of a key",
     )
     credentials: Literal["default"] | None = Field(
         None,

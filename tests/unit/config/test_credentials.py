@@ -1,10 +1,14 @@
 """Where a credential comes from, and what happens while its file changes."""
 
 import os
-from collections.abc import Callable
+import string
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from virtual_time import run
 
@@ -33,18 +37,93 @@ def read(secret: Path) -> Callable[[], str]:
     return lambda: run(key.current()).access_key_secret
 
 
-def test_the_environment_gives_what_the_file_leaves_out() -> None:
+ID, SECRET = ("access_key_id", "access_key_id_file"), ("access_key_secret", "access_key_secret_file")
+PARTS = (*ID, *SECRET, "security_token_file")
+SOME_PARTS = [parts for count in range(1, len(PARTS) + 1) for parts in combinations(PARTS, count)]
+
+
+def naming(parts: Sequence[str], file: Path) -> CamsAccount:
+    """An account that names these parts of a key, with this file."""
+    values = {part: str(file) if part.endswith("_file") else f"literal-{part}" for part in parts}
+    return CamsAccount.model_validate({"name": "acme", **values})
+
+
+def test_an_account_that_names_no_part_of_a_key_takes_it_from_the_environment() -> None:
     key = CamsAccount(name="acme").access_key(ENVIRON)
 
     assert key.read() == Credentials("id-of-environment", "secret-of-environment", "token-of-environment")
 
 
-def test_the_file_goes_before_the_environment(secret: Path) -> None:
-    account = CamsAccount(name="acme", access_key_id="LTAIexample", access_key_secret_file=str(secret))
+@pytest.mark.parametrize("parts", SOME_PARTS, ids=" ".join)
+@pytest.mark.parametrize("environ", [ENVIRON, {}], ids=["with variables", "without"])
+def test_an_account_that_names_a_part_of_a_key_takes_nothing_from_the_environment(
+    secret: Path, parts: Sequence[str], environ: Mapping[str, str]
+) -> None:
+    key = naming(parts, secret).access_key(environ)
 
-    credentials = account.access_key(ENVIRON).read()
+    wrong = {problem.key for problem in key.problems()}
 
-    assert (credentials.access_key_id, credentials.access_key_secret) == ("LTAIexample", "first")
+    assert wrong == {names[0] for names in (ID, SECRET) if len(set(names) & set(parts)) != 1}
+    if not wrong:
+        of_id, of_secret = (
+            "first" if {*names} & {*parts} == {names[1]} else f"literal-{names[0]}" for names in (ID, SECRET)
+        )
+        token = "first" if "security_token_file" in parts else ""
+        assert key.read() == Credentials(of_id, of_secret, token)
+
+
+@pytest.mark.parametrize(
+    ("parts", "problems"),
+    [
+        (["access_key_id"], ["expected access_key_secret or access_key_secret_file, found only access_key_id"]),
+        (
+            ["access_key_secret_file"],
+            ["expected access_key_id or access_key_id_file, found only access_key_secret_file"],
+        ),
+        (
+            ["security_token_file"],
+            [
+                "expected access_key_id or access_key_id_file, found only security_token_file",
+                "expected access_key_secret or access_key_secret_file, found only security_token_file",
+            ],
+        ),
+        (
+            ["access_key_id_file", "security_token_file"],
+            [
+                "expected access_key_secret or access_key_secret_file, found only access_key_id_file,"
+                " security_token_file"
+            ],
+        ),
+    ],
+)
+def test_half_a_key_names_what_is_missing_and_what_was_found(
+    secret: Path, parts: Sequence[str], problems: list[str]
+) -> None:
+    found = [str(problem) for problem in naming(parts, secret).access_key(ENVIRON).problems()]
+
+    assert found == [f"{problem}; the environment does not complete a key" for problem in problems]
+
+
+@pytest.mark.parametrize(
+    ("variables", "problems"),
+    [
+        (["ID"], ["expected the variable ALIBABA_CLOUD_ACCESS_KEY_SECRET, found only ALIBABA_CLOUD_ACCESS_KEY_ID"]),
+        (["SECRET"], ["expected the variable ALIBABA_CLOUD_ACCESS_KEY_ID, found only ALIBABA_CLOUD_ACCESS_KEY_SECRET"]),
+        (
+            ["TOKEN"],
+            [
+                "expected the variable ALIBABA_CLOUD_ACCESS_KEY_ID, found only ALIBABA_CLOUD_SECURITY_TOKEN",
+                "expected the variable ALIBABA_CLOUD_ACCESS_KEY_SECRET, found only ALIBABA_CLOUD_SECURITY_TOKEN",
+            ],
+        ),
+    ],
+)
+def test_half_a_key_in_the_environment_names_the_variable_that_is_missing(
+    variables: list[str], problems: list[str]
+) -> None:
+    environ = {name: text for name, text in ENVIRON.items() if name.rpartition("_")[2] in variables}
+
+    assert [str(problem) for problem in CamsAccount(name="acme").access_key(environ).problems()] == problems
 
 
 def test_a_key_without_a_token_has_none() -> None:
@@ -177,6 +256,105 @@ def test_a_secret_file_that_was_never_usable_is_refused(secret: Path, content: b
     assert str(refused.value) == f"expected a secret in this file, found {found}"
 
 
+ASSIGNMENTS = [
+    "ALIBABA_CLOUD_ACCESS_KEY_SECRET=abc",
+    "ALIBABA_CLOUD_ACCESS_KEY_SECRET = abc",
+    "ALIBABA_CLOUD_ACCESS_KEY_SECRET='abc'",
+    "ALIBABA_CLOUD_ACCESS_KEY_SECRET=",
+    "export ALIBABA_CLOUD_ACCESS_KEY_SECRET=abc",
+    "export secret=abc",
+    "SECRET=abc",
+    "access_key_secret=abc",
+    "access_key_secret = abc",
+    "S3_KEY=abc==",
+]
+SEVERAL_LINES = [
+    "ALIBABA_CLOUD_ACCESS_KEY_ID=abc\nALIBABA_CLOUD_ACCESS_KEY_SECRET=def",
+    "# the key\nexport SECRET=abc",
+    "[default]\naccess_key_secret = abc",
+]
+QUOTED = ['"abc"', "'abc'", '"', '"a=b"', "''"]
+FILE_KEYS = ["access_key_id_file", "access_key_secret_file", "security_token_file"]
+USABLE = [
+    "CAISabc+/==",
+    "CAISabc=",
+    "CAISabc==",
+    "CAIS_abc-==",
+    "ABCDEFGH==",
+    "AB_CD==",
+    "ABC1=DEF",
+    "CAISabc=def+/==",
+    "a=b",
+    "aB/c+d=e=",
+    "=abc",
+    "abc'def",
+    "'abc",
+    "it's",
+    "exported",
+    "${NAME}",
+]
+
+
+def refused(account: CamsAccount, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(problem.key, str(problem)) for problem in account.access_key(environ).problems()]
+
+
+@pytest.mark.parametrize("key", FILE_KEYS)
+@pytest.mark.parametrize("content", [*ASSIGNMENTS, *SEVERAL_LINES, *QUOTED])
+def test_a_secret_file_with_a_name_or_quotes_is_an_error_that_says_so(tmp_path: Path, key: str, content: str) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_text("secret")
+    bad.write_text(f"{content}\n")
+    files = {name: str(bad if name == key else good) for name in FILE_KEYS}
+
+    found = "a value in quotes; leave them out" if content in QUOTED else "NAME=value; leave the name out"
+    assert refused(CamsAccount.model_validate({"name": "acme", **files}), {}) == [
+        (key, f"expected a secret in this file, found {found}")
+    ]
+
+
+@pytest.mark.parametrize("text", [*ASSIGNMENTS, *QUOTED])
+def test_a_literal_or_a_variable_with_a_name_or_quotes_is_an_error_that_says_so(text: str) -> None:
+    found = "a value in quotes; leave them out" if text in QUOTED else "NAME=value; leave the name out"
+    literal = CamsAccount.model_validate({"name": "acme", "access_key_id": "id", "access_key_secret": text})
+
+    assert refused(literal, {}) == [("access_key_secret", f"expected a usable value, found {found}")]
+    assert refused(CamsAccount(name="acme"), {**ENVIRON, "ALIBABA_CLOUD_SECURITY_TOKEN": text}) == [
+        ("security_token", f"expected a usable value in the variable ALIBABA_CLOUD_SECURITY_TOKEN, found {found}")
+    ]
+
+
+@pytest.mark.parametrize("text", USABLE)
+def test_a_secret_with_an_equals_sign_or_a_quote_in_it_is_used(secret: Path, text: str) -> None:
+    secret.write_text(f"{text}\n")
+
+    assert naming(("access_key_id_file", "access_key_secret_file", "security_token_file"), secret).access_key(
+        {}
+    ).read() == Credentials(text, text, text)
+
+
+@given(
+    st.text(string.ascii_letters + string.digits + "+/", min_size=30, max_size=800).filter(
+        lambda text: text.upper() != text
+    ),
+    st.sampled_from(["", "=", "=="]),
+)
+def test_a_token_in_base64_is_used(text: str, padding: str) -> None:
+    token = text + padding
+
+    key = CamsAccount(name="acme").access_key({**ENVIRON, "ALIBABA_CLOUD_SECURITY_TOKEN": token})
+
+    assert key.read().security_token == token
+
+
+def test_a_secret_file_that_gets_a_name_keeps_its_last_value(secret: Path, read: Callable[[], str]) -> None:
+    assert read() == "first"
+
+    secret.write_text("ALIBABA_CLOUD_ACCESS_KEY_SECRET=second")
+
+    assert read() == "first"
+
+
 def test_every_part_that_is_wrong_is_reported() -> None:
     account = CamsAccount(
         name="acme", access_key_id="x\ty", access_key_id_file="x", security_token_file="/nowhere/token"
@@ -188,8 +366,8 @@ def test_every_part_that_is_wrong_is_reported() -> None:
         ("access_key_id", "expected either access_key_id or access_key_id_file, found both"),
         (
             "access_key_secret",
-            "expected access_key_secret, access_key_secret_file or the variable ALIBABA_CLOUD_ACCESS_KEY_SECRET,"
-            " found none of them",
+            "expected access_key_secret or access_key_secret_file, found only access_key_id, access_key_id_file,"
+            " security_token_file; the environment does not complete a key",
         ),
         (
             "security_token_file",
