@@ -27,6 +27,10 @@ will mean; `chatapp-exporter schema` prints a JSON Schema for editors.
 - A **duration** is written as Prometheus writes it: `30s`, `5m`, `1h30m`, `1d`.
 - The name of a file is relative to the directory of the file that names it.
 - A key without a default, marked –, may be left out, unless it is **needed**.
+- With `--config.expand-environment-variables`, `${NAME}` in a value of this file or of a space file is replaced by the
+  environment variable NAME, and `$${NAME}` is a literal `${NAME}`. A variable that is not set is an error, and without
+  the flag a value that is a placeholder is one. In a list or mapping in one line, a placeholder needs quotes:
+  `{id: "${SPACE}"}`.
 
 ## Configuration file
 """

@@ -56,6 +56,13 @@ _config_file = click.option(
     type=click.Path(path_type=Path),
     help="Configuration file. Without it, one account is polled with the key from the environment.",
 )
+_expand = click.option(
+    "--config.expand-environment-variables",
+    "expand",
+    is_flag=True,
+    help="Replace ${NAME} in values of the configuration file and of space files by the environment variable NAME;"
+    " $${NAME} is a literal ${NAME}.",
+)
 _shard = click.option(
     "--shard",
     metavar="INDEX/COUNT",
@@ -143,6 +150,7 @@ def main() -> None:
     )
 )
 @_config_file
+@_expand
 @_shard
 @_server_options
 @click.option(
@@ -154,6 +162,7 @@ def main() -> None:
 @click.option("--web.enable-lifecycle", "lifecycle", is_flag=True, help="Reload on POST /-/reload. SIGHUP always does.")
 def serve(
     config_file: Path | None,
+    expand: bool,
     shard: "Shard",
     address: str,
     log_level: str,
@@ -172,7 +181,7 @@ def serve(
     from exporter.serve import serve as run
     from exporter.web.access import Access
 
-    configuration = _configuration(config_file)
+    configuration = _configuration(config_file, expand=expand)
     settings = _valid(configuration.load, hint=config_file is None)
     access = _valid(lambda: Access(web_config_file, SystemClock())) if web_config_file else None
     configure_logs(log_level, log_format)
@@ -204,8 +213,9 @@ def demo(scenario: Path | None, address: str, log_level: str, log_format: Any) -
     )
 )
 @_config_file
+@_expand
 @_shard
-def check(config_file: Path | None, shard: "Shard") -> None:
+def check(config_file: Path | None, expand: bool, shard: "Shard") -> None:
     """Validate the configuration and print what it will mean.
 
     For each account: how many queries per second its spaces need, how often they are polled, and how old a value can
@@ -215,7 +225,7 @@ def check(config_file: Path | None, shard: "Shard") -> None:
     from exporter.polling.plan import plans_of, warnings
     from exporter.report import print_plan
 
-    settings = effective_settings(_load(config_file), {}, shard)
+    settings = effective_settings(_load(config_file, expand=expand), {}, shard)
     with _printing():
         print_plan(settings)
     for warning in warnings(plans_of(settings), settings.max_age):
@@ -232,6 +242,7 @@ def check(config_file: Path | None, shard: "Shard") -> None:
     )
 )
 @_config_file
+@_expand
 @_choice("--output", "output", ["table", "json"], "table", "For people, or for programs.")
 @_choice(
     "--fail-on",
@@ -240,7 +251,7 @@ def check(config_file: Path | None, shard: "Shard") -> None:
     "red",
     "Exit with 3 if a number is in this state or a worse one.",
 )
-def poll(config_file: Path | None, output: str, fail_on: str) -> None:
+def poll(config_file: Path | None, expand: bool, output: str, fail_on: str) -> None:
     """Poll every space once and print the numbers, the worst first.
 
     \b
@@ -260,7 +271,7 @@ def poll(config_file: Path | None, output: str, fail_on: str) -> None:
       3    a number is as bad as --fail-on says, whatever else failed
       130  interrupted
     """
-    sys.exit(_poll(_load(config_file), output, fail_on))
+    sys.exit(_poll(_load(config_file, expand=expand), output, fail_on))
 
 
 @main.command(
@@ -331,15 +342,15 @@ def _poll(settings: "Settings", output: str, fail_on: str) -> int:
     return 1 if unlisted or any(error for _, error in swept) else 0
 
 
-def _configuration(config_file: Path | None) -> "Configuration":
+def _configuration(config_file: Path | None, *, expand: bool) -> "Configuration":
     from exporter.config.loading import Configuration
     from exporter.sources import Settings
 
-    return Configuration(config_file, os.environ, Settings)
+    return Configuration(config_file, os.environ, Settings, expand=expand)
 
 
-def _load(config_file: Path | None) -> "Settings":
-    return _valid(_configuration(config_file).load, hint=config_file is None)
+def _load(config_file: Path | None, *, expand: bool) -> "Settings":
+    return _valid(_configuration(config_file, expand=expand).load, hint=config_file is None)
 
 
 def _load_scenario(path: Path | None) -> "Scenario":

@@ -17,6 +17,7 @@ from exporter.config.problems import ConfigError, Place, Problem
 
 _SURROGATES = re.compile(r"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
+PLACEHOLDER_MARK = "${"
 _MAX_LEVELS = 10_000
 """PyYAML's parser in C ends the process somewhere above 20,000 levels; at some hundreds it raises RecursionError."""
 
@@ -92,10 +93,20 @@ class Lines:
 
     def line(self, place: Place) -> int | None:
         """The line of the last part of the place that the file has."""
+        return self._found(place)[1]
+
+    def shown(self, place: Place, value: str) -> str:
+        """The value at this place as an error shows it: a placeholder as written, for it can stand for a secret."""
+        node, _ = self._found(place)
+        if not isinstance(node, yaml.ScalarNode):
+            return "text (not shown)"  # the file changed after it was read
+        return repr(node.value if PLACEHOLDER_MARK in node.value else value)
+
+    def _found(self, place: Place) -> tuple[yaml.Node | None, int | None]:
         node, line = self._root, None
         for step in place:
             node, line = _child(node, step, line)
-        return line
+        return node, line
 
     @cached_property
     def _root(self) -> yaml.Node | None:

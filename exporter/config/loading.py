@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from exporter.config.document import Lines, read_document
-from exporter.config.problems import ConfigError, Problem
+from exporter.config.placeholders import expand
+from exporter.config.problems import ConfigError, Problem, at_one_place
 from exporter.config.settings import Account, Settings
 from exporter.config.space_files import files_of, read_spaces
 from exporter.config.validation import validate
@@ -15,11 +16,15 @@ Version = tuple[int, int, int] | None
 
 
 class Configuration:
-    """A configuration file and the space files that it names, or the environment where there is no file."""
+    """A configuration file and the space files that it names, or the environment where there is no file. With `expand`,
+    placeholders in the files are replaced by variables of the environment."""
 
-    def __init__(self, path: Path | None, environ: Mapping[str, str], shape: type[Settings]) -> None:
+    def __init__(
+        self, path: Path | None, environ: Mapping[str, str], shape: type[Settings], *, expand: bool = False
+    ) -> None:
         self._path = path
         self._environ = environ
+        self._variables = environ if expand else None
         self._shape = shape
         self._accounts: list[tuple[int, Account]] = []
         self._broken: frozenset[str] = frozenset()
@@ -48,14 +53,16 @@ class Configuration:
     def _from_file(self, path: Path) -> Settings:
         self._loaded = self._seen = self._versions()
         document, lines = read_document(path), Lines(path)
+        unexpanded = expand(document, lines, self._variables)
         settings, problems = validate(self._shape, document, lines, path.parent)
         self._accounts = list(enumerate(settings.accounts) if settings else self._valid_accounts(document, lines))
         self._loaded = self._seen = self._versions()  # before the files are read: a later change is seen
         problems += _problems_of_accounts(self._accounts, lines, self._environ)
-        spaces, wrong = read_spaces(path, self._accounts)
+        spaces, wrong = read_spaces(path, self._accounts, self._variables)
         self._broken = frozenset(problem.file for problem in wrong)
-        if settings is None or problems or wrong:
-            raise ConfigError(sorted([*problems, *wrong], key=self._order))
+        problems = at_one_place(unexpanded, [*problems, *wrong])
+        if settings is None or problems:
+            raise ConfigError(sorted(problems, key=self._order))
         accounts = [
             account if account.polls_own_numbers else account.model_copy(update={"spaces": spaces[index]})
             for index, account in self._accounts
@@ -93,7 +100,8 @@ def _problems_of_accounts(
     seen = set()
     for index, account in accounts:
         if account.name in seen:
-            yield lines.problem(("accounts", index, "name"), f"duplicate account name {account.name!r}")
+            place = ("accounts", index, "name")
+            yield lines.problem(place, f"duplicate account name {lines.shown(place, account.name)}")
         seen.add(account.name)
         for problem in account.problems(environ):
             yield lines.problem(("accounts", index, problem.key), str(problem))

@@ -25,6 +25,13 @@ class Problem:
         return ": ".join(filter(None, (self.where, _spelled(self.place), self.text)))
 
 
+def at_one_place(first: Iterable[Problem], others: Iterable[Problem]) -> list[Problem]:
+    """The first problems, and those of the others that are at other places."""
+    first = list(first)
+    places = {(problem.file, problem.place) for problem in first}
+    return first + [problem for problem in others if (problem.file, problem.place) not in places]
+
+
 class ConfigError(Exception):
     """The configuration cannot be used; `problems` are all that were found, one per line in the text."""
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from exporter.config.document import Lines, read_document
-from exporter.config.problems import ConfigError, Place, Problem
+from exporter.config.placeholders import expand
+from exporter.config.problems import ConfigError, Place, Problem, at_one_place
 from exporter.config.settings import Account, ConfiguredSpace
 from exporter.config.validation import validate
 
@@ -20,8 +21,11 @@ def files_of(account: Account) -> Mapping[str, list[str]]:
     return {pattern: sorted(glob(pattern, recursive=True)) for pattern in account.space_files or ()}
 
 
-def read_spaces(main: Path, accounts: Iterable[tuple[int, Account]]) -> tuple[Spaces, list[Problem]]:
-    """The spaces of the accounts: those of the main file, then those of their space files."""
+def read_spaces(
+    main: Path, accounts: Iterable[tuple[int, Account]], variables: Mapping[str, str] | None
+) -> tuple[Spaces, list[Problem]]:
+    """The spaces of the accounts: those of the main file, then those of their space files, with these variables for
+    their placeholders."""
     read: dict[tuple[str, type], list[ConfiguredSpace]] = {}
     spaces, problems, in_main = {}, [], Lines(main)
     for index, account in accounts:
@@ -32,11 +36,12 @@ def read_spaces(main: Path, accounts: Iterable[tuple[int, Account]]) -> tuple[Sp
         for position, (pattern, files) in enumerate(files_of(account).items()):
             if not files:
                 place = ("accounts", index, "space_files", position)
-                problems.append(in_main.problem(place, f"expected at least one file, found none for {pattern!r}"))
+                shown = in_main.shown(place, pattern)
+                problems.append(in_main.problem(place, f"expected at least one file, found none for {shown}"))
             for file in files:
                 key = file, account.space_type()
                 if key not in read:
-                    read[key], wrong = _read(Path(file), account)
+                    read[key], wrong = _read(Path(file), account, variables)
                     problems += wrong
                 lines = Lines(Path(file))
                 listed += [(lines, (number,), space) for number, space in enumerate(read[key])]
@@ -45,13 +50,17 @@ def read_spaces(main: Path, accounts: Iterable[tuple[int, Account]]) -> tuple[Sp
     return spaces, problems
 
 
-def _read(path: Path, account: Account) -> tuple[list[ConfiguredSpace], list[Problem]]:
+def _read(
+    path: Path, account: Account, variables: Mapping[str, str] | None
+) -> tuple[list[ConfiguredSpace], list[Problem]]:
     try:
         shape: Any = list[account.space_type()]  # type: ignore[misc]  # a type that is known when it runs
-        spaces, problems = validate(shape, read_document(path), Lines(path))
+        document, lines = read_document(path), Lines(path)
+        unexpanded = expand(document, lines, variables)
+        spaces, problems = validate(shape, document, lines)
     except ConfigError as error:
         return [], list(error.problems)
-    return spaces or [], problems
+    return spaces or [], at_one_place(unexpanded, problems)
 
 
 def _duplicates(listed: Iterable[_Listed]) -> Iterator[Problem]:
@@ -59,7 +68,7 @@ def _duplicates(listed: Iterable[_Listed]) -> Iterator[Problem]:
     for lines, place, space in listed:
         if space.id in first:
             in_lines, there = first[space.id]
-            where = in_lines.problem(there, "").where
-            yield lines.problem((*place, "id"), f"duplicate space id {space.id!r} (first defined at {where})")
+            where, shown = in_lines.problem(there, "").where, lines.shown((*place, "id"), space.id)
+            yield lines.problem((*place, "id"), f"duplicate space id {shown} (first defined at {where})")
         else:
             first[space.id] = lines, place

@@ -62,7 +62,7 @@ def _problem(details: Any, shape: Any, document: Any, lines: Lines) -> Problem:
     place = tuple(_in_document(details["loc"], document))
     if details["type"] in _UNKNOWN_KEY:
         return lines.problem(place, f"unknown key{_hint(shape, str(place[-1]))}")
-    found = "" if "[key]" in details["loc"] else f", found {_found(place, details)}"
+    found = "" if "[key]" in details["loc"] else f", found {_found(place, details, lines)}"
     return lines.problem(place, f"expected {_expected(details)}{found}")
 
 
@@ -84,7 +84,7 @@ def _expected(details: Any) -> str:
     return message.removeprefix("Input should be ").partition(", unable to ")[0]
 
 
-def _found(place: Place, details: Any) -> str:
+def _found(place: Place, details: Any, lines: Lines) -> str:
     value = details["input"]
     if isinstance(value, dict) and details["type"] != "missing":
         return "a mapping"
@@ -95,7 +95,7 @@ def _found(place: Place, details: Any) -> str:
     keys = [step for step in place if isinstance(step, str)]
     if not keys or keys[-1] not in _SHOWN:
         return "text (not shown)"
-    return repr(value if len(value) <= _MAX_FOUND else value[:_MAX_FOUND] + "…")
+    return lines.shown(place, value if len(value) <= _MAX_FOUND else value[:_MAX_FOUND] + "…")
 
 
 def _hint(shape: Any, key: str) -> str:

@@ -92,7 +92,10 @@ def test_check_warns_of_a_schedule_that_does_not_fit_and_of_values_that_leave_to
 
 def test_check_prints_the_plan_of_a_shard(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
-    accounts = ", ".join(f"{{name: account-{number}, {KEY}, qps: {number}}}" for number in (1, 2, 3))
+    accounts = ", ".join(
+        f"{{name: account-{number}, access_key_id: id-{number}, access_key_secret: secret, qps: {number}}}"
+        for number in (1, 2, 3)
+    )
     path.write_text(f"accounts: [{accounts}]\n")
 
     plans = [run("check", "--config.file", path, "--shard", f"{index}/5") for index in range(1, 6)]
@@ -127,6 +130,46 @@ def test_a_bad_configuration_starts_nothing(bad_config: Path, command: Sequence[
         "3 problems found, nothing was started; fix that and try again\n"
     )
     assert (done.stdout, done.returncode) == ("", 2)
+
+
+EXPAND = "--config.expand-environment-variables"
+
+
+@pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"]], ids=lambda command: " ".join(command) or "-")
+def test_a_variable_of_the_configuration_that_is_not_set_starts_nothing(tmp_path: Path, command: Sequence[str]) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text("accounts:\n  - name: ${NAME}\n    access_key_id: ${ID}\n    access_key_secret: ${SECRET}\n")
+
+    done = run(*command, "--config.file", path, EXPAND, SECRET="marked-secret")
+
+    assert done.stderr == (
+        f"{path}:2: accounts[0].name: expected the environment variable NAME, found none\n"
+        f"{path}:3: accounts[0].access_key_id: expected the environment variable ID, found none\n"
+        "2 problems found, nothing was started; fix that and try again\n"
+    )
+    assert (done.stdout, done.returncode) == ("", 2)
+
+
+def test_check_and_poll_replace_placeholders_by_variables(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    path.write_text(
+        "accounts:\n  - name: ${NAME}\n    endpoint: http://127.0.0.1:${PORT}\n    qps: ${QPS}\n"
+        "    access_key_id: ${ID}\n    access_key_secret: ${SECRET}\n"
+    )
+    variables = {"NAME": "acme", "PORT": str(port), "QPS": "2.5", "ID": "marked-id", "SECRET": "marked-secret"}
+
+    checked = run("check", "--config.file", path, EXPAND, stdout=subprocess.PIPE, **variables)
+    polled = run("poll", "--config.file", path, EXPAND, "--output", "json", stdout=subprocess.PIPE, **variables)
+
+    assert cells(checked)[3] == "2.5"
+    assert cells(checked)[-1] == f"http://127.0.0.1:{port}"
+    assert (checked.stderr, checked.returncode) == ("", 0)
+    assert [(space["account"], space["error"]["reason"]) for space in json.loads(polled.stdout)] == [
+        ("acme", "transport")
+    ]
+    assert "marked" not in polled.stdout + polled.stderr
 
 
 @pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"]], ids=lambda command: " ".join(command) or "-")

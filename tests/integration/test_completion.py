@@ -11,6 +11,7 @@ from installed import installed
 Complete = Callable[..., list[str]]
 OPTIONS_OF_SERVE = [
     "--config.file",
+    "--config.expand-environment-variables",
     "--shard",
     "--web.listen-address",
     "--log.level",
@@ -67,9 +68,15 @@ def test_without_a_command_the_options_of_serve_are_completed(complete: Complete
 
 
 def test_options_and_choices_of_a_command_are_completed(complete: Complete) -> None:
-    assert complete("poll", "--") == ["--config.file", "--output", "--fail-on", "--help"]
+    assert complete("poll", "--") == [
+        "--config.file",
+        "--config.expand-environment-variables",
+        "--output",
+        "--fail-on",
+        "--help",
+    ]
     assert complete("poll", "--fail-on", "re") == ["red", "restricted"]
-    assert complete("check", "--shard", "7", "--c") == ["--config.file"]
+    assert complete("check", "--shard", "7", "--c") == ["--config.file", "--config.expand-environment-variables"]
 
 
 @pytest.mark.parametrize("words", ["--config.file", "check --config.file", "demo --scenario", "--web.config.file"])

@@ -66,9 +66,9 @@ def broken(loader: Configuration) -> list[str]:
     return [Path(file).name for file, up in loader.space_files().items() if not up]
 
 
-def followed(folder: Path) -> tuple[World, Reloader, Callable[[], list[str]]]:
+def followed(folder: Path, loader: Configuration | None = None) -> tuple[World, Reloader, Callable[[], list[str]]]:
     """An exporter with the configuration of the directory, its reloader, and what metrics say of reloads."""
-    loader = configuration(folder / "exporter.yml")
+    loader = loader or configuration(folder / "exporter.yml")
     world = World(scenario(1), settings=loader.load())
     reloader = world.exporter.reloader(loader)
 
@@ -495,3 +495,27 @@ def test_a_change_while_a_secret_cannot_be_read_is_applied_once_it_can(folder: P
 
 def put(file: Path, text: str) -> None:
     file.write_text(text)
+
+
+def test_a_reload_replaces_placeholders_anew_and_is_refused_where_one_is_not_set(folder: Path) -> None:
+    environ = {"SPACE": "s7"}
+    (folder / "spaces" / "one.yml").write_text("- id: ${SPACE}\n")
+
+    async def main() -> list[list[str]]:
+        world, reloader, _ = followed(folder, configuration(folder / "exporter.yml", environ, expand=True))
+        seen = [spaces_shown(world)]
+        environ["SPACE"] = "s8"
+        await reloader.reload()
+        seen.append(spaces_shown(world))
+        del environ["SPACE"]
+        with pytest.raises(ConfigError) as refused:
+            await reloader.reload()
+        await world.exporter.stop()
+        return [*seen, spaces_shown(world), str(refused.value).splitlines()]
+
+    assert run(main()) == [
+        ["s7"],
+        ["s8"],
+        ["s8"],
+        [f"{folder}/spaces/one.yml:1: [0].id: expected the environment variable SPACE, found none"],
+    ]

@@ -1,0 +1,241 @@
+"""Placeholders in a configuration: which are replaced, which are errors, and that none of their values is shown."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from configured import load
+
+from exporter.config.document import Lines, read_document
+from exporter.config.placeholders import expand
+from exporter.config.problems import ConfigError
+from exporter.config.settings import Settings
+from exporter.sources.cams.settings import CamsSpace
+
+MARK = "Zq7pW3vXk9RtB2mLs8DfH4nJc6GyTa"
+KEY = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "LTAIexample", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "example-secret"}
+FLAG = "--config.expand-environment-variables"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "config.yml"
+
+
+def message(path: Path, text: str, environ: Mapping[str, str], *, expand: bool = True) -> str:
+    path.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        load(path, {**KEY, **environ}, expand=expand)
+    return str(refused.value).replace(f"{path}:", "")
+
+
+def loaded(path: Path, text: str, environ: Mapping[str, str], *, expand: bool = True) -> Settings:
+    path.write_text(text)
+    return load(path, {**KEY, **environ}, expand=expand)
+
+
+def replaced(path: Path, text: str, environ: Mapping[str, str]) -> object:
+    """The document in a file with this text."""
+    path.write_text(text)
+    document = read_document(path)
+    assert expand(document, Lines(path), environ) == []
+    return document
+
+
+def test_values_of_every_type_come_from_the_environment(path: Path) -> None:
+    settings = loaded(
+        path,
+        "accounts:\n"
+        "  - name: ${NAME}\n"
+        "    qps: ${QPS}\n"
+        "    poll_interval: ${MINUTES}m\n"
+        "    spaces:\n"
+        "      - {id: '${ID}', name: 'Contoso ${NAME}', labels: {team: '${NAME}-${ID}'}}\n"
+        "    discover: ${DISCOVER}\n"
+        "messaging_limits: {TIER_5M: '${LIMIT}'}\n"
+        "state_file: ${NAME}.db\n",
+        {"NAME": "acme", "QPS": "7.5", "MINUTES": "10", "ID": "0042", "DISCOVER": "true", "LIMIT": "5000000"},
+    )
+
+    (account,) = settings.accounts
+    assert (account.name, account.qps, account.poll_interval, account.discover) == ("acme", 7.5, 600, True)
+    assert account.polled_spaces == [CamsSpace(id="0042", name="Contoso acme", labels={"team": "acme-0042"})]
+    assert settings.messaging_limits == {"TIER_5M": 5_000_000}
+    assert settings.state_file == str(path.with_name("acme.db"))
+
+
+def test_values_of_space_files_come_from_the_environment(path: Path) -> None:
+    path.with_name("spaces.json").write_text('[{"id": "${ID}", "name": "${NAME}"}]')
+
+    settings = loaded(path, "accounts: [{name: acme, space_files: [spaces.json]}]", {"ID": "1", "NAME": "Contoso"})
+
+    assert settings.accounts[0].polled_spaces == [CamsSpace(id="1", name="Contoso")]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("${A}", "one"),
+        ("x${A}y${B}z", "xoneytwoz"),
+        ("${A}${A}", "oneone"),
+        ("${EMPTY}", ""),
+        ("$${A}", "${A}"),
+        ("$${A}${A}", "${A}one"),
+        ("$${", "${"),
+        ("$$${A}", "$${A}"),
+        ("$A $ {A} $", "$A $ {A} $"),
+        ("${NESTED}", "${A} $${A}"),
+        ("${NULL}", "null"),
+        ("${LINES}", "a: 1\nb: 2"),
+    ],
+)
+def test_a_value_is_replaced_once_and_an_escape_is_removed(path: Path, written: str, read: str) -> None:
+    environ = {"A": "one", "B": "two", "EMPTY": "", "NESTED": "${A} $${A}", "NULL": "null", "LINES": "a: 1\nb: 2"}
+
+    assert replaced(path, f"value: '{written}'\nlist: ['{written}']", environ) == {"value": read, "list": [read]}
+
+
+def test_keys_are_never_replaced(path: Path) -> None:
+    assert replaced(path, "'${A}': {'${A}': 1}", {"A": "one"}) == {"${A}": {"${A}": "1"}}
+
+
+def test_a_value_with_an_alias_is_replaced_once(path: Path) -> None:
+    text = "a: &a ['${NESTED}']\nb: *a\nc: {list: *a}"
+
+    document = replaced(path, text, {"NESTED": "${NESTED}"})
+
+    assert isinstance(document, dict)
+    assert (document["a"], document["b"], document["c"]["list"]) == (["${NESTED}"],) * 3
+
+
+def test_aliases_of_aliases_are_looked_at_once(path: Path) -> None:
+    levels = "\n".join(f"l{level}: &l{level} [{', '.join([f'*l{level - 1}'] * 9)}]" for level in range(1, 60))
+
+    assert isinstance(replaced(path, f"l0: &l0 ['${{A}}']\n{levels}", {"A": "one"}), dict)
+
+
+def test_every_name_that_is_not_set_is_reported_with_its_line_and_place_and_nothing_else_of_it(path: Path) -> None:
+    path.with_name("spaces.yml").write_text("- id: 1\n  name: ${IN_SPACE_FILE}\n")
+
+    told = message(
+        path,
+        "accounts:\n"
+        "  - name: acme\n"
+        "    qps: ${QPS}\n"
+        "    access_key_id_file: /run/${FILE}\n"
+        "    access_key_secret: ${A}${SET}${B}\n"
+        "    space_files: [spaces.yml, '${PATTERN}/*.yml']\n"
+        "max_age: soon\n",
+        {"SET": MARK},
+    )
+
+    assert told.replace(f"{path.parent}/", "") == (
+        "3: accounts[0].qps: expected the environment variable QPS, found none\n"
+        "4: accounts[0].access_key_id_file: expected the environment variable FILE, found none\n"
+        "5: accounts[0].access_key_secret: expected the environment variable A, found none\n"
+        "5: accounts[0].access_key_secret: expected the environment variable B, found none\n"
+        "6: accounts[0].space_files[1]: expected the environment variable PATTERN, found none\n"
+        "7: max_age: expected a duration such as 30s, 5m or 1h30m, found 'soon'"
+    )
+
+
+def test_a_name_that_is_not_set_in_a_space_file_marks_the_file(path: Path) -> None:
+    path.with_name("spaces.yml").write_text("- id: 1\n  name: ${IN_SPACE_FILE}\n")
+
+    told = message(path, "accounts: [{name: acme, space_files: [spaces.yml]}]", {})
+
+    assert told == f"{path.parent}/spaces.yml:2: [0].name: expected the environment variable IN_SPACE_FILE, found none"
+
+
+@pytest.mark.parametrize("written", ["${}", "${1A}", "${A-B}", "${A:-default}", "${ A }", "${A", "x${", "${Ä}"])
+def test_a_placeholder_without_a_variable_s_name_is_an_error(path: Path, written: str) -> None:
+    text = "expected ${NAME} with a variable's name, found ${ without one; a literal ${ is written $${"
+
+    assert message(path, f"accounts:\n- name: '{written}'\n", {"A": "one"}) == f"2: accounts[0].name: {text}"
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("name", "name: ${SET}"),
+        ("access_key_secret", "access_key_secret: ' ${UNSET} '"),
+        ("access_key_secret_file", "access_key_secret_file: ${SET}"),
+        ("qps", "qps: ${SET}"),
+        ("spaces[0].id", "spaces: [{id: '${SET}'}]"),
+        ("spaces[0].labels.team", "spaces: [{id: 1, labels: {team: '${SET}'}}]"),
+        ("space_files[0]", "space_files: ['${SET}']"),
+    ],
+)
+def test_without_the_flag_a_value_that_is_a_placeholder_is_an_error_that_names_the_flag(
+    path: Path, key: str, line: str
+) -> None:
+    named = "name: acme\n    " if key != "name" else ""
+
+    told = message(path, f"accounts:\n  - {named}{line}\n", {"SET": "5"}, expand=False)
+
+    text = f"expected a value, found a placeholder; the flag {FLAG} replaces it"
+    assert f": accounts[0].{key}: {text}" in told
+    assert "found none" not in told.replace("found only", "")
+    assert "not shown" not in told
+
+
+@pytest.mark.parametrize("written", ["a ${SET}", "${SET}${SET}", "$${SET}", "${}", "${SET", "$SET", "${A-B}"])
+def test_without_the_flag_every_other_value_is_taken_as_it_is_written(path: Path, written: str) -> None:
+    assert loaded(path, f"accounts: [{{name: '{written}'}}]", {"SET": "5"}, expand=False).accounts[0].name == written
+
+
+MISTAKES = {
+    "the id of a space twice": "spaces: [{id: '${SECRET}'}, {id: '${SECRET}'}]",
+    "a number": "qps: ${SECRET}",
+    "a part of a number": "qps: 5${SECRET}",
+    "a duration": "poll_interval: ${SECRET}",
+    "a true or false": "discover: ${SECRET}",
+    "a source": "source: ${SECRET}",
+    "a pattern that finds nothing": "space_files: ['${SECRET}/*.yml']",
+    "a secret file": "access_key_secret_file: ${SECRET}",
+    "an endpoint": "endpoint: https://user:${SECRET}@cams.example",
+    "the chain": "credentials: ${SECRET}",
+    "a space": "spaces: ['${SECRET}']",
+    "all spaces": "spaces: ${SECRET}",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES.values(), ids=MISTAKES.keys())
+def test_no_error_shows_what_replaced_a_placeholder(path: Path, line: str) -> None:
+    told = message(path, f"accounts:\n  - name: acme\n    {line}\n", {"SECRET": MARK})
+
+    assert MARK not in told
+    assert ": accounts[0]." in told
+
+
+def test_an_error_shows_the_placeholder_at_its_place(path: Path) -> None:
+    assert message(path, "accounts: [{name: acme}]\nmax_age: ${AGE} days", {"AGE": MARK}) == (
+        "2: max_age: expected a duration such as 30s, 5m or 1h30m, found '${AGE} days'"
+    )
+
+
+@pytest.mark.parametrize("line", ["name: ${X}", "qps: ${X}", "poll_interval: ${X}", "access_key_secret: ${X}"])
+def test_a_variable_that_is_not_utf_8_is_an_error(path: Path, line: str) -> None:
+    named = "" if line.startswith("name") else "name: acme\n    "
+
+    told = message(path, f"accounts:\n  - {named}{line}\n", {"X": "a\udcff"})
+
+    assert told.endswith(f"{line.split(':')[0]}: expected the environment variable X, found no UTF-8 text")
+
+
+def test_a_secret_from_the_environment_is_shown_by_no_repr_and_no_dump(path: Path) -> None:
+    text = "accounts: [{name: acme, access_key_id: 'id-${SECRET}', access_key_secret: '${SECRET}'}]"
+
+    settings = loaded(path, text, {"SECRET": MARK})
+
+    assert MARK not in repr(settings) + settings.model_dump_json()
+
+
+def test_each_load_replaces_anew(path: Path) -> None:
+    environ = {**KEY, "NAME": "acme"}
+    path.write_text("accounts: [{name: '${NAME}'}]")
+    assert load(path, environ, expand=True).accounts[0].name == "acme"
+
+    environ["NAME"] = "globex"
+
+    assert load(path, environ, expand=True).accounts[0].name == "globex"
