@@ -228,7 +228,7 @@ def check(config_file: Path | None, expand: bool, shard: "Shard") -> None:
     settings = effective_settings(_load(config_file, expand=expand), {}, shard)
     with _printing():
         print_plan(settings)
-    for warning in warnings(plans_of(settings), settings.max_age):
+    for warning in (*warnings(plans_of(settings), settings.max_age), *settings.polled_twice):
         click.echo(f"warning: {warning}", err=True)
     if settings.state_file and not (directory := Path(settings.state_file).parent).is_dir():
         click.echo(f"warning: state_file: no directory {directory}, so values will not be kept; create it", err=True)

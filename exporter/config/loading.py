@@ -9,6 +9,7 @@ from exporter.config.document import Lines, read_document
 from exporter.config.placeholders import expand
 from exporter.config.problems import ConfigError, Problem, at_one_place
 from exporter.config.settings import Account, Settings
+from exporter.config.shared_limits import over_limit, polled_twice
 from exporter.config.space_files import files_of, read_spaces
 from exporter.config.validation import validate
 
@@ -58,6 +59,7 @@ class Configuration:
         self._accounts = list(enumerate(settings.accounts) if settings else self._valid_accounts(document, lines))
         self._loaded = self._seen = self._versions()  # before the files are read: a later change is seen
         problems += _problems_of_accounts(self._accounts, lines, self._environ)
+        problems += over_limit(self._accounts, lines, self._environ)
         spaces, wrong = read_spaces(path, self._accounts, self._variables)
         self._broken = frozenset(problem.file for problem in wrong)
         problems = at_one_place(unexpanded, [*problems, *wrong])
@@ -67,7 +69,8 @@ class Configuration:
             account if account.polls_own_numbers else account.model_copy(update={"spaces": spaces[index]})
             for index, account in self._accounts
         ]
-        return settings.model_copy(update={"accounts": accounts})
+        configured = settings.model_copy(update={"accounts": accounts})
+        return configured.with_polled_twice(polled_twice(accounts, self._environ))
 
     def _versions(self) -> Mapping[str, Version]:
         found = {file for _, account in self._accounts for files in files_of(account).values() for file in files}

@@ -1,6 +1,6 @@
 """The shape of the configuration file: the keys that all sources have. Reads no file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Self, Union
 
 from pydantic import ConfigDict, Discriminator, Field, SerializeAsAny, Tag, create_model, field_validator
@@ -43,7 +43,8 @@ class Account(Strict):
         API_LIMIT_QPS / 2,
         ge=MIN_QPS,
         le=API_LIMIT_QPS,
-        description="queries per second that the exporter allows itself, of the 10 that all users of the account share",
+        description="queries per second that the exporter allows itself, of the 10 that all users of the account"
+        " share; at most 10 for all accounts with the same access key together",
     )
     poll_interval: Duration = Field(
         300.0,
@@ -82,6 +83,11 @@ class Account(Strict):
     def identity(self) -> str:
         """Where the values come from. If it changes, the values that are known are removed."""
         raise NotImplementedError
+
+    def shared_limit(self, environ: Mapping[str, str]) -> str | None:
+        """The same text for all accounts whose queries count against one limit of the API; it can be a secret. None
+        where nothing shares it, or while it cannot be read."""
+        return None
 
     def problems(self, environ: Mapping[str, str]) -> Iterator[SourceError]:
         """What the source cannot work with, although every key alone is valid. Reads its secrets."""
@@ -135,11 +141,23 @@ class Settings(Strict):
     state_file: FileName | None = Field(
         None, description="where the values are kept over a restart, in SQLite; without it, they are not kept"
     )
+    _polled_twice: tuple[str, ...] = ()
 
     @field_validator("messaging_limits")
     @classmethod
     def _as_the_api_spells_them(cls, limits: dict[str, float]) -> dict[str, float]:
         return {tier.strip().upper(): limit for tier, limit in limits.items()}
+
+    @property
+    def polled_twice(self) -> tuple[str, ...]:
+        """A warning for each group of spaces that several accounts poll, found by whoever read the files."""
+        return self._polled_twice
+
+    def with_polled_twice(self, found: Iterable[str]) -> Self:
+        """The same settings with these warnings."""
+        copy = self.model_copy()
+        copy._polled_twice = tuple(found)
+        return copy
 
     @property
     def spaces(self) -> dict[tuple[str, str], Space]:

@@ -193,6 +193,9 @@ class Service:
         """Log the plans of accounts that start, and each warning that is new."""
         for name, plan in started.items():
             _log.info("polling", account=name, **plan.facts)
-        before, self._warned = self._warned, set(warnings(plans_of(self._settings), self._settings.max_age))
-        for warning in sorted(self._warned - before):
+        before, twice = self._warned, set(self.configured.polled_twice)
+        self._warned = twice | set(warnings(plans_of(self._settings), self._settings.max_age))
+        for warning in sorted(self._warned - before - twice):
             _log.warning("plan does not fit", warning=warning)
+        for warning in sorted(twice - before):
+            _log.warning("spaces polled twice", warning=warning)

@@ -132,6 +132,37 @@ def test_a_bad_configuration_starts_nothing(bad_config: Path, command: Sequence[
     assert (done.stdout, done.returncode) == ("", 2)
 
 
+@pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"]], ids=lambda command: " ".join(command) or "-")
+def test_accounts_with_one_key_and_more_than_10_qps_together_start_nothing(
+    tmp_path: Path, command: Sequence[str]
+) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text(f"accounts:\n  - {{name: acme, {KEY}, qps: 10}}\n  - {{name: globex, {KEY}, qps: 10}}\n")
+
+    done = run(*command, "--config.file", path)
+
+    assert done.stderr == (
+        f"{path}:3: accounts[1].qps: expected at most 10 for all accounts with the same access key together,"
+        " found 20 ('acme' 10, 'globex' 10)\n"
+        "1 problem found, nothing was started; fix that and try again\n"
+    )
+    assert (done.stdout, done.returncode) == ("", 2)
+
+
+def test_check_warns_of_spaces_that_two_accounts_with_one_key_poll(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    listed = "spaces: [{id: 0042}, {id: 0043}]"
+    path.write_text(f"accounts:\n  - {{name: acme, {KEY}, {listed}}}\n  - {{name: globex, {KEY}, {listed}}}\n")
+
+    done = run("check", "--config.file", path)
+
+    assert done.stderr == (
+        "warning: accounts acme, globex have the same access key, and each polls the spaces 0042, 0043;"
+        " keep each space in one account\n"
+    )
+    assert done.returncode == 0
+
+
 EXPAND = "--config.expand-environment-variables"
 
 

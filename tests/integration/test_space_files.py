@@ -497,6 +497,52 @@ def put(file: Path, text: str) -> None:
     file.write_text(text)
 
 
+def test_a_reload_to_more_than_10_qps_for_one_key_keeps_the_current_configuration(folder: Path) -> None:
+    async def main() -> list[list[str]]:
+        world, reloader, shown = followed(folder)
+        (folder / "exporter.yml").write_text(
+            f"{CONFIG}  - {{name: globex, access_key_id: id, access_key_secret: s, qps: 6}}"
+        )
+        with pytest.raises(ConfigError) as refused:
+            await reloader.reload()
+        await world.exporter.stop()
+        return [str(refused.value).splitlines(), spaces_shown(world), shown()[:1]]
+
+    assert run(main()) == [
+        [
+            f"{folder}/exporter.yml:4: accounts[1].qps: expected at most 10 for all accounts with the same access key"
+            " together, found 11 ('acme' 5, 'globex' 6)"
+        ],
+        ["s1"],
+        ["config_last_reload_successful 0.0"],
+    ]
+
+
+def test_spaces_that_are_polled_twice_are_logged_once_at_a_start_and_when_a_reload_finds_more(folder: Path) -> None:
+    second = "  - {name: globex, access_key_id: id, access_key_secret: secret, spaces: [{id: s1}, {id: s2}]}\n"
+    (folder / "exporter.yml").write_text(CONFIG + second)
+
+    async def main() -> None:
+        world, reloader, _ = followed(folder)
+        await world.exporter.start()
+        await reloader.reload()
+        write(folder, "two", "s2")
+        await reloader.reload()
+        (folder / "exporter.yml").write_text(CONFIG)
+        await reloader.reload()
+        await world.exporter.stop()
+
+    with capture_logs() as logs:
+        run(main())
+
+    have_one_key = "accounts acme, globex have the same access key, and each polls the"
+    assert [line["warning"] for line in logs if line["log_level"] == "warning" and "warning" in line] == [
+        f"{have_one_key} space s1; keep each space in one account",
+        f"{have_one_key} spaces s1, s2; keep each space in one account",
+    ]
+    assert [line["event"] for line in logs if "warning" in line] == ["spaces polled twice"] * 2
+
+
 def test_a_reload_replaces_placeholders_anew_and_is_refused_where_one_is_not_set(folder: Path) -> None:
     environ = {"SPACE": "s7"}
     (folder / "spaces" / "one.yml").write_text("- id: ${SPACE}\n")

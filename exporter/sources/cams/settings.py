@@ -71,6 +71,11 @@ class CamsAccount(Account):
     def identity(self) -> str:
         return self.endpoint
 
+    def shared_limit(self, environ: Mapping[str, str]) -> str | None:
+        """The access key's id, whatever the endpoint: the API has one region, so another address, on this machine too,
+        can be another way to the same limit. The default chain has one key, and takes that of the environment first."""
+        return self.access_key(environ).read_id() or self.credentials
+
     def problems(self, environ: Mapping[str, str]) -> Iterator[SourceError]:
         if self.poll_interval < MIN_INTERVAL_SECONDS and not is_loopback(self.endpoint):
             found = format_duration(self.poll_interval)

@@ -208,6 +208,16 @@ def test_no_error_shows_what_replaced_a_placeholder(path: Path, line: str) -> No
     assert ": accounts[0]." in told
 
 
+def test_no_error_about_several_accounts_shows_what_replaced_a_placeholder(path: Path) -> None:
+    text = "accounts:\n  - {name: '${SECRET}', qps: 6}\n  - {name: '${SECRET}', qps: 6}\n"
+
+    assert message(path, text, {"SECRET": MARK}) == (
+        "3: accounts[1].name: duplicate account name '${SECRET}'\n"
+        "3: accounts[1].qps: expected at most 10 for all accounts with the same access key together,"
+        " found 12 ('${SECRET}' 6, '${SECRET}' 6)"
+    )
+
+
 def test_an_error_shows_the_placeholder_at_its_place(path: Path) -> None:
     assert message(path, "accounts: [{name: acme}]\nmax_age: ${AGE} days", {"AGE": MARK}) == (
         "2: max_age: expected a duration such as 30s, 5m or 1h30m, found '${AGE} days'"
@@ -229,6 +239,7 @@ def test_a_secret_from_the_environment_is_shown_by_no_repr_and_no_dump(path: Pat
     settings = loaded(path, text, {"SECRET": MARK})
 
     assert MARK not in repr(settings) + settings.model_dump_json()
+    assert settings.accounts[0].shared_limit({}) == f"id-{MARK}"
 
 
 def test_each_load_replaces_anew(path: Path) -> None:
