@@ -37,29 +37,36 @@ class _SourceReplaced(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Opened:
-    """A source, and the number of its requests in flight."""
+    """A source, the API's limit that its requests count against, and the number of its requests in flight."""
 
     source: Source
+    limit: Budget
     requests: int = 0
 
 
 class Poller:
-    """Polls the spaces of one account. A poll never raises: a failure is an outcome too."""
+    """Polls the spaces of one account. A poll never raises: a failure is an outcome too.
 
-    def __init__(self, account: str, source: Source, budget: Budget, clock: Clock, instruments: Instruments) -> None:
+    A request takes a permit of the account's `budget`, and one of the API's `limit`, which accounts with the same
+    access key share.
+    """
+
+    def __init__(
+        self, account: str, source: Source, budget: Budget, limit: Budget, clock: Clock, instruments: Instruments
+    ) -> None:
         self.account = account
         self.in_flight: set[asyncio.Task[object] | None] = set()
         """Tasks with a request in flight (not waiting for a permit)."""
-        self._current = _Opened(source)
+        self._current = _Opened(source, limit)
         self._replaced: set[_Opened] = set()
         self._budget = budget
         self._clock = clock
         self._instruments = instruments
 
-    def replace(self, source: Source) -> None:
+    def replace(self, source: Source, limit: Budget) -> None:
         """Use another source for all requests that are not in flight."""
         self._replaced.add(self._current)
-        self._current = _Opened(source)
+        self._current = _Opened(source, limit)
 
     async def close_replaced(self) -> None:
         """Close the replaced sources that have no request in flight. The others are closed when their last one ends."""
@@ -131,7 +138,7 @@ class Poller:
 
         @asynccontextmanager
         async def attempt() -> AsyncIterator[None]:
-            async with self._budget.permit(require_current):
+            async with self._budget.permit(require_current), opened.limit.permit(require_current):
                 sent_at = self._clock.monotonic()
                 if waiting:
                     self._instruments.poll_started(self.account, max(0.0, sent_at - waiting.pop()))

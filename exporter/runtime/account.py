@@ -13,6 +13,9 @@ from exporter.polling.schedule import Schedule
 from exporter.runtime.recorder import Recorder
 from exporter.source import Source, SourceContext
 
+Opened = tuple[Source, Budget]
+"""A source, and the API's limit that its requests count against."""
+
 
 class AccountRuntime:
     """One account. `apply` changes its settings while it runs."""
@@ -20,7 +23,7 @@ class AccountRuntime:
     def __init__(
         self,
         account: Account,
-        source: Source,
+        opened: Opened,
         context: SourceContext,
         schedule: Schedule,
         recorder: Recorder,
@@ -29,7 +32,8 @@ class AccountRuntime:
         discovered: Mapping[str, str],
     ) -> None:
         self._budget = Budget(account.qps, context.clock)
-        self._poller = Poller(account.name, source, self._budget, context.clock, recorder.instruments)
+        source, limit = opened
+        self._poller = Poller(account.name, source, self._budget, limit, context.clock, recorder.instruments)
         self.polling = AccountPolling(
             account, self._poller, self._budget, schedule, context.clock, recorder.record, random
         )
@@ -50,13 +54,13 @@ class AccountRuntime:
         self.polling.start(known)
         self._switch_discovery()
 
-    def apply(self, account: Account, source: Source | None = None) -> None:
+    def apply(self, account: Account, opened: Opened | None = None) -> None:
         """Apply these settings, with another source if there is one."""
-        if source:
-            self._poller.replace(source)
-        if source or account != self.account:
-            self.polling.apply(account, new_source=source is not None)
-        if source:
+        if opened:
+            self._poller.replace(*opened)
+        if opened or account != self.account:
+            self.polling.apply(account, new_source=opened is not None)
+        if opened:
             self.polling.probe_now()
         self._switch_discovery()
 

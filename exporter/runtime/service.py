@@ -5,17 +5,19 @@ from collections.abc import Mapping, Set
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from random import Random
+from weakref import WeakValueDictionary
 
 import structlog
 
 from exporter.config.effective import UNSHARDED, Shard, effective_settings
 from exporter.config.problems import ConfigError, Problem
-from exporter.config.settings import Account, Settings
+from exporter.config.settings import API_LIMIT_QPS, Account, Settings
+from exporter.polling.budget import Budget
 from exporter.polling.plan import Plan, plans_of, warnings
 from exporter.polling.schedule import Schedule
-from exporter.runtime.account import AccountRuntime
+from exporter.runtime.account import AccountRuntime, Opened
 from exporter.runtime.recorder import Known, Recorder, open_state_file
-from exporter.source import Source, SourceContext, SourceError
+from exporter.source import SourceContext, SourceError
 from exporter.state.state_file import StateFile
 from exporter.state.store import Key
 
@@ -30,7 +32,7 @@ class Change:
     own: Settings
     """The part of this process, without discovered spaces."""
     added: dict[str, AccountRuntime] = field(default_factory=dict)
-    sources: dict[str, Source] = field(default_factory=dict)
+    sources: dict[str, Opened] = field(default_factory=dict)
     """New sources of accounts that stay."""
     state_file: StateFile | None = None
     known: Known = field(default_factory=dict)
@@ -54,6 +56,8 @@ class Service:
         self._context = context
         self._random = random or Random()
         self._settings = self.configured
+        self._limits: WeakValueDictionary[str, Budget] = WeakValueDictionary()
+        """By access key."""
         self._stopped = False
         self._warned: set[str] = set()
 
@@ -82,7 +86,7 @@ class Service:
             for account in change.own.accounts:
                 running = self.accounts.get(account.name)
                 if not (running and running.account.has_source_of(account)):
-                    change.sources[account.name] = source = await self._open(account)
+                    change.sources[account.name] = source, _ = await self._open(account)
                     opened.push_async_callback(source.aclose)
             self._open_state_file(change, opened)  # last: it can rename a damaged file
             for account in change.own.accounts:
@@ -146,9 +150,15 @@ class Service:
         if self.recorder.state_file:
             self.recorder.state_file.close()
 
-    async def _open(self, account: Account) -> Source:
+    async def _open(self, account: Account) -> Opened:
         try:
-            return await asyncio.to_thread(account.open, self._context)
+            source = await asyncio.to_thread(account.open, self._context)
+            key = await asyncio.to_thread(account.shared_limit, self._context.environ)
+            limit = self._limits.get(key) if key else None
+            limit = limit or Budget(API_LIMIT_QPS, self._context.clock)
+            if key:
+                self._limits[key] = limit
+            return source, limit
         except SourceError as error:
             raise ConfigError([Problem(f"account {account.name}", (error.key,), str(error))]) from error
 
@@ -160,7 +170,7 @@ class Service:
             if change.state_file:
                 opened.callback(change.state_file.close)
 
-    def _build(self, account: Account, source: Source, known: Known) -> AccountRuntime:
+    def _build(self, account: Account, opened: Opened, known: Known) -> AccountRuntime:
         """A new account, with the spaces that the state file knows as discovered."""
         discovered = {
             space: state.discovered_as
@@ -169,7 +179,7 @@ class Service:
         }
         return AccountRuntime(
             account,
-            source,
+            opened,
             self._context,
             self.schedule,
             self.recorder,

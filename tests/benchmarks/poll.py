@@ -49,7 +49,8 @@ async def ours(endpoint: str, fleet: Fleet = FLEET) -> AsyncIterator[Round]:
     clock = SystemClock()
     source, recorder = account.open(SourceContext({}, clock, http_client)), Recorder(clock)
     recorder.apply(settings, frozenset(), {})
-    poller = Poller(account.name, source, Budget(WITHOUT_WAITING, clock), clock, recorder.instruments)
+    budget = Budget(WITHOUT_WAITING, clock)
+    poller = Poller(account.name, source, budget, budget, clock, recorder.instruments)
 
     async def one_after_the_other() -> None:
         for space in account.polled_spaces:

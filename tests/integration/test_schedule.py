@@ -3,8 +3,9 @@
 import asyncio
 from itertools import pairwise
 
+import pytest
 from virtual_time import VirtualClock, run
-from world import World, scenario
+from world import World, busiest_second, scenario
 
 
 async def play(world: World, seconds: float) -> None:
@@ -68,6 +69,32 @@ def test_the_effective_interval_says_so() -> None:
         "chatapp_account_poll_interval_seconds{} 20.0",
         "chatapp_account_effective_poll_interval_seconds{} 36.0",
     ]
+
+
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_accounts_with_one_key_never_exceed_its_limit_together(reloaded: bool) -> None:
+    """Each has 4 permits, because a fraction is rounded up; and all start at the same moment."""
+
+    async def main() -> World:
+        world = World(scenario(90, poll_interval="5s"))
+        (account,) = world.settings.accounts
+        of_one_key = [
+            account.model_copy(update={"name": f"a{n}", "qps": 3.3, "spaces": (account.spaces or [])[n::3]})
+            for n in range(3)
+        ]
+        world.settings = world.settings.model_copy(update={"accounts": of_one_key[:1] if reloaded else of_one_key})
+        world.exporter = world.fresh_exporter()
+        await world.exporter.start()
+        await asyncio.sleep(10)
+        await world.exporter.reconfigure(world.settings.model_copy(update={"accounts": of_one_key}))
+        await asyncio.sleep(110)
+        await world.exporter.stop()
+        return world
+
+    world = run(main())
+
+    assert busiest_second(world.api.arrivals) == 10
+    assert len([at for at in world.api.arrivals if at >= 20]) > 0.95 * 100 * 9.9
 
 
 def test_30_spaces_at_5_minutes_are_spread_and_keep_their_pace() -> None:
