@@ -57,10 +57,12 @@ def real_world(
     tls: ssl.SSLContext | None = None,
     main: Path | None = None,
     spaces: int = SPACES,
+    environ: Mapping[str, str] | None = None,
 ) -> Iterator[RealWorld]:
     """The program with these flags, once it is ready.
 
     `tls` is how it is reached, where its flags ask for TLS; `main` is a script that starts it with a fault planted.
+    `environ` has further environment variables of it.
     """
     key = {"access_key_id": "key", "access_key_secret": "secret"}
     polled = {"name": "acme", "spaces": spaces, "poll_interval": "2s", **key}
@@ -70,7 +72,8 @@ def real_world(
         file, log = folder / "exporter.yml", folder / "log"
         file.write_text(yaml.safe_dump({"accounts": [api.account()]}))
         arguments = ("--config.file", str(file), "--web.listen-address", f"127.0.0.1:{port}", *flags)
-        with running(sys.executable, *([str(main)] if main else ["-m", "exporter"]), *arguments, log=log) as process:
+        command = (sys.executable, *([str(main)] if main else ["-m", "exporter"]), *arguments)
+        with running(*command, log=log, **(environ or {})) as process:
             until(lambda: _is_ready(http), "the exporter is ready")
             yield RealWorld(http, port, process, file, log, api)
 

@@ -38,6 +38,27 @@ def test_a_post_reloads_and_a_bad_file_is_told_with_its_reasons(tmp_path: Path) 
         assert (it.metric(SUCCESSFUL), it.metric("chatapp_account_spaces")) == ("1.0", str(SPACES))
 
 
+def test_a_variable_that_breaks_the_http_client_of_the_new_configuration_changes_nothing(tmp_path: Path) -> None:
+    """Containers get such a NO_PROXY. A loopback endpoint ignores it, every other one cannot be polled."""
+    with real_world(tmp_path, "--web.enable-lifecycle", environ={"NO_PROXY": "::1/128"}) as it:
+        before, shown = it.file.read_text(), it.http.get("/-/config").text
+        account = {"name": "new", "access_key_id": "k", "access_key_secret": "s"}
+        it.write(account)
+        failed = it.reload()
+        assert (failed.status_code, failed.text) == (
+            500,
+            "config reload failed, keeping the current configuration:\n"
+            "account new: endpoint: expected a usable HTTP client, found InvalidURL;"
+            " check the variables HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE\n",
+        )
+        assert it.http.get("/-/config").text == shown
+        assert (it.metric(SUCCESSFUL), it.metric("chatapp_account_spaces")) == ("0.0", str(SPACES))
+        polls = float(it.metric("chatapp_space_polls_total"))
+        until(lambda: float(it.metric("chatapp_space_polls_total")) > polls, "the polls go on")
+        it.file.write_text(before)
+        assert it.reload().status_code == 200
+
+
 def test_without_the_flag_a_post_is_refused_and_a_signal_reloads(tmp_path: Path) -> None:
     with real_world(tmp_path) as it:
         it.write(it.with_spaces(3))
