@@ -1,5 +1,6 @@
 """The real exporter on the simulated API in one process, under virtual time: what most tests start from."""
 
+import asyncio
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -160,11 +161,13 @@ class World:
 
 
 class _Watched(SimulatedApi):
-    """The API, and when requests reached it; a `portal` before it, or before its listings, answers instead."""
+    """The API, and when requests reached it; a `portal` before it, or before its listings, answers instead. While it
+    `hangs`, it answers nothing."""
 
     def __init__(self, scenario: Scenario, clock: Clock) -> None:
         super().__init__(scenario, clock)
         self.arrivals: list[float] = []
+        self.hangs = False
         self.portal: Response | None = None
         self.portal_of_listings: Response | None = None
 
@@ -185,6 +188,8 @@ class _Recording(httpx.AsyncBaseTransport):
             self._world.listings.append((now, int(query["PageIndex"])))
         else:
             self._world.polls.append((now, query.get("CustSpaceId", "")))
+        if self._world.api.hangs:
+            await asyncio.sleep(3600)
         return await self._inner.handle_async_request(request)
 
 

@@ -173,3 +173,21 @@ def test_while_the_api_throttles_the_effective_interval_follows_the_rate() -> No
 
     assert 400 < mean(effective) < 550
     assert all(age < 2 * interval for age, interval in zip(oldest, effective, strict=True))
+
+
+def test_an_outage_does_not_lengthen_the_interval_by_which_it_is_noticed() -> None:
+    """Every request times out after 10 seconds, so that a sweep takes six times as long."""
+
+    async def main() -> list[str]:
+        world = World(scenario(300, qps=5, poll_interval="1m", latency="200ms"))
+        await world.exporter.start()
+        await asyncio.sleep(300)
+        world.api.hangs = True
+        await asyncio.sleep(1800)
+        await world.exporter.stop()
+        return world.samples("chatapp_account_effective_poll_interval") + world.samples("chatapp_account_up")
+
+    effective, up = run(main())
+
+    assert up == "chatapp_account_up{} 0"
+    assert float(effective.split()[1]) < 120
