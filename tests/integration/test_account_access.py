@@ -343,6 +343,25 @@ def test_the_end_of_an_outage_has_its_line_also_where_the_first_answer_is_a_deni
     assert lines == ["account unreachable", "account reachable again"]
 
 
+def test_an_account_that_is_polled_rarely_is_ok_again_once_its_rate_has_recovered() -> None:
+    async def main() -> list[dict[str, str]]:
+        throttled = {"at": "70m", "for": "1m", "answer": "Throttling.User"}
+        world = World(scenario(100, qps=10, poll_interval="1h", events=(throttled,)))
+        await world.exporter.start()
+        await asyncio.sleep(71 * 60)
+        shown = [states_of(world)]
+        world.exporter.service.schedule.pause()  # no poll ends any more
+        await asyncio.sleep(600)
+        shown.append(states_of(world))
+        await world.exporter.stop()
+        return shown
+
+    throttled, later = run(main())
+
+    assert throttled == {'chatapp_account_state{state="throttled"}': "1", "chatapp_account_up{}": "1"}
+    assert later == {'chatapp_account_state{state="ok"}': "1", "chatapp_account_up{}": "1"}
+
+
 def test_a_space_that_fails_for_itself_has_its_lines_also_while_the_account_is_unreachable() -> None:
     async def main() -> None:
         down = {"at": "10m", "for": "10m", "answer": "InternalError"}

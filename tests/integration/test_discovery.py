@@ -642,11 +642,32 @@ def test_an_outage_does_not_let_a_refused_account_in() -> None:
         up = []
         for _ in range(3):
             await asyncio.sleep(900)
-            up.append(world.samples("chatapp_account_up"))
+            up.append([line for line in world.samples("chatapp_account_state") if line.endswith(" 1")])
         await world.exporter.stop()
         return up
 
-    assert run(main()) == [["chatapp_account_up{} 0"]] * 3
+    assert run(main()) == [['chatapp_account_state{state="denied"} 1']] * 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        (Response('{"Code": "InternalError"}', 503), ['chatapp_account_state{state="unreachable"} 1']),
+        (Response('{"Code": "Throttling.User"}', 400), ['chatapp_account_state{state="throttled"} 1']),
+        (Response('{"Code": "OK", "TotalCount": 2, "Data": []}'), []),
+    ],
+    ids=["server error", "throttled", "list that is not complete"],
+)
+def test_the_state_of_an_account_without_a_known_space_is_that_of_its_lists(answer: Response, shown: list[str]) -> None:
+    async def main() -> list[str]:
+        world = discovering(5, poll_interval="5m")
+        world.api.portal_of_listings = answer
+        await world.exporter.start()
+        await asyncio.sleep(900)
+        await world.exporter.stop()
+        return [line for line in world.samples("chatapp_account_state") if line.endswith(" 1")]
+
+    assert run(main()) == shown
 
 
 @pytest.mark.parametrize("polled_since", [False, True])
