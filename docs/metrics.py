@@ -36,7 +36,7 @@ Written from the code by `make generate`.
 Values are those of the last successful poll of a space. A failed poll sets `chatapp_space_up` to 0 and keeps the last
 numbers; after `max_age` (1 h) without a success they leave, and `chatapp_space_up` 0 stays. Numbers that a successful
 answer no longer lists leave at once. Values of the API are shown as it spells them, in capitals and without spaces
-around them, also those that this version does not know.
+around them, also those that this version does not know. A field that the API does not report has no series.
 
 `/metrics` is text 0.0.4 or, where the client prefers it, OpenMetrics 1.0; packed where it takes gzip. `?name[]=` picks
 families, by their own names or those of their samples. Counters stand here with the names of their samples.
@@ -44,7 +44,7 @@ families, by their own names or those of their samples. Counters stand here with
 _GROUPS = {
     "Phone numbers": "What on-call and account managers look at. Alerts are made from these.",
     "Spaces": "Whether a customer space is seen, and how old what is known of it is.",
-    "Accounts": "Whether an account is let in, and how its polls fit its budget.",
+    "Accounts": "The state of an account, and how its polls fit its budget.",
     "API": "What happens between the exporter and the API.",
     "Exporter": "How the exporter itself is.",
 }
