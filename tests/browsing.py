@@ -9,8 +9,9 @@ from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page, Request, Response
 
+from exporter.clock import Now
 from exporter.metrics.catalogue import AccountView, SpaceView
-from exporter.model import MESSAGING_LIMITS, PhoneNumber
+from exporter.model import MESSAGING_LIMITS, AccountHealth, AccountState, PhoneNumber
 from exporter.runtime.view import Snapshot, View
 from exporter.source import Reason
 from exporter.sources.cams.settings import CamsSpace
@@ -36,21 +37,26 @@ def space(
     labels: Mapping[str, str] | None = None,
     seen: float | None = MINUTE,
     changes: Changes | None = None,
+    missing: Changes | None = None,
     failure: Failure | None = None,
 ) -> SpaceView:
-    """A space that was `seen` so many seconds ago, and whose polls fail where there is a `failure`."""
+    """A space that was `seen` so many seconds ago, and whose polls fail where there is a `failure`. If it was never
+    seen, it was added when the polls started to fail."""
     state = SpaceState(
         up=failure is None,
         last_success=None if seen is None else NOW - seen,
         phone_numbers=numbers,
         changes=changes or {},
+        missing=missing or {},
         polls=7,
         failures={failure.reason: failure.in_a_row} if failure else {},
         last_failure=failure,
         next_slot=NOW + 4 * MINUTE,
+        seen=-(NOW - failure.since if failure else 0) if seen is None else -seen,
     )
-    fresh = seen is not None and seen < HOUR
-    return SpaceView(account, CamsSpace(id=id, name=name, labels=dict(labels or {})), state, fresh, MESSAGING_LIMITS)
+    now, configured = Now(NOW, 0.0), CamsSpace(id=id, name=name, labels=dict(labels or {}))
+    fresh, unseen = state.is_fresh(now, HOUR), state.unseen_seconds(now)
+    return SpaceView(account, configured, state, fresh, MESSAGING_LIMITS, unseen)
 
 
 def failure(detail: str = "The resource does not belong to the current user.", *, since: float = 2 * HOUR) -> Failure:
@@ -58,19 +64,30 @@ def failure(detail: str = "The resource does not belong to the current user.", *
     return Failure(NOW - MINUTE, NOW - since, 3, Reason.REJECTED, "Unknown.ResourceOwnerId", detail, "REQ-1")
 
 
-def fleet(*spaces: SpaceView, refused: str = "") -> Snapshot:
-    """These spaces and their accounts, the one named `refused` in trouble."""
+def health(state: AccountState, code: str = "", detail: str = "", request_id: str = "REQ-2") -> AccountHealth:
+    """An account in this state for ten minutes."""
+    return AccountHealth(state, NOW - 10 * MINUTE, code, detail, request_id)
+
+
+OK = health(AccountState.OK, request_id="")
+DENIED = health(AccountState.DENIED, "InvalidAccessKeyId.NotFound", "Specified access key is not found.")
+UNREACHABLE = health(AccountState.UNREACHABLE, "transport", "ConnectError: All connection attempts failed", "")
+THROTTLED = health(AccountState.THROTTLED, "Throttling.User", "Request was denied due to user flow control.")
+
+
+def fleet(*spaces: SpaceView, **healths: AccountHealth | None) -> Snapshot:
+    """These spaces and their accounts, which are ok unless their `healths` by name say otherwise."""
     names = dict.fromkeys(one.account for one in spaces)
     accounts = [
         AccountView(
             name,
-            up=name != refused,
+            health=healths.get(name, OK),
             spaces=len(spaces),
             interval=5 * MINUTE,
-            effective_interval=max(5 * MINUTE, len(spaces) / 5.0),
+            effective_interval=10 * MINUTE if healths.get(name, OK) is THROTTLED else 5 * MINUTE,
             needed_qps=len(spaces) / (5 * MINUTE),
             limit_qps=5.0,
-            current_qps=2.5,
+            current_qps=2.5 if healths.get(name, OK) is THROTTLED else 5.0,
         )
         for name in names
     ]

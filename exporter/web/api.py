@@ -5,9 +5,9 @@ from dataclasses import asdict
 from typing import Any
 
 from exporter.metrics.catalogue import AccountView
-from exporter.model import State
+from exporter.model import WATCHED_FIELDS, PhoneNumber, State
 from exporter.runtime.view import Snapshot
-from exporter.state.store import Failure
+from exporter.state.store import Failure, SpaceState
 from exporter.web.overview import Entry, Filter, entries_of, select, utc, worst_of_spaces
 
 
@@ -56,24 +56,27 @@ def _account(view: AccountView) -> dict[str, Any]:
     }
 
 
+def reported(known: SpaceState, number: PhoneNumber) -> dict[str, Any]:
+    """The fields of a number that can go missing: None if the API does not report them, with what it reported
+    before."""
+    missing = {
+        field: {"before": lost.before, "since": _moment(lost.at)}
+        for field in WATCHED_FIELDS
+        if (lost := known.missing.get((number.phone_number, field)))
+    }
+    return {**{field: getattr(number, field) or None for field in WATCHED_FIELDS}, "not_reported": missing}
+
+
 def _phone_number(entry: Entry) -> dict[str, Any]:
     space, number = entry.space, entry.number
     assert number
-    missing = {
-        field: {"before": change.before, "since": _moment(change.at)}
-        for (of, field), change in space.state.missing.items()
-        if of == number.phone_number
-    }
     return {
         "account": space.account,
         "space": space.space.id,
         "space_name": space.space.name,
         "phone_number": number.phone_number,
         "verified_name": number.verified_name,
-        "quality_rating": number.quality_rating or None,
-        "messaging_limit_tier": number.messaging_limit_tier or None,
-        "status": number.status or None,
-        "not_reported": missing,
+        **reported(space.state, number),
         "state": entry.state,
         "blind": entry.blind,
         "since": _moment(entry.since),

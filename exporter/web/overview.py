@@ -26,10 +26,10 @@ MEANINGS: Mapping[State, str] = {
     State.YELLOW: "the quality rating is YELLOW",
     State.UNKNOWN: "neither good nor bad by what the API reports",
     State.EMPTY: "the space lists no phone number",
-    State.WAITING: "the space has no current value yet: its next poll is due within 3 effective intervals",
-    State.GREEN: "GREEN and connected",
+    State.WAITING: f"no current value; blind after {BLIND_INTERVALS} effective intervals without a successful poll",
+    State.GREEN: "GREEN and CONNECTED",
 }
-"""The state in a sentence."""
+"""What the state means. docs/usage.md has the same words."""
 _DATED_BY: Mapping[State, tuple[str, ...]] = {
     State.DOWN: ("status",),
     State.RED: ("quality_rating",),
@@ -145,8 +145,10 @@ def _entries_of_space(space: SpaceView, account: AccountView) -> Iterator[Entry]
 
 
 def _since(space: SpaceView, number: PhoneNumber, state: State) -> float | None:
-    fields = _DATED_BY.get(state, ("quality_rating", "status"))
-    dates = [change.at for field in fields if (change := space.state.changes.get((number.phone_number, field)))]
+    known, fields = space.state, _DATED_BY.get(state, ("quality_rating", "status"))
+    # a missing field changes the state only where the values before do not decide it
+    kinds = [known.changes] if state in _DATED_BY else [known.changes, known.missing]
+    dates = [change.at for kind in kinds for field in fields if (change := kind.get((number.phone_number, field)))]
     return max(dates, default=None)
 
 

@@ -17,6 +17,7 @@ from exporter.config.fields import format_duration
 from exporter.metrics.catalogue import SpaceView
 from exporter.model import PhoneNumber, State
 from exporter.runtime.view import Snapshot
+from exporter.web.next_steps import WHAT_TO_CHECK
 from exporter.web.overview import MEANINGS, Filter, entries_of, select, utc
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -59,9 +60,10 @@ class Pages:
         environment = jinja2.Environment(
             loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
         )
-        environment.filters.update(age=_age, ago=_ago, utc=_utc, duration=_duration)
-        environment.filters.update(address=_space_address, home=_home)
+        environment.filters.update(age=_age, ago=_ago, utc=_utc, duration=_duration, sentence=_sentence)
+        environment.filters.update(address=_space_address, home=_home, seconds_ago=_seconds_ago, next_poll=_next_poll)
         environment.globals.update(version=__version__, State=State, meanings=MEANINGS, symbols=_SYMBOLS, style=_STYLE)
+        environment.globals.update(what_to_check=WHAT_TO_CHECK)
         self._index = environment.get_template("index.html")
         self._space = environment.get_template("space.html")
         self._refusal = environment.get_template("refusal.html")
@@ -97,10 +99,29 @@ class Pages:
 
 
 def _changes(view: SpaceView) -> Iterator[_DatedChange]:
-    numbers = {number.phone_number: number for number in view.state.phone_numbers}
-    for (phone_number, field), change in view.state.changes.items():
+    known = view.state
+    numbers = {number.phone_number: number for number in known.phone_numbers}
+    for (phone_number, field), change in known.changes.items():
         number = numbers[phone_number]
-        yield _DatedChange(change.at, number, field, change.before, getattr(number, field))
+        yield _DatedChange(change.at, number, field, change.before, getattr(known.last_reported(number), field))
+    for (phone_number, field), lost in known.missing.items():
+        yield _DatedChange(lost.at, numbers[phone_number], field, lost.before, "")
+
+
+def _seconds_ago(view: SpaceView, now: float) -> float:
+    """Seconds since the last success; negative if another process, with another clock, dated it in the future."""
+    known = view.state
+    return view.unseen_seconds if known.seen is not None or known.last_success is None else now - known.last_success
+
+
+def _next_poll(view: SpaceView, now: float) -> float:
+    """Seconds until the next regular poll of a space whose last poll succeeded; 0 if it is due or not planned."""
+    known = view.state
+    if known.next_slot is None:
+        return 0.0
+    # both were dated by the last poll: a step of the system's clock since then cancels out
+    ahead = known.next_slot - (known.last_success or now)
+    return max(0.0, ahead - _seconds_ago(view, now))
 
 
 def _age(seconds: float) -> str:
@@ -113,6 +134,10 @@ def _age(seconds: float) -> str:
 
 def _ago(seconds: float) -> str:
     return f"{_age(seconds)} ago" if seconds > -1 else "in the future, by a clock that is or was wrong"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _utc(at: float) -> str:

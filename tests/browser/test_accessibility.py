@@ -1,14 +1,16 @@
 """The pages for everyone: by keyboard, on any width, with large letters, in light and dark, and as axe judges them."""
 
+from dataclasses import replace
 from itertools import product
 from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from browsing import FLEET, Visitor, failure, fleet, number, space
+from browsing import DENIED, FLEET, HOUR, NOW, THROTTLED, UNREACHABLE, Visitor, failure, fleet, number, space
 from playwright.sync_api import Page, expect
 
 from exporter.runtime.view import Snapshot
+from exporter.state.store import Change
 
 FOCUS = """() => {
     const one = document.activeElement, box = one.getBoundingClientRect(), style = getComputedStyle(one);
@@ -66,12 +68,12 @@ READ = """
   - navigation "Further pages":
     - link "Next page"
   - heading "Accounts" [level=2]
-  - table /What each account may ask/:
+  - table /State, budget and poll intervals/:
     - rowgroup
     - rowgroup:
       - row /globex/:
         - rowheader "globex"
-        - cell /not refused/
+        - cell /ok/
 - contentinfo
 """
 ENDLESS = "Donaudampfschifffahrtsgesellschaft" * 6
@@ -89,7 +91,7 @@ LONG = fleet(
         labels={"team": ENDLESS},
         failure=failure(ENDLESS),
     ),
-    refused=ENDLESS,
+    **{ENDLESS: replace(DENIED, code=ENDLESS, detail=ENDLESS, request_id=ENDLESS)},
 )
 LONG_SPACE = f"space?account={ENDLESS}&space={ENDLESS}"
 
@@ -186,12 +188,27 @@ def test_no_word_of_usual_length_is_broken(visitor: Visitor, address: str) -> No
     assert broken == {}
 
 
+MISSING = fleet(
+    space(
+        "s1",
+        number("49301", "Contoso", "", messaging_limit_tier="", status=""),
+        missing={
+            ("49301", "quality_rating"): Change(NOW - 2 * HOUR, "RED"),
+            ("49301", "messaging_limit_tier"): Change(NOW - 2 * HOUR, "TIER_10K"),
+            ("49301", "status"): Change(NOW - HOUR, "BANNED"),
+        },
+    ),
+    acme=None,
+)
 WINDOWS: list[tuple[int, Literal["light", "dark"]]] = [(1280, "light"), (1280, "dark"), (390, "dark")]
 PAGES: dict[str, tuple[Snapshot, str]] = {
     "fleet": (FLEET, ""),
     "filtered": (FLEET, "?state=red&state=restricted&q=o&account=acme&per_page=1&page=2&refresh=30"),
     "nothing": (FLEET, "?q=nobody"),
-    "refused": (fleet(*FLEET.spaces, refused="acme"), ""),
+    "denied": (fleet(*FLEET.spaces, acme=DENIED), ""),
+    "unreachable and throttled": (fleet(*FLEET.spaces, acme=UNREACHABLE, globex=THROTTLED), ""),
+    "not reported": (MISSING, ""),
+    "not reported, of a space": (MISSING, "space?account=acme&space=s1"),
     "healthy space": (FLEET, "space?account=acme&space=s2"),
     "failing space": (FLEET, "space?account=acme&space=s4"),
     "space too old": (FLEET, "space?account=acme&space=s5"),

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from browsing import HOUR, NOW, Visitor, failure, fleet, follow, number, space
+from browsing import DENIED, HOUR, NOW, Visitor, failure, fleet, follow, number, space
 
 from exporter.metrics.catalogue import SpaceView
 from exporter.state.store import Change
@@ -121,7 +121,9 @@ def test_an_account_of_any_name_can_be_chosen(visitor: Visitor, text: str) -> No
 
 @pytest.mark.parametrize("text", ["\u202eevil", "\u2069\u202eevil", "\u2066evil", "שלום 12", "\u200f1"])
 def test_a_text_from_right_to_left_turns_none_of_its_neighbours(visitor: Visitor, text: str) -> None:
-    visitor.site.fleet = fleet(called(text), refused=identity(text))
+    visitor.site.fleet = fleet(
+        called(text), **{identity(text): replace(DENIED, code=text, detail=text, request_id=text)}
+    )
     page = visitor.visit()
 
     assert page.evaluate(SCRAMBLED) == []

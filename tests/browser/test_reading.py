@@ -1,8 +1,11 @@
 """What people see of the fleet and do with it, by mouse, finger and keyboard, in a real browser."""
 
 import pytest
-from browsing import HOUR, Visitor, failure, fleet, follow, number, space
+from browsing import DENIED, HOUR, NOW, THROTTLED, UNREACHABLE, Visitor, failure, fleet, follow, number, space
 from playwright.sync_api import Page
+
+from exporter.model import AccountHealth
+from exporter.state.store import Change
 
 WITH_AND_WITHOUT_SCRIPTS = pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
 LARGE = fleet(
@@ -123,7 +126,7 @@ def test_what_is_too_old_is_blind_on_the_page_of_its_space(visitor: Visitor) -> 
 
     assert states(page) == [("◌ blind", "Tailspin")]
     assert page.locator(".notice").inner_text() == (
-        "What stands here is too old to count: nothing has been seen of this space since 2027-01-15 06:00:00Z."
+        "The values below are too old to count: no poll of this space has succeeded since 2027-01-15 06:00:00Z."
     )
 
 
@@ -137,12 +140,97 @@ def test_a_number_is_no_more_green_on_the_page_of_its_blind_space_than_in_the_fl
     assert states(page) == [("◌ blind", "Contoso Care"), ("● RED\n◌ blind", "Contoso")]
 
 
-def test_an_account_that_is_refused_is_told_first(visitor: Visitor) -> None:
-    visitor.site.fleet = fleet(*visitor.site.fleet.spaces, refused="globex")
+@pytest.mark.parametrize(
+    ("health", "text", "cells"),
+    [
+        (
+            DENIED,
+            "Account globex is denied since 2027-01-15 07:50:00Z (10 min ago): InvalidAccessKeyId.NotFound:"
+            " Specified access key is not found. (request REQ-2)\n"
+            "The API denies access to the account: all its spaces are blind, and the values shown for them may be out"
+            " of date. Check the access key, its permissions (RAM policy), the subscription and this machine's clock."
+            " One space per interval is polled until access is restored.",
+            ["globex", "● denied", "5", "5", "5", "5m", "5m"],
+        ),
+        (
+            UNREACHABLE,
+            "Account globex is unreachable since 2027-01-15 07:50:00Z (10 min ago): transport:"
+            " ConnectError: All connection attempts failed\n"
+            "The API does not answer: all its spaces are blind, and the values shown for them may be out of date. Check"
+            " the network, DNS, the proxy (HTTPS_PROXY), certificates (SSL_CERT_FILE) and the endpoint, or wait if the"
+            " API reports an error of its own. Polling continues, with exponential backoff.",
+            ["globex", "● unreachable", "5", "5", "5", "5m", "5m"],
+        ),
+        (
+            THROTTLED,
+            "Account globex is throttled since 2027-01-15 07:50:00Z (10 min ago): Throttling.User:"
+            " Request was denied due to user flow control. (request REQ-2)\n"
+            "The API receives too many requests. The rate is 2.5 of 5 queries per second now, and each space is polled"
+            " every 10m instead of every 5m. Check what else uses this access key, or lower qps.",
+            ["globex", "▲ throttled", "5", "2.5 (throttled)", "5", "5m", "10m (limited by throttling)"],
+        ),
+    ],
+    ids=["denied", "unreachable", "throttled"],
+)
+def test_an_account_that_is_not_ok_is_a_banner_before_everything_else(
+    visitor: Visitor, health: AccountHealth, text: str, cells: list[str]
+) -> None:
+    visitor.site.fleet = fleet(*visitor.site.fleet.spaces, globex=health)
     page = visitor.visit()
 
-    assert page.locator("main > *").nth(2).inner_text().startswith("Account globex is refused.")
-    assert page.locator("tr", has_text="globex").last.inner_text().split("\t")[:2] == ["globex", "● refused"]
+    assert page.locator(".notice").all_inner_texts() == [text]
+    assert "notice" in (page.locator("main > *").nth(2).get_attribute("class") or "")
+    assert page.locator("tr", has_text="globex").last.inner_text().split("\t") == cells
+    page.goto("space?account=globex&space=s1")
+    assert page.locator(".notice").all_inner_texts() == [text]
+    page.goto("space?account=acme&space=s2")
+    assert page.locator(".notice").count() == 0
+
+
+def test_the_banner_of_an_account_that_is_down_leads_to_its_spaces(visitor: Visitor) -> None:
+    visitor.site.fleet = fleet(*visitor.site.fleet.spaces, globex=UNREACHABLE)
+    page = visitor.visit()
+    follow(page.get_by_role("link", name="all its spaces are blind"))
+
+    assert states(page) == [("◌ blind", "Adatum"), ("◌ blind", "Adatum Care")]
+
+
+def test_an_account_that_has_no_answer_yet_is_in_no_banner(visitor: Visitor) -> None:
+    visitor.site.fleet = fleet(*visitor.site.fleet.spaces, globex=None)
+    page = visitor.visit()
+
+    assert page.locator(".notice").count() == 0
+    assert page.locator("tr", has_text="globex").last.inner_text().split("\t")[:2] == ["globex", "not known yet"]
+
+
+@pytest.mark.parametrize(
+    ("field", "before", "state"),
+    [
+        ("quality_rating", "RED", "● RED"),
+        ("quality_rating", "GREEN", "? unknown"),
+        ("status", "BANNED", "✖ down"),
+        ("messaging_limit_tier", "TIER_10K", "✔ GREEN"),
+    ],
+)
+def test_a_field_that_is_not_reported_says_what_it_was_however_long_ago(
+    visitor: Visitor, field: str, before: str, state: str
+) -> None:
+    one, key = number("49301", "Contoso", **{field: ""}), ("49301", field)
+    changed = {key: Change(NOW - 1000 * HOUR, "YELLOW")}
+    visitor.site.fleet = fleet(space("s1", one, changes=changed, missing={key: Change(NOW - 300 * HOUR, before)}))
+    page = visitor.visit()
+
+    column = {"quality_rating": "Quality rating", "messaging_limit_tier": "Messaging limit tier", "status": "Status"}
+    text = f"not reported\nwas {before} until 12 d ago"
+    assert states(page) == [(state, "Contoso")]
+    assert page.locator(f"td[data-label='{column[field]}']").all_inner_texts() == [text]
+    page.goto("space?account=acme&space=s1")
+    assert states(page) == [(state, "Contoso")]
+    assert page.locator(f"td[data-label='{column[field]}']").all_inner_texts() == [text]
+    assert [row.split("\t")[2:] for row in page.locator("table").last.locator("tbody tr").all_inner_texts()] == [
+        [field.replace("_", " "), before, "not reported"],
+        [field.replace("_", " "), "YELLOW", before],
+    ]
 
 
 def test_ten_thousand_numbers_are_a_hundred_pages(visitor: Visitor) -> None:

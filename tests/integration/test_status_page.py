@@ -4,12 +4,13 @@ import asyncio
 import re
 from collections.abc import Mapping
 from html import unescape
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from virtual_time import run
+from virtual_time import VirtualClock, run
 from world import World, scenario
 
 from exporter.config.effective import Shard
@@ -136,7 +137,7 @@ def test_a_space_tells_how_its_polls_go_and_what_changed() -> None:
 def test_what_is_too_old_to_count_is_shown_as_that() -> None:
     page, fleet = get("/space?account=acme&space={2}", "/?q={2}", seconds=120, max_age=60.0)
 
-    assert "What stands here is too old to count : nothing has been seen of this space since 2027-01-15" in text_of(
+    assert "The values below are too old to count : no poll of this space has succeeded since 2027-01-15" in text_of(
         page
     )
     assert "✔" not in text_of(page)
@@ -148,24 +149,219 @@ def test_a_space_that_is_not_polled_here_is_not_found() -> None:
         assert (answer.status_code, "No such space is polled here." in text_of(answer)) == (404, True)
 
 
-def test_of_a_refused_account_nothing_is_green_and_everything_says_so() -> None:
+def of_account(code: str, *, seconds: float = 700, **account: Any) -> list[httpx.Response]:
+    """The answers of an exporter whose account is answered with this code from the 20th second on."""
+
     async def main() -> list[httpx.Response]:
-        refused = {"at": "20s", "answer": "InvalidAccessKeyId.NotFound"}
-        world = World(scenario(3, events=(refused,), poll_interval="5m", qps=10))
+        event = {"at": "20s", "answer": code}
+        world = World(scenario(3, events=(event,), **{"poll_interval": "5m", "qps": 10, **account}))
         await world.exporter.start()
-        await asyncio.sleep(700)
-        answers = await asked(world, "/", f"/space?account=acme&space={world.space_id(1)}", "/api/v1/phone-numbers")
+        await asyncio.sleep(seconds)
+        space = f"/space?account=acme&space={world.space_id(1)}"
+        answers = await asked(world, "/", space, "/api/v1/phone-numbers", "/api/v1/spaces?q=nobody")
         await world.exporter.stop()
         return answers
 
-    page, space, numbers = run(main())
+    return run(main())
 
-    assert text_of(page).index("Account acme is refused.") < text_of(page).index("found")
-    assert "acme ● refused" in text_of(page)
-    assert "✔" not in text_of(page) + text_of(space)
-    assert "Account acme is refused." in text_of(space)
-    assert "Next poll after access to the account is restored" in text_of(space)
-    assert (numbers.json()["refused_accounts"], numbers.json()["blind_spaces"]) == (["acme"], 3)
+
+@pytest.mark.parametrize(
+    ("code", "state", "message", "meaning", "check"),
+    [
+        (
+            "InvalidAccessKeyId.NotFound",
+            "denied",
+            "Specified access key is not found.",
+            "The API denies access to the account: all its spaces are blind",
+            "Check the access key, its permissions (RAM policy), the subscription and this machine's clock.",
+        ),
+        (
+            "ServiceUnavailable",
+            "unreachable",
+            "The request has failed due to a temporary failure of the server.",
+            "The API does not answer: all its spaces are blind",
+            "Check the network, DNS, the proxy (HTTPS_PROXY), certificates (SSL_CERT_FILE) and the endpoint",
+        ),
+    ],
+)
+def test_of_an_account_that_is_down_nothing_is_green_and_every_page_says_why_and_since_when(
+    code: str, state: str, message: str, meaning: str, check: str
+) -> None:
+    page, space, *listings = of_account(code)
+
+    for text in (re.sub(" ([:,.])", r"\1", text_of(answer)) for answer in (page, space)):
+        since = r"since 2027-01-15 08:0\d:\d\dZ \(\d+ min ago\)"
+        banner = rf"Account acme is {state} {since}: {code}: {re.escape(message)} \(request [0-9A-F]{{32}} ?\)"
+        assert re.search(f"{banner} {re.escape(meaning)}, .* {re.escape(check)}", text)
+        assert "✔" not in text
+    assert text_of(page).index("Account acme is") < text_of(page).index("found")
+    assert f"acme ● {state}" in text_of(page)
+    assert ("Next poll after access to the account is restored" in text_of(space)) == (state == "denied")
+    for answer in (listing.json() for listing in listings):
+        (account,) = answer["accounts"]
+        assert re.fullmatch(r"2027-01-15T08:0\d:\d\dZ", account.pop("since"))
+        assert re.fullmatch("[0-9A-F]{32}", account.pop("request_id"))
+        assert account == {"account": "acme", "state": state, "code": code, "detail": message}
+    assert [answer.json()["blind_spaces"] for answer in listings] == [3, 0]  # the second is of no space
+    assert {number["state"] for number in listings[0].json()["phone_numbers"]} == {"blind"}
+
+
+def test_a_throttled_account_says_at_which_rate_and_how_often_it_is_polled() -> None:
+    page, space, numbers, _ = of_account("Throttling.User", seconds=60, qps=0.2, poll_interval="10s")
+
+    for answer in (page, space):
+        text = re.sub(" ([:,.])", r"\1", text_of(answer))
+        banner = r"Account acme is throttled since 2027-01-15 08:00:\d\dZ \(\d+ s ago\): Throttling\.User: .*"
+        rate = r"The rate is 0\.0\d+ of 0\.2 queries per second now, and each space is polled every \d+\w+ instead of"
+        assert re.search(
+            rf"{banner} The API receives too many requests\. {rate} every 10s\. Check what else uses this access key,"
+            r" or lower qps\.",
+            text,
+        )
+    assert re.search(
+        r"acme ▲ throttled 3 0\.0\d+ \(throttled\) 0\.2 10s \d+\w+ \(limited by throttling\)", text_of(page)
+    )
+    (account,) = numbers.json()["accounts"]
+    assert (account["state"], account["code"]) == ("throttled", "Throttling.User")
+    assert numbers.json()["blind_spaces"] == 0
+
+
+def test_an_account_that_is_ok_has_no_banner_and_before_the_first_answers_its_state_is_not_known() -> None:
+    page, numbers = get("/", "/api/v1/phone-numbers")
+    early, before = get("/", "/api/v1/phone-numbers", seconds=0)
+
+    assert "Account acme is" not in text_of(page) + text_of(early)
+    assert "acme ok 5" in text_of(page)
+    assert "acme not known yet 5" in text_of(early)
+    (ok,), (unknown,) = numbers.json()["accounts"], before.json()["accounts"]
+    assert ok == {
+        "account": "acme",
+        "state": "ok",
+        "since": "2027-01-15T08:00:00Z",
+        "code": "",
+        "detail": "",
+        "request_id": "",
+    }
+    assert unknown == {**ok, "state": None, "since": None}
+
+
+def test_an_account_that_needs_longer_than_its_interval_says_what_limits_it() -> None:
+    page, *_ = of_account("InternalError", seconds=10, qps=0.2, poll_interval="10s")
+
+    assert "acme ok 3 0.2 0.2 10s 15s (limited by budget and latency)" in text_of(page)
+
+
+NOT_REPORTED = [
+    ("QualityRating", "quality_rating", "RED", "red"),
+    ("QualityRating", "quality_rating", "GREEN", "unknown"),
+    ("Status", "status", "BANNED", "down"),
+    ("Status", "status", "CONNECTED", "unknown"),
+    ("MessagingLimitTier", "messaging_limit_tier", "TIER_250", "green"),
+]
+
+
+@pytest.mark.parametrize(("name", "field", "before", "state"), NOT_REPORTED)
+def test_a_field_that_is_not_reported_says_so_and_what_it_was_until_it_is_reported_again(
+    name: str, field: str, before: str, state: str
+) -> None:
+    """Of a number that had another value even earlier."""
+
+    async def main() -> list[list[httpx.Response]]:
+        events = [{"at": "10s", "set": {name: before}}, {"at": "45m", "for": "10d", "set": {name: ""}}]
+        world = World(
+            scenario(1, qps=10, poll_interval="30m", events=tuple({"space": 1, "number": 1, **one} for one in events))
+        )
+        await world.exporter.start()
+        seen = []
+        for seconds in (3700, 8 * 86_400, 3 * 86_400):
+            await asyncio.sleep(seconds)
+            space = f"/space?account=acme&space={world.space_id(1)}"
+            seen.append(await asked(world, "/", space, "/api/v1/phone-numbers"))
+        await world.exporter.stop()
+        return seen
+
+    soon, after_days, again = run(main())
+
+    for (page, space, numbers), age in ((soon, r"\d+ (s|min)"), (after_days, "8 d")):
+        for answer in (page, space):
+            assert re.search(f"not reported was {before} until {age} ago", text_of(answer))
+        (number,) = (one for one in numbers.json()["phone_numbers"] if one["not_reported"])
+        assert number[field] is None
+        assert number["state"] == state
+        lost = number["not_reported"].pop(field)
+        assert (lost["before"], lost["since"][:15], number["not_reported"]) == (before, "2027-01-15T09:0", {})
+    page, space, numbers = again
+    assert not any("until 11 d ago" in text_of(answer) for answer in (page, space))
+    listed = [(one[field], one["not_reported"]) for one in numbers.json()["phone_numbers"]]
+    assert (before, {}) in listed
+    assert not any(value is None for value, _ in listed)
+
+
+@pytest.mark.parametrize("step", [7200, -7200])
+def test_a_step_of_the_clock_by_more_than_max_age_hides_no_number_and_changes_no_age(step: float) -> None:
+    async def main() -> list[list[httpx.Response]]:
+        clock = VirtualClock()
+        world = World(scenario(3, qps=10, poll_interval="5m"), clock=clock)
+        await world.exporter.start()
+        await asyncio.sleep(130)
+        paths = ("/", f"/space?account=acme&space={world.space_id(1)}", "/api/v1/phone-numbers", "/api/v1/spaces")
+        seen = [await asked(world, *paths)]
+        clock.offset = step
+        seen.append(await asked(world, *paths))
+        await world.exporter.stop()
+        return seen
+
+    before, after = run(main())
+
+    def shown(pages: list[httpx.Response]) -> list[str]:
+        return [re.sub(r"\d\d:\d\d:\d\dZ", "…", text_of(page)).replace("2027-01-15", "") for page in pages[:2]]
+
+    assert shown(after) == shown(before)
+    assert {re.sub(r"\d+", "N", row[-9:]) for row in rows_of(after[0])} <= {" N min ago", "N min ago", " N s ago"}
+    assert re.search(r"Last seen \d+ (s|min) ago ,", shown(after)[1])
+    assert re.search(r"Next poll in \d+ (s|min) ", shown(after)[1])
+    for index in (2, 3):
+        old, new = before[index].json(), after[index].json()
+        assert old.pop("as_of") != new.pop("as_of")
+        assert new == old
+        assert (new["blind_spaces"], new["waiting_spaces"]) == (0, 0)
+
+
+def test_a_space_that_fails_from_its_start_is_waiting_and_blind_after_three_intervals() -> None:
+    async def main() -> list[tuple[str, str]]:
+        world = World(
+            scenario(
+                4, qps=10, poll_interval="5m", events=({"at": "0s", "space": 1, "answer": "Unknown.ResourceOwnerId"},)
+            )
+        )
+        await world.exporter.start()
+        seen = []
+        for seconds in (1, 898, 2):
+            await asyncio.sleep(seconds)
+            page, spaces = await asked(world, f"/space?account=acme&space={world.space_id(1)}", "/api/v1/spaces")
+            (failing,) = (one for one in spaces.json()["spaces"] if one["space"] == world.space_id(1))
+            seen.append((failing["state"], (re.search("[…◌] (waiting|blind)", text_of(page)) or [""])[0]))
+        await world.exporter.stop()
+        return seen
+
+    waiting = ("waiting", "… waiting")
+    assert run(main()) == [waiting, waiting, ("blind", "◌ blind")]
+
+
+def test_ready_says_that_every_space_was_polled_and_not_that_the_api_answers() -> None:
+    async def main() -> list[httpx.Response]:
+        world = World(scenario(3, qps=1, poll_interval="30s", events=({"at": "0s", "answer": "ServiceUnavailable"},)))
+        await world.exporter.start()
+        seen = await asked(world, "/-/ready")
+        await asyncio.sleep(60)
+        seen += await asked(world, "/-/ready", "/api/v1/spaces")
+        await world.exporter.stop()
+        return seen
+
+    early, late, spaces = run(main())
+
+    assert (early.status_code, late.status_code) == (503, 200)
+    assert spaces.json()["accounts"][0]["state"] == "unreachable"
 
 
 def test_spaces_that_could_not_be_listed_are_missed_and_not_left_out() -> None:
@@ -243,7 +439,7 @@ def test_an_account_shows_its_budget_and_its_intervals() -> None:
 def test_before_the_first_poll_no_space_is_missing() -> None:
     (page,) = get("/", seconds=0.15)
 
-    assert sum("not been polled yet" in row for row in rows_of(page)) == 3
+    assert sum("no current value; blind after" in row for row in rows_of(page)) == 3
 
 
 def test_the_document_lists_the_parameters_and_fields_of_each_json_path() -> None:
@@ -263,7 +459,9 @@ def fields_of(answer: dict[str, Any], listed: str) -> list[str]:
     (entry, *_) = failing or answer[listed]
     inner = [f"last_failure.{name}" for name in entry.get("last_failure", ())]
     names = [name for name in entry if name != "last_failure"]
-    return [*(name for name in answer if name != listed), *(f"{listed}[].{name}" for name in [*names, *inner])]
+    of_accounts = [f"accounts[].{name}" for name in answer["accounts"][0]]
+    outer = [of_accounts if name == "accounts" else [name] for name in answer if name != listed]
+    return [*chain.from_iterable(outer), *(f"{listed}[].{name}" for name in [*names, *inner])]
 
 
 def test_a_program_that_asks_for_numbers_hears_how_many_spaces_it_cannot_see() -> None:

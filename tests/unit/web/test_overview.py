@@ -9,8 +9,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from exporter.clock import Now
 from exporter.metrics.catalogue import AccountView, SpaceView
-from exporter.model import DOWN_STATUSES, MESSAGING_LIMITS, RESTRICTED_STATUSES, PhoneNumber, State
+from exporter.model import (
+    DOWN_STATUSES,
+    MESSAGING_LIMITS,
+    RESTRICTED_STATUSES,
+    AccountHealth,
+    AccountState,
+    PhoneNumber,
+    State,
+)
 from exporter.runtime.view import Snapshot
 from exporter.source import Reason
 from exporter.sources.cams.settings import CamsSpace
@@ -22,7 +31,7 @@ USAGE = Path(__file__).parents[3] / "docs" / "usage.md"
 ACCOUNTS = tuple(
     AccountView(
         name,
-        up=True,
+        health=AccountHealth(AccountState.OK, NOW - 1000),
         spaces=9,
         interval=300,
         effective_interval=300,
@@ -39,14 +48,22 @@ def number(phone_number: str = "15550100", **values: str) -> PhoneNumber:
 
 
 def space(
-    name: str, *numbers: PhoneNumber, seen: float | None = 60, polls: int = 5, account: str = "acme", **changes: Any
+    name: str,
+    *numbers: PhoneNumber,
+    seen: float | None = 60,
+    added: float = 5000,
+    polls: int = 5,
+    account: str = "acme",
+    **changes: Any,
 ) -> SpaceView:
-    """One that was seen so many seconds ago."""
-    fresh = seen is not None and seen < 3600
+    """One that was seen so many seconds ago, or never since it was `added`."""
     last_success = None if seen is None else NOW - seen
-    state = SpaceState(seen is not None, last_success, numbers, polls=polls, **changes)
+    monotonic = -(added if seen is None else seen)
+    state = SpaceState(seen is not None, last_success, numbers, polls=polls, seen=monotonic, **changes)
     labels = {"team": "Emea"} if name == "Contoso" else {}
-    return SpaceView(account, CamsSpace(id=f"id-{name}", name=name, labels=labels), state, fresh, MESSAGING_LIMITS)
+    now, configured = Now(NOW, 0.0), CamsSpace(id=f"id-{name}", name=name, labels=labels)
+    fresh, unseen = state.is_fresh(now, 3600), state.unseen_seconds(now)
+    return SpaceView(account, configured, state, fresh, MESSAGING_LIMITS, unseen)
 
 
 def entries(*spaces: SpaceView) -> list[Entry]:
@@ -59,7 +76,7 @@ def shown(found: list[Entry]) -> list[tuple[str, str]]:
 
 ONE_OF_EACH = (
     space("connected", number()),
-    space("new", seen=None, polls=0),
+    space("new", seen=None, added=10, polls=0),
     space("without", seen=60),
     space("pending", number(status="PENDING")),
     space("yellow", number(quality_rating="YELLOW")),
@@ -76,6 +93,20 @@ def test_a_state_says_which_statuses_it_stands_for(state: State, statuses: froze
 
     assert set(re.split(", | or ", MEANINGS[state])) == {status.lower().replace("_", " ") for status in statuses}
     assert set(re.split(", | or ", row)) == statuses
+
+
+def test_the_document_says_of_every_state_what_the_pages_say() -> None:
+    table = USAGE.read_text("utf-8").partition("| state | means |\n|---|---|\n")[2].partition("\n\n")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE))
+
+    assert list(rows) == list(State)
+    for state in set(State) - {State.DOWN, State.RESTRICTED}:
+        assert rows[state] == MEANINGS[state]
+
+
+def test_blind_means_the_same_everywhere() -> None:
+    """As the design words it; the alert and the dashboards use the same function."""
+    assert MEANINGS[State.BLIND] == "no successful poll for 3 effective intervals, or the account can't be queried"
 
 
 def test_the_worst_comes_first() -> None:
@@ -108,28 +139,84 @@ def test_a_number_is_not_shown_as_green_once_its_space_is_blind(seen: float, sta
     assert shown(entries(space("Contoso", number(), seen=seen))) == [("Contoso", state)]
 
 
-def test_a_space_whose_values_are_too_old_to_show_is_blind_however_long_its_interval_is() -> None:
+def test_a_space_whose_values_are_too_old_to_show_is_waiting_until_it_is_blind() -> None:
     (entry,) = entries(replace(space("Contoso", number(), seen=100), fresh=False))
 
-    assert (entry.state, entry.number) == (State.BLIND, None)
+    assert (entry.state, entry.number) == (State.WAITING, None)
 
 
-def test_of_a_refused_account_every_space_is_blind_also_one_that_was_never_polled() -> None:
-    refused = replace(ACCOUNTS[0], up=False)
-    spaces = (space("seen", number(), seen=1), space("new", seen=None, polls=0), space("red", number(status="BANNED")))
-
-    found = entries_of(Snapshot(NOW, spaces, (refused,)))
-
-    assert shown(found) == [("red", "down"), ("seen", "blind"), ("new", "blind")]
-    assert all(entry.blind for entry in found)
+@pytest.mark.parametrize(("added", "polls", "state"), [(899, 0, "waiting"), (899, 3, "waiting"), (901, 3, "blind")])
+def test_a_space_that_never_had_a_successful_poll_is_waiting_and_blind_after_three_intervals(
+    added: float, polls: int, state: str
+) -> None:
+    assert shown(entries(space("Contoso", seen=None, added=added, polls=polls))) == [("Contoso", state)]
 
 
-def test_a_success_that_a_wrong_clock_dated_ahead_is_no_sight() -> None:
-    assert shown(entries(space("Contoso", number(), seen=-1000))) == [("Contoso", "blind")]
+@pytest.mark.parametrize(
+    ("state", "blind"),
+    [("denied", True), ("unreachable", True), ("throttled", False), ("ok", False), (None, False)],
+)
+def test_every_space_of_an_account_that_is_down_is_blind_also_one_that_was_never_polled(
+    state: AccountState | None, blind: bool
+) -> None:
+    account = replace(ACCOUNTS[0], health=AccountHealth(AccountState(state), NOW) if state else None)
+    new = space("new", seen=None, added=1, polls=0)
+    spaces = (space("seen", number(), seen=1), new, space("red", number(status="BANNED")))
+
+    found = entries_of(Snapshot(NOW, spaces, (account,)))
+
+    others = [("seen", "blind"), ("new", "blind")] if blind else [("new", "waiting"), ("seen", "green")]
+    assert shown(found) == [("red", "down"), *others]
+    assert {entry.blind for entry in found} == {blind}
+    assert select(found, Filter()).counts[State.BLIND] == (3 if blind else 0)
 
 
-def test_spaces_of_an_account_that_a_reload_is_about_to_begin_are_shown() -> None:
-    assert shown(entries(space("Contoso", seen=None, polls=0, account="new"))) == [("Contoso", "waiting")]
+def test_blind_follows_the_effective_interval() -> None:
+    slower = replace(ACCOUNTS[0], effective_interval=400)
+
+    assert shown(entries(space("Contoso", number(), seen=1000))) == [("Contoso", "blind")]
+    (entry,) = entries_of(Snapshot(NOW, (space("Contoso", number(), seen=1000),), (slower,)))
+    assert entry.state == "green"
+
+
+def test_a_success_that_another_process_dated_ahead_counts_as_that_old() -> None:
+    now, ahead = Now(NOW, 0.0), SpaceState(True, NOW + 1000, (number(),))
+    of_another_process = replace(space("Contoso"), state=ahead, unseen_seconds=ahead.unseen_seconds(now))
+
+    assert shown(entries(of_another_process)) == [("Contoso", "blind")]
+
+
+def test_spaces_of_an_account_that_a_reload_is_about_to_start_are_shown() -> None:
+    new = replace(ACCOUNTS[0], account="new", health=None)
+    spaces = (space("Contoso", seen=None, added=1, polls=0, account="new"),)
+
+    assert shown(entries_of(Snapshot(NOW, spaces, (new,)))) == [("Contoso", "waiting")]
+
+
+@pytest.mark.parametrize(
+    ("values", "missing", "state", "since"),
+    [
+        ({"quality_rating": ""}, {"quality_rating": "RED"}, "red", 100),
+        ({"quality_rating": ""}, {"quality_rating": "YELLOW"}, "yellow", 100),
+        ({"quality_rating": ""}, {"quality_rating": "GREEN"}, "unknown", 500),
+        ({"status": ""}, {"status": "BANNED"}, "down", 200),
+        ({"status": ""}, {"status": "FLAGGED"}, "restricted", 200),
+        ({"status": ""}, {"status": "CONNECTED"}, "unknown", 500),
+        ({"messaging_limit_tier": ""}, {"messaging_limit_tier": "TIER_1K"}, "green", 200),
+        ({"quality_rating": "RED", "status": ""}, {"status": "CONNECTED"}, "red", 100),
+        ({"quality_rating": "", "status": ""}, {"quality_rating": "RED", "status": "BANNED"}, "down", 200),
+        ({"quality_rating": "", "status": "PENDING"}, {}, "unknown", 200),
+    ],
+)
+def test_a_missing_field_never_improves_a_number(
+    values: Mapping[str, str], missing: Mapping[str, str], state: str, since: float
+) -> None:
+    changes = {("15550100", field): Change(at) for field, at in (("quality_rating", 100.0), ("status", 200.0))}
+    lost = {("15550100", field): Change(500.0, before) for field, before in missing.items()}
+
+    (entry,) = entries(space("Contoso", number(**values), changes=changes, missing=lost))
+
+    assert (entry.state, entry.since) == (state, since)
 
 
 def test_a_number_that_is_too_old_to_show_is_found_as_what_cannot_be_seen() -> None:
