@@ -262,6 +262,8 @@ def poll(config_file: Path | None, expand: bool, output: str, fail_on: str) -> N
       yellow      its quality rating is YELLOW
       unknown     not known to be GREEN and CONNECTED
       green       GREEN and CONNECTED
+    A field that is not reported counts as last reported, if the state file
+    knows the number; the file is only read.
 
     \b
     Exit status:
@@ -333,13 +335,14 @@ def _poll(settings: "Settings", output: str, fail_on: str) -> int:
 
     configure_logs("error", "logfmt")
     with progress_bar() as watch:
-        swept, unlisted = _valid(lambda: _run(poll_once(settings, os.environ, watch)))
+        swept = _valid(lambda: _run(poll_once(settings, os.environ, watch)))
     with _printing():
-        (print_json if output == "json" else print_numbers)(swept, unlisted)
+        (print_json if output == "json" else print_numbers)(swept)
     worst = RANKS[State(fail_on)] if fail_on != "never" else -1
-    if any(RANKS[number.state] <= worst for view, _ in swept for number in view.phone_numbers):
+    states = (polled.view.state.state_of(number) for polled in swept.spaces for number in polled.phone_numbers)
+    if any(RANKS[state] <= worst for state in states):
         return 3
-    return 1 if unlisted or any(error for _, error in swept) else 0
+    return 1 if swept.unlisted or any(polled.error for polled in swept.spaces) else 0
 
 
 def _configuration(config_file: Path | None, *, expand: bool) -> "Configuration":

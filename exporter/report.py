@@ -4,9 +4,10 @@ import json
 import math
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rich import progress as bars
 from rich.console import Console
@@ -15,15 +16,16 @@ from rich.text import Text
 
 from exporter.config.fields import format_duration
 from exporter.config.settings import Settings
-from exporter.metrics.catalogue import SpaceView
-from exporter.model import PHONE_NUMBER_STATES, RANKS, PhoneNumber, State
+from exporter.metrics.catalogue import AccountView, SpaceView
+from exporter.model import PHONE_NUMBER_STATES, RANKS, WATCHED_FIELDS, PhoneNumber, State
+from exporter.polling.access import explains
 from exporter.polling.plan import Plan, Progress
 from exporter.source import QueryError, Reason, quoted
+from exporter.state.store import SpaceState
+from exporter.web.next_steps import WHAT_TO_CHECK
 
-Swept = Sequence[tuple[SpaceView, QueryError | None]]
-"""Every space after one poll, with the error where it failed."""
-Unlisted = Mapping[str, QueryError]
-"""The accounts whose spaces could not be listed, and why."""
+if TYPE_CHECKING:
+    from exporter.runtime.sweep import Polled, Swept
 
 _STYLES = {
     State.DOWN: "bold red",
@@ -93,68 +95,104 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def print_numbers(swept: Swept, unlisted: Unlisted) -> None:
+def print_numbers(swept: "Swept") -> None:
     """A table of all numbers, the worst first, a line for everything that failed, and one that sums up."""
-    numbers = [(view, number) for view, _ in swept for number in view.phone_numbers]
-    numbers.sort(key=lambda shown: RANKS[shown[1].state])
+    numbers = [(polled.view, number) for polled in swept.spaces for number in polled.phone_numbers]
+    states = [view.state.state_of(number) for view, number in numbers]
     table = _table("state", "phone number", "verified name", "rating", "status", "tier", "account", "space", "name")
-    for view, number in numbers:
-        table.add_row(*_cells(view, number))
+    for state, (view, number) in sorted(zip(states, numbers, strict=True), key=lambda shown: RANKS[shown[0]]):
+        table.add_row(Text(state, _STYLES[state]), *_cells(view, number))
     if numbers:
         _print(table)
     print(end="", flush=True)  # before what stands on the other stream
-    for line in _failures(swept, unlisted):
+    for line in _failures(swept):
         print(f"error: {line}", file=sys.stderr)
-    print(_summary([number.state for _, number in numbers], swept, unlisted))
+    print(_summary(states, swept))
 
 
-def print_json(swept: Swept, unlisted: Unlisted) -> None:
+def print_json(swept: "Swept") -> None:
     """The same as JSON: a list of spaces, each with its numbers or its error; without a space, of an account's list."""
-    entries = [(view.account, view.space.id, error, view.phone_numbers) for view, error in swept]
-    document = [
-        {
-            "account": account,
-            "space": space,
-            "error": {"reason": error.reason, "code": error.code, "detail": error.detail} if error else None,
-            "phone_numbers": [{**asdict(number), "state": number.state} for number in numbers],
-        }
-        for account, space, error, numbers in (*entries, *((name, None, why, ()) for name, why in unlisted.items()))
-    ]
-    print(json.dumps(document, indent=2))  # of any name in plain letters, whatever the terminal can show
+    entries = [_entry(swept, polled.view.account, polled.error, polled) for polled in swept.spaces]
+    entries += [_entry(swept, account, error) for account, error in swept.unlisted.items()]
+    print(json.dumps(entries, indent=2))  # of any name in plain letters, whatever the terminal can show
+
+
+def _entry(swept: "Swept", account: str, error: QueryError | None, polled: "Polled | None" = None) -> dict[str, Any]:
+    from exporter.web.api import reported  # not for `check`, which needs no HTTP API
+
+    known, numbers = (polled.view.state, polled.phone_numbers) if polled else (SpaceState(), ())
+    health = swept.accounts[account].health
+    return {
+        "account": account,
+        "account_state": health.state if health else None,
+        "space": polled.view.space.id if polled else None,
+        "error": {"reason": error.reason, "code": error.code, "detail": error.detail} if error else None,
+        "phone_numbers": [
+            {**asdict(number), **reported(known, number), "state": known.state_of(number)} for number in numbers
+        ],
+    }
 
 
 def _cells(view: SpaceView, number: PhoneNumber) -> Iterator[Text]:
-    yield Text(number.state, _STYLES[number.state])
-    of_number = number.phone_number, number.verified_name, number.quality_rating, number.status
-    for value in (*of_number, number.messaging_limit_tier, view.account, view.space.id, view.space.name):
+    rating, tier, status = (_value(view, number, field) for field in WATCHED_FIELDS)
+    of_space = view.account, view.space.id, view.space.name
+    for value in (number.phone_number, number.verified_name, rating, status, tier, *of_space):
         # others wrote it: no markup, and nothing that would do something to a terminal
         yield Text(quoted(value, (), _LONGEST_VALUE))
 
 
-def _failures(swept: Swept, unlisted: Unlisted) -> Iterator[str]:
-    """What failed, why, and what to do: spaces of an account that failed alike in one line."""
+def _value(view: SpaceView, number: PhoneNumber, field: str) -> str:
+    lost = view.state.missing.get((number.phone_number, field))
+    return getattr(number, field) or (f"not reported (was {lost.before})" if lost else "not reported")
+
+
+def _failures(swept: "Swept") -> Iterator[str]:
+    """What failed, why, and what to do: an account that is not ok in one line, and spaces of an account that failed
+    alike for another reason in one line."""
+    yield from (line for account in swept.accounts.values() if (line := _account_failure(account, swept)))
     alike = defaultdict(list)
-    for view, error in swept:
-        if error:
-            alike[view.account, error.reason, str(error)].append(view.space.id)
+    for polled in swept.spaces:
+        account, error = polled.view.account, polled.error
+        if error and not _is_of_account(swept.accounts[account], error):
+            alike[account, error.reason, str(error)].append(polled.view.space.id)
     for (account, reason, text), spaces in alike.items():
         shown = ", ".join(spaces[:_MOST_SPACES_IN_A_LINE])
         more = len(spaces) - _MOST_SPACES_IN_A_LINE
-        yield f"{account}/{shown}{f' and {more} more' if more > 0 else ''}: {_why(reason, text)}"
-    for account, error in unlisted.items():
-        yield f"{account}: spaces not listed: {_why(error.reason, str(error))}"
+        yield f"{account}/{shown}{f' and {more} more' if more > 0 else ''}: {_why(reason, text)}; {_NEXT_STEPS[reason]}"
+    for account, error in swept.unlisted.items():
+        if not _is_of_account(swept.accounts[account], error):
+            yield f"{account}: spaces not listed: {_why(error.reason, str(error))}; {_NEXT_STEPS[error.reason]}"
+
+
+def _account_failure(account: AccountView, swept: "Swept") -> str:
+    """The line of an account that is not ok, with how many of its spaces failed for that; "" for others."""
+    health, name = account.health, account.account
+    if not health or health.state not in WHAT_TO_CHECK:
+        return ""
+    errors = [polled.error for polled in swept.spaces if polled.view.account == name]
+    failed = sum(_is_of_account(account, error) for error in errors)
+    lost = [f"{failed} of {len(errors)} spaces not polled"] if errors else []
+    lost += ["spaces not listed"] if _is_of_account(account, swept.unlisted.get(name)) else []
+    text = f"{health.code}: {health.detail}".rstrip(":. ")
+    request = f" (request {health.request_id})" if health.request_id else ""
+    return f"{name}: {health.state} ({', '.join(lost)}): {text}{request}; {WHAT_TO_CHECK[health.state]}"
+
+
+def _is_of_account(account: AccountView, error: QueryError | None) -> bool:
+    """Whether the account's state explains the failure."""
+    return error is not None and account.health is not None and explains(error, account.health.state)
 
 
 def _why(reason: Reason, text: str) -> str:
-    return f"{reason}: {text.removeprefix(f'{reason}: ').rstrip('.')}; {_NEXT_STEPS[reason]}"
+    return f"{reason}: {text.removeprefix(f'{reason}: ').rstrip('.')}"
 
 
-def _summary(states: Sequence[State], swept: Swept, unlisted: Unlisted) -> str:
+def _summary(states: Sequence[State], swept: "Swept") -> str:
     count = Counter(states)
     found = ", ".join(f"{count[state]} {state}" for state in PHONE_NUMBER_STATES)
-    failed = sum(error is not None for _, error in swept)
-    lists = f"; accounts whose spaces are not listed: {len(unlisted)}" if unlisted else ""
-    return f"numbers: {len(states)} ({found}); spaces: {len(swept)} ({failed} failed){lists}"
+    failed = sum(polled.error is not None for polled in swept.spaces)
+    lists = f"; accounts whose spaces are not listed: {len(swept.unlisted)}" if swept.unlisted else ""
+    return f"numbers: {len(states)} ({found}); spaces: {len(swept.spaces)} ({failed} failed){lists}"
 
 
 def _left(progress: Progress) -> str:

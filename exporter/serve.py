@@ -4,6 +4,7 @@ import asyncio
 import gc
 import signal
 from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
 from socket import socket
 from typing import Any
 
@@ -20,6 +21,7 @@ from exporter.runtime.service import Service
 from exporter.runtime.sweep import Swept, sweep
 from exporter.runtime.view import ReloadState, View
 from exporter.source import SourceContext
+from exporter.state.state_file import read_state_file
 from exporter.web.access import Access
 from exporter.web.routes import create_app
 from exporter.web.server import serving, url_of
@@ -59,14 +61,15 @@ async def serve(
 
 
 async def poll_once(settings: Settings, environ: Mapping[str, str], watch: Callable[[Progress], None]) -> Swept:
-    """Poll every space once, without a state file or a server.
+    """Poll every space once, without a server. A state file is only read, for the values before the polls.
 
     Raises:
         ConfigError: a source cannot be opened.
     """
     service = Service(SourceContext(environ, SystemClock(), http_client))
     service.commit(await service.prepare(settings.model_copy(update={"state_file": None})))
-    swept = await sweep(service, watch)
+    known = read_state_file(Path(settings.state_file), settings.identities) if settings.state_file else {}
+    swept = await sweep(service, watch, known)
     await service.stop()
     return swept
 

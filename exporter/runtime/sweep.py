@@ -1,23 +1,53 @@
 """One poll of every space, without a schedule."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from exporter.metrics.catalogue import SpaceView
+from exporter.config.effective import effective_settings
+from exporter.metrics.catalogue import AccountView, SpaceView
+from exporter.model import PhoneNumber
 from exporter.polling.plan import Progress
-from exporter.runtime.service import Service
+from exporter.runtime.recorder import Known
+from exporter.runtime.service import Change, Service
+from exporter.runtime.view import account_views
 from exporter.source import Outcome, QueryError
 from exporter.state.store import Key
 
-Swept = tuple[list[tuple[SpaceView, QueryError | None]], dict[str, QueryError]]
-"""Every space after one poll, in order, with its error; and the errors of accounts whose spaces were not listed."""
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """A space after one poll, with the error where it failed."""
+
+    view: SpaceView
+    error: QueryError | None
+
+    @property
+    def phone_numbers(self) -> Sequence[PhoneNumber]:
+        """The numbers that the poll listed, of any age; none if it failed, whatever was known before."""
+        return () if self.error else self.view.state.phone_numbers
 
 
-async def sweep(service: Service, watch: Callable[[Progress], None] = lambda _: None) -> Swept:
-    """Poll every space of a service that is not started, within the budgets; `watch` gets the progress."""
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Every space after one poll, in order; the errors of accounts whose spaces were not listed; and the accounts."""
+
+    spaces: Sequence[Polled]
+    unlisted: Mapping[str, QueryError]
+    accounts: Mapping[str, AccountView]
+
+
+async def sweep(
+    service: Service, watch: Callable[[Progress], None] = lambda _: None, known: Known | None = None
+) -> Swept:
+    """Poll every space of a service that is not started, within the budgets; `watch` gets the progress. `known` is what
+    a state file knows: the values before the polls."""
     discovering = {name: running for name, running in service.accounts.items() if running.account.discover}
     listed = await asyncio.gather(*(running.discovery.list_once() for running in discovering.values()))
     unlisted = {name: error for name, error in zip(discovering, listed, strict=True) if error}
+    if known:  # now that all spaces are known
+        own = effective_settings(service.configured, {}, service.shard)
+        service.commit(Change(service.configured, own, known=known))
     progress = Progress.of({name: running.polling.plan for name, running in service.accounts.items()})
     errors: dict[Key, QueryError | None] = {}
     watch(progress)
@@ -29,4 +59,5 @@ async def sweep(service: Service, watch: Callable[[Progress], None] = lambda _: 
         watch(progress)
 
     await asyncio.gather(*(running.polling.sweep(on_polled) for running in service.accounts.values()))
-    return [(view, errors[view.account, view.space.id]) for view in service.recorder.views()], unlisted
+    spaces = [Polled(view, errors[view.account, view.space.id]) for view in service.recorder.views()]
+    return Swept(spaces, unlisted, {account.account: account for account in account_views(service)})

@@ -32,6 +32,12 @@ class Snapshot:
         return [account.account for account, listing in listings if account.unlisted or (listing and not listing.up)]
 
 
+def account_views(service: Service) -> list[AccountView]:
+    """The accounts of a service as they are now."""
+    configured = {account.name for account in service.configured.accounts if account.spaces}
+    return [running.view(configured=name in configured) for name, running in service.accounts.copy().items()]
+
+
 @dataclass(slots=True)
 class ReloadState:
     """The result of the last reload. `last_success` is the last successful one, in Unix seconds; `space_files` says of
@@ -74,8 +80,7 @@ class View:
 
     def accounts(self) -> list[AccountView]:
         """The accounts as they are now."""
-        configured = {account.name for account in self._service.configured.accounts if account.spaces}
-        return [running.view(configured=name in configured) for name, running in self._service.accounts.copy().items()]
+        return account_views(self._service)
 
     def snapshot(self) -> Snapshot:
         """The spaces and accounts as they are now."""

@@ -185,6 +185,22 @@ class StateFile:
             self._database.executemany("INSERT OR REPLACE INTO space VALUES (?, ?, ?, ?)", rows)
 
 
+def read_state_file(path: Path, identities: Identities) -> dict[Key, SpaceState]:
+    """What a state file knows of these accounts, also while an exporter writes it. Nothing if there is no file, or it
+    cannot be read. Changes and creates no file."""
+    with suppress(OSError, _Unusable, *_ERRORS):
+        _require_ours(path)
+        if not _has_log(path):
+            options = "mode=ro&immutable=1"  # otherwise SQLite creates an empty log, even to read
+        elif Path(f"{os.path.realpath(path)}-shm").exists():
+            options = "mode=ro"
+        else:
+            return {}  # SQLite would create the index of the log; only a copy by hand has none
+        with closing(_connect(f"{path.absolute().as_uri()}?{options}")) as database:
+            return dict(_read(database, identities))
+    return {}
+
+
 def _require_ours(path: Path) -> None:
     """By the header, before SQLite touches anything: a file of another program stays as it is."""
     try:
@@ -219,7 +235,7 @@ def _read_only(path: Path, identities: Identities) -> dict[Key, SpaceState]:
     """What a file knows that cannot be written (disk full or read-only). Nothing if the disk is read-only and the
     file has an unread write-ahead log: its values would be older."""
     with suppress(OSError, *_ERRORS):
-        options = "" if _wal(path).exists() and _wal(path).stat().st_size else "?immutable=1"
+        options = "" if _has_log(path) else "?immutable=1"
         with closing(_connect(path.absolute().as_uri() + options)) as database:
             database.execute("PRAGMA locking_mode=EXCLUSIVE")  # so that the log's index needs no file
             return dict(_read(database, identities))
@@ -229,6 +245,11 @@ def _read_only(path: Path, identities: Identities) -> dict[Key, SpaceState]:
 def _wal(path: Path) -> Path:
     """SQLite's log, which is beside the file that a link leads to."""
     return Path(f"{os.path.realpath(path)}-wal")
+
+
+def _has_log(path: Path) -> bool:
+    """Whether newer values are in the log than in the file."""
+    return _wal(path).exists() and _wal(path).stat().st_size > 0
 
 
 def _rename(path: Path, now: float) -> Path:

@@ -399,8 +399,10 @@ def test_poll_says_which_account_s_spaces_were_not_listed_and_why(tmp_path: Path
 
     if output == "json":
         (entry,) = json.loads(done.stdout)
-        assert (entry["account"], entry["space"], entry["error"]["reason"]) == ("acme", None, "transport")
+        assert entry["account"] == "acme"
+        assert (entry["account_state"], entry["space"], entry["error"]["reason"]) == ("unreachable", None, "transport")
     else:
-        assert done.stderr.startswith("error: acme: spaces not listed: transport: ")
+        assert done.stderr.startswith("error: acme: unreachable (spaces not listed): transport: ")
+        assert len(done.stderr.splitlines()) == 1
         assert done.stdout.endswith("; spaces: 0 (0 failed); accounts whose spaces are not listed: 1\n")
     assert done.returncode == 1

@@ -394,10 +394,11 @@ def test_the_shown_configuration_is_what_was_written() -> None:
 def test_a_sweep_polls_what_is_discovered_and_tells_of_a_listing_that_failed() -> None:
     async def main(*events: Any) -> tuple[list[str], dict[str, str]]:
         world = discovering(5, 1, events=events)
-        swept, unlisted = await world.exporter.sweep()
+        swept = await world.exporter.sweep()
         await world.exporter.stop()
-        assert [error for _, error in swept] == [None] * len(swept)
-        return [view.space.id for view, _ in swept], {name: error.code for name, error in unlisted.items()}
+        assert {polled.error for polled in swept.spaces} == {None}
+        ids = [polled.view.space.id for polled in swept.spaces]
+        return ids, {name: error.code for name, error in swept.unlisted.items()}
 
     ids = [space.id for space in Fleet(scenario(5)).spaces["acme"]]
 

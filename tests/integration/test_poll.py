@@ -1,5 +1,6 @@
 """`poll` as a person, cron and CI use it: one sweep of a simulated fleet, by the real program."""
 
+import asyncio
 import json
 import os
 import pty
@@ -8,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,19 @@ from processes import free_port, program, until
 from virtual_time import run
 from world import World, scenario
 
+from exporter.clock import SystemClock
+from exporter.config.loading import Configuration
+from exporter.config.settings import Settings
+from exporter.model import WATCHED_FIELDS, PhoneNumber
 from exporter.polling.plan import Progress
+from exporter.runtime.sweep import sweep
 from exporter.simulator.demo import demo_document
 from exporter.simulator.scenario import Scenario
+from exporter.sources import Settings as CamsSettings
+from exporter.state.state_file import StateFile, read_state_file
+from exporter.state.store import SpaceState
+
+USAGE = Path(__file__).parents[2] / "docs" / "usage.md"
 
 EVENTS: dict[str, dict[str, Any]] = {
     "green": {},
@@ -32,16 +45,29 @@ EVENTS: dict[str, dict[str, Any]] = {
     "failing": {"answer": "InternalError"},
 }
 """What is true of the first number of each account's only space, by the account's name."""
+OF_ACCOUNTS = {
+    "denied": "InvalidAccessKeyId.NotFound",
+    "unreachable": "ServiceUnavailable",
+    "throttled": "Throttling.User",
+}
+"""What all requests of these accounts, which have three spaces, are answered with."""
+NOT_REPORTED = {"number": 1, "set": {"QualityRating": "", "Status": "", "MessagingLimitTier": ""}}
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """The configuration that polls the accounts of EVENTS."""
-    key = {"access_key_id": "key", "access_key_secret": "secret", "spaces": 1}
-    happening = [{"at": "0s", "account": name, "space": 1, **event} for name, event in EVENTS.items() if event]
+    """The configuration that polls the accounts of EVENTS, those of OF_ACCOUNTS, one whose spaces are rejected and one
+    whose first number has no fields."""
+    key = {"access_key_id": "key", "access_key_secret": "secret"}
+    one_space = {**EVENTS, "not-reported": NOT_REPORTED}
+    happening = [{"at": "0s", "account": name, "space": 1, **event} for name, event in one_space.items() if event]
+    happening += [{"at": "0s", "account": name, "answer": code} for name, code in OF_ACCOUNTS.items()]
+    rejected = {"at": "0s", "account": "rejected", "answer": "Unknown.ResourceOwnerId"}
+    happening += [{**rejected, "space": number} for number in range(1, 9)]
+    spaces = {**dict.fromkeys(one_space, 1), **dict.fromkeys(OF_ACCOUNTS, 3), "rejected": 8}
     document = {
         "latency": "0s",
-        "accounts": [{"name": name, **key, "access_key_id": f"key-{name}"} for name in EVENTS],
+        "accounts": [{"name": n, **key, "access_key_id": f"key-{n}", "spaces": count} for n, count in spaces.items()],
         "events": happening,
     }
     folder, address = tmp_path_factory.mktemp("fleet"), f"127.0.0.1:{free_port()}"
@@ -134,14 +160,31 @@ def test_the_worst_numbers_come_first_and_a_line_sums_up(fleet: dict[str, Any], 
     assert "\x1b" not in done.stdout
 
 
-def test_a_failure_is_one_line_that_ends_with_the_next_step(fleet: dict[str, Any], tmp_path: Path) -> None:
-    done = poll("--config.file", written(fleet, tmp_path, "green", "failing"))
+@pytest.mark.parametrize(
+    ("account", "text", "check"),
+    [
+        ("denied", "InvalidAccessKeyId.NotFound: Specified access key is not found", "the access key, its permissions"),
+        (
+            "unreachable",
+            "ServiceUnavailable: The request has failed due to a temporary failure of the server",
+            "the network, DNS, the proxy",
+        ),
+        ("throttled", "Throttling.User: Request was denied due to user flow control", "what else uses this access key"),
+    ],
+)
+def test_an_account_that_is_not_ok_is_one_line_with_its_state_code_message_and_next_step(
+    fleet: dict[str, Any], tmp_path: Path, account: str, text: str, check: str
+) -> None:
+    file = written(fleet, tmp_path, "green", account)
+    done = poll("--config.file", file)
+    listed = json.loads(poll("--config.file", file, "--output", "json").stdout)
 
-    space = next(one["spaces"][0]["id"] for one in fleet["accounts"] if one["name"] == "failing")
-    assert re.fullmatch(
-        rf"error: failing/{space}: server: InternalError: [^\n]+; try again later; if it[^\n]+\n", done.stderr
-    )
-    assert done.stdout.splitlines()[-1].endswith("; spaces: 2 (1 failed)")
+    (line,) = done.stderr.splitlines()
+    where = rf"error: {account}: {account} \(3 of 3 spaces not polled\)"
+    assert re.fullmatch(rf"{where}: {re.escape(text)} \(request [0-9A-F]{{32}}\); check {check}.*", line)
+    assert done.stdout.splitlines()[-1].endswith("; spaces: 4 (3 failed)")
+    assert [(one["account"], one["account_state"]) for one in listed] == [("green", "ok"), *[(account, account)] * 3]
+    assert done.returncode == 1
 
 
 def test_json_has_the_state_of_each_number(fleet: dict[str, Any], tmp_path: Path) -> None:
@@ -152,7 +195,34 @@ def test_json_has_the_state_of_each_number(fleet: dict[str, Any], tmp_path: Path
     assert (failing["phone_numbers"], failing["error"]["reason"]) == ([], "server")
 
 
-def test_spaces_that_fail_alike_are_one_line(tmp_path: Path) -> None:
+def test_an_account_with_one_space_that_the_api_cannot_answer_is_unreachable(
+    fleet: dict[str, Any], tmp_path: Path
+) -> None:
+    done = poll("--config.file", written(fleet, tmp_path, "green", "failing"))
+
+    assert re.fullmatch(
+        r"error: failing: unreachable \(1 of 1 spaces not polled\): InternalError: [^\n]+; check [^\n]+\n", done.stderr
+    )
+    assert done.stdout.splitlines()[-1].endswith("; spaces: 2 (1 failed)")
+
+
+def test_spaces_that_fail_alike_for_a_reason_of_their_own_are_one_line(fleet: dict[str, Any], tmp_path: Path) -> None:
+    done = poll("--config.file", written(fleet, tmp_path, "rejected"))
+
+    (line,) = done.stderr.splitlines()
+    (account,) = (one for one in fleet["accounts"] if one["name"] == "rejected")
+    ids = [space["id"] for space in account["spaces"]]
+    assert line == (
+        f"error: rejected/{', '.join(ids[:5])} and 3 more: rejected: Unknown.ResourceOwnerId: The resource does not"
+        " belong to the current user; check the space's id and isv_code"
+    )
+    assert done.stdout == (
+        "numbers: 0 (0 down, 0 red, 0 restricted, 0 yellow, 0 unknown, 0 green); spaces: 8 (8 failed)\n"
+    )
+    assert done.returncode == 1
+
+
+def test_an_api_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "exporter.yml"
     spaces = ", ".join(f"{{id: s{number}}}" for number in range(8))
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -165,12 +235,192 @@ def test_spaces_that_fail_alike_are_one_line(tmp_path: Path) -> None:
     done = poll("--config.file", file)
 
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: acme/s0, s1, s2, s3, s4 and 3 more: transport: ConnectError: ")
-    assert line.endswith("; check the endpoint's name, DNS, proxy (HTTPS_PROXY) and certificates (SSL_CERT_FILE)")
-    assert done.stdout == (
-        "numbers: 0 (0 down, 0 red, 0 restricted, 0 yellow, 0 unknown, 0 green); spaces: 8 (8 failed)\n"
-    )
+    assert line.startswith("error: acme: unreachable (8 of 8 spaces not polled): transport: ConnectError: ")
+    assert "; check the network, DNS, the proxy (HTTPS_PROXY), certificates (SSL_CERT_FILE) and the endpoint" in line
     assert done.returncode == 1
+
+
+def settings_of(file: Path) -> Settings:
+    return Configuration(file, {}, CamsSettings).load()
+
+
+@contextmanager
+def known(file: Path, **values: str) -> Iterator[StateFile]:
+    """The state file of a configuration whose spaces have a number each of which these values were seen a day ago, as
+    an exporter has it open."""
+    state_file, settings = file.with_name("state.db"), settings_of(file)
+    file.write_text(f"{file.read_text()}state_file: {state_file}\n")
+    opened, seen = StateFile(state_file, SystemClock()), time.time() - 86_400
+    opened.open(settings.identities)
+    listed = {one["space"]: one["phone_numbers"] for one in json.loads(poll("--config.file", file, *JSON).stdout)}
+    before = {"verified_name": "Before", "quality_rating": "GREEN", "status": "CONNECTED", **values}
+    for key in settings.spaces:
+        phone_number = (listed[key[1]] or [{"phone_number": "1"}])[0]["phone_number"]
+        opened.save({key: SpaceState(True, seen, (PhoneNumber(phone_number, **before),))})  # type: ignore[arg-type]
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+JSON = ("--output", "json")
+
+
+@pytest.mark.parametrize(
+    ("before", "state", "status"),
+    [
+        ({"quality_rating": "RED", "status": "BANNED", "messaging_limit_tier": "TIER_1K"}, "down", 3),
+        ({"quality_rating": "RED"}, "red", 3),
+        ({"status": "FLAGGED"}, "restricted", 0),
+        ({"messaging_limit_tier": "TIER_1K"}, "unknown", 0),
+    ],
+)
+def test_a_number_without_its_fields_is_as_bad_as_the_state_file_knows_it(
+    fleet: dict[str, Any], tmp_path: Path, before: dict[str, str], state: str, status: int
+) -> None:
+    """While an exporter has the file open: the values are in its log."""
+    file = written(fleet, tmp_path, "not-reported")
+    with known(file, **before):
+        table, document = poll("--config.file", file), poll("--config.file", file, *JSON)
+
+    cells = re.split(r" {2,}", table.stdout.splitlines()[1])
+    rating, tier = before.get("quality_rating", "GREEN"), before.get("messaging_limit_tier")
+    assert (cells[0], cells[3]) == (state, f"not reported (was {rating})")
+    assert cells[4] == f"not reported (was {before.get('status', 'CONNECTED')})"
+    assert cells[5] == (f"not reported (was {tier})" if tier else "not reported")
+    number = json.loads(document.stdout)[0]["phone_numbers"][0]
+    assert number["state"] == state
+    assert [number[field] for field in WATCHED_FIELDS] == [None] * 3
+    assert {field: lost["before"] for field, lost in number["not_reported"].items()} == {
+        "quality_rating": "GREEN",
+        "status": "CONNECTED",
+        **before,
+    }
+    assert all(re.fullmatch(r"[-\d]+T[:\d]+Z", lost["since"]) for lost in number["not_reported"].values())
+    assert {table.returncode, document.returncode} == {status}
+
+
+def test_without_a_state_file_a_number_without_its_fields_is_unknown(fleet: dict[str, Any], tmp_path: Path) -> None:
+    file = written(fleet, tmp_path, "not-reported")
+    table, document = poll("--config.file", file), poll("--config.file", file, *JSON, "--fail-on", "unknown")
+
+    (cells,) = (re.split(r" {2,}", row) for row in table.stdout.splitlines() if row.startswith("unknown"))
+    assert cells[3:6] == ["not reported"] * 3
+    number = json.loads(document.stdout)[0]["phone_numbers"][0]
+    assert ([number[field] for field in WATCHED_FIELDS], number["not_reported"]) == ([None] * 3, {})
+    assert (table.returncode, document.returncode) == (0, 3)
+
+
+def test_a_space_that_could_not_be_polled_shows_no_number_of_the_state_file(
+    fleet: dict[str, Any], tmp_path: Path
+) -> None:
+    file = written(fleet, tmp_path, "failing")
+    with known(file, quality_rating="RED"):
+        table, document = poll("--config.file", file), poll("--config.file", file, *JSON)
+
+    assert "Before" not in table.stdout + document.stdout
+    assert json.loads(document.stdout)[0]["phone_numbers"] == []
+    assert (table.returncode, document.returncode) == (1, 1)
+
+
+def test_a_value_that_is_reported_is_not_replaced_by_that_of_the_state_file(
+    fleet: dict[str, Any], tmp_path: Path
+) -> None:
+    file = written(fleet, tmp_path, "green")
+    with known(file, quality_rating="RED", status="BANNED"):
+        done = poll("--config.file", file, "--fail-on", "unknown")
+
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Of all files but the index of SQLite's log, in which every reader marks what it reads."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.endswith("-shm")}
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["of a running exporter", "of one that has ended"])
+def test_the_state_file_is_only_read(fleet: dict[str, Any], tmp_path: Path, running: bool) -> None:
+    file = written(fleet, tmp_path, "not-reported")
+    with known(file, quality_rating="RED") as state_file:
+        if not running:
+            state_file.close()
+        names, before = sorted(path.name for path in tmp_path.iterdir()), contents(tmp_path)
+
+        done = poll("--config.file", file)
+
+        assert sorted(path.name for path in tmp_path.iterdir()) == names
+        assert contents(tmp_path) == before
+        assert done.returncode == 3
+        state_file.save({("not-reported", "new"): SpaceState(True, 1.0)})
+        assert state_file.up == running
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\0\1\2" * 1000, None], ids=["empty", "text", "bytes", "none"])
+def test_a_state_file_that_cannot_be_read_is_no_error_and_stays_as_it_is(
+    fleet: dict[str, Any], tmp_path: Path, content: bytes | None
+) -> None:
+    file = written(fleet, tmp_path, "green")
+    file.write_text(f"{file.read_text()}state_file: state.db\n")
+    if content is not None:
+        (tmp_path / "state.db").write_bytes(content)
+    before = contents(tmp_path)
+
+    done = poll("--config.file", file)
+
+    assert (done.stderr, done.returncode, contents(tmp_path)) == ("", 0, before)
+
+
+def test_values_of_another_endpoint_are_not_used(fleet: dict[str, Any], tmp_path: Path) -> None:
+    file = written(fleet, tmp_path, "not-reported")
+    with known(file, quality_rating="RED") as state_file:
+        state_file.retain(settings_of(file).spaces, {"not-reported": "cams https://other.example"})
+        state_file.save({key: SpaceState(True, 1.0) for key in settings_of(file).spaces})
+
+        done = poll("--config.file", file)
+
+    assert ("(was " in done.stdout, done.returncode) == (False, 0)
+
+
+def test_the_history_of_a_discovered_space_is_known_too(tmp_path: Path) -> None:
+    event = {"at": "30s", "space": 1, **NOT_REPORTED}
+    red = {"at": "0s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}}
+
+    async def main() -> list[tuple[str, str]]:
+        world = World(scenario(2, qps=10, events=(red, event)), state_file=str(tmp_path / "state.db"))
+        account = world.settings.accounts[0].model_copy(update={"spaces": None, "discover": True})
+        world.settings = world.settings.model_copy(update={"accounts": [account]})
+        world.exporter = world.fresh_exporter()
+        await world.exporter.start()
+        await asyncio.sleep(20)
+        await world.exporter.stop()
+        await asyncio.sleep(20)
+        known = read_state_file(tmp_path / "state.db", world.settings.identities)
+        world.settings = world.settings.model_copy(update={"state_file": None})
+        swept = await sweep(world.fresh_exporter().service, known=known)
+        states = [(number, polled.view.state) for polled in swept.spaces for number in polled.phone_numbers]
+        return [(number.quality_rating, known.state_of(number).value) for number, known in states]
+
+    assert ("", "red") in run(main())
+
+
+def test_the_numbers_of_a_sweep_that_takes_longer_than_max_age_are_all_shown() -> None:
+    async def main() -> int:
+        world = World(scenario(20, qps=1), max_age=5.0)
+        swept = await world.exporter.sweep()
+        await world.exporter.stop()
+        return sum(bool(polled.phone_numbers) for polled in swept.spaces)
+
+    assert run(main()) == 20
+
+
+def test_the_document_lists_the_fields_of_the_json_of_poll(fleet: dict[str, Any], tmp_path: Path) -> None:
+    done = poll("--config.file", written(fleet, tmp_path, "green", "failing"), *JSON)
+    green, failing = json.loads(done.stdout)
+
+    (row,) = re.findall(r"(?m)^\| `poll --output json` \| (.*) \|$", USAGE.read_text("utf-8"))
+    inner = [f"phone_numbers[].{name}" for name in green["phone_numbers"][0]]
+    outer = {"error": [f"error.{name}" for name in failing["error"]], "phone_numbers": inner}
+    assert re.findall("`(.+?)`", row) == [name for key in green for name in outer.get(key, [key])]
 
 
 def test_what_others_wrote_does_nothing_to_the_table(tmp_path: Path) -> None:

@@ -886,7 +886,7 @@ def test_a_sweep_lists_once() -> None:
 
     async def main() -> int:
         exporter = process(discovering())
-        swept, _ = await exporter.sweep()
+        swept = (await exporter.sweep()).spaces
         await asyncio.sleep(10)
         await exporter.stop()
         return len(swept)
