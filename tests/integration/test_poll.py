@@ -245,13 +245,13 @@ def settings_of(file: Path) -> Settings:
 
 
 @contextmanager
-def known(file: Path, **values: str) -> Iterator[StateFile]:
-    """The state file of a configuration whose spaces have a number each of which these values were seen a day ago, as
-    an exporter has it open."""
+def known(file: Path, *, endpoint: str = "", **values: str) -> Iterator[StateFile]:
+    """The state file of a configuration whose spaces have a number each of which these values were seen a minute ago,
+    at another `endpoint` if there is one, as an exporter has it open."""
     state_file, settings = file.with_name("state.db"), settings_of(file)
     file.write_text(f"{file.read_text()}state_file: {state_file}\n")
-    opened, seen = StateFile(state_file, SystemClock()), time.time() - 86_400
-    opened.open(settings.identities)
+    opened, seen = StateFile(state_file, SystemClock()), time.time() - 60
+    opened.open({name: f"cams {endpoint}" if endpoint else same for name, same in settings.identities.items()})
     listed = {one["space"]: one["phone_numbers"] for one in json.loads(poll("--config.file", file, *JSON).stdout)}
     before = {"verified_name": "Before", "quality_rating": "GREEN", "status": "CONNECTED", **values}
     for key in settings.spaces:
@@ -372,10 +372,7 @@ def test_a_state_file_that_cannot_be_read_is_no_error_and_stays_as_it_is(
 
 def test_values_of_another_endpoint_are_not_used(fleet: dict[str, Any], tmp_path: Path) -> None:
     file = written(fleet, tmp_path, "not-reported")
-    with known(file, quality_rating="RED") as state_file:
-        state_file.retain(settings_of(file).spaces, {"not-reported": "cams https://other.example"})
-        state_file.save({key: SpaceState(True, 1.0) for key in settings_of(file).spaces})
-
+    with known(file, endpoint="https://other.example", quality_rating="RED"):
         done = poll("--config.file", file)
 
     assert ("(was " in done.stdout, done.returncode) == (False, 0)
