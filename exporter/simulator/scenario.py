@@ -31,8 +31,8 @@ class SimulatedAccount(Strict):
 class Event(Strict):
     """Something that happens to an account, to one of its spaces (1 is the first), or to a number in that space.
 
-    Exactly one of: `set` fields of a number, `move_to` another space of the account with it, `remove` a number or all
-    of a space, or `answer` with an error Code; of an account, perhaps to one `action` only.
+    Exactly one of: `set` fields of a number (null: not reported), `move_to` another space of the account with it,
+    `remove` a number or all of a space, or `answer` with an error Code; of an account, perhaps to one `action` only.
     """
 
     at: Moment
@@ -40,7 +40,7 @@ class Event(Strict):
     account: str
     space: int | None = Field(None, ge=1)
     number: int | None = Field(None, ge=1)
-    set: dict[str, str] | None = None
+    set: dict[str, str | None] | None = None
     move_to: int | None = Field(None, ge=1)
     remove: bool = False
     answer: str | None = None
