@@ -7,7 +7,7 @@ begin at 0, so that timestamps in samples are those of promtool's world.
 
 import asyncio
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ JOB = "chatapp-exporter"
 MINUTE = 60
 Series = dict[str, list[str]]
 """Values by series, in promtool's notation, one a minute."""
+Watch = Callable[[int, Exporter], None]
 
 _NAMES = ("acme", "globex", "umbrella")
 """Of three shards, each polls one of these."""
@@ -60,7 +61,8 @@ class Outage(Strict):
 
 
 class Reload(Strict):
-    """A reload of the same configuration, which is `bad` for a while, perhaps because of these `broken` space files."""
+    """A reload of the same configuration, which is `bad` for a while, perhaps because of these `broken` space files. It
+    has all spaces, also those that a start did not have."""
 
     at: Moment
     bad: bool = False
@@ -97,13 +99,14 @@ class Firing(Strict):
 class Incident(Strict):
     """A script; times count from the exporter's first start. Events are those of a scenario, of the first account where
     they name none. There are so many `accounts`, each with the settings of `account`. Where it is to `discover`, no
-    space is configured."""
+    space is configured. The exporter starts with the first `spaces_at_start`, where that is given."""
 
     incident: str
     lasts: Duration
     accounts: int = 1
     account: dict[str, str] = Field({})
     discover: bool = False
+    spaces_at_start: int | None = None
     events: list[dict[str, Any]] = Field([])
     exporter: list[Outage] = Field([])
     shards: int = 1
@@ -149,13 +152,14 @@ def load(path: Path) -> Incident:
     return load_document(path, Incident)
 
 
-def record(incident: Incident) -> tuple[World, Series]:
-    """The series that Prometheus would have, and the world that they come from."""
+def record(incident: Incident, watch: Watch = lambda _minute, _exporter: None) -> tuple[World, Series]:
+    """The series that Prometheus would have, and the world that they come from. At each scrape, `watch` gets the minute
+    and each exporter that runs."""
     with TemporaryDirectory() as folder:
-        return run(_play(incident, Path(folder) / "state.db"))
+        return run(_play(incident, Path(folder) / "state.db", watch))
 
 
-async def _play(incident: Incident, state: Path) -> tuple[World, Series]:
+async def _play(incident: Incident, state: Path, watch: Watch) -> tuple[World, Series]:
     accounts = _NAMES[: incident.accounts]
     fleet = scenario(accounts=accounts, events=tuple(incident.events), **{**_ACCOUNT, **incident.account})
     polled = demo_settings(fleet, "http://127.0.0.1:1").accounts
@@ -181,6 +185,8 @@ async def _play(incident: Incident, state: Path) -> tuple[World, Series]:
                 await asyncio.gather(*(_reload(world, exporter, reload) for exporter in running.values()))
         of_shards = (_scrape(incident, shard, now, running.get(shard)) for shard in shards)
         scrapes.append({series: value for scrape in of_shards for series, value in scrape.items()})
+        for exporter in running.values():
+            watch(minute, exporter)
     await asyncio.gather(*(exporter.stop() for exporter in running.values()))
     competing.cancel()
     return world, _series(scrapes)
@@ -197,7 +203,7 @@ async def _start_or_stop(
             _damage(state)
     elif not outage and shard not in running:
         before = incident.outages_before(shard, now)
-        running[shard] = world.fresh_exporter(before[-1].spaces if before else None, shard)
+        running[shard] = world.fresh_exporter(before[-1].spaces if before else incident.spaces_at_start, shard)
         await running[shard].start()
         await asyncio.sleep(0.13 if incident.shards > 1 else 0)  # processes do not start at the same moment
 
@@ -273,12 +279,17 @@ def promtool_test(incident: Incident, world: World, series: Series, rules: Path 
         "tests": [
             {
                 "interval": "1m",
-                "input_series": [{"series": name, "values": _compressed(values)} for name, values in series.items()],
+                "input_series": input_series(series),
                 "promql_expr_test": [_at(minute, spans) for minute in incident.minutes],
                 "alert_rule_test": [_described(alert, world, rules) for alert in incident.firing if alert.description],
             }
         ],
     }
+
+
+def input_series(series: Series) -> list[dict[str, str]]:
+    """The series as promtool reads them."""
+    return [{"series": name, "values": _compressed(values)} for name, values in series.items()]
 
 
 def _compressed(values: list[str]) -> str:

@@ -22,8 +22,8 @@ def test_what_must_fire_fires_and_nothing_else(path: Path, tmp_path: Path) -> No
         pytest.param("quality_rank:last == 3", "quality_rank:last >= 2", "all_green", id="threshold"),
         pytest.param("for: 10m", "for: 20m", "red_for_20_minutes", id="for"),
         pytest.param(
-            "unless on (phone_number) phone_number:chatapp_phone_number_quality_rank:max",
-            "unless on () phone_number:chatapp_phone_number_quality_rank:max",
+            "unless on (phone_number) phone_number:chatapp_phone_number_info:group",
+            "unless on () phone_number:chatapp_phone_number_info:group",
             "number_gone",
             id="label missing in a join",
         ),

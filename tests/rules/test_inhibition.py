@@ -24,6 +24,8 @@ RED = alert("PhoneNumberQualityRed", account="acme", space="1", phone_number="15
 YELLOW = alert("PhoneNumberQualityYellow", account="acme", space="1", phone_number="1555")
 OTHER_YELLOW = alert("PhoneNumberQualityYellow", account="acme", space="1", phone_number="1556")
 DENIED = alert("AccountDenied", account="acme")
+UNREACHABLE = alert("AccountUnreachable", account="acme")
+OTHER_UNREACHABLE = alert("AccountUnreachable", account="initech")
 THROTTLED = alert("Throttled", account="acme")
 UNLISTED = alert("DiscoveryFailing", account="acme")
 OVERRUN = alert("ScheduleOverrun", account="acme")
@@ -55,12 +57,18 @@ def alertmanager(tmp_path: Path) -> Iterator[httpx.Client]:
     [
         pytest.param(
             [DOWN, NOT_POLLED],
-            [DENIED, BLIND, THROTTLED, UNLISTED, OVERRUN, RELOAD],
-            [RED, VANISHED, ELSEWHERE, OTHER_RELOAD],
+            [DENIED, UNREACHABLE, BLIND, THROTTLED, UNLISTED, OVERRUN, RELOAD],
+            [RED, VANISHED, ELSEWHERE, OTHER_RELOAD, OTHER_UNREACHABLE],
             id="exporter down",
         ),
         pytest.param([DOWN], [RELOAD], [DENIED, ELSEWHERE, RED], id="exporter down whose accounts another polls"),
         pytest.param([DENIED], [BLIND, THROTTLED, UNLISTED], [RED, ELSEWHERE, VANISHED, OVERRUN], id="account denied"),
+        pytest.param(
+            [UNREACHABLE],
+            [BLIND, THROTTLED, UNLISTED, OVERRUN],
+            [RED, ELSEWHERE, VANISHED, OTHER_UNREACHABLE],
+            id="account unreachable",
+        ),
         pytest.param([RED], [YELLOW], [OTHER_YELLOW, BLIND], id="RED"),
     ],
 )
@@ -82,7 +90,12 @@ def test_a_cause_mutes_what_follows_from_it_and_nothing_else(
 
 @pytest.mark.parametrize(
     ("labels", "receiver"),
-    [(alert("PhoneNumberDown", severity="critical"), "on-call"), (BLIND, "operators"), (VANISHED, "account-managers")],
+    [
+        (alert("PhoneNumberDown", severity="critical"), "on-call"),
+        (alert("AccountUnreachable", severity="critical"), "on-call"),
+        (BLIND, "operators"),
+        (VANISHED, "account-managers"),
+    ],
 )
 def test_an_alert_goes_to_those_whom_it_concerns(labels: Labels, receiver: str) -> None:
     amtool = installed("amtool", package="prometheus-alertmanager")

@@ -9,10 +9,9 @@ import pytest
 import yaml
 from installed import installed
 
-from exporter.metrics.catalogue import FAMILIES, NUMBER_FAMILIES, SPACE_FAMILIES
+from exporter.metrics.catalogue import BLIND_INTERVALS, FAMILIES, NUMBER_FAMILIES, SPACE_FAMILIES
 from exporter.metrics.instruments import Instruments
 from exporter.model import DOWN_STATUSES, RESTRICTED_STATUSES
-from exporter.web.overview import BLIND_INTERVALS
 
 CONFIG = Path(__file__).parents[2] / "config"
 RULES = CONFIG / "prometheus" / "chatapp.rules.yml"
@@ -30,6 +29,7 @@ DESIGNED = {
     "ChatAppPhoneNumberVanished": ("warning", "10m"),
     "ChatAppSpaceBlind": ("warning", "1m"),
     "ChatAppAccountDenied": ("critical", "2m"),
+    "ChatAppAccountUnreachable": ("critical", "1m"),
     "ChatAppThrottled": ("warning", "10m"),
     "ChatAppScheduleOverrun": ("warning", "15m"),
     "ChatAppDiscoveryFailing": ("warning", "30m"),
@@ -100,10 +100,12 @@ def test_the_rules_call_the_same_statuses_down_and_restricted_as_the_program() -
     ]
 
 
-def test_the_pages_call_a_space_blind_after_as_many_intervals_as_the_alert() -> None:
-    (blind,) = (alert["expr"] for alert in ALERTS if alert["alert"] == "ChatAppSpaceBlind")
+@pytest.mark.parametrize("name", ["space:chatapp_space_blind:group", "ChatAppSpaceBlind", "ChatAppAccountUnreachable"])
+def test_the_rules_count_as_many_intervals_as_the_pages(name: str) -> None:
+    rules = [rule for group in GROUPS for rule in group["rules"]]
+    (expression,) = (rule["expr"] for rule in rules if name in (rule.get("record"), rule.get("alert")))
 
-    assert re.findall(r"(\d+) \* max by .*effective_poll_interval_seconds", blind) == [str(BLIND_INTERVALS)]
+    assert re.findall(r"(\d+) \* \S*effective_poll_interval_seconds", expression) == [str(BLIND_INTERVALS)]
 
 
 def test_remote_write_sends_every_series_and_removes_the_instance_from_those_of_spaces_and_numbers() -> None:
