@@ -24,13 +24,14 @@ def exporter_health() -> Page:
 
 
 def _state(page: Page) -> None:
-    refused = f"count(min by (job, account) (chatapp_account_up{{{ACCOUNTS}}}) == 0) or vector(0)"
+    states = f'account_state:chatapp_account_state:last{{{ACCOUNTS},state=~"denied|unreachable"}}'
+    accounts_down = f"count(max by (job, account) ({states}) == 1) or vector(0)"
     down = f"count(up{{{JOB}}} == 0) or vector(0)"
     failing = f'count(max by (account, space) (chatapp_space_up{{{ACCOUNTS},space=~"$space"}}) == 0) or vector(0)'
     reload = f"count(chatapp_exporter_config_last_reload_successful{{{JOB}}} == 0) or vector(0)"
     page.lay(
         count("Exporters down", "Targets of the job that do not answer.", down, BAD),
-        count("Accounts refused", "Accounts that the API refuses as a whole.", refused, BAD),
+        count("Accounts down", "Accounts that are denied or unreachable.", accounts_down, BAD),
         count("Spaces failing", "Spaces whose last poll failed, or that have no fresh value.", failing, BAD),
         count("Reload failed", "Exporters that go on with an old configuration.", reload, WARNING),
         height=4,

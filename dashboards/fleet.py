@@ -29,7 +29,8 @@ SELECTED = 'job=~"$job",account=~"$account",space=~"$space"'
 NUMBER = "account, space, phone_number"
 RANK = f"phone_number:chatapp_phone_number_quality_rank:last{{{SELECTED}}}"
 STATUS_RANK = f"phone_number:chatapp_phone_number_status_rank:last{{{SELECTED}}}"
-UNSEEN = f"space:chatapp_space_unseen:group{{{SELECTED}}}"
+BLIND = f"space:chatapp_space_blind:group{{{SELECTED}}}"
+_BLIND_MEANS = "Spaces without a successful poll for 3 effective intervals, or whose account can't be queried."
 SINCE_SUCCESS = f"space:chatapp_space_seconds_since_success:min{{{SELECTED}}}"
 TO_NUMBER = (
     f"/d/{PHONE_NUMBER}?var-datasource=${{datasource}}&var-account=${{__data.fields.Account}}"
@@ -82,7 +83,7 @@ def _counts(page: Page) -> None:
         _numbers(
             "Limit dropped", "Numbers that may write to fewer people than within the last 7 days.", dropped, WARNING
         ),
-        _numbers("Blind spaces", "Spaces whose polls fail, or that nobody polls now.", UNSEEN, BAD),
+        _numbers("Blind spaces", _BLIND_MEANS, BLIND, BAD),
         _numbers(
             "Unknown",
             "Numbers without a rating yet, or with a rating that the exporter does not know.",
@@ -113,8 +114,8 @@ def _ratings_over_time() -> Panel:
 
 
 def _blind_over_time() -> Panel:
-    blind = query(f"count({UNSEEN}) or vector(0)", "blind spaces")
-    return lines("Blind spaces", "Spaces whose polls fail, or that nobody polls now.", "short", blind, empty="No space")
+    blind = query(f"count({BLIND}) or vector(0)", "blind spaces")
+    return lines("Blind spaces", _BLIND_MEANS, "short", blind, empty="No space")
 
 
 def _worst() -> Panel:
@@ -197,13 +198,13 @@ def _blind() -> Panel:
     names = "topk by (job, account, space) (1, group by (job, account, space, name) (chatapp_space_info))"
     panel = listing(
         "Blind spaces",
-        f"Spaces that nobody sees now, and how long ago a poll succeeded; the {_MOST_ROWS} longest.",
+        f"Blind spaces, and how long ago a poll succeeded; the {_MOST_ROWS} longest.",
         rows(
-            f"topk({_MOST_ROWS}, {SINCE_SUCCESS} and on (job, account, space) {UNSEEN})"
+            f"topk({_MOST_ROWS}, {SINCE_SUCCESS} and on (job, account, space) {BLIND})"
             f" * on (job, account, space) group_left (name) {names}"
         ),
         columns={"Value": "Not seen for", "name": "Space name", "space": "Space", "account": "Account"},
-        empty="Every space is seen",
+        empty="No space is blind",
     )
     panel = panel.override_by_name("Space", link("Only this space", TO_SPACE))
     return panel.override_by_name("Not seen for", [override("unit", "s")])
@@ -220,7 +221,7 @@ def _by_account() -> Panel:
         of(f"{RANK} == 3", "B"),
         of(f"{RANK} == 2", "C"),
         of(f"{STATUS_RANK} == 2", "D"),
-        of(UNSEEN, "E"),
+        of(BLIND, "E"),
         columns={
             "account": "Account",
             "Value #A": "Numbers",
