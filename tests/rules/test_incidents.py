@@ -33,6 +33,24 @@ def test_what_must_fire_fires_and_nothing_else(path: Path, tmp_path: Path) -> No
             "api_down_during_red",
             id="nothing held while nobody sees",
         ),
+        pytest.param(
+            "group by (job, account, space, phone_number) (chatapp_phone_number_info)",
+            "group by (job, account, space, phone_number) (chatapp_phone_number_quality_rating)",
+            "rating_no_longer_reported",
+            id="a number is listed only while it has a rating",
+        ),
+        pytest.param(
+            "reachable_timestamp_seconds:max\n            and on (job, account) (chatapp_account_spaces",
+            "reachable_timestamp_seconds:max\n            and on (job, account) (chatapp_account_state",
+            "restarted_while_unreachable",
+            id="a restart starts the time of an outage again",
+        ),
+        pytest.param(
+            "account:chatapp_account_up:last == 0 or account:chatapp_account_unpolled:group",
+            "account:chatapp_account_up:last == 2 or account:chatapp_account_unpolled:group",
+            "api_down_with_many_spaces",
+            id="the time in which an account is down counts for its spaces",
+        ),
     ],
 )
 def test_a_fault_planted_in_a_rule_turns_an_incident_red(old: str, new: str, name: str, tmp_path: Path) -> None:
