@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from itertools import groupby
 
 from virtual_time import run
 from world import World
@@ -77,10 +78,21 @@ def test_a_space_is_blind_from_the_start_and_one_only_for_a_while() -> None:
     assert ever(r'chatapp_space_poll_failures_total{.*reason="server"} .*')
 
 
-def test_an_account_is_refused_and_let_in_again() -> None:
-    up = values(r'chatapp_account_up{account="globex"}')
+def test_an_account_is_denied_then_unreachable_and_up_again_after_each() -> None:
+    states = [
+        match[1]
+        for scrape in SCRAPES
+        for line in sorted(scrape)
+        if (match := re.fullmatch(r'chatapp_account_state{account="globex",state="(\w+)",?} 1(?:\.0)?', line))
+    ]
 
-    assert (up[0], min(up), up[-1]) == (1, 0, 1)
+    assert [state for state, _ in groupby(states)] == ["ok", "denied", "ok", "unreachable", "ok"]
+
+
+def test_a_rating_is_no_longer_reported_for_a_while() -> None:
+    missing = values(r'chatapp_api_unknown_values_total{field="quality_rating",value="missing"}')
+
+    assert (missing[0], missing[-1]) == (0, 1)
 
 
 def test_an_account_is_throttled_and_its_rate_climbs_back() -> None:
