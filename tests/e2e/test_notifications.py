@@ -51,7 +51,7 @@ FIRING = {
     *(("operators", "ChatAppSpaceBlind", f"acme {space}") for space in (6, 13, 14)),
 }
 MAY_FIRE = {
-    # until the rate of acme is as before, which takes 4 minutes here too, a space that is polled late can count as blind
+    # the rate of acme rises for 4 minutes here too: meanwhile a space that is polled late can count as blind
     *(("operators", "ChatAppSpaceBlind", f"acme {space}") for space in range(1, 29)),
 }
 RESOLVED = {
