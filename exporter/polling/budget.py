@@ -108,13 +108,13 @@ class Rate:
 class Latency:
     """Mean duration of the latest requests.
 
-    A request without an answer counts too, because it holds a permit. Of several in a row only the first three count:
-    more are an outage, and must not lengthen the interval by which the outage is noticed.
+    A request without an answer counts too, because it holds a permit. Of several in a row only the first three count,
+    and none before the first answer: they are an outage, and must not lengthen the interval by which it is noticed.
     """
 
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=_MEASURED_REQUESTS)
-        self._unanswered = 0
+        self._unanswered = _MAX_UNANSWERED
 
     @property
     def mean(self) -> float:

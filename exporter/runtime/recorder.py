@@ -56,7 +56,7 @@ class Recorder:
         were, self._discovered = self._discovered, discovered
         self.instruments.apply([account.name for account in settings.accounts])
         identities, others = settings.identities, before.identities
-        now = self._clock.monotonic()
+        now = Now.of(self._clock)
         self._store.retain([key for key in self._spaces if identities[key[0]] == others.get(key[0])], now=now)
         self._restore(known)  # before the new spaces are added: each is rendered once
         self._store.retain(self._spaces, now=now)

@@ -52,9 +52,9 @@ class SpaceState:
     `changes` are the last change of each field, from one reported value to another. `missing` are the fields that the
     API reported before and does not report now: when that was seen first, and the value before.
 
-    `seen` is the monotonic time of the last success or, before the first one, of the time when the space was added;
-    None if the last success was in another process. `discovered_as` is its name in a list, None if it is configured;
-    set only in a state file.
+    `added` is when the space was added (Unix seconds). `seen` is the monotonic time of the last success or, before the
+    first one, of the time when the space was added; None if that was in another process. `discovered_as` is its name in
+    a list, None if it is configured; set only in a state file.
     """
 
     up: bool = False
@@ -67,6 +67,7 @@ class SpaceState:
     last_failure: Failure | None = None
     next_slot: float | None = None
     discovered_as: str | None = None
+    added: float | None = None
     seen: float | None = field(default=None, compare=False)
 
     def after(self, outcome: Outcome) -> "SpaceState":
@@ -100,7 +101,6 @@ class SpaceState:
     def with_history(self, old: "SpaceState") -> "SpaceState":
         """The same with what a state file knew: all of it before the first poll, the values before the first
         success, and the times of changes."""
-        old = old if old.last_success is not None else replace(old, seen=self.seen)
         if not self.polls:
             return old
         if self.last_success is None:
@@ -117,12 +117,13 @@ class SpaceState:
         return replace(self, changes={**changes, **self.changes}, missing={**missing, **self.missing})
 
     def unseen_seconds(self, now: Now) -> float:
-        """Seconds since the last success or, before the first one, since the space was added. A success of another
-        process counts by the system's clock. If that is in the future, a clock was wrong, and its age is not known: it
-        counts as that old."""
+        """Seconds since the last success or, before the first one, since the space was added. If that was in another
+        process, they count by the system's clock. If it is in the future, a clock was wrong, and the age is not known:
+        it counts as that old."""
         if self.seen is not None:
             return now.monotonic - self.seen
-        return 0.0 if self.last_success is None else abs(now.unix - self.last_success)
+        since = self.added if self.last_success is None else self.last_success
+        return 0.0 if since is None else abs(now.unix - since)
 
     def is_fresh(self, now: Now, max_age: float) -> bool:
         """Whether its values may be shown."""
@@ -173,22 +174,22 @@ class Store:
     def __getitem__(self, key: Key) -> SpaceState:
         return self._states[key]
 
-    def retain(self, keys: Collection[Key], *, now: float) -> None:
-        """Have these spaces: remove all others, and add those that are new, at the monotonic time `now`."""
+    def retain(self, keys: Collection[Key], *, now: Now) -> None:
+        """Have these spaces: remove all others, and add those that are new."""
         for key in self._states.keys() - set(keys):
             del self._states[key]
             self.unpolled.discard(key)
         for key in keys:
             if key not in self._states:
                 self.unpolled.add(key)
-                self._set(key, SpaceState(seen=now))
+                self._set(key, SpaceState(added=now.unix, seen=now.monotonic))
 
     def restore(self, known: Mapping[Key, SpaceState], *, now: Now, max_age: float) -> None:
         """Add what a state file knew, of spaces that are known here or new."""
         for key, old in known.items():
             if key not in self._states:
                 self.unpolled.add(key)
-            state = self._set(key, self._states.get(key, SpaceState(seen=now.monotonic)).with_history(old))
+            state = self._set(key, self._states.get(key, SpaceState()).with_history(old))
             if state.is_fresh(now, max_age):
                 self.unpolled.discard(key)
 

@@ -187,6 +187,34 @@ def test_a_step_of_the_wall_clock_hides_no_value_that_this_process_polled(jump: 
     assert before == meanwhile == after
 
 
+def test_a_space_that_never_succeeded_is_not_waiting_again_after_a_restart(file: Path) -> None:
+    rejected = ({"at": "0s", "space": 1, "answer": "Unknown.ResourceOwnerId"},)
+
+    async def main() -> list[bool]:
+        world = World(scenario(2, poll_interval="5m", events=rejected), state_file=str(file))
+        await world.exporter.start()
+        blind = []
+        for seconds in (800, 200):
+            await asyncio.sleep(seconds)
+            blind.append(is_blind(world))
+        await world.exporter.stop()
+        world.exporter = world.fresh_exporter()
+        await world.exporter.start()
+        await asyncio.sleep(1)
+        blind.append(is_blind(world))
+        await world.exporter.stop()
+        return blind
+
+    assert run(main()) == [False, True, True]
+
+
+def is_blind(world: World) -> bool:
+    """Whether the first space is."""
+    snapshot = world.exporter.view.snapshot()
+    (account,), space = snapshot.accounts, snapshot.spaces[0]
+    return account.is_blind(space)
+
+
 @pytest.mark.parametrize("jump", [7200.0, -7200.0])
 def test_a_step_of_the_wall_clock_keeps_no_old_value(jump: float) -> None:
     async def main() -> list[list[str]]:

@@ -24,15 +24,14 @@ SCRIPT: dict[str, Any] = {
         {"at": "1h", "for": "5h", "space": 1, "answer": "Unknown.ResourceOwnerId"},
         {"at": "1h", "for": "4h", "space": 2, "answer": "InternalError"},
         {"at": "1h", "for": "4m", "space": 3, "answer": "InternalError"},
-        # a space that is new, and fails
-        {"at": "0s", "for": "150m", "space": 10, "answer": "Authentication.NoAuth"},
+        # a space that is new, and fails, also over the restart
+        {"at": "0s", "for": "5h", "space": 10, "answer": "Authentication.NoAuth"},
         {"at": "90m", "for": "4h", "account": "globex", "answer": "InvalidAccessKeyId.NotFound"},
         {"at": "2h", "for": "3h", "account": "umbrella", "answer": "ServiceUnavailable"},
         # its rate falls, so its effective interval grows
         {"at": "6h", "for": "1h", "answer": "Throttling.User"},
     ],
     "reloads": [{"at": "70m"}],
-    # every space has had a success: before the first one, the pages count from the restart, and the rules do not
     "exporter": [{"at": "4h", "down": "2m"}],
 }
 RESTART = range(240, 243)

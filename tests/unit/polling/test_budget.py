@@ -202,6 +202,10 @@ def test_an_outage_does_not_lengthen_the_interval_by_which_it_is_noticed() -> No
     assert latency_of(*[1] * 97, *[None] * 1000) == pytest.approx(1.27)
 
 
+def test_requests_without_an_answer_do_not_count_before_the_first_answer() -> None:
+    assert (latency_of(None, None), latency_of(None, None, 0.5)) == (0.2, 0.5)
+
+
 def test_after_an_outage_requests_without_an_answer_count_again() -> None:
     assert latency_of(1, None, None, None, None, 1, None) == pytest.approx(7)
 

@@ -155,27 +155,37 @@ def test_the_age_of_what_another_process_polled_counts_by_the_wall_clock() -> No
 
 def test_before_its_first_success_a_space_counts_from_when_it_was_added() -> None:
     store = Store(lambda key, state: None)
-    store.retain([("acme", "s1")], now=5)
+    store.retain([("acme", "s1")], now=Now(10, 5))
     store.record(failure(100))
 
     assert store["acme", "s1"].unseen_seconds(Now(100, 25)) == 20
 
 
+def test_a_space_that_had_no_success_counts_over_a_restart_from_when_it_was_added() -> None:
+    failing = SpaceState(added=1000).after(failure(1100))
+    store = Store(lambda key, state: None)
+    store.retain([("acme", "s1")], now=Now(2000, 5))
+    store.record(failure(2000))
+    store.restore({("acme", "s1"): failing}, now=Now(2000, 5), max_age=60)
+
+    assert store["acme", "s1"].unseen_seconds(Now(2010, 15)) == 1010
+
+
 def test_the_store_tells_of_every_change_and_counts_what_was_not_polled() -> None:
     told: list[tuple[Key, SpaceState]] = []
     store = Store(lambda key, state: told.append((key, state)))
-    store.retain([("acme", "s1"), ("acme", "s2")], now=5)
+    store.retain([("acme", "s1"), ("acme", "s2")], now=Now(10, 5))
 
     store.record(success(100, GREEN))
 
     assert told[-1] == (("acme", "s1"), store["acme", "s1"])
-    assert store["acme", "s1"] == SpaceState().after(success(100, GREEN))
+    assert store["acme", "s1"] == SpaceState(added=10).after(success(100, GREEN))
     assert store.unpolled == {("acme", "s2")}
 
 
 def test_a_space_that_is_restored_is_not_unpolled_if_its_values_are_fresh_enough_to_show() -> None:
     store = Store(lambda key, state: None)
-    store.retain([("acme", "s1"), ("acme", "s2")], now=5)
+    store.retain([("acme", "s1"), ("acme", "s2")], now=Now(10, 5))
     fresh, old = (SpaceState(True, at, (GREEN,)) for at in (100, 10))
 
     store.restore({("acme", "s1"): fresh, ("acme", "s2"): old}, now=Now(120, 30), max_age=60)
@@ -186,10 +196,10 @@ def test_a_space_that_is_restored_is_not_unpolled_if_its_values_are_fresh_enough
 
 def test_a_space_that_is_not_retained_is_forgotten() -> None:
     store = Store(lambda key, state: None)
-    store.retain([("acme", "s1")], now=5)
+    store.retain([("acme", "s1")], now=Now(10, 5))
     store.record(success(100, GREEN))
-    store.retain([("acme", "s2")], now=5)
-    store.retain([("acme", "s1")], now=5)
+    store.retain([("acme", "s2")], now=Now(10, 5))
+    store.retain([("acme", "s1")], now=Now(10, 5))
 
-    assert store["acme", "s1"] == SpaceState()
+    assert store["acme", "s1"] == SpaceState(added=10)
     assert store.unpolled == {("acme", "s1")}
