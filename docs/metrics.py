@@ -117,10 +117,10 @@ def _account() -> AccountView:
     return AccountView(
         "acme",
         AccountHealth(AccountState.OK, 1_795_600_000.0),
-        spaces=1500,
+        spaces=1200,
         interval=300.0,
         effective_interval=300.0,
-        needed_qps=5.0,
+        needed_qps=4.0,
         limit_qps=5.0,
         current_qps=5.0,
         listing=Listing(up=True, last_success=1_795_600_042.7, spaces=1),

@@ -262,8 +262,8 @@ def poll(config_file: Path | None, expand: bool, output: str, fail_on: str) -> N
       yellow      its quality rating is YELLOW
       unknown     not known to be GREEN and CONNECTED
       green       GREEN and CONNECTED
-    A field that is not reported counts as last reported, if the state file
-    knows the number; the file is only read.
+    If the configuration has a state_file, a field that the API no longer
+    reports keeps its last reported value for this. The file is not changed.
 
     \b
     Exit status:

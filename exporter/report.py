@@ -171,11 +171,12 @@ def _account_failure(account: AccountView, swept: "Swept") -> str:
         return ""
     errors = [polled.error for polled in swept.spaces if polled.view.account == name]
     failed = sum(_is_of_account(account, error) for error in errors)
-    lost = [f"{failed} of {len(errors)} spaces not polled"] if errors else []
+    lost = [f"{failed} of {len(errors)} spaces failed"] if errors else []
     lost += ["spaces not listed"] if _is_of_account(account, swept.unlisted.get(name)) else []
-    text = f"{health.code}: {health.detail}".rstrip(":. ")
+    why = f"{health.code}: {health.detail}" if health.code else str(swept.unlisted.get(name) or "")
     request = f" (request {health.request_id})" if health.request_id else ""
-    return f"{name}: {health.state} ({', '.join(lost)}): {text}{request}; {WHAT_TO_CHECK[health.state]}"
+    text = f": {why.rstrip(':. ')}{request}" if why else ""
+    return f"{name}: {health.state} ({', '.join(lost)}){text}; {WHAT_TO_CHECK[health.state]}"
 
 
 def _is_of_account(account: AccountView, error: QueryError | None) -> bool:

@@ -43,17 +43,27 @@ class QueryError(Exception):
 
     `code` is the API's own code or, where it gave none, `http_503` or the reason's name. Text from outside is
     bounded and holds no secret (`quoted`). `request_id` is what the API's support needs, "" where there is none.
-    `retry_at_once` says that a new attempt can succeed without a pause, for example with a new date.
+    `retry_at_once` says that a new attempt can succeed without a pause, for example with a new date. `from_api` is
+    False where a proxy or the like may have answered: that does not prove that the API can be reached.
     """
 
     reason: ClassVar[Reason]
 
-    def __init__(self, code: str, detail: str = "", *, request_id: str = "", retry_at_once: bool = False) -> None:
+    def __init__(
+        self,
+        code: str,
+        detail: str = "",
+        *,
+        request_id: str = "",
+        retry_at_once: bool = False,
+        from_api: bool = True,
+    ) -> None:
         super().__init__(code, detail)
         self.code = code
         self.detail = detail
         self.request_id = request_id
         self.retry_at_once = retry_at_once
+        self.from_api = from_api
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}" if self.detail else self.code
@@ -108,17 +118,9 @@ class DeniedError(PermanentError):
 
 
 class RejectedError(PermanentError):
-    """The space's id or parameters.
-
-    `from_api` is False where a proxy or the like may have answered: such an answer does not prove that the API admits
-    the account.
-    """
+    """The space's id or parameters."""
 
     reason = Reason.REJECTED
-
-    def __init__(self, code: str, detail: str = "", *, request_id: str = "", from_api: bool = True) -> None:
-        super().__init__(code, detail, request_id=request_id)
-        self.from_api = from_api
 
 
 def quoted(text: str, secrets: Iterable[str], longest: int) -> str:

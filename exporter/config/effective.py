@@ -18,8 +18,9 @@ Discovered = Mapping[str, Mapping[str, str]]
 class Shard:
     """The process with this index, counted from 1, of `count` processes that share one configuration.
 
-    Each polls whole accounts, for the API's limit belongs to the account. An account is polled by the shard with the
-    index hash(name) modulo `count`, plus 1; the hash is the first 8 bytes of SHA-256 of the name in UTF-8, big-endian.
+    Each polls complete accounts. An account is polled by the shard with the index hash(name) modulo `count`, plus 1;
+    the hash is the first 8 bytes of SHA-256 of the name in UTF-8, big-endian. Accounts with one access key are polled
+    by the shard of the first of them, because the API's limit belongs to the key.
     """
 
     index: int
@@ -57,6 +58,6 @@ def effective_settings(configured: Settings, discovered: Discovered, shard: Shar
     accounts = [
         account.with_discovered(discovered.get(account.name, {}))
         for account in configured.accounts
-        if shard.polls(account.name)
+        if shard.polls(configured.first_with_key(account.name))
     ]
     return configured.model_copy(update={"accounts": accounts, "state_file": shard.state_file(configured.state_file)})

@@ -9,7 +9,7 @@ from exporter.config.document import Lines, read_document
 from exporter.config.placeholders import expand
 from exporter.config.problems import ConfigError, Problem, at_one_place
 from exporter.config.settings import Account, Settings
-from exporter.config.shared_limits import over_limit, polled_twice
+from exporter.config.shared_limits import first_with_key, over_limit, polled_twice
 from exporter.config.space_files import files_of, read_spaces
 from exporter.config.validation import validate
 
@@ -70,7 +70,8 @@ class Configuration:
             for index, account in self._accounts
         ]
         configured = settings.model_copy(update={"accounts": accounts})
-        return configured.with_polled_twice(polled_twice(accounts, self._environ))
+        twice, first = polled_twice(accounts, self._environ), first_with_key(accounts, self._environ)
+        return configured.with_shared_keys(twice, first)
 
     def _versions(self) -> Mapping[str, Version]:
         found = {file for _, account in self._accounts for files in files_of(account).values() for file in files}

@@ -62,7 +62,7 @@ def _expanded(text: str, variables: Mapping[str, str]) -> tuple[str, list[str]]:
         value = variables.get(name) if name else None
         if value is not None and not _OTHER_BYTES.search(value):
             return value
-        of_variable = f"expected the environment variable {name}, found {'no UTF-8 text' if value else 'none'}"
+        of_variable = f"environment variable {name} is {'not UTF-8 text' if value else 'not set'}"
         wrong.append(of_variable if name else _NO_NAME)
         return found[0]
 

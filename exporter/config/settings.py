@@ -142,6 +142,7 @@ class Settings(Strict):
         None, description="where the values are kept over a restart, in SQLite; without it, they are not kept"
     )
     _polled_twice: tuple[str, ...] = ()
+    _first_with_key: Mapping[str, str] = {}
 
     @field_validator("messaging_limits")
     @classmethod
@@ -150,13 +151,17 @@ class Settings(Strict):
 
     @property
     def polled_twice(self) -> tuple[str, ...]:
-        """A warning for each group of spaces that several accounts poll, found by whoever read the files."""
+        """A warning for each group of spaces that several accounts with one access key poll."""
         return self._polled_twice
 
-    def with_polled_twice(self, found: Iterable[str]) -> Self:
-        """The same settings with these warnings."""
+    def first_with_key(self, account: str) -> str:
+        """The name of the first account that has the same access key, or of the account itself."""
+        return self._first_with_key.get(account, account)
+
+    def with_shared_keys(self, polled_twice: Iterable[str], first_with_key: Mapping[str, str]) -> Self:
+        """The same settings with what is known only when all keys were read."""
         copy = self.model_copy()
-        copy._polled_twice = tuple(found)
+        copy._polled_twice, copy._first_with_key = tuple(polled_twice), first_with_key
         return copy
 
     @property

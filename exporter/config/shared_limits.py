@@ -45,6 +45,12 @@ def polled_twice(accounts: Iterable[Account], environ: Mapping[str, str]) -> Ite
             )
 
 
+def first_with_key(accounts: Iterable[Account], environ: Mapping[str, str]) -> Mapping[str, str]:
+    """By name of an account that shares its access key, the name of the first that has it."""
+    groups = _sharing(enumerate(accounts), environ)
+    return {account.name: group[0][1].name for group in groups for _, account in group}
+
+
 def _sharing(accounts: Iterable[_Indexed], environ: Mapping[str, str]) -> Iterator[list[_Indexed]]:
     """The groups of accounts that share a limit."""
     groups = defaultdict(list)

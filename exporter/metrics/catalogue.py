@@ -117,7 +117,8 @@ class AccountView:
         return self.health is not None and not self.health.up
 
     def is_blind(self, space: SpaceView) -> bool:
-        """Whether a space of the account is blind, as the alert ChatAppSpaceBlind and the dashboards define it."""
+        """Whether a space of the account is blind, as the recorded series `space:chatapp_space_blind:group` defines it.
+        The alert ChatAppSpaceBlind leaves out accounts that are down."""
         return self.down or space.unseen_seconds > BLIND_INTERVALS * self.effective_interval
 
 
@@ -318,15 +319,16 @@ SPACE_FAMILIES: tuple[Family[SpaceView], ...] = (
 ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
     Family(
         "chatapp_account_up",
-        "1 while the API answers and admits the account, 0 while it is denied or unreachable; absent before the first"
-        " answers.",
+        "1 while the API answers and accepts the account's key, 0 while it is denied or unreachable; absent until the"
+        " first polls have ended.",
         ("account",),
         _account_up,
     ),
     Family(
         "chatapp_account_state",
-        "1 for the current state of the account, 0 for the others; absent before the first answers. denied: key,"
-        " permission, subscription or clock. unreachable: no answer from the API. throttled: the rate is lowered.",
+        "1 for the current state of the account, 0 for the others; absent until the first polls have ended. denied:"
+        " key, permission, subscription or clock. unreachable: network error, timeout, server error, or an answer that"
+        " is not from the API. throttled: the rate is lowered.",
         ("account", "state"),
         _account_state,
     ),
@@ -344,8 +346,8 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
     ),
     Family(
         "chatapp_account_effective_poll_interval_seconds",
-        "Time between two polls of a space that is reached: the configured interval, or longer if budget, latency or"
-        " throttling require it.",
+        "Actual time between two polls of a space: the configured interval, or longer if budget, latency or throttling"
+        " require it.",
         ("account",),
         lambda view: [((), view.effective_interval)],
     ),
@@ -363,25 +365,26 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
     ),
     Family(
         "chatapp_account_qps_needed",
-        "Queries per second that the configured interval needs.",
+        "Queries per second that the configured interval needs. Latency is not included, so the budget must be higher.",
         ("account",),
         lambda view: [((), view.needed_qps)],
     ),
     Family(
         "chatapp_account_discovery_up",
-        "1 if the spaces of the account were listed whole at the last attempt, else 0; only where it discovers spaces.",
+        "1 if the last attempt to list the spaces of the account succeeded completely, else 0; only where it discovers"
+        " spaces.",
         ("account",),
         _discovery_up,
     ),
     Family(
         "chatapp_account_discovery_last_success_timestamp_seconds",
-        "When the spaces of the account were listed whole last; absent before the first time.",
+        "When the spaces of the account were listed completely for the last time; absent before the first time.",
         ("account",),
         _last_listing,
     ),
     Family(
         "chatapp_account_discovered_spaces",
-        "Spaces that the last whole listing named, configured ones among them; absent before the first.",
+        "Spaces in the last complete list, configured ones among them; absent before the first.",
         ("account",),
         _discovered_spaces,
     ),

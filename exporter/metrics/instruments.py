@@ -58,9 +58,9 @@ class Instruments(Collector):
         self._throttled = self._counter("chatapp_api_throttled", "Requests that the API throttled.", "account")
         self._unknown = self._counter(
             "chatapp_api_unknown_values",
-            "Values in answers that this version does not know, counted at every poll. Value missing counts once for"
-            " each phone number whose rating, tier or status was reported before and no longer is; of field"
-            " phone_number, the entries without a number.",
+            "Values in answers that this version does not know, counted at every poll. The value missing counts a"
+            " rating, tier or status that was reported before and is not reported now, once for each phone number. With"
+            " field phone_number it counts entries without a number.",
             "field",
             "value",
         )
@@ -88,7 +88,7 @@ class Instruments(Collector):
         return iter([Metric(family.name, family.documentation, family.type) for family in self._registry.collect()])
 
     def collect(self, names: Collection[str] = ()) -> Iterator[Metric]:
-        """The families, or those of these names. Without `_created` samples: prometheus_client could leave them out
+        """The families, or those of these names. Without `_created` samples: prometheus_client could remove the quotes
         only for the complete process."""
         registry = self._registry.restricted_registry(names) if names else self._registry
         for family in registry.collect():

@@ -99,8 +99,8 @@ class AccountPolling:
 
     @property
     def current_plan(self) -> Plan:
-        """The plan at the current rate and the measured latency."""
-        return replace(self.plan, qps=self._budget.current_qps(), latency=self._budget.latency.mean)
+        """The plan at the rate that throttling leaves and the measured latency."""
+        return replace(self.plan, qps=self._budget.sustained_qps(), latency=self._budget.latency.mean)
 
     def start(self, known: Mapping[str, float]) -> None:
         """Put every space into the schedule. `known` has the next slots (monotonic seconds) of the spaces whose values
@@ -271,9 +271,10 @@ class AccountPolling:
                 if not entry.waiting and entry.space.id in self._access.denied:
                     self._plan_next(entry, next_due(due=now, slot=entry.slot, interval=self.plan.interval, now=now))
         elif before.state is not None:  # access is restored: poll what was not polled, or failed
+            was_denied = before.state is AccountState.DENIED
+            own = before.own if was_denied else before.own | self._access.own | self._access.rejected
             for entry in self._entries.values():
-                affected = before.state is AccountState.DENIED or entry.failures
-                if affected and not entry.waiting and entry.space.id not in before.own:
+                if (was_denied or entry.failures) and not entry.waiting and entry.space.id not in own:
                     self._plan_next(entry, now)
 
     def _health_after(self, outcome: Outcome) -> AccountHealth | None:

@@ -26,6 +26,8 @@ ASSUMED_LATENCY_SECONDS = 0.2
 _RECOVERY_SECONDS = 240.0
 """How long the rate takes to rise from zero to the limit, after the end of a pause."""
 _LOWEST_SHARE = 1 / 16
+_MEAN_SECONDS = 600.0
+"""The time over which the mean rate is taken."""
 _MEASURED_REQUESTS = 100
 _MAX_UNANSWERED = 3
 
@@ -43,11 +45,13 @@ class Permits:
         self._in_flight = 0
         self._answered: deque[float] = deque()
         self._last_slot = -math.inf
+        self._rested = -math.inf
 
     def delay(self, now: float, qps: float) -> float:
         """Seconds until a request may be sent; 0 for now, infinity while only an answer can free a permit."""
         size = math.ceil(qps)
-        hold, next_slot = size / qps, self._last_slot + 1 / qps
+        hold = size / qps
+        next_slot = max(self._last_slot + 1 / qps, self._rested + hold)
         while self._answered and self._answered[0] + hold <= now:
             self._answered.popleft()
         excess = self._in_flight + len(self._answered) - size
@@ -56,6 +60,10 @@ class Permits:
         if excess >= len(self._answered):
             return math.inf
         return max(self._answered[excess] + hold, next_slot) - now
+
+    def rest(self, now: float) -> None:
+        """Release no permit before one hold time has passed: another process may have sent requests until now."""
+        self._rested = now
 
     def take(self, now: float, qps: float) -> None:
         """A request is sent. If it is a little late for its slot, the next slot is not later."""
@@ -78,11 +86,23 @@ class Rate:
         """Of the limit, at the time of the last throttled request."""
         self._lowered_at = -math.inf
         self._paused_until = -math.inf
+        self._lowered = deque([(-math.inf, -math.inf, 1.0)])
+        """When the rate was lowered, from when it rises, and its share then; as far back as the mean needs."""
 
     def current(self, now: float) -> float:
         """Between a sixteenth of the limit and the limit."""
         risen = max(0.0, now - max(self._lowered_at, self._paused_until)) / _RECOVERY_SECONDS
         return self.limit * min(1.0, self._share + risen)
+
+    def mean(self, now: float) -> float:
+        """The mean of the last ten minutes, with pauses as 0."""
+        start, total = now - _MEAN_SECONDS, 0.0
+        ends = [*(at for at, _, _ in list(self._lowered)[1:]), now]
+        for (at, rises_from, share), end in zip(self._lowered, ends, strict=True):
+            origin = max(rises_from, start - _RECOVERY_SECONDS)  # it has reached 1 by then
+            if end > start:
+                total += _sum_of_shares(share, end - origin) - _sum_of_shares(share, max(at, start) - origin)
+        return self.limit * total / _MEAN_SECONDS
 
     def is_lowered(self, now: float) -> bool:
         """Whether throttling still lowers the rate."""
@@ -92,17 +112,25 @@ class Rate:
         """Seconds for which nothing may be sent."""
         return max(0.0, self._paused_until - now)
 
-    def pause(self, now: float, seconds: float) -> None:
-        """Nothing may be sent for these seconds."""
-        self._paused_until = max(self._paused_until, now + seconds)
-
     def throttled(self, now: float, *, sent_at: float, wait_seconds: float) -> None:
         """The API throttled a request: pause, for a minute at most, and halve the rate. Requests that were in flight
         when the rate was lowered do not lower it again."""
         if sent_at > self._lowered_at:
             self._share = max(self.current(now) / self.limit / 2, _LOWEST_SHARE)
             self._lowered_at = now
-        self.pause(now, min(wait_seconds, MAX_PAUSE_SECONDS))
+            self._lowered.append((now, now, self._share))
+            while self._lowered[1][0] < now - _MEAN_SECONDS:
+                self._lowered.popleft()
+        self._paused_until = max(self._paused_until, now + min(wait_seconds, MAX_PAUSE_SECONDS))
+        self._lowered[-1] = (self._lowered_at, max(self._lowered_at, self._paused_until), self._share)
+
+
+def _sum_of_shares(share: float, seconds: float) -> float:
+    """The integral of a share that rises to 1, over these seconds."""
+    if seconds <= 0:
+        return 0.0
+    rising = min(seconds, _RECOVERY_SECONDS * (1 - share))
+    return share * rising + rising**2 / _RECOVERY_SECONDS / 2 + seconds - rising
 
 
 class Latency:
@@ -149,9 +177,9 @@ class Budget:
         self._rate.limit = qps
         self._changed.set()
 
-    def pause(self, seconds: float) -> None:
-        """Send nothing for `seconds`: until the requests that another process sent no longer count."""
-        self._rate.pause(self._clock.monotonic(), seconds)
+    def rest(self) -> None:
+        """Send nothing until the requests that another process sent no longer count."""
+        self._permits.rest(self._clock.monotonic())
 
     @property
     def is_throttled(self) -> bool:
@@ -161,6 +189,11 @@ class Budget:
     def current_qps(self) -> float:
         """The limit after throttling."""
         return self._rate.current(self._clock.monotonic())
+
+    def sustained_qps(self) -> float:
+        """The limit after throttling or, if that is lower, its mean of the last ten minutes with pauses as 0."""
+        now = self._clock.monotonic()
+        return min(self._rate.current(now), self._rate.mean(now))
 
     @asynccontextmanager
     async def permit(self, before: Callable[[], None] = lambda: None) -> AsyncIterator[None]:

@@ -126,7 +126,8 @@ class Discovery:
         """As with polls, only an answer from the API ends a denial. A list that is not complete says nothing."""
         before = self.found.health
         denied = before is not None and before.state is AccountState.DENIED
-        if isinstance(error, MalformedError) or (denied and isinstance(error, TemporaryError)):
+        incomplete = isinstance(error, MalformedError) and error.from_api
+        if incomplete or (denied and isinstance(error, TemporaryError)):
             return before
         state = next((state for state in _FAILED_STATES if explains(error, state)), AccountState.OK)
         since = before.since if before and before.state is state else self._clock.now()

@@ -50,7 +50,7 @@ class AccountRuntime:
         """Start to poll; `known` has the next slots of spaces whose values are known. With `rest`, first wait a
         second (or 1/qps), so that requests of an earlier process or account no longer count for the API's limit."""
         if rest:
-            self._budget.pause(max(1.0, 1 / self.account.qps))
+            self._budget.rest()
         self.polling.start(known)
         self._switch_discovery()
 
@@ -93,7 +93,7 @@ class AccountRuntime:
             effective_interval=plan.effective_interval,
             needed_qps=plan.needed_qps,
             limit_qps=account.qps,
-            current_qps=plan.qps,
+            current_qps=self._budget.current_qps(),
             listing=listing,
             unlisted=account.discover and found.is_unknown and not (configured and found.failed),
         )

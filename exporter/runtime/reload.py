@@ -68,7 +68,7 @@ class Reloader:
         self._one_at_a_time = asyncio.Lock()
         self._problems = ""
         self._retry = False
-        state.space_files = loader.space_files()
+        state.space_files = self._applied_files = loader.space_files()
 
     async def reload(self) -> None:
         """Load the configuration and apply it.
@@ -89,9 +89,10 @@ class Reloader:
                 if isinstance(error, ConfigError) and str(error) != self._problems:
                     self._problems = str(error)
                     _log.error("config reload failed, keeping the current configuration", problems=str(error))
+                broken = {file: False for file, good in self._loader.space_files().items() if not good}
+                self._state.space_files = {**self._applied_files, **broken}
                 raise
-            finally:
-                self._state.space_files = self._loader.space_files()
+            self._state.space_files = self._applied_files = self._loader.space_files()
             self._problems, self._retry = "", False
             self._state.successful, self._state.last_success = True, self._clock.now()
             _log.info("config reloaded", accounts=len(settings.accounts))

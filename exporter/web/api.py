@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from exporter.metrics.catalogue import AccountView
-from exporter.model import WATCHED_FIELDS, PhoneNumber, State
+from exporter.model import WATCHED_FIELDS, AccountState, PhoneNumber, State
 from exporter.runtime.view import Snapshot
 from exporter.state.store import Failure, SpaceState
 from exporter.web.overview import Entry, Filter, entries_of, select, utc, worst_of_spaces
@@ -49,7 +49,7 @@ def _account(view: AccountView) -> dict[str, Any]:
     return {
         "account": view.account,
         "state": health.state if health else None,
-        "since": _moment(health.since) if health else None,
+        "since": _moment(health.since) if health and health.state is not AccountState.OK else None,
         "code": health.code if health else "",
         "detail": health.detail if health else "",
         "request_id": health.request_id if health else "",

@@ -26,7 +26,7 @@ MEANINGS: Mapping[State, str] = {
     State.YELLOW: "the quality rating is YELLOW",
     State.UNKNOWN: "neither good nor bad by what the API reports",
     State.EMPTY: "the space lists no phone number",
-    State.WAITING: f"no current value; blind after {BLIND_INTERVALS} effective intervals without a successful poll",
+    State.WAITING: f"no current value yet; becomes blind if no poll succeeds for {BLIND_INTERVALS} effective intervals",
     State.GREEN: "GREEN and CONNECTED",
 }
 """What the state means. docs/usage.md has the same words."""

@@ -111,7 +111,7 @@ def test_a_space_is_reached_by_its_link_and_the_way_back_leads_to_the_same_view(
         "acme",
         "s4",
         "never",
-        "after a pause that grows while polls fail",
+        "with exponential backoff",
         "7 since the start, of which failed: 3 rejected",
         "since 2 h ago, 3 polls in a row; last 1 min ago: rejected, Unknown.ResourceOwnerId:"
         " The resource does not belong to the current user. (request REQ-1)",
@@ -126,7 +126,8 @@ def test_what_is_too_old_is_blind_on_the_page_of_its_space(visitor: Visitor) -> 
 
     assert states(page) == [("◌ blind", "Tailspin")]
     assert page.locator(".notice").inner_text() == (
-        "The values below are too old to count: no poll of this space has succeeded since 2027-01-15 06:00:00Z."
+        "The values below are older than max_age and are not exported: no poll of this space has succeeded since"
+        " 2027-01-15 06:00:00Z."
     )
 
 
@@ -147,8 +148,8 @@ def test_a_number_is_no_more_green_on_the_page_of_its_blind_space_than_in_the_fl
             DENIED,
             "Account globex is denied since 2027-01-15 07:50:00Z (10 min ago): InvalidAccessKeyId.NotFound:"
             " Specified access key is not found. (request REQ-2)\n"
-            "The API denies access to the account: all its spaces are blind, and the values shown for them may be out"
-            " of date. Check the access key, its permissions (RAM policy), the subscription and this machine's clock."
+            "The API denies access to the account: all its spaces are blind. Values shown for them are old."
+            " Check the access key, its permissions (RAM policy), the subscription and this machine's clock."
             " One space per interval is polled until access is restored.",
             ["globex", "● denied", "5", "5", "5", "5m", "5m"],
         ),
@@ -156,17 +157,17 @@ def test_a_number_is_no_more_green_on_the_page_of_its_blind_space_than_in_the_fl
             UNREACHABLE,
             "Account globex is unreachable since 2027-01-15 07:50:00Z (10 min ago): transport:"
             " ConnectError: All connection attempts failed\n"
-            "The API does not answer: all its spaces are blind, and the values shown for them may be out of date. Check"
-            " the network, DNS, the proxy (HTTPS_PROXY), certificates (SSL_CERT_FILE) and the endpoint, or wait if the"
-            " API reports an error of its own. Polling continues, with exponential backoff.",
+            "The API does not answer: all its spaces are blind. Values shown for them are old. Check the network,"
+            " DNS, the proxy (HTTPS_PROXY), certificates (SSL_CERT_FILE) and the endpoint; if the code is http_5xx or"
+            " InternalError, it is a fault of the API: wait. Polling continues, with exponential backoff.",
             ["globex", "● unreachable", "5", "5", "5", "5m", "5m"],
         ),
         (
             THROTTLED,
             "Account globex is throttled since 2027-01-15 07:50:00Z (10 min ago): Throttling.User:"
             " Request was denied due to user flow control. (request REQ-2)\n"
-            "The API receives too many requests. The rate is 2.5 of 5 queries per second now, and each space is polled"
-            " every 10m instead of every 5m. Check what else uses this access key, or lower qps.",
+            "The API throttles requests of this access key. The rate is 2.5 of 5 queries per second now, and each space"
+            " is polled every 10m instead of every 5m. Check what else uses this access key, or lower qps.",
             ["globex", "▲ throttled", "5", "2.5 (throttled)", "5", "5m", "10m (limited by throttling)"],
         ),
     ],

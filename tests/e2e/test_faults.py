@@ -340,13 +340,14 @@ def test_a_fault_is_shown_by_its_reason_within_an_interval_and_the_last_numbers_
     assert failures.pop(row.reason) >= row.down
     assert set(failures.values()) == {0}
     assert of.during.sum("chatapp_api_requests_total", row.name, code=row.code) > 0
-    assert of.during.sum("chatapp_account_up", row.name) == (0 if row.refused else 1)
+    assert of.during.sum("chatapp_account_up", row.name) == (0 if row.reason in ACCOUNT_DOWN else 1)
     assert of.during.of_numbers(row.name) == of.before.of_numbers(row.name)
     assert of.during.sum("chatapp_space_phone_numbers", row.name) == of.before.sum(
         "chatapp_space_phone_numbers", row.name
     )
 
 
+ACCOUNT_DOWN = ("transport", "timeout", "malformed", "server", "denied")
 REASONS = ("throttled", "timeout", "transport", "denied", "rejected", "malformed", "server")
 
 

@@ -48,7 +48,7 @@ def test_a_variable_that_breaks_the_http_client_of_the_new_configuration_changes
         assert (failed.status_code, failed.text) == (
             500,
             "config reload failed, keeping the current configuration:\n"
-            "account new: endpoint: expected a usable HTTP client, found InvalidURL;"
+            "account new: endpoint: cannot create the HTTP client (InvalidURL);"
             " check the variables HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE\n",
         )
         assert it.http.get("/-/config").text == shown

@@ -207,7 +207,8 @@ RESULTS: dict[str, QueryError | None] = {
     "server": ServerError("InternalError"),
     "timeout": RequestTimeout("timeout"),
     "transport": TransportError("transport"),
-    "malformed": MalformedError("malformed"),
+    "malformed": MalformedError("malformed", from_api=False),
+    "odd": MalformedError("malformed"),
     "portal": RejectedError("http_404", from_api=False),
 }
 
@@ -241,6 +242,18 @@ def state_after(*results: str, spaces: int = 5) -> str | None:
         (("a ok", "a server", "b server"), "ok"),
         (("a server", "b server", "d ok", "c server"), "ok"),
         (("a server", "b server", "d throttled", "c server"), "ok"),
+        (("a odd", "b odd", "c odd"), "ok"),
+        # of five spaces, two that failed alone say nothing, until they succeed
+        (("a server", "b server", "d ok", "a server", "b server", "c server"), "ok"),
+        (("a server", "b server", "d ok", "a server", "b server", "c server", "d server", "e server"), "unreachable"),
+        (("a server", "b server", "d ok", "a ok", "b ok", "a server", "b server", "c server"), "unreachable"),
+        (("a server", "b server", "d ok", "a denied", "b denied", "c denied"), "ok"),
+        # most of five spaces failed, so these were no failures of their own
+        (("a server", "b server", "c server", "d ok", "a server", "b server", "c server"), "unreachable"),
+        # a space that is always rejected neither ends an outage nor hides one
+        (("a rejected", "b server", "a rejected", "c server", "a rejected", "d server"), "unreachable"),
+        (("a rejected", "b server", "c server", "d server", "a rejected"), "unreachable"),
+        (("a rejected", "b server", "c server", "d server", "e rejected"), "ok"),
         (("a server", "b server", "d denied", "c server"), None),
         (("a server", "b server", "c server", "d ok"), "ok"),
         (("a server", "b server", "c server", "d rejected"), "ok"),
@@ -267,6 +280,49 @@ def states_of(world: World) -> dict[str, str]:
     """The account's state and whether it is up, as a scrape shows them."""
     current = [line for line in world.samples("chatapp_account_state") if line.endswith(" 1")]
     return {line.split(" ")[0]: line.split(" ")[1] for line in current + world.samples("chatapp_account_up")}
+
+
+def test_a_few_spaces_that_fail_make_no_account_unreachable_for_long() -> None:
+    """They are neighbours, so their polls are in a row."""
+
+    async def main() -> tuple[int, int]:
+        failing = tuple({"at": "10m", "space": space, "answer": "InternalError"} for space in (1, 2, 3, 4))
+        world = World(scenario(20, poll_interval="5m", qps=5, latency="200ms", events=failing))
+        await world.exporter.start()
+        down = 0
+        for _ in range(7200):
+            await asyncio.sleep(1)
+            down += states_of(world)["chatapp_account_up{}"] == "0"
+        await world.exporter.stop()
+        return down, max(len(world.polls_of(world.space_id(space))) for space in (1, 2, 3, 4))
+
+    with capture_logs() as logs:
+        down, polls = run(main())
+
+    assert down < 60
+    assert polls < 50
+    assert len([line for line in logs if line["event"] == "account unreachable"]) <= 1
+
+
+def test_a_space_that_is_rejected_for_itself_does_not_end_an_outage() -> None:
+    async def main() -> list[dict[str, str]]:
+        rejected = {"at": "0s", "space": 1, "answer": "Authentication.NoAuth"}
+        down = tuple({"at": "30m", "for": "50m", "space": s, "answer": "InternalError"} for s in range(2, 11))
+        world = World(scenario(10, poll_interval="5m", events=(rejected, *down)))
+        await world.exporter.start()
+        await asyncio.sleep(35 * 60)
+        seen = []
+        for _ in range(44):
+            await asyncio.sleep(60)
+            seen.append(states_of(world))
+        await world.exporter.stop()
+        return seen
+
+    with capture_logs() as logs:
+        seen = run(main())
+
+    assert [up["chatapp_account_up{}"] for up in seen] == ["0"] * 44
+    assert len([line for line in logs if line["event"].startswith("account ")]) == 1
 
 
 def test_an_account_shows_no_state_before_the_first_answers() -> None:

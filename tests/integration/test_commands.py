@@ -174,8 +174,8 @@ def test_a_variable_of_the_configuration_that_is_not_set_starts_nothing(tmp_path
     done = run(*command, "--config.file", path, EXPAND, SECRET="marked-secret")
 
     assert done.stderr == (
-        f"{path}:2: accounts[0].name: expected the environment variable NAME, found none\n"
-        f"{path}:3: accounts[0].access_key_id: expected the environment variable ID, found none\n"
+        f"{path}:2: accounts[0].name: environment variable NAME is not set\n"
+        f"{path}:3: accounts[0].access_key_id: environment variable ID is not set\n"
         "2 problems found, nothing was started; fix that and try again\n"
     )
     assert (done.stdout, done.returncode) == ("", 2)

@@ -180,7 +180,7 @@ def test_an_account_that_is_not_ok_is_one_line_with_its_state_code_message_and_n
     listed = json.loads(poll("--config.file", file, "--output", "json").stdout)
 
     (line,) = done.stderr.splitlines()
-    where = rf"error: {account}: {account} \(3 of 3 spaces not polled\)"
+    where = rf"error: {account}: {account} \(3 of 3 spaces failed\)"
     assert re.fullmatch(rf"{where}: {re.escape(text)} \(request [0-9A-F]{{32}}\); check {check}.*", line)
     assert done.stdout.splitlines()[-1].endswith("; spaces: 4 (3 failed)")
     assert [(one["account"], one["account_state"]) for one in listed] == [("green", "ok"), *[(account, account)] * 3]
@@ -201,7 +201,7 @@ def test_an_account_with_one_space_that_the_api_cannot_answer_is_unreachable(
     done = poll("--config.file", written(fleet, tmp_path, "green", "failing"))
 
     assert re.fullmatch(
-        r"error: failing: unreachable \(1 of 1 spaces not polled\): InternalError: [^\n]+; check [^\n]+\n", done.stderr
+        r"error: failing: unreachable \(1 of 1 spaces failed\): InternalError: [^\n]+; check [^\n]+\n", done.stderr
     )
     assert done.stdout.splitlines()[-1].endswith("; spaces: 2 (1 failed)")
 
@@ -235,7 +235,7 @@ def test_an_api_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
     done = poll("--config.file", file)
 
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: acme: unreachable (8 of 8 spaces not polled): transport: ConnectError: ")
+    assert line.startswith("error: acme: unreachable (8 of 8 spaces failed): transport: ConnectError: ")
     assert "; check the network, DNS, the proxy (HTTPS_PROXY), certificates (SSL_CERT_FILE) and the endpoint" in line
     assert done.returncode == 1
 

@@ -759,7 +759,7 @@ def test_an_http_client_that_cannot_be_created_changes_nothing(position: int) ->
         return str(error.value)
 
     assert run(main()) == (
-        f"account new-{position}: endpoint: expected a usable HTTP client, found InvalidURL;"
+        f"account new-{position}: endpoint: cannot create the HTTP client (InvalidURL);"
         " check the variables HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE"
     )
     assert polled == ["old.example", "stays.example"] * 2

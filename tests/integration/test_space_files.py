@@ -439,6 +439,24 @@ def test_a_changed_space_file_does_not_hide_that_the_main_file_is_refused(folder
     assert run(main()) == [refused, "s1", refused, "s1", "s2", good]
 
 
+def test_a_reload_that_fails_keeps_the_series_of_the_files_that_are_polled(folder: Path) -> None:
+    async def main() -> list[list[str]]:
+        world, reloader, shown = followed(folder)
+        seen = [shown()[1:]]
+        (folder / "other.yml").write_text("[{id: s9}]")
+        changed = CONFIG.replace("spaces/*.yml", "other.yml")
+        (folder / "exporter.yml").write_text(changed + "max_age: soon\n")
+        with pytest.raises(ConfigError):
+            await reloader.reload()
+        seen.append(shown()[1:])
+        await world.exporter.stop()
+        return seen
+
+    before, after = run(main())
+
+    assert before == after != []
+
+
 def test_a_changed_space_file_applies_a_changed_main_file_too(folder: Path) -> None:
     async def main() -> list[str]:
         world, reloader, _ = followed(folder)
@@ -563,5 +581,5 @@ def test_a_reload_replaces_placeholders_anew_and_is_refused_where_one_is_not_set
         ["s7"],
         ["s8"],
         ["s8"],
-        [f"{folder}/spaces/one.yml:1: [0].id: expected the environment variable SPACE, found none"],
+        [f"{folder}/spaces/one.yml:1: [0].id: environment variable SPACE is not set"],
     ]

@@ -16,15 +16,9 @@ from exporter.sources.cams.signing import Credentials, require_plain
 _log = structlog.get_logger()
 
 _PARTS = ("access_key_id", "access_key_secret", "security_token")
-_ASSIGNMENT = re.compile(
-    r"""^\s*(?: export\s+\w+\s*=
-        | [A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\s*=(?!=)
-        | [A-Z]+=[^=]
-        | [a-z]+(?:_[a-z0-9]+)+\s*=\s*[^=\s] )""",
-    re.MULTILINE | re.VERBOSE,
-)
-"""NAME=value, as in a file of environment variables. A token in base64 can have "=" too, at the end of each of its
-parts; but before that it has letters of both cases, digits, "+" or "/"."""
+_ASSIGNMENT = re.compile(r"^\s*(?:export\s|[A-Za-z][\w.-]*\s*[=:]\s*[^=\s]|[A-Z0-9]+(?:_[A-Z0-9]+)+=$)", re.MULTILINE)
+"""NAME=value or name: value, as in a file of environment variables. A token in base64 has "=" at its end only."""
+_QUOTES = ('"', "'")
 
 
 class AccessKey:
@@ -123,8 +117,9 @@ class AccessKey:
 
     def _missing(self, key: str) -> str:
         if self._named:
-            found = f"found only {', '.join(self._named)}; the environment does not complete a key"
-            return f"expected {key} or {key}_file, {found}"
+            found = f"found only {', '.join(self._named)}"
+            why = "environment variables are used only if the account names none of these keys"
+            return f"expected {key} or {key}_file, {found}; {why}"
         if variables := [variable(part) for part in _PARTS if self._variable(part)]:
             return f"expected the variable {variable(key)}, found only {', '.join(variables)}"
         return f"expected {key}, {key}_file or the variable {variable(key)}, found none of them"
@@ -162,7 +157,7 @@ def _checked(key: str, text: str, of: str = "") -> str:
 def _require_secret(text: str) -> None:
     """Raises ValueError, without the text, for what is no secret alone."""
     if _ASSIGNMENT.search(text):
-        raise ValueError("NAME=value; leave the name out")
-    if text and text[0] == text[-1] and text[0] in "\"'":
-        raise ValueError("a value in quotes; leave them out")
+        raise ValueError("NAME=value; remove the name")
+    if text.startswith(_QUOTES) or text.endswith(_QUOTES):
+        raise ValueError("a value in quotes; remove the quotes")
     require_plain(text)

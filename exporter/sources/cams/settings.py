@@ -96,7 +96,7 @@ class CamsAccount(Account):
         try:
             http = context.http(self.endpoint)
         except Exception as error:  # its text can hold the password of a proxy
-            problem = f"expected a usable HTTP client, found {type(error).__name__}; check the variables {_OF_HTTP}"
+            problem = f"cannot create the HTTP client ({type(error).__name__}); check the variables {_OF_HTTP}"
             raise SourceError("endpoint", problem) from None
         return CamsSource(http, self.endpoint, key, context.clock, self.isv_code)
 

@@ -152,5 +152,5 @@ async def _read_bounded(response: httpx.Response) -> bytes:
     async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:
-            raise MalformedError("malformed", f"answer of more than {MAX_ANSWER_BYTES} bytes")
+            raise MalformedError("malformed", f"answer of more than {MAX_ANSWER_BYTES} bytes", from_api=False)
     return bytes(body)

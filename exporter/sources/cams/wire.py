@@ -156,9 +156,8 @@ def _error(status: int, code: str, detail: str, request_id: str, headers: Mappin
         code = "malformed" if kind is MalformedError else f"http_{status}"
     if kind is ThrottledError:
         return ThrottledError(code, detail, request_id=request_id, wait_seconds=wait_hint(headers))
-    if kind is RejectedError:
-        return RejectedError(code, detail, request_id=request_id, from_api=from_api)
-    return kind(code, detail, request_id=request_id, retry_at_once=_matches(code, _RETRY_AT_ONCE))
+    again = _matches(code, _RETRY_AT_ONCE)
+    return kind(code, detail, request_id=request_id, retry_at_once=again, from_api=from_api)
 
 
 def _matches(code: str, patterns: str) -> bool:

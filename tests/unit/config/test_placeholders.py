@@ -130,11 +130,11 @@ def test_every_name_that_is_not_set_is_reported_with_its_line_and_place_and_noth
     )
 
     assert told.replace(f"{path.parent}/", "") == (
-        "3: accounts[0].qps: expected the environment variable QPS, found none\n"
-        "4: accounts[0].access_key_id_file: expected the environment variable FILE, found none\n"
-        "5: accounts[0].access_key_secret: expected the environment variable A, found none\n"
-        "5: accounts[0].access_key_secret: expected the environment variable B, found none\n"
-        "6: accounts[0].space_files[1]: expected the environment variable PATTERN, found none\n"
+        "3: accounts[0].qps: environment variable QPS is not set\n"
+        "4: accounts[0].access_key_id_file: environment variable FILE is not set\n"
+        "5: accounts[0].access_key_secret: environment variable A is not set\n"
+        "5: accounts[0].access_key_secret: environment variable B is not set\n"
+        "6: accounts[0].space_files[1]: environment variable PATTERN is not set\n"
         "7: max_age: expected a duration such as 30s, 5m or 1h30m, found 'soon'"
     )
 
@@ -144,7 +144,7 @@ def test_a_name_that_is_not_set_in_a_space_file_marks_the_file(path: Path) -> No
 
     told = message(path, "accounts: [{name: acme, space_files: [spaces.yml]}]", {})
 
-    assert told == f"{path.parent}/spaces.yml:2: [0].name: expected the environment variable IN_SPACE_FILE, found none"
+    assert told == f"{path.parent}/spaces.yml:2: [0].name: environment variable IN_SPACE_FILE is not set"
 
 
 @pytest.mark.parametrize("written", ["${}", "${1A}", "${A-B}", "${A:-default}", "${ A }", "${A", "x${", "${Ä}"])
@@ -230,7 +230,7 @@ def test_a_variable_that_is_not_utf_8_is_an_error(path: Path, line: str) -> None
 
     told = message(path, f"accounts:\n  - {named}{line}\n", {"X": "a\udcff"})
 
-    assert told.endswith(f"{line.split(':')[0]}: expected the environment variable X, found no UTF-8 text")
+    assert told.endswith(f"{line.split(':')[0]}: environment variable X is not UTF-8 text")
 
 
 def test_a_secret_from_the_environment_is_shown_by_no_repr_and_no_dump(path: Path) -> None:

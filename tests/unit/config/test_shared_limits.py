@@ -8,6 +8,7 @@ import pytest
 import yaml
 from configured import load
 
+from exporter.config.effective import Shard, effective_settings
 from exporter.config.problems import ConfigError
 
 MARK = "LTAIq7pW3vXk9RtB2mLs"
@@ -135,6 +136,18 @@ def test_half_a_key_is_counted_too(path: Path) -> None:
     found = problems(write(path, {**KEY, "qps": 9}, {"access_key_id": MARK, "qps": 9}), {})
 
     assert places(found) == ["accounts[1].access_key_secret", "accounts[1].qps"]
+
+
+def test_accounts_with_one_key_are_polled_by_one_shard_in_whatever_number_of_shards(path: Path) -> None:
+    names = [f"account-{number}" for number in range(20)]
+    of_one_key = ({**KEY, "name": name, "qps": 0.5} for name in names)
+    settings = load(write(path, *of_one_key, {**OTHER, "name": "other"}), {})
+
+    for count in (1, 2, 5, 100):
+        shards = [effective_settings(settings, {}, Shard(index, count)).accounts for index in range(1, count + 1)]
+        polled = [[account.name for account in shard if account.name != "other"] for shard in shards]
+        assert sorted(map(len, polled))[-2:] in ([20], [0, 20])
+        assert Shard(polled.index(names) + 1, count).polls("account-0")
 
 
 def test_without_a_readable_key_no_limit_is_shared(path: Path) -> None:

@@ -125,12 +125,41 @@ def test_the_rate_never_falls_below_a_sixteenth_of_the_limit() -> None:
     assert rate.current(now=119) == 1
 
 
-def test_a_pause_alone_does_not_lower_the_rate() -> None:
-    rate = Rate(1)
-    rate.pause(now=100, seconds=1)
-    rate.limit = 10
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.floats(1, 300), st.floats(0, 60), st.booleans()), max_size=12), st.floats(1, 900))
+def test_the_mean_rate_is_that_of_the_last_ten_minutes_with_pauses_as_zero(
+    story: list[tuple[float, float, bool]], then: float
+) -> None:
+    rate, now, step = Rate(10), 1000.0, 0.25
+    allowed: list[float] = []
 
-    assert rate.current(now=100.5) == rate.current(now=101) == 10
+    def look(until: float) -> None:
+        nonlocal now
+        while now < until:
+            allowed.append(0.0 if rate.pause_left(now) else rate.current(now))
+            now += step
+
+    look(now + 700)
+    for wait, pause, again in story:
+        look(now + wait)
+        rate.throttled(now, sent_at=now, wait_seconds=pause)
+        if again:  # a request that was in flight
+            rate.throttled(now, sent_at=now - 1, wait_seconds=pause)
+    look(now + then)
+
+    latest = allowed[-round(600 / step) :]
+    assert rate.mean(now) == pytest.approx(sum(latest) / len(latest), abs=0.05)
+
+
+def test_a_rest_is_one_hold_time_of_the_limit_now() -> None:
+    permits = Permits()
+    permits.rest(now=100)
+
+    assert (permits.delay(now=100, qps=0.01), permits.delay(now=100, qps=5), permits.delay(now=101, qps=5)) == (
+        100,
+        1,
+        0,
+    )
 
 
 def test_another_limit_keeps_the_share_that_throttling_left() -> None:
