@@ -48,6 +48,7 @@ FAULTS = (
 )
 EXPECTED_ERRORS = (
     "account denied, probing once per interval",
+    "account unreachable",
     "config reload failed, keeping the current configuration",
 )
 
