@@ -362,6 +362,20 @@ def test_a_request_that_waits_is_sent_at_once_when_the_limit_is_raised() -> None
     assert sends_of(0.01, story) == moments(0, 2, 2.2)
 
 
+def test_what_is_sustained_counts_the_pauses_of_the_last_ten_minutes() -> None:
+    async def main() -> list[tuple[float, float]]:
+        budget = Budget(10, VirtualClock())
+        await asyncio.sleep(1000)
+        budget.throttled(sent_at=999, wait_seconds=60)
+        seen = []
+        for seconds in (0, 300, 400):
+            await asyncio.sleep(seconds)
+            seen.append((budget.current_qps(), round(budget.sustained_qps(), 6)))
+        return seen
+
+    assert run(main()) == [(5, 5), (10, 8.5), (10, 10)]
+
+
 def test_throttling_lowers_the_rate_of_what_is_sent_and_leaves_the_limit() -> None:
     async def main() -> tuple[float, int]:
         budget = Budget(10, VirtualClock())
