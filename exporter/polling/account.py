@@ -272,9 +272,8 @@ class AccountPolling:
                     self._plan_next(entry, next_due(due=now, slot=entry.slot, interval=self.plan.interval, now=now))
         elif before.state is not None:  # access is restored: poll what was not polled, or failed
             was_denied = before.state is AccountState.DENIED
-            own = before.own if was_denied else before.own | self._access.own | self._access.rejected
             for entry in self._entries.values():
-                if (was_denied or entry.failures) and not entry.waiting and entry.space.id not in own:
+                if (was_denied or entry.failures) and not entry.waiting and entry.space.id not in before.own:
                     self._plan_next(entry, now)
 
     def _health_after(self, outcome: Outcome) -> AccountHealth | None:
