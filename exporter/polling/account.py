@@ -270,7 +270,7 @@ class AccountPolling:
             for entry in self._entries.values():  # the denials were not these spaces' own: no backoff
                 if not entry.waiting and entry.space.id in self._access.denied:
                     self._plan_next(entry, next_due(due=now, slot=entry.slot, interval=self.plan.interval, now=now))
-        elif before.state is not None:  # access is restored: poll what was not polled, or failed
+        elif before.state in (AccountState.DENIED, AccountState.UNREACHABLE):  # poll what was not polled, or failed
             was_denied = before.state is AccountState.DENIED
             for entry in self._entries.values():
                 if (was_denied or entry.failures) and not entry.waiting and entry.space.id not in before.own:
