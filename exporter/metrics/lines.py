@@ -37,18 +37,23 @@ def lines(family: Family[Subject], subjects: Iterable[tuple[Subject, str]]) -> b
     name = sample_name(family)
     return "".join(
         [
-            f"{name}{{{identity}{_end(labels, value)}" if identity else f"{name}{_alone(labels, value)}"
+            f"{name}{{{identity}{(_cached_end if type(value) is int else _end)(labels, value)}"
+            if identity
+            else f"{name}{_alone(labels, value)}"
             for subject, identity in subjects
             for labels, value in family.samples(subject)
         ]
     ).encode()
 
 
-@lru_cache(maxsize=10_000, typed=True)  # typed: 1 and 1.0 are written in two ways
 def _end(labels: Labels, value: float) -> str:
-    """The rest of a line: mostly one of a few dozen, such as a rating and 1."""
+    """The rest of a line."""
     more = f",{spell(labels)}" if labels else ""
     return f"{more}}} {_number(value)}\n"
+
+
+# mostly one of a few dozen, such as a rating and 1; a timestamp would never be found again
+_cached_end = lru_cache(maxsize=10_000)(_end)
 
 
 def _alone(labels: Labels, value: float) -> str:
