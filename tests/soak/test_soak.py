@@ -185,4 +185,5 @@ def test_whatever_happens_in_the_end_every_value_is_true(tmp_path: Path) -> None
     assert [line for line in errors if not any(expected in line for expected in EXPECTED_ERRORS)] == []
     assert "Traceback" not in log.read_text()
     assert max(seconds) <= QPS
-    assert after <= before * 1.05
+    # in the first minute, bursts after an outage, of answers of up to 2 MiB each, still enlarge the allocator's arenas
+    assert after <= before * (1.05 if SECONDS > 120 else 1.1)
