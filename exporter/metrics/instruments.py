@@ -13,6 +13,11 @@ from exporter.source import QueryError, ThrottledError
 _MAX_VALUES = 50
 """Label values that a family takes from the API; the rest are counted as "other"."""
 _MISSING = "missing"
+_UNKNOWN_HELP = (
+    "Values in answers that this version does not know, counted at every poll. The value missing counts a rating, tier"
+    " or status that was reported before and is not reported now, once for each phone number. With field phone_number it"
+    " counts entries without a number."
+)
 _REQUEST_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 _DELAY_BUCKETS = (0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1800)
 
@@ -58,9 +63,7 @@ class Instruments(Collector):
         self._throttled = self._counter("chatapp_api_throttled", "Requests that the API throttled.", "account")
         self._unknown = self._counter(
             "chatapp_api_unknown_values",
-            "Values in answers that this version does not know, counted at every poll. The value missing counts a"
-            " rating, tier or status that was reported before and is not reported now, once for each phone number. With"
-            " field phone_number it counts entries without a number.",
+            _UNKNOWN_HELP,
             "field",
             "value",
         )

@@ -195,7 +195,7 @@ def read_state_file(path: Path, identities: Identities) -> dict[Key, SpaceState]
         elif Path(f"{os.path.realpath(path)}-shm").exists():
             options = "mode=ro"
         else:
-            return {}  # SQLite would create the index of the log; only a copy by hand has none
+            return {}  # SQLite would create the index of the log; only a manually copied file has none
         with closing(_connect(f"{path.absolute().as_uri()}?{options}")) as database:
             return dict(_read(database, identities))
     return {}

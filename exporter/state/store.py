@@ -118,8 +118,8 @@ class SpaceState:
 
     def unseen_seconds(self, now: Now) -> float:
         """Seconds since the last success or, before the first one, since the space was added. If that was in another
-        process, they count by the system's clock. If it is in the future, a clock was wrong, and the age is not known:
-        it counts as that old."""
+        process, they count by the system's clock. A time in the future means that a clock was wrong: its distance
+        counts as the age."""
         if self.seen is not None:
             return now.monotonic - self.seen
         since = self.added if self.last_success is None else self.last_success
