@@ -15,8 +15,8 @@ _MAX_VALUES = 50
 _MISSING = "missing"
 _UNKNOWN_HELP = (
     "Values in answers that this version does not know, counted at every poll. The value missing counts a rating, tier"
-    " or status that was reported before and is not reported now, once for each phone number. With field phone_number it"
-    " counts entries without a number."
+    " or status that was reported before and is not reported now, once for each phone number. With field phone_number"
+    " it counts entries without a number."
 )
 _REQUEST_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 _DELAY_BUCKETS = (0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1800)
