@@ -182,7 +182,7 @@ def serve(
     from exporter.web.access import Access
 
     configuration = _configuration(config_file, expand=expand)
-    settings = _valid(configuration.load, hint=config_file is None)
+    settings = _valid(lambda: _in_time(configuration.load), hint=config_file is None)
     access = _valid(lambda: Access(web_config_file, SystemClock())) if web_config_file else None
     configure_logs(log_level, log_format)
     listener = _bind(address)
@@ -353,7 +353,19 @@ def _configuration(config_file: Path | None, *, expand: bool) -> "Configuration"
 
 
 def _load(config_file: Path | None, *, expand: bool) -> "Settings":
-    return _valid(_configuration(config_file, expand=expand).load, hint=config_file is None)
+    load = _configuration(config_file, expand=expand).load
+    return _valid(lambda: _in_time(load), hint=config_file is None)
+
+
+def _in_time(load: Callable[[], Result]) -> Result:
+    """In a thread: a file on a network mount that does not answer neither blocks a start for ever, nor its signals."""
+    from exporter.config.problems import not_read_within
+    from exporter.threads import LOAD_SECONDS, DaemonThreads
+
+    try:
+        return DaemonThreads().submit(load).result(LOAD_SECONDS)
+    except TimeoutError as error:
+        raise not_read_within(LOAD_SECONDS) from error
 
 
 def _load_scenario(path: Path | None) -> "Scenario":

@@ -39,6 +39,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(self._jumping)
         # The default of 1 ns is lost in the rounding after some weeks, and a due timer would never count as due.
         self._clock_resolution = 1e-7
+        self.hangs: Callable[[Callable[..., Any]], bool] = lambda _: False
+        """Which calls in a thread hang."""
+        self._hanging: list[Callable[[], None]] = []
 
     def time(self) -> float:
         return self._jumping.elapsed
@@ -52,13 +55,30 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return super().call_at(when, callback, *args, context=context)
 
     def run_in_executor(self, _: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
-        """At once and here: in a thread it would take as much virtual time as the timers meanwhile allow."""
+        """At once and here: in a thread it would take as much virtual time as the timers meanwhile allow. A call that
+        `hangs` ends at `release`."""
         done: asyncio.Future[T] = self.create_future()
-        try:
-            done.set_result(func(*args))
-        except Exception as error:
-            done.set_exception(error)
+
+        def call() -> None:
+            try:
+                result = func(*args)
+            except Exception as error:
+                done.set_exception(error)
+            else:
+                done.set_result(result)
+
+        if self.hangs(func):
+            self._hanging.append(call)
+        else:
+            call()
         return done
+
+    def release(self) -> None:
+        """Let the calls that hang go on, and no other hang."""
+        self.hangs = lambda _: False
+        hanging, self._hanging = self._hanging, []
+        for call in hanging:
+            call()
 
 
 class VirtualClock:
@@ -72,6 +92,13 @@ class VirtualClock:
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def virtual_loop() -> VirtualLoop:
+    """The running loop."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return loop
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from exporter.config.problems import ConfigError, Place, Problem
+from exporter.files import read_text
 
 _SURROGATES = re.compile(r"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
@@ -41,7 +42,7 @@ def read_document(path: Path) -> Any:
 
 
 def _read_text(path: Path) -> str:
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     brackets = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[{\]}]", text))
     if max(accumulate(brackets), default=0) > _MAX_LEVELS or any(mark * _MAX_LEVELS in text for mark in ("- ", "? ")):
         raise RecursionError

@@ -55,9 +55,10 @@ UNSHARDED = Shard(1, 1)
 
 def effective_settings(configured: Settings, discovered: Discovered, shard: Shard) -> Settings:
     """The settings of this process. There can be no account left."""
+    first = configured.first_with_key
     accounts = [
         account.with_discovered(discovered.get(account.name, {}))
         for account in configured.accounts
-        if shard.polls(configured.first_with_key(account.name))
+        if shard.polls(first[account.name])
     ]
     return configured.model_copy(update={"accounts": accounts, "state_file": shard.state_file(configured.state_file)})

@@ -9,9 +9,10 @@ from exporter.config.document import Lines, read_document
 from exporter.config.placeholders import expand
 from exporter.config.problems import ConfigError, Problem, at_one_place
 from exporter.config.settings import Account, Settings
-from exporter.config.shared_limits import first_with_key, over_limit, polled_twice
+from exporter.config.shared_limits import digests_of_keys, over_limit, polled_twice
 from exporter.config.space_files import files_of, read_spaces
 from exporter.config.validation import validate
+from exporter.files import problem_of_place
 
 Version = tuple[int, int, int] | None
 
@@ -58,6 +59,7 @@ class Configuration:
         settings, problems = validate(self._shape, document, lines, path.parent)
         self._accounts = list(enumerate(settings.accounts) if settings else self._valid_accounts(document, lines))
         self._loaded = self._seen = self._versions()  # before the files are read: a later change is seen
+        problems += _problems_of_state_file(settings, lines)
         problems += _problems_of_accounts(self._accounts, lines, self._environ)
         problems += over_limit(self._accounts, lines, self._environ)
         spaces, wrong = read_spaces(path, self._accounts, self._variables)
@@ -69,9 +71,11 @@ class Configuration:
             account if account.polls_own_numbers else account.model_copy(update={"spaces": spaces[index]})
             for index, account in self._accounts
         ]
-        configured = settings.model_copy(update={"accounts": accounts})
-        twice, first = polled_twice(accounts, self._environ), first_with_key(accounts, self._environ)
-        return configured.with_shared_keys(twice, first)
+        return self._with_keys(settings.model_copy(update={"accounts": accounts}))
+
+    def _with_keys(self, settings: Settings) -> Settings:
+        accounts, environ = settings.accounts, self._environ
+        return settings.with_keys(digests_of_keys(accounts, environ), polled_twice(accounts, environ))
 
     def _versions(self) -> Mapping[str, Version]:
         found = {file for _, account in self._accounts for files in files_of(account).values() for file in files}
@@ -95,7 +99,12 @@ class Configuration:
         ]
         if problems:
             raise ConfigError(problems)
-        return settings
+        return self._with_keys(settings)
+
+
+def _problems_of_state_file(settings: Settings | None, lines: Lines) -> Iterator[Problem]:
+    if settings and settings.state_file and (problem := problem_of_place(Path(settings.state_file))):
+        yield lines.problem(("state_file",), problem)
 
 
 def _problems_of_accounts(

@@ -40,6 +40,12 @@ class ConfigError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
+def not_read_within(seconds: float) -> ConfigError:
+    """The error for files whose reading does not end."""
+    text = f"expected files that can be read within {seconds:g} s, found no end; check the disk or network mount"
+    return ConfigError([Problem("configuration", (), text)])
+
+
 def _spelled(place: Place) -> str:
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
     return "".join(steps).removeprefix(".")

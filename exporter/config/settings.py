@@ -142,7 +142,7 @@ class Settings(Strict):
         None, description="where the values are kept over a restart, in SQLite; without it, they are not kept"
     )
     _polled_twice: tuple[str, ...] = ()
-    _first_with_key: Mapping[str, str] = {}
+    _keys: Mapping[str, str] = {}
 
     @field_validator("messaging_limits")
     @classmethod
@@ -154,14 +154,17 @@ class Settings(Strict):
         """A warning for each group of spaces that several accounts with one access key poll."""
         return self._polled_twice
 
-    def first_with_key(self, account: str) -> str:
-        """The name of the first account that has the same access key, or of the account itself."""
-        return self._first_with_key.get(account, account)
+    @property
+    def first_with_key(self) -> Mapping[str, str]:
+        """By account, the name of the first account that has the same access key: mostly its own."""
+        first: dict[str, str] = {}
+        return {name: first.setdefault(self._keys.get(name, name), name) for name in (a.name for a in self.accounts)}
 
-    def with_shared_keys(self, polled_twice: Iterable[str], first_with_key: Mapping[str, str]) -> Self:
-        """The same settings with what is known only when all keys were read."""
+    def with_keys(self, keys: Mapping[str, str], polled_twice: Iterable[str]) -> Self:
+        """The same settings with what is known only when all keys were read: by account, a text that is the same for
+        the same access key."""
         copy = self.model_copy()
-        copy._polled_twice, copy._first_with_key = tuple(polled_twice), first_with_key
+        copy._keys, copy._polled_twice = keys, tuple(polled_twice)
         return copy
 
     @property
@@ -171,8 +174,11 @@ class Settings(Strict):
 
     @property
     def identities(self) -> dict[str, str]:
-        """The source and identity of each account, by name."""
-        return {account.name: f"{account.source} {account.identity}" for account in self.accounts}
+        """Where the values of each account come from: its source, its identity there and its access key."""
+        return {
+            account.name: f"{account.source} {account.identity} {self._keys.get(account.name, '')}".rstrip()
+            for account in self.accounts
+        }
 
     @property
     def limits(self) -> dict[str, float]:

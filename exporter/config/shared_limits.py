@@ -3,6 +3,7 @@ twice."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 
 from exporter.config.document import Lines
 from exporter.config.problems import Problem
@@ -45,10 +46,11 @@ def polled_twice(accounts: Iterable[Account], environ: Mapping[str, str]) -> Ite
             )
 
 
-def first_with_key(accounts: Iterable[Account], environ: Mapping[str, str]) -> Mapping[str, str]:
-    """By name of an account that shares its access key, the name of the first that has it."""
-    groups = _sharing(enumerate(accounts), environ)
-    return {account.name: group[0][1].name for group in groups for _, account in group}
+def digests_of_keys(accounts: Iterable[Account], environ: Mapping[str, str]) -> Mapping[str, str]:
+    """By account, a digest of what its limit belongs to: the same for accounts with the same access key. Without those
+    of which nothing is known."""
+    keys = {account.name: account.shared_limit(environ) for account in accounts}
+    return {name: sha256(key.encode()).hexdigest()[:16] for name, key in keys.items() if key}
 
 
 def _sharing(accounts: Iterable[_Indexed], environ: Mapping[str, str]) -> Iterator[list[_Indexed]]:

@@ -22,6 +22,7 @@ from exporter.source import (
     ThrottledError,
     TransportError,
 )
+from exporter.threads import READ_SECONDS, BlockingCalls
 
 _DEFAULT_PAUSE_SECONDS = 1.0
 """After a throttled request, where the API names no pause."""
@@ -62,6 +63,7 @@ class Poller:
         self._budget = budget
         self._clock = clock
         self._instruments = instruments
+        self._reads = BlockingCalls()
 
     def replace(self, source: Source, limit: Budget) -> None:
         """Use another source for all requests that are not in flight."""
@@ -87,7 +89,10 @@ class Poller:
 
     async def credentials_changed(self) -> bool:
         """Whether the credentials differ from those of the last request."""
-        return await asyncio.to_thread(self._current.source.credentials_changed)
+        try:
+            return await self._reads.run(self._current.source.credentials_changed, seconds=READ_SECONDS)
+        except TimeoutError:
+            return False
 
     async def poll(self, space: Space, *, due: float, retry: bool) -> Outcome:
         """Poll now. The space was due at `due` (monotonic seconds); `retry` allows a second attempt."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import replace
-from pathlib import Path
 
 from exporter.clock import Clock, Now
 from exporter.config.settings import Settings
@@ -11,18 +10,22 @@ from exporter.metrics.instruments import Instruments
 from exporter.metrics.page import Page
 from exporter.model import Space
 from exporter.source import Outcome
-from exporter.state.state_file import StateFile
 from exporter.state.store import Key, SpaceState, Store
+from exporter.state.writer import StateWriter
 
 Known = Mapping[Key, SpaceState]
 
 
 class Recorder:
-    """`record` is the only writer of values; `apply` changes the spaces."""
+    """`record` is the only writer of values; `apply` changes the spaces.
+
+    With a state file, the result of a poll is shown once the file has it (see `StateWriter`): a restart loses nothing
+    that was shown.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.instruments = Instruments()
-        self.state_file: StateFile | None = None
+        self.state_file: StateWriter | None = None
         self.page = Page()
         self._clock = clock
         self._store = Store(self._show)
@@ -35,18 +38,21 @@ class Recorder:
 
     @property
     def unpolled(self) -> int:
-        """How many spaces have been neither polled since the start nor known from before."""
-        return len(self._store.unpolled)
+        """How many spaces have been neither polled since the start nor known from before, or are not shown yet."""
+        return sum(key in self._store.unpolled or self._is_waiting(key) for key in self._spaces)
 
     def record(self, outcome: Outcome) -> None:
         """Record the result of a poll."""
         key = outcome.account, outcome.space
         before = self._store[key].missing
-        self._store.record(outcome)
+        state = self._store.record(outcome)
         if outcome.answer:
-            lost = [field for number, field in self._store[key].missing if (number, field) not in before]
+            lost = [field for number, field in state.missing if (number, field) not in before]
             self.instruments.answered(outcome.answer, self._limits, lost)
-        self._save([key])
+        if self.state_file:
+            self._save([key])
+        else:
+            self._show(key, state)
 
     def apply(self, settings: Settings, discovered: Set[Key], known: Known) -> Set[Key]:
         """Apply these settings, of whose spaces these are `discovered`, to states and page; `known` are values that
@@ -63,10 +69,23 @@ class Recorder:
         self.page.retain(self._spaces)
         shown_differently = (settings.limits, settings.max_age) != (before.limits, before.max_age)
         for key in self._spaces.keys() & old.keys():
-            if shown_differently or old[key] != self._spaces[key]:
+            if (shown_differently or old[key] != self._spaces[key]) and not self._is_waiting(key):
                 self._show(key, self._store[key])
         renamed = {key for key in discovered if old.get(key) != self._spaces[key]}
         return (were ^ discovered | renamed) & self._spaces.keys()
+
+    def use_state_file(self, state_file: StateWriter | None) -> StateWriter | None:
+        """Write to this state file from now on. Returns the one before."""
+        before, self.state_file = self.state_file, state_file
+        for key in [key for key in self._spaces if before and before.is_waiting(key)]:
+            self._show(key, self._store[key])
+        return before
+
+    def show_kept(self, states: Known) -> None:
+        """Show the states that a state file has now."""
+        for key, state in states.items():
+            if key in self._spaces:
+                self._show(key, state)
 
     def sync_state_file(self, keys: Iterable[Key]) -> None:
         """Write these spaces to the state file, if it does not have them, and remove those that are not polled."""
@@ -75,10 +94,13 @@ class Recorder:
             self._save(keys)
             self._read = {}
 
-    def follow_state_file(self) -> None:
+    async def follow_state_file(self) -> None:
         """Open the state file again if it could not be opened, or was removed or replaced."""
-        if self.state_file and self.state_file.is_lost():
-            self._restore(self.state_file.open(self._settings.identities))
+        followed, identities = self.state_file, self._settings.identities
+        known = await followed.reopen(identities) if followed else None
+        if known is not None and followed is self.state_file:
+            now = self._settings.identities  # a reload can have changed them meanwhile
+            self._restore({key: s for key, s in known.items() if identities.get(key[0]) == now.get(key[0])})
             self.sync_state_file(self._spaces)
 
     def slots(self, account: str, spaces: Iterable[Space]) -> dict[str, float]:
@@ -97,6 +119,9 @@ class Recorder:
         """The spaces as the page shows them. Safe to call from another thread."""
         return self.page.views(Now.of(self._clock), self._settings.max_age)
 
+    def _is_waiting(self, key: Key) -> bool:
+        return self.state_file is not None and self.state_file.is_waiting(key)
+
     def _restore(self, known: Known) -> None:
         self._read = {key: known[key] for key in self._spaces if key in known}
         self._store.restore(self._read, now=Now.of(self._clock), max_age=self._settings.max_age)
@@ -109,16 +134,9 @@ class Recorder:
                 self.state_file.save(new)
 
     def _kept(self, key: Key) -> SpaceState:
-        return replace(self._store[key], discovered_as=self._spaces[key].name if key in self._discovered else None)
+        state, name = self._store[key], self._spaces[key].name if key in self._discovered else None
+        return state if state.discovered_as == name else replace(state, discovered_as=name)
 
     def _show(self, key: Key, state: SpaceState) -> None:
         fresh = state.last_success is not None  # `expire` decides, before every scrape
         self.page.update(SpaceView(key[0], self._spaces[key], state, fresh, self._limits))
-
-
-def open_state_file(settings: Settings, clock: Clock) -> tuple[StateFile | None, Known]:
-    """The state file of these settings and what it knows; the file is None if they name none."""
-    if settings.state_file is None:
-        return None, {}
-    state_file = StateFile(Path(settings.state_file), clock)
-    return state_file, state_file.open(settings.identities)

@@ -1,20 +1,24 @@
 """Reloads: the configuration is loaded and prepared completely, then applied; or the current one is kept."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Protocol, TypeVar
 
 import structlog
 
 from exporter.clock import Clock
-from exporter.config.problems import ConfigError
+from exporter.config.problems import ConfigError, not_read_within
 from exporter.config.settings import Settings
 from exporter.runtime.service import Service
 from exporter.runtime.view import ReloadState
+from exporter.threads import LOAD_SECONDS, BlockingCalls
 
 FOLLOW_SECONDS = 10.0
 """How often followed files are compared with what was loaded."""
+
+Result = TypeVar("Result")
 
 _log = structlog.get_logger()
 
@@ -66,6 +70,7 @@ class Reloader:
         self._clock = clock
         self._follow_web_config = follow_web_config
         self._one_at_a_time = asyncio.Lock()
+        self._reads = BlockingCalls()
         self._problems = ""
         self._retry = False
         state.space_files = self._applied_files = loader.space_files()
@@ -81,21 +86,33 @@ class Reloader:
 
     async def _reload(self) -> None:
         async with self._one_at_a_time:
-            try:
-                settings = await asyncio.to_thread(self._loader.load)
+            with self._reporting_failure():
+                settings = await self._read(self._loader.load)
                 await self._service.apply(settings)
-            except Exception as error:
-                self._state.successful = False
-                if isinstance(error, ConfigError) and str(error) != self._problems:
-                    self._problems = str(error)
-                    _log.error("config reload failed, keeping the current configuration", problems=str(error))
-                broken = {file: False for file, good in self._loader.space_files().items() if not good}
-                self._state.space_files = {**self._applied_files, **broken}
-                raise
             self._state.space_files = self._applied_files = self._loader.space_files()
             self._problems, self._retry = "", False
             self._state.successful, self._state.last_success = True, self._clock.now()
             _log.info("config reloaded", accounts=len(settings.accounts))
+
+    async def _read(self, read: Callable[[], Result]) -> Result:
+        """What a call of the loader gives, in time. Raises ConfigError."""
+        try:
+            return await self._reads.run(read, seconds=LOAD_SECONDS)
+        except TimeoutError as error:
+            raise not_read_within(LOAD_SECONDS) from error
+
+    @contextmanager
+    def _reporting_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._state.successful = False
+            if isinstance(error, ConfigError) and str(error) != self._problems:
+                self._problems = str(error)
+                _log.error("config reload failed, keeping the current configuration", problems=str(error))
+            broken = {file: False for file, good in self._loader.space_files().items() if not good}
+            self._state.space_files = {**self._applied_files, **broken}
+            raise
 
     async def run(self, requested: asyncio.Event) -> None:
         """Follow the files, and reload when it is `requested`, until cancelled."""
@@ -117,10 +134,18 @@ class Reloader:
     async def follow_once(self) -> None:
         """Look once at everything that is followed: state file, credentials of denied accounts, web configuration and
         space files. A change of a space file reloads, and a reload that failed for one is tried again."""
-        self._service.recorder.follow_state_file()
+        await self._service.recorder.follow_state_file()
         await self._service.follow_credentials()
         if self._follow_web_config:
             self._state.web_config_good = await self._follow_web_config()
-        if await asyncio.to_thread(self._loader.changed, retry=self._retry):
+        if await self._has_changed():
             self._retry = True  # until it succeeds: the cause of a failure can be outside the followed files
             await self._reload()
+
+    async def _has_changed(self) -> bool:
+        with self._reporting_failure():
+            try:
+                return await self._read(partial(self._loader.changed, retry=self._retry))
+            except ConfigError:
+                self._retry = True  # a successful reload ends the failure
+                raise

@@ -4,22 +4,26 @@ import asyncio
 from collections.abc import Mapping, Set
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from random import Random
 from weakref import WeakValueDictionary
 
 import structlog
 
 from exporter.config.effective import UNSHARDED, Shard, effective_settings
-from exporter.config.problems import ConfigError, Problem
+from exporter.config.problems import ConfigError, Problem, not_read_within
 from exporter.config.settings import API_LIMIT_QPS, Account, Settings
 from exporter.polling.budget import Budget
 from exporter.polling.plan import Plan, plans_of, warnings
 from exporter.polling.schedule import Schedule
 from exporter.runtime.account import AccountRuntime, Opened
-from exporter.runtime.recorder import Known, Recorder, open_state_file
+from exporter.runtime.recorder import Known, Recorder
 from exporter.source import SourceContext, SourceError
 from exporter.state.state_file import StateFile
 from exporter.state.store import Key
+from exporter.state.writer import StateWriter
+from exporter.threads import LOAD_SECONDS, BlockingCalls
 
 _log = structlog.get_logger()
 
@@ -34,13 +38,13 @@ class Change:
     added: dict[str, AccountRuntime] = field(default_factory=dict)
     sources: dict[str, Opened] = field(default_factory=dict)
     """New sources of accounts that stay."""
-    state_file: StateFile | None = None
+    state_file: StateWriter | None = None
     known: Known = field(default_factory=dict)
     new_state_file: bool = False
     opened: AsyncExitStack = field(default_factory=AsyncExitStack)
     removed: list[AccountRuntime] = field(default_factory=list)
     """This and the next two are set by `commit`, for `retire`."""
-    replaced_state_file: StateFile | None = None
+    replaced_state_file: StateWriter | None = None
     unsaved: Set[Key] = frozenset()
 
 
@@ -58,6 +62,7 @@ class Service:
         self._settings = self.configured
         self._limits: WeakValueDictionary[str, Budget] = WeakValueDictionary()
         """By access key."""
+        self._reads = BlockingCalls()
         self._stopped = False
         self._warned: set[str] = set()
 
@@ -83,16 +88,15 @@ class Service:
         """
         change = Change(configured, effective_settings(configured, {}, self.shard))
         async with AsyncExitStack() as opened:
+            polled, identities = self._settings.identities, change.own.identities
+            added = [account for account in change.own.accounts if polled.get(account.name) != identities[account.name]]
             for account in change.own.accounts:
-                running = self.accounts.get(account.name)
-                if not (running and running.account.has_source_of(account)):
+                if account in added or not self.accounts[account.name].account.has_source_of(account):
                     change.sources[account.name] = source, _ = await self._open(account)
                     opened.push_async_callback(source.aclose)
-            self._open_state_file(change, opened)  # last: it can rename a damaged file
-            for account in change.own.accounts:
-                running = self.accounts.get(account.name)
-                if not running or running.account.identity != account.identity:
-                    change.added[account.name] = self._build(account, change.sources.pop(account.name), change.known)
+            await self._open_state_file(change, opened)  # last: it can rename a damaged file
+            for account in added:
+                change.added[account.name] = self._build(account, change.sources.pop(account.name), change.known)
             change.opened = opened.pop_all()
         return change
 
@@ -106,7 +110,7 @@ class Service:
             removed.polling.remove_spaces()
         self.configured, self._settings = change.configured, self._effective(change.configured)
         if change.new_state_file:
-            change.replaced_state_file, self.recorder.state_file = self.recorder.state_file, change.state_file
+            change.replaced_state_file = self.recorder.use_state_file(change.state_file)
         discovered = self._settings.spaces.keys() - self.configured.spaces.keys()
         unsaved = self.recorder.apply(self._settings, discovered, change.known)
         change.unsaved = self._settings.spaces.keys() if change.new_state_file else unsaved
@@ -121,11 +125,11 @@ class Service:
             for running in list(self.accounts.values()):
                 await running.close_replaced_sources()
             if change.replaced_state_file:
-                change.replaced_state_file.close()
+                await change.replaced_state_file.close()
         finally:
             if not self._stopped:
                 if not change.new_state_file:
-                    self.recorder.follow_state_file()
+                    await self.recorder.follow_state_file()
                 self.recorder.sync_state_file(change.unsaved)
                 self._start_added(rest=rest)
 
@@ -148,12 +152,13 @@ class Service:
         await asyncio.gather(*(running.stop() for running in self.accounts.values()))
         await self.schedule.stop()
         if self.recorder.state_file:
-            self.recorder.state_file.close()
+            await self.recorder.state_file.close()
 
     async def _open(self, account: Account) -> Opened:
         try:
-            source = await asyncio.to_thread(account.open, self._context)
-            key = await asyncio.to_thread(account.shared_limit, self._context.environ)
+            environ = self._context.environ
+            source = await self._reads.run(partial(account.open, self._context), seconds=LOAD_SECONDS)
+            key = await self._reads.run(partial(account.shared_limit, environ), seconds=LOAD_SECONDS)
             limit = self._limits.get(key) if key else None
             limit = limit or Budget(API_LIMIT_QPS, self._context.clock)
             if key:
@@ -161,14 +166,16 @@ class Service:
             return source, limit
         except SourceError as error:
             raise ConfigError([Problem(f"account {account.name}", (error.key,), str(error))]) from error
+        except TimeoutError as error:
+            raise not_read_within(LOAD_SECONDS) from error
 
-    def _open_state_file(self, change: Change, opened: AsyncExitStack) -> None:
-        change.state_file = self.recorder.state_file
-        if change.own.state_file != (str(change.state_file.path) if change.state_file else None):
-            change.new_state_file = True
-            change.state_file, change.known = open_state_file(change.own, self._context.clock)
-            if change.state_file:
-                opened.callback(change.state_file.close)
+    async def _open_state_file(self, change: Change, opened: AsyncExitStack) -> None:
+        current, path = self.recorder.state_file, change.own.state_file
+        change.new_state_file = path != (str(current.file.path) if current else None)
+        if change.new_state_file and path is not None:
+            change.state_file = StateWriter(StateFile(Path(path), self._context.clock), self.recorder.show_kept)
+            opened.push_async_callback(change.state_file.close)
+            change.known = await change.state_file.open(change.own.identities)
 
     def _build(self, account: Account, opened: Opened, known: Known) -> AccountRuntime:
         """A new account, with the spaces that the state file knows as discovered."""

@@ -100,12 +100,12 @@ class View:
         return list(self._service.recorder.views()), self.accounts(), self._exporter()
 
     def _exporter(self) -> ExporterView:
-        reloads = self._reloads
+        reloads, state_file = self._reloads, self._service.recorder.state_file
         return ExporterView(
             reloads.successful and reloads.web_config_good,
             reloads.last_success,
             reloads.space_files,
-            self._service.recorder.state_file,
+            state_file.file if state_file else None,
         )
 
 

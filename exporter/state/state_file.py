@@ -18,6 +18,7 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from exporter.clock import Clock
+from exporter.files import NotRegularError, read_bytes, require_regular
 from exporter.model import PhoneNumber
 from exporter.state.store import Change, Key, SpaceState
 
@@ -33,6 +34,10 @@ CREATE TABLE IF NOT EXISTS space (
 ) WITHOUT ROWID;
 COMMIT;
 """
+_SUFFIXES = ("", "-wal", "-shm")
+"""Of the names of the file, and of SQLite's files beside it."""
+_LARGE_LOG_BYTES = 256 * 1024
+"""Then the log is written back into the file. SQLite's own limit of 4 MB would fill a small volume."""
 _SQLITE_HEADER = b"SQLite format 3\0"
 _HEADER_BYTES = 100
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
@@ -56,8 +61,8 @@ class _Unusable(Exception):
 
 
 class StateFile:
-    """One file, one writer. A poll's result is durable against a kill of this process once `save` returns; a crash of
-    the machine may lose the last seconds.
+    """One file, one caller at a time, from any thread. States are durable against a kill of this process once `save`
+    returns; a crash of the machine may lose the last seconds.
 
     `up` says whether values are being kept, `failures` counts what failed. Each failure is logged when it starts and
     when it ends.
@@ -77,7 +82,7 @@ class StateFile:
     def open(self, identities: Identities) -> dict[Key, SpaceState]:
         """Open the file, or start a new one. Returns what it knows of these accounts; nothing if it cannot be used."""
         is_retry = self._reported
-        if self._database:
+        if self._database and self.is_lost():
             self._report("state file removed or replaced, opening it again")
         self.close()
         self._identities = identities
@@ -103,6 +108,7 @@ class StateFile:
                 self._write(self._unsaved)
         except _ERRORS as error:
             self._fail("state file not written, continuing without it", _unusable(error))
+            self.write_back()  # on a full disk, the log may be what takes the room
         else:
             self._unsaved.clear()
             self._succeed()
@@ -121,6 +127,20 @@ class StateFile:
                 self._database.executemany("DELETE FROM space WHERE account=? AND space=?", removed)
         except _ERRORS as error:
             self._fail("state file not written, continuing without it", _unusable(error))
+
+    def has_large_log(self) -> bool:
+        """Whether it is time to call `write_back`."""
+        return self._database is not None and _bytes_of_log(self.path) > _LARGE_LOG_BYTES
+
+    def write_back(self) -> None:
+        """Write SQLite's log back into the file. Waits for the disk twice."""
+        with suppress(*_ERRORS):  # then the log stays, and the next call tries again
+            if self._database:
+                self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def mark_hanging(self, seconds: float) -> None:
+        """A call did not end within so many seconds."""
+        self._fail("state file not written, continuing without it", _Unusable("unwritable", f"no end in {seconds:g} s"))
 
     def is_lost(self) -> bool:
         """Whether it could not be opened, or its file was removed or replaced since."""
@@ -166,12 +186,15 @@ class StateFile:
 
     def _open(self) -> dict[Key, SpaceState]:
         try:
+            _create(self.path)
             self._database = _connect(self.path.absolute().as_uri())
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 # before WAL, so that the header itself says whose file it is
                 self._database.executescript(_SCHEMA)
             self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA wal_autocheckpoint=0")  # `write_back` waits for the disk, not a commit
+            self._database.execute("PRAGMA journal_size_limit=0")  # a log that was written back starts at no size
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.execute("PRAGMA busy_timeout=0")  # a save that meets a lock is repeated with the next one
             return dict(_read(self._database, self._identities))
@@ -190,9 +213,9 @@ def read_state_file(path: Path, identities: Identities) -> dict[Key, SpaceState]
     cannot be read. Changes and creates no file."""
     with suppress(OSError, _Unusable, *_ERRORS):
         _require_ours(path)
-        if not _has_log(path):
+        if not _bytes_of_log(path):
             options = "mode=ro&immutable=1"  # otherwise SQLite creates an empty log, even to read
-        elif Path(f"{os.path.realpath(path)}-shm").exists():
+        elif _beside(path, "-shm").exists():
             options = "mode=ro"
         else:
             return {}  # SQLite would create the index of the log; only a manually copied file has none
@@ -204,12 +227,14 @@ def read_state_file(path: Path, identities: Identities) -> dict[Key, SpaceState]
 def _require_ours(path: Path) -> None:
     """By the header, before SQLite touches anything: a file of another program stays as it is."""
     try:
-        if path.exists() and not path.is_file():  # a device must never be renamed, nor a read of a FIFO wait
-            raise _Unusable("unwritable", "expected a regular file")
-        with path.open("rb") as file:
-            header = file.read(_HEADER_BYTES)
+        for suffix in _SUFFIXES:  # a device must never be renamed, nor a read of a FIFO wait
+            with suppress(FileNotFoundError):
+                require_regular(_beside(path, suffix))
+        header = read_bytes(path, _HEADER_BYTES)
     except FileNotFoundError:
         return
+    except NotRegularError as error:
+        raise _Unusable("unwritable", f"expected a regular file, found {error.strerror}") from error
     except OSError as error:
         raise _Unusable("unwritable", error.strerror or str(error)) from error
     if header.startswith(_SQLITE_HEADER) and len(header) == _HEADER_BYTES:
@@ -222,7 +247,7 @@ def _require_ours(path: Path) -> None:
             raise _Unusable("damaged", f"expected schema {_SCHEMA_VERSION}, found {version}")
     elif header and _is_text(header):
         raise _Unusable("foreign", "expected a state file, found text")
-    elif header or _wal(path).exists():  # SQLite would delete the log of an empty file
+    elif header or _beside(path, "-wal").exists():  # SQLite would delete the log of an empty file
         raise _Unusable("damaged", "expected a state file, found other bytes")
 
 
@@ -235,30 +260,34 @@ def _read_only(path: Path, identities: Identities) -> dict[Key, SpaceState]:
     """What a file knows that cannot be written (disk full or read-only). Nothing if the disk is read-only and the
     file has an unread write-ahead log: its values would be older."""
     with suppress(OSError, *_ERRORS):
-        options = "" if _has_log(path) else "?immutable=1"
+        options = "" if _bytes_of_log(path) else "?immutable=1"
         with closing(_connect(path.absolute().as_uri() + options)) as database:
             database.execute("PRAGMA locking_mode=EXCLUSIVE")  # so that the log's index needs no file
             return dict(_read(database, identities))
     return {}
 
 
-def _wal(path: Path) -> Path:
-    """SQLite's log, which is beside the file that a link leads to."""
-    return Path(f"{os.path.realpath(path)}-wal")
+def _beside(path: Path, suffix: str) -> Path:
+    """One of SQLite's files, which are beside the file that a link leads to."""
+    return Path(f"{os.path.realpath(path)}{suffix}")
 
 
-def _has_log(path: Path) -> bool:
-    """Whether newer values are in the log than in the file."""
-    return _wal(path).exists() and _wal(path).stat().st_size > 0
+def _bytes_of_log(path: Path) -> int:
+    """The size of SQLite's write-ahead log: if it is not empty, it has newer values than the file."""
+    try:
+        return _beside(path, "-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _rename(path: Path, now: float) -> Path:
-    """Rename the file, and SQLite's files beside it, to a free name."""
+    """Rename the file that a link leads to, and SQLite's files beside it, to a free name."""
+    path = Path(os.path.realpath(path))
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     names = (path.with_name(f"{path.name}.damaged-{stamp}{f'-{n}' if n else ''}") for n in count())
     kept = next(name for name in names if not name.exists())
     try:
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in _SUFFIXES:
             beside = Path(f"{path}{suffix}")
             if beside.exists():
                 beside.rename(f"{kept}{suffix}")
@@ -268,7 +297,14 @@ def _rename(path: Path, now: float) -> Path:
 
 
 def _connect(uri: str) -> sqlite3.Connection:
-    return sqlite3.connect(uri, timeout=_LOCKED_SECONDS, uri=True)
+    return sqlite3.connect(uri, timeout=_LOCKED_SECONDS, uri=True, check_same_thread=False)
+
+
+def _create(path: Path) -> None:
+    """Create the file, if there is none, for its owner alone: it holds phone numbers. SQLite's files beside it get the
+    same mode."""
+    with suppress(OSError):  # SQLite says what is wrong
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _read(database: sqlite3.Connection, identities: Identities) -> Iterator[tuple[Key, SpaceState]]:

@@ -161,7 +161,7 @@ def _compared(before: SpaceState, numbers: Iterable[PhoneNumber], at: float) -> 
 
 
 class Store:
-    """Every polled space's state. `on_change` is called with each new one.
+    """Every polled space's state. `on_change` is called with each new one, but those that `record` returns.
 
     `unpolled` are the spaces that were not polled since the start, and have no values that are fresh enough to show.
     """
@@ -193,11 +193,12 @@ class Store:
             if state.is_fresh(now, max_age):
                 self.unpolled.discard(key)
 
-    def record(self, outcome: Outcome) -> None:
-        """Add the result of a poll."""
+    def record(self, outcome: Outcome) -> SpaceState:
+        """Add the result of a poll. Returns the space's state after it."""
         key = (outcome.account, outcome.space)
         self.unpolled.discard(key)
-        self._set(key, self._states[key].after(outcome))
+        self._states[key] = state = self._states[key].after(outcome)
+        return state
 
     def _set(self, key: Key, state: SpaceState) -> SpaceState:
         self._states[key] = state

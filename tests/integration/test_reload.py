@@ -373,6 +373,7 @@ def test_spaces_that_left_leave_the_state_file_with_the_reload(tmp_path: Path) -
         await world.exporter.start()
         await asyncio.sleep(10)
         await world.exporter.reconfigure(with_spaces(world, 1, 2))
+        await asyncio.sleep(1)
         with closing(sqlite3.connect(tmp_path / "state.db")) as database:
             left = {space for (space,) in database.execute("SELECT space FROM space")}
         await world.exporter.stop()

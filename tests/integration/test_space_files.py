@@ -9,7 +9,7 @@ from tempfile import NamedTemporaryFile
 import pytest
 from configured import configuration, load
 from structlog.testing import capture_logs
-from virtual_time import run
+from virtual_time import run, virtual_loop
 from world import World, scenario
 
 from exporter.config.loading import Configuration
@@ -583,3 +583,75 @@ def test_a_reload_replaces_placeholders_anew_and_is_refused_where_one_is_not_set
         ["s8"],
         [f"{folder}/spaces/one.yml:1: [0].id: environment variable SPACE is not set"],
     ]
+
+
+@pytest.mark.parametrize("removed_first", [True, False])
+def test_a_space_that_moves_to_another_file_stays_when_the_two_edits_are_seen_apart(
+    folder: Path, removed_first: bool
+) -> None:
+    """Nothing is applied while a followed file changes."""
+
+    async def main() -> list[list[str]]:
+        write(folder, "two", "s2")
+        world, reloader, _ = followed(folder)
+        edits = [("one", ["s3"]), ("two", ["s2", "s1"])]
+        seen = []
+        for name, spaces in edits if removed_first else reversed(edits):
+            write(folder, name, *spaces)
+            await reloader.follow_once()
+            seen.append(spaces_shown(world))
+        await reloader.follow_once()
+        await world.exporter.stop()
+        return [*seen, sorted(spaces_shown(world))]
+
+    assert run(main()) == [["s1", "s2"], ["s1", "s2"], ["s1", "s2", "s3"]]
+
+
+def test_a_file_with_the_times_and_size_of_the_one_that_it_replaces_is_noticed(folder: Path) -> None:
+    loader = started(folder)
+    old = (folder / "spaces" / "one.yml").stat()
+    write(folder, "one", "s9")
+    os.utime(folder / "spaces" / "one.yml", ns=(old.st_atime_ns, old.st_mtime_ns))
+
+    assert after_two_looks(loader) == ["s9"]
+
+
+@pytest.mark.parametrize("call", ["load", "changed"])
+def test_files_that_do_not_answer_are_a_failed_reload_and_hold_up_no_poll(folder: Path, call: str) -> None:
+    async def main() -> list[list[str]]:
+        world, reloader, shown = followed(folder)
+        await world.exporter.start()
+        loop = virtual_loop()
+        loop.hangs = lambda hanging: f"Configuration.{call}" in repr(hanging)
+        polls = len(world.polls)
+        with capture_logs() as logs:
+            for _ in range(3):
+                with pytest.raises(ConfigError, match="found no end; check the disk or network mount"):
+                    await (reloader.reload() if call == "load" else reloader.follow_once())
+        assert len(world.polls) > polls
+        seen = [shown()[:1], spaces_shown(world)]
+        loop.release()
+        await (reloader.reload() if call == "load" else two_looks(reloader))
+        await world.exporter.stop()
+        failed = [line for line in logs if line["event"] == "config reload failed, keeping the current configuration"]
+        assert len(failed) == (3 if call == "load" else 1)  # each that was requested
+        return [*seen, shown()[:1]]
+
+    failed, good = ["config_last_reload_successful 0.0"], ["config_last_reload_successful 1.0"]
+    assert run(main()) == [failed, ["s1"], good]
+
+
+def test_a_reload_after_the_key_in_a_file_was_replaced_polls_the_other_account_from_the_start(folder: Path) -> None:
+    (folder / "id").write_text("first")
+    (folder / "exporter.yml").write_text(CONFIG.replace("access_key_id: id", "access_key_id_file: id"))
+
+    async def main() -> list[int]:
+        world, reloader, _ = followed(folder)
+        await reloader.reload()
+        opened = [len(world.endpoints)]
+        (folder / "id").write_text("second")
+        await reloader.reload()
+        await world.exporter.stop()
+        return [*opened, len(world.endpoints)]
+
+    assert run(main()) == [1, 2]

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import os
-import resource
 import shutil
 import sqlite3
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from state_files import IDENTITIES, bytes_of_log, full_disk, opened, polled, stored, trouble
 from structlog.testing import capture_logs
 from virtual_time import START, run
 from world import World, scenario
@@ -25,7 +25,6 @@ from exporter.state.state_file import StateFile
 from exporter.state.store import Change, SpaceState
 
 RED = ({"at": "60s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}},)
-IDENTITIES = {"a": "https://a.example"}
 VALUES = ("chatapp_phone_number", "chatapp_space_last_success", "chatapp_space_up", "chatapp_space_phone_numbers")
 
 
@@ -36,18 +35,6 @@ def file(tmp_path: Path) -> Path:
 
 def values(world: World) -> list[str]:
     return [line for prefix in VALUES for line in world.samples(prefix)]
-
-
-def trouble(world: World) -> list[str]:
-    """What the metrics say of the state file."""
-    lines = world.samples("chatapp_exporter_state_file")
-    return [line.replace(f'file="{world.settings.state_file}"', "").replace("{,", "{") for line in lines]
-
-
-async def polled(world: World, seconds: float) -> None:
-    await world.exporter.start()
-    await asyncio.sleep(seconds)
-    await world.exporter.stop()
 
 
 def test_a_restart_shows_the_known_values_with_their_ages_at_once_and_is_ready(file: Path) -> None:
@@ -289,13 +276,6 @@ def test_what_left_the_configuration_leaves_the_file(file: Path) -> None:
     assert len(run(main())) == 2
 
 
-def stored(file: Path) -> list[str]:
-    database = sqlite3.connect(file)
-    spaces = [space for (space,) in database.execute("SELECT space FROM space ORDER BY space")]
-    database.close()
-    return spaces
-
-
 @dataclass(frozen=True)
 class Restarted:
     """What an exporter showed at its start, what it shows after a sweep, and what was logged at its start."""
@@ -412,7 +392,7 @@ def in_no_folder(file: Path) -> None:
 
 
 def a_fifo(file: Path) -> None:
-    file.unlink()
+    file.unlink(missing_ok=True)
     os.mkfifo(file)
 
 
@@ -430,6 +410,7 @@ def a_device(file: Path) -> None:
         pytest.param(a_folder, "unwritable", id="folder"),
         pytest.param(in_no_folder, "unwritable", id="no folder"),
         pytest.param(a_fifo, "unwritable", id="FIFO"),
+        pytest.param(lambda file: a_fifo(Path(f"{file}-wal")), "unwritable", id="FIFO as its log"),
         pytest.param(a_device, "unwritable", id="device"),
     ],
 )
@@ -629,10 +610,6 @@ def test_what_was_polled_before_a_file_is_mounted_is_in_the_file_then(tmp_path: 
     assert all(float(line.rsplit(" ", 1)[1]) > START + 600 for line in shown)
 
 
-def bytes_of_log(file: Path) -> int:
-    return Path(f"{file}-wal").stat().st_size
-
-
 def test_a_start_does_not_write_what_it_has_just_read(file: Path) -> None:
     async def main() -> int:
         world = World(scenario(3, poll_interval="1h"), state_file=str(file))
@@ -682,10 +659,70 @@ def test_at_another_endpoint_a_reload_shows_nothing_of_the_one_before(file: Path
     assert run(main()) == [[], [], ["chatapp_space_up{} 0"] * 3, []]
 
 
-def opened(file: Path) -> StateFile:
-    state_file = StateFile(file, SystemClock())
-    assert state_file.open(IDENTITIES) == {}
-    return state_file
+def with_key(world: World, key: str) -> None:
+    """The world's settings as if the access key of their account had this digest."""
+    world.settings = world.settings.with_keys({"acme": key}, ())
+
+
+@pytest.mark.parametrize("key", ["the same", "another"])
+def test_after_a_restart_with_another_access_key_nothing_is_shown_of_the_account_before(file: Path, key: str) -> None:
+    async def main() -> tuple[int, int]:
+        world = World(scenario(3, poll_interval="5m"), state_file=str(file))
+        with_key(world, "the same")
+        world.exporter = world.fresh_exporter()
+        await polled(world, 30)
+        with_key(world, key)
+        world.exporter = world.fresh_exporter()
+        await world.exporter.stop()
+        return len(world.samples("chatapp_phone_number_info")), world.exporter.view.unpolled()
+
+    assert run(main()) == ((9, 0) if key == "the same" else (0, 3))
+
+
+def test_a_reload_with_another_access_key_shows_nothing_of_the_account_before(file: Path) -> None:
+    async def main() -> list[int]:
+        world = World(scenario(3, poll_interval="5m"), state_file=str(file))
+        await world.exporter.start()
+        await asyncio.sleep(30)
+        with_key(world, "another")
+        await world.exporter.reconfigure(world.settings)
+        seen = [len(world.samples("chatapp_phone_number_info"))]
+        await asyncio.sleep(5)
+        seen.append(len(world.samples("chatapp_phone_number_info")))
+        await world.exporter.stop()
+        return seen
+
+    assert run(main()) == [0, 9]
+
+
+def test_a_state_file_can_be_read_by_its_owner_alone(file: Path) -> None:
+    """It holds phone numbers."""
+    before = os.umask(0)
+    try:
+        with closing(opened(file)) as state_file:
+            state_file.save({("a", "s"): SpaceState()})
+            modes = {path.name: path.stat().st_mode & 0o777 for path in file.parent.iterdir()}
+    finally:
+        os.umask(before)
+
+    assert modes == dict.fromkeys(("state.db", "state.db-wal", "state.db-shm"), 0o600)
+
+
+def test_of_a_link_to_a_damaged_state_file_the_target_is_renamed(file: Path) -> None:
+    elsewhere = file.parent / "elsewhere"
+    elsewhere.mkdir()
+
+    def damage_behind_a_link(path: Path) -> None:
+        path.rename(elsewhere / "kept.db")
+        path.symlink_to(elsewhere / "kept.db")
+        overwrite(0, b"\xff" * 100)(path)
+
+    after = restarted_after(damage_behind_a_link, file)
+
+    assert file.readlink() == elsewhere / "kept.db"
+    assert len(list(elsewhere.glob("kept.db.damaged-*"))) == 1
+    assert after.up == {"chatapp_space_up{} 1"}
+    assert len(stored(file)) == 40
 
 
 def test_trouble_ends_also_when_the_space_that_could_not_be_kept_has_left(file: Path) -> None:
@@ -780,17 +817,6 @@ def test_a_lock_of_another_program_holds_up_no_poll(file: Path) -> None:
         held = seconds_of_a_hundred_saves(state_file)
 
     assert held < 50 * free  # a wait of a tenth of a second each is five hundred times as long, or more
-
-
-@contextmanager
-def full_disk(size: int) -> Iterator[None]:
-    """No file of this process grows beyond so many bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 class Counted(UserDict[tuple[str, str], Change]):

@@ -3,15 +3,16 @@
 A key comes from one place: the environment counts only for an account that names no part of a key.
 """
 
-import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import structlog
 
+from exporter.files import read_text
 from exporter.source import DeniedError, SourceError
 from exporter.sources.cams.signing import Credentials, require_plain
+from exporter.threads import READ_SECONDS, BlockingCalls
 
 _log = structlog.get_logger()
 
@@ -23,7 +24,7 @@ _QUOTES = ('"', "'")
 
 class AccessKey:
     """One account's key, of which the configuration has `literals` and `files` by name. Files are read for each
-    request, in a thread; while one cannot be read, the last complete key is used."""
+    request, in a thread; while one cannot be read, or not in time, the last complete key is used."""
 
     def __init__(
         self,
@@ -34,13 +35,14 @@ class AccessKey:
     ) -> None:
         self._account = account
         self._literals = literals
-        self._files = files
+        self._files = {key: Path(file) for key, file in files.items() if file is not None}
         named = [key for key, text in literals.items() if text is not None]
-        self._named = named + [f"{key}_file" for key, file in files.items() if file is not None]
+        self._named = named + [f"{key}_file" for key in self._files]
         self._environ = {} if self._named else environ
         self._last_good: Credentials | None = None
         self._used: Credentials | None = None
         self._failing = False
+        self._reads = BlockingCalls()
 
     def read(self) -> Credentials:
         """The key as it is now.
@@ -73,7 +75,7 @@ class AccessKey:
             DeniedError: it could never be read.
         """
         try:
-            self._used = await asyncio.to_thread(self.read) if any(self._files.values()) else self.read()
+            self._used = await self._read_in_time() if self._files else self.read()
             self._report(None)
         except SourceError as problem:
             if self._last_good is None:
@@ -89,6 +91,15 @@ class AccessKey:
         except SourceError:
             return False
 
+    async def _read_in_time(self) -> Credentials:
+        try:
+            if self._reads.hang and self._last_good:  # the requests of an account do not wait for it again and again
+                raise TimeoutError
+            return await self._reads.run(self.read, seconds=READ_SECONDS)
+        except TimeoutError as error:
+            key = f"{next(iter(self._files))}_file"
+            raise SourceError(key, f"expected a secret in this file, found no end within {READ_SECONDS:g} s") from error
+
     def _report(self, problem: SourceError | None) -> None:
         """One line when the files stop being readable, and one when they are readable again."""
         if problem and not self._failing:
@@ -99,11 +110,11 @@ class AccessKey:
         self._failing = problem is not None
 
     def _part(self, key: str) -> str:
-        literal, file = self._literals.get(key), self._files[key]
+        literal, file = self._literals.get(key), self._files.get(key)
         if literal is not None and file is not None:
             raise SourceError(key, f"expected either {key} or {key}_file, found both")
         if file is not None:
-            return _read_secret(f"{key}_file", Path(file))
+            return _read_secret(f"{key}_file", file)
         if literal is not None:
             return _checked(key, literal)
         if text := self._variable(key):
@@ -133,7 +144,7 @@ def variable(key: str) -> str:
 def _read_secret(key: str, path: Path) -> str:
     """A file's trimmed text. Errors do not show its name, which may be the secret itself by mistake."""
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = read_text(path).strip()
         _require_secret(text)
     except (OSError, ValueError) as error:
         raise SourceError(key, f"expected a secret in this file, found {_why(error)}") from error

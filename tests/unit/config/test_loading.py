@@ -53,7 +53,7 @@ def test_every_message_belongs_to_a_file() -> None:
 
 
 def test_every_key_means_what_it_says() -> None:
-    settings = load(FIXTURES / "every_key.ok.yml", {})
+    settings = load(FIXTURES / "every_key.ok.yml", {}).with_keys({}, ())
 
     assert settings == sources.Settings(
         accounts=[
@@ -244,7 +244,7 @@ def test_a_control_character_in_json_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_a_file_the_key_comes_from_the_environment() -> None:
-    assert load(None, VARIABLES) == sources.Settings(accounts=[CamsAccount(name="default")])
+    assert load(None, VARIABLES).with_keys({}, ()) == sources.Settings(accounts=[CamsAccount(name="default")])
     assert load(None, VARIABLES).accounts[0].polls_own_numbers
 
 

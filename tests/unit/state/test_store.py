@@ -171,15 +171,16 @@ def test_a_space_that_had_no_success_counts_over_a_restart_from_when_it_was_adde
     assert store["acme", "s1"].unseen_seconds(Now(2010, 15)) == 1010
 
 
-def test_the_store_tells_of_every_change_and_counts_what_was_not_polled() -> None:
-    told: list[tuple[Key, SpaceState]] = []
-    store = Store(lambda key, state: told.append((key, state)))
+def test_the_store_reports_new_spaces_and_returns_the_state_after_a_poll() -> None:
+    reported: list[tuple[Key, SpaceState]] = []
+    store = Store(lambda key, state: reported.append((key, state)))
     store.retain([("acme", "s1"), ("acme", "s2")], now=Now(10, 5))
 
-    store.record(success(100, GREEN))
+    state = store.record(success(100, GREEN))
 
-    assert told[-1] == (("acme", "s1"), store["acme", "s1"])
-    assert store["acme", "s1"] == SpaceState(added=10).after(success(100, GREEN))
+    assert [key for key, _ in reported] == [("acme", "s1"), ("acme", "s2")]
+    assert store["acme", "s1"] is state
+    assert state == SpaceState(added=10).after(success(100, GREEN))
     assert store.unpolled == {("acme", "s2")}
 
 

@@ -1,0 +1,55 @@
+"""State files in tests: what is in one, what the metrics say of it, and a disk without room."""
+
+import asyncio
+import resource
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from world import World
+
+from exporter.clock import SystemClock
+from exporter.state.state_file import StateFile
+
+IDENTITIES = {"a": "https://a.example"}
+
+
+def trouble(world: World) -> list[str]:
+    """What the metrics say of the state file."""
+    lines = world.samples("chatapp_exporter_state_file")
+    return [line.replace(f'file="{world.settings.state_file}"', "").replace("{,", "{") for line in lines]
+
+
+async def polled(world: World, seconds: float) -> None:
+    await world.exporter.start()
+    await asyncio.sleep(seconds)
+    await world.exporter.stop()
+
+
+def stored(file: Path) -> list[str]:
+    database = sqlite3.connect(file)
+    spaces = [space for (space,) in database.execute("SELECT space FROM space ORDER BY space")]
+    database.close()
+    return spaces
+
+
+def bytes_of_log(file: Path) -> int:
+    return Path(f"{file}-wal").stat().st_size
+
+
+def opened(file: Path) -> StateFile:
+    state_file = StateFile(file, SystemClock())
+    assert state_file.open(IDENTITIES) == {}
+    return state_file
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file of this process grows beyond so many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
