@@ -1,0 +1,286 @@
+"""How many alerts a notification lists: what a real Alertmanager sends with the shipped configuration and templates.
+
+`pytest -s tests/rules/test_listed_alerts.py` prints the sizes of the notifications.
+"""
+
+import email.policy
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from socketserver import StreamRequestHandler, TCPServer, ThreadingTCPServer
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from installed import installed
+from processes import answers, free_port, running, until
+
+CONFIG = Path(__file__).parents[2] / "config" / "alertmanager"
+LISTED = 20
+SIZES = (1, 20, 21, 1000)
+ALERT_OF = {
+    "account-managers": ("ChatAppPhoneNumberQualityYellow", "warning"),
+    "operators": ("ChatAppSpaceBlind", "warning"),
+    "on-call": ("ChatAppPhoneNumberDown", "critical"),
+}
+"""For each receiver the name and the severity of an alert that is routed to it."""
+
+
+def alert(number: int, *, name: str = "ChatAppPhoneNumberDown", severity: str = "critical", **labels: str) -> Any:
+    """One alert, with texts as long as those of the rules."""
+    return {
+        "labels": {
+            "alertname": name,
+            "job": "chatapp-exporter",
+            "account": "acme",
+            "space": "29348393884000",
+            "phone_number": f"1555{number:07}",
+            "severity": severity,
+            **labels,
+        },
+        "annotations": {
+            "summary": "A phone number can neither send nor receive.",
+            "description": f"+1555{number:07} (Contoso Customer Care, Contoso) in space 29348393884000 of account acme "
+            "has been down for 10 minutes: BANNED.",
+            "runbook_url": f"https://github.com/chatapp-exporter/chatapp-exporter/blob/main/docs/runbooks/{name}.md",
+        },
+    }
+
+
+@dataclass(frozen=True)
+class Notification:
+    """What a receiver got for the alerts of one account."""
+
+    account: str
+    alerts: int
+    listed: int
+    more: int
+    size: int
+
+
+def of_text(title: str, text: str, size: int) -> Notification:
+    counted = re.fullmatch(r"\[FIRING (\d+)\] \w+ of (.+)", title)
+    assert counted, title
+    lines = text.splitlines()
+    listed = sum(line.startswith("FIRING (") for line in lines)
+    more = re.fullmatch(r"and (\d+) more: http://\S+/#/alerts\?receiver=\S+", lines[-1])
+    return Notification(counted[2], int(counted[1]), listed, int(more[1]) if more else 0, size)
+
+
+def of_slack(body: bytes) -> Notification:
+    (attachment,) = json.loads(body)["attachments"]
+    return of_text(attachment["title"], attachment["text"], len(attachment["text"]))
+
+
+def of_webhook(body: bytes) -> Notification:
+    payload = json.loads(body)
+    listed, more = len(payload["alerts"]), payload["truncatedAlerts"]
+    return Notification(payload["groupLabels"]["account"], listed + more, listed, more, len(body))
+
+
+def of_mail(body: bytes) -> Notification:
+    message = email.message_from_bytes(body, policy=email.policy.default)
+    text = message.get_body(("plain",))
+    assert text is not None
+    return of_text(message["Subject"], text.get_content(), len(body))
+
+
+@contextmanager
+def serving(server: TCPServer) -> Iterator[int]:
+    """The port of a server that runs meanwhile."""
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield int(server.server_address[1])
+    server.shutdown()
+    server.server_close()
+
+
+def http_server(notes: Callable[[str, bytes], None]) -> TCPServer:
+    """Notes each body with its path."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            notes(self.path, self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+
+def mail_server(notes: Callable[[bytes], None]) -> TCPServer:
+    """Notes each mail; as much of SMTP as Alertmanager uses."""
+
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"220 ready\r\n")
+            for line in self.rfile:
+                command = line[:4].upper()
+                if command == b"DATA":
+                    self.wfile.write(b"354 go on\r\n")
+                    notes(b"".join(iter(self.rfile.readline, b".\r\n")))
+                self.wfile.write(b"221 bye\r\n" if command == b"QUIT" else b"250 ok\r\n")
+
+    return ThreadingTCPServer(("127.0.0.1", 0), Handler)
+
+
+def alertmanager_config(folder: Path, http_port: int, mail_port: int) -> Path:
+    """The shipped one with other addresses, that waits a second for the alerts of a group."""
+    document = yaml.safe_load((CONFIG / "alertmanager.yml").read_text())
+    document["global"] = {
+        "smtp_smarthost": f"127.0.0.1:{mail_port}",
+        "smtp_from": "chatapp-alerts@example.com",
+        "smtp_require_tls": False,
+    }
+    document["templates"] = [str(CONFIG / "chatapp.tmpl")]
+    document["route"] |= {"group_wait": "1s", "group_interval": "1s"}
+    receivers = {receiver["name"]: receiver for receiver in document["receivers"]}
+    (slack,) = receivers["operators"]["slack_configs"]
+    del slack["api_url_file"]
+    slack["api_url"] = f"http://127.0.0.1:{http_port}/slack"
+    receivers["on-call"]["webhook_configs"][0]["url"] = f"http://127.0.0.1:{http_port}/webhook"
+    path = folder / "alertmanager.yml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.fixture(scope="module")
+def notified(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Notification]:
+    """What each receiver got when so many alerts of one group fired."""
+    folder = tmp_path_factory.mktemp("listed")
+    notes: dict[tuple[str, int], Notification] = {}
+
+    def note(receiver: str, notification: Notification) -> None:
+        # a group that is notified before all of its alerts have come is notified again
+        if notification.account == f"acme-{notification.alerts}":
+            notes[receiver, notification.alerts] = notification
+
+    def note_http(path: str, body: bytes) -> None:
+        note(*(("operators", of_slack(body)) if path == "/slack" else ("on-call", of_webhook(body))))
+
+    port = free_port()
+    with ExitStack() as stack:
+        http_port = stack.enter_context(serving(http_server(note_http)))
+        mail_port = stack.enter_context(serving(mail_server(lambda body: note("account-managers", of_mail(body)))))
+        command = (
+            installed("prometheus-alertmanager", "alertmanager", package="prometheus-alertmanager"),
+            f"--config.file={alertmanager_config(folder, http_port, mail_port)}",
+            f"--storage.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--cluster.listen-address=",
+        )
+        stack.enter_context(running(*command, log=folder / "log"))
+        until(answers(f"http://127.0.0.1:{port}/-/ready"), "Alertmanager answers")
+        posted = [
+            alert(number, name=name, severity=severity, account=f"acme-{size}")
+            for name, severity in ALERT_OF.values()
+            for size in SIZES
+            for number in range(size)
+        ]
+        httpx.post(f"http://127.0.0.1:{port}/api/v2/alerts", json=posted, trust_env=False).raise_for_status()
+        until(lambda: len(notes) == len(ALERT_OF) * len(SIZES), notes)
+    return notes
+
+
+@pytest.mark.parametrize("receiver", ALERT_OF)
+@pytest.mark.parametrize("alerts", SIZES)
+def test_a_notification_lists_at_most_20_alerts_and_says_how_many_more_there_are(
+    notified: dict[tuple[str, int], Notification], receiver: str, alerts: int
+) -> None:
+    notification = notified[receiver, alerts]
+    print(f"\n{alerts:5} alerts to {receiver}: {notification.size / 1000:.1f} kB")
+
+    assert (notification.listed, notification.more) == (min(alerts, LISTED), max(alerts - LISTED, 0))
+
+
+def rendered(template: str, alerts: list[Any], folder: Path, **common_labels: str) -> str:
+    """What a template of the shipped file makes of these alerts."""
+    path = folder / "notification.json"
+    notification = {
+        "receiver": "on call",
+        "status": "firing",
+        "alerts": alerts,
+        "commonLabels": common_labels,
+        "externalURL": "http://alertmanager:9093",
+    }
+    path.write_text(json.dumps(notification))
+    command = [
+        *(installed("amtool", package="prometheus-alertmanager"), "template", "render"),
+        f"--template.glob={CONFIG / 'chatapp.tmpl'}",
+        f"--template.data={path}",
+        f'--template.text={{{{ template "{template}" . }}}}',
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip("\n")
+
+
+def in_notification(status: str, number: int = 1, **labels: str) -> Any:
+    return {"status": status, **alert(number, **labels)}
+
+
+@pytest.mark.parametrize(
+    ("of_each", "listed", "last"),
+    [
+        (1, ["FIRING (critical)", "FIRING (warning)", "FIRING (info)", "FIRING ()", "RESOLVED (critical)"], None),
+        (6, ["FIRING (critical)"] * 6 + ["FIRING (warning)"] * 6 + ["FIRING (info)", "FIRING ()"] * 4, "and 10 more"),
+    ],
+)
+def test_the_text_lists_the_worst_alerts_first(
+    tmp_path: Path, of_each: int, listed: list[str], last: str | None
+) -> None:
+    kinds = [
+        ("resolved", "critical"),
+        ("firing", "info"),
+        ("firing", ""),
+        ("firing", "warning"),
+        ("firing", "critical"),
+    ]
+    alerts = [in_notification(status, severity=severity) for _ in range(of_each) for status, severity in kinds]
+    lines = rendered("chatapp.text", alerts, tmp_path).splitlines()
+    link = [f"{last}: http://alertmanager:9093/#/alerts?receiver=on+call"] if last else []
+
+    assert [line.partition(":")[0] for line in lines if line.startswith(("FIRING", "RESOLVED"))] == listed
+    assert [line for line in lines if line.startswith("and ")] == link
+
+
+def test_the_text_of_one_alert_says_what_happened_and_what_to_do(tmp_path: Path) -> None:
+    assert rendered("chatapp.text", [in_notification("firing", 7)], tmp_path) == (
+        "FIRING (critical): A phone number can neither send nor receive.\n"
+        "+15550000007 (Contoso Customer Care, Contoso) in space 29348393884000 of account acme has been down for "
+        "10 minutes: BANNED.\n"
+        "What to do: https://github.com/chatapp-exporter/chatapp-exporter/blob/main/docs/runbooks/ChatAppPhoneNumberDown.md"
+    )
+
+
+def test_long_values_are_cut(tmp_path: Path) -> None:
+    long = in_notification("firing")
+    long["annotations"] |= {"summary": "s" * 300, "description": "号\n" * 1000}
+    text = rendered("chatapp.text", [long] * 1000, tmp_path)
+
+    assert text.startswith("FIRING (critical): " + "s" * 300 + "\n" + "号\n" * 149 + "号…\nWhat to do: ")
+    assert len(text) < 16_383  # Mattermost takes no more
+
+
+@pytest.mark.parametrize(
+    ("statuses", "labels", "title"),
+    [
+        (["firing"], {"alertname": "ChatAppThrottled", "account": "acme"}, "[FIRING 1] ChatAppThrottled of acme"),
+        (["firing", "resolved", "firing"], {"account": "acme"}, "[FIRING 2, RESOLVED 1] several alerts of acme"),
+        (["resolved", "resolved"], {"alertname": "ChatAppExporterDown"}, "[RESOLVED 2] ChatAppExporterDown"),
+        # PagerDuty takes 1024 characters
+        (["firing"] * 1000, {"account": "号" * 500}, f"[FIRING 1000] several alerts of {'号' * 299}…"),
+    ],
+)
+def test_the_title_counts_what_fires_and_what_is_resolved(
+    tmp_path: Path, statuses: list[str], labels: dict[str, str], title: str
+) -> None:
+    alerts = [in_notification(status) for status in statuses]
+
+    assert rendered("chatapp.title", alerts, tmp_path, **labels) == title
