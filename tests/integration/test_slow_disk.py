@@ -174,9 +174,9 @@ def test_states_that_wait_for_a_slow_disk_are_written_together(file: Path) -> No
         await world.exporter.stop()
         return len(writes), polls
 
-    writes, polls = run(main())
+    written, polls = run(main())
 
-    assert writes == 1
+    assert written == 1
     assert polls >= 40
     assert len(stored(file)) == 40
 
