@@ -14,6 +14,7 @@ QueryError
     └── RejectedError     the space: its id or parameters
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -126,8 +127,8 @@ class RejectedError(PermanentError):
 def quoted(text: str, secrets: Iterable[str], longest: int) -> str:
     """Text from outside, for logs and terminals: without these secrets, up to `longest` characters, and without control
     characters."""
-    for secret in secrets:
-        text = text.replace(secret, "<secret>")
+    if known := sorted(filter(None, secrets), key=len, reverse=True):  # at once: none is looked for in a replacement
+        text = re.sub("|".join(map(re.escape, known)), "<secret>", text)
     # cut after the replacement: the rest of a secret that was cut would be shown
     return "".join(character if character.isprintable() else "?" for character in text[:longest])
 

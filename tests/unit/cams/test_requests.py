@@ -16,7 +16,7 @@ from world import Given
 
 from exporter.http import http_client
 from exporter.model import OWN_NUMBERS
-from exporter.source import DeniedError, MalformedError, QueryError, RequestTimeout, TransportError
+from exporter.source import DeniedError, MalformedError, QueryError, RequestTimeout, TransportError, quoted
 from exporter.sources.cams.settings import CamsSpace
 from exporter.sources.cams.signing import Credentials, authorization, canonical_query
 from exporter.sources.cams.source import MAX_ANSWER_BYTES, CamsSource
@@ -250,6 +250,10 @@ def failure(**answer: Any) -> QueryError:
 def test_a_secret_that_an_answer_repeats_is_left_out_wherever_the_text_is_cut(before: int) -> None:
     for secret in (CAPTURES["access_key_id"], CAPTURES["access_key_secret"], TOKEN):
         assert failure(Message="." * before + secret).detail == ("." * before + "<secret>")[:200]
+
+
+def test_a_short_secret_is_not_looked_for_in_what_replaced_another() -> None:
+    assert quoted("connection lost", ["i", "s", "", "lost"], 100) == "connect<secret>on <secret>"
 
 
 def test_a_secret_that_stands_for_a_code_or_a_request_id_is_left_out() -> None:
