@@ -103,12 +103,11 @@ class StateFile:
             return
         self._unsaved.update(states)
         try:
-            self._write(states)  # the new ones first: if the disk is full, do not encode all of them
+            self._write_or_make_room(states)  # the new ones first: if the disk is full, do not encode all of them
             if not self.up:
                 self._write(self._unsaved)
         except _ERRORS as error:
             self._fail("state file not written, continuing without it", _unusable(error))
-            self.write_back()  # on a full disk, the log may be what takes the room
         else:
             self._unsaved.clear()
             self._succeed()
@@ -132,11 +131,14 @@ class StateFile:
         """Whether it is time to call `write_back`."""
         return self._database is not None and _bytes_of_log(self.path) > _LARGE_LOG_BYTES
 
-    def write_back(self) -> None:
-        """Write SQLite's log back into the file. Waits for the disk twice."""
-        with suppress(*_ERRORS):  # then the log stays, and the next call tries again
+    def write_back(self) -> bool:
+        """Write SQLite's log back into the file, so that the next write starts a new one. Waits for the disk twice.
+        Returns whether all of it was written back; what was not is tried again with the next call."""
+        with suppress(*_ERRORS):
             if self._database:
-                self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                _, pages, written = self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                return bool(pages == written)
+        return False
 
     def mark_hanging(self, seconds: float) -> None:
         """A call did not end within so many seconds."""
@@ -200,6 +202,14 @@ class StateFile:
             return dict(_read(self._database, self._identities))
         except _ERRORS as error:
             raise _unusable(error) from error
+
+    def _write_or_make_room(self, states: Mapping[Key, SpaceState]) -> None:
+        try:
+            self._write(states)
+        except sqlite3.OperationalError:  # on a full disk, the log may be what takes the room
+            if not self.write_back():
+                raise
+            self._write(states)
 
     def _write(self, states: Mapping[Key, SpaceState]) -> None:
         assert self._database
