@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 import httpx
 
 from exporter.clock import Clock
+from exporter.connections import NEW_CONNECTION, StaleConnection
 from exporter.model import OWN_NUMBERS, Answer, Space
 from exporter.source import (
     REQUEST_TIMEOUT_SECONDS,
@@ -44,6 +45,10 @@ _MAX_PAGES = 400
 Result = TypeVar("Result")
 Decode = Callable[[int, Mapping[str, str], bytes, Collection[str]], Result]
 """Reads an answer's status, headers and body, which may repeat these secrets. Raises QueryError."""
+
+
+class _StaleConnectionError(TransportError):
+    """The server had closed the connection before the request: another attempt on a new one can succeed."""
 
 
 class CredentialProvider(Protocol):
@@ -111,9 +116,24 @@ class CamsSource(Source):
         raise MalformedError("malformed", f"expected {max(totals)} instances, found {len(found)}")
 
     async def _request(self, attempt: Attempt, action: str, parameters: Parameters, decode: Decode[Result]) -> Result:
+        try:
+            return await self._attempted(attempt, action, parameters, decode)
+        except _StaleConnectionError:
+            return await self._attempted(attempt, action, parameters, decode, new_connection=True)
+
+    async def _attempted(
+        self,
+        attempt: Attempt,
+        action: str,
+        parameters: Parameters,
+        decode: Decode[Result],
+        *,
+        new_connection: bool = False,
+    ) -> Result:
         async with attempt():
             credentials = await self._credentials_in_time()
             request = self._signed(action, parameters, credentials)
+            request.extensions[NEW_CONNECTION] = new_connection
             try:
                 async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
                     return await self._exchange(request, credentials, decode)
@@ -121,8 +141,9 @@ class CamsSource(Source):
                 detail = f"no complete answer within {REQUEST_TIMEOUT_SECONDS:g} s"
                 raise RequestTimeout("timeout", detail) from error
             except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+                kind = _StaleConnectionError if isinstance(error, StaleConnection) else TransportError
                 detail = quoted(f"{type(error).__name__}: {error}", credentials.secrets, MAX_DETAIL)
-                raise TransportError("transport", detail) from error
+                raise kind("transport", detail) from error
 
     async def _credentials_in_time(self) -> Credentials:
         try:
@@ -143,7 +164,6 @@ class CamsSource(Source):
     async def _exchange(self, request: httpx.Request, credentials: Credentials, decode: Decode[Result]) -> Result:
         async with aclosing(await self._http.send(request, stream=True)) as response:
             body = await _read_bounded(response)
-        self._http.cookies.clear()  # the API needs no session, and its cookies would pile up
         return decode(response.status_code, response.headers, body, credentials.secrets)
 
 

@@ -1,0 +1,212 @@
+"""HTTP connections that carry one answer for each request, and nothing else.
+
+httpcore keeps bytes that arrive behind an answer, and reads them as the answer to the next request, which is another
+space's. Here a connection on which anything but answers arrived is not used again, whichever buffer that is in (of h11,
+TLS, asyncio or the kernel). h11 finds where an answer ends.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import h11
+import httpcore
+import httpx
+
+NEW_CONNECTION = "new_connection"
+"""The extension of a request that must not be sent on a connection that was used before."""
+_MAX_IDLE_CONNECTIONS = 20
+_IDLE_SECONDS = 4.0
+"""Servers close idle connections after 5 s or more."""
+_READ_BYTES = 64 * 1024
+_ERRORS = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.TimeoutException,
+    httpcore.UnsupportedProtocol,
+)
+
+
+class StaleConnection(httpx.ReadError):
+    """A connection that was used before ended, and not one byte of an answer arrived. The server closed it while it was
+    idle: a new connection can succeed."""
+
+
+class _Stale(httpcore.ReadError):
+    """The same, as httpcore passes it on."""
+
+
+class Transport(httpx.AsyncBaseTransport):
+    """httpx's own transport, on such connections."""
+
+    def __init__(self, tls: ssl.SSLContext | None, proxy: httpx.Proxy | None = None) -> None:
+        self._network = _Network()
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=tls,
+            proxy=_proxy(proxy) if proxy else None,
+            max_connections=None,
+            max_keepalive_connections=_MAX_IDLE_CONNECTIONS,
+            keepalive_expiry=_IDLE_SECONDS,
+            network_backend=self._network,
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.extensions.get(NEW_CONNECTION):
+            self._network.generation += 1
+        sent = httpcore.Request(
+            request.method,
+            _url(request.url),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+        with _errors_of_httpx():
+            response = await self._pool.handle_async_request(sent)
+        body = _Body(response)
+        return httpx.Response(response.status, headers=response.headers, stream=body, extensions=response.extensions)
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _errors_of_httpx():
+            async for part in self._response.aiter_stream():
+                yield part
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+
+@contextmanager
+def _errors_of_httpx() -> Iterator[None]:
+    """Errors of httpcore as those of httpx, which have the same names."""
+    try:
+        yield
+    except _Stale as error:
+        raise StaleConnection(str(error)) from error
+    except _ERRORS as error:
+        raise getattr(httpx, type(error).__name__)(str(error)) from error
+
+
+def _proxy(proxy: httpx.Proxy) -> httpcore.Proxy:
+    return httpcore.Proxy(_url(proxy.url), proxy.raw_auth, proxy.headers.raw, proxy.ssl_context)
+
+
+def _url(url: httpx.URL) -> httpcore.URL:
+    return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+
+
+class _Network(httpcore.AnyIOBackend):
+    """Opens connections. Those of an earlier `generation` are not used again."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        stream = await super().connect_tcp(host, port, timeout, local_address, socket_options)
+        return _Stream(stream, self)
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """A connection, and where the answers on it end.
+
+    Between two requests a read is pending. Whatever it gets then, bytes or the end, belongs to no request, and httpcore
+    must not use the connection again.
+    """
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream, network: _Network) -> None:
+        self._stream = stream
+        self._network = network
+        self._generation = network.generation
+        self._answer: h11.Connection | None = None
+        """None while no answer is expected."""
+        self._answered = self._started = False
+        """Whether an answer before this one ended, and whether a byte of this one arrived."""
+        self._pending: asyncio.Task[bytes] | None = None
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        if buffer and self._answer is None:
+            await self._expect_answer(buffer)
+        await self._stream.write(buffer, timeout)
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        try:
+            received = await (self._take_pending() or self._stream.read(max_bytes, timeout))
+        except httpcore.ReadError as error:
+            self._require_fresh(error)
+            raise
+        if not received:
+            self._require_fresh(None)
+        self._started = True
+        if self._answer and self._has_ended(self._answer, received):
+            self._end_answer(self._answer)
+        return received
+
+    async def aclose(self) -> None:
+        if pending := self._take_pending():
+            pending.cancel()
+            await asyncio.gather(pending, return_exceptions=True)
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> httpcore.AsyncNetworkStream:
+        return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._network)
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable":  # httpcore closes an idle connection that is
+            return self._generation != self._network.generation or not self._is_clean()
+        return self._stream.get_extra_info(info)
+
+    def _is_clean(self) -> bool:
+        """Whether nothing arrived behind the last answer."""
+        return self._pending is not None and not self._pending.done()
+
+    async def _expect_answer(self, request: bytes) -> None:
+        if self._pending:
+            await asyncio.wait([self._pending], timeout=0)  # for what is here already
+        if self._answered and not self._is_clean():
+            raise _Stale("the server closed the idle connection, or sent what nobody requested")
+        self._answer, self._started = h11.Connection(h11.CLIENT), False
+        self._answer.send(h11.Request(method=request.split(b" ", 1)[0], target="/", headers=[("host", "server")]))
+        self._answer.send(h11.EndOfMessage())
+
+    def _take_pending(self) -> "asyncio.Task[bytes] | None":
+        pending, self._pending = self._pending, None
+        return pending
+
+    def _require_fresh(self, error: Exception | None) -> None:
+        """The connection has ended."""
+        if self._answered and not self._started:
+            raise _Stale("the server closed the connection while it was idle") from error
+
+    def _end_answer(self, answer: h11.Connection) -> None:
+        self._answer, self._answered = None, True
+        if not answer.trailing_data[0]:
+            self._pending = asyncio.create_task(self._stream.read(_READ_BYTES))
+
+    def _has_ended(self, answer: h11.Connection, received: bytes) -> bool:
+        answer.receive_data(received)
+        with suppress(h11.RemoteProtocolError):  # httpcore finds it too
+            while (event := answer.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
+                if isinstance(event, h11.EndOfMessage):
+                    return True
+        return False
