@@ -6,8 +6,9 @@ Meta's phone number reference for NA and TIER_2K. New values appear without noti
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from unicodedata import category, decimal, normalize
 
 QUALITY_RATINGS = ("GREEN", "YELLOW", "RED", "UNKNOWN")
 
@@ -138,6 +139,45 @@ class PhoneNumber:
             return State.YELLOW
         green = (self.quality_rating, self.status) == ("GREEN", "CONNECTED")
         return State.GREEN if green else State.UNKNOWN
+
+
+_GREEN = PhoneNumber("", quality_rating="GREEN", status="CONNECTED")
+
+
+def worse_of(one: PhoneNumber, other: PhoneNumber) -> PhoneNumber:
+    """Of two entries for one number the one in the worse state, with the worse rating, tier and status of both: a field
+    that is missing in one of them must not hide a bad value in the other."""
+    entries = (one, other)
+    return replace(
+        min(entries, key=lambda entry: RANKS[entry.state]),
+        quality_rating=min(
+            (entry.quality_rating for entry in entries),
+            key=lambda rating: (RANKS[replace(_GREEN, quality_rating=rating).state], not rating),
+        ),
+        status=min(
+            (entry.status for entry in entries),
+            key=lambda status: (RANKS[replace(_GREEN, status=status).state], not status),
+        ),
+        messaging_limit_tier=min(
+            (entry.messaging_limit_tier for entry in entries),
+            key=lambda tier: (MESSAGING_LIMITS.get(tier, math.inf), not tier),
+        ),
+    )
+
+
+_BETWEEN_DIGITS = frozenset({"Cc", "Cf", "Pd", "Pe", "Ps", "Zl", "Zp", "Zs"})
+"""Unicode's categories of invisible characters, dashes, brackets and spaces."""
+
+
+def phone_digits(text: str) -> str:
+    """The digits of a phone number in one of its usual spellings: without `+`, spaces, invisible characters, dashes,
+    dots and brackets. "" if there is any other character, or no digit. The API's page masks digits with `*`."""
+    if text.isascii() and text.isdecimal():  # as nearly all of fifty thousand are
+        return text
+    kept = [one for one in normalize("NFKC", text) if one not in "+.·\u2212" and category(one) not in _BETWEEN_DIGITS]
+    if not any(map(str.isdecimal, kept)) or not all(one.isdecimal() or one == "*" for one in kept):
+        return ""
+    return "".join(one if one == "*" else str(decimal(one)) for one in kept)
 
 
 WATCHED_FIELDS = ("quality_rating", "messaging_limit_tier", "status")

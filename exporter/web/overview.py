@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import groupby
 from math import ceil
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from exporter.metrics.catalogue import BLIND_INTERVALS, AccountView, SpaceView
-from exporter.model import RANKS, PhoneNumber, State
+from exporter.model import RANKS, PhoneNumber, State, phone_digits
 from exporter.runtime.view import Snapshot
 
 _LAST_SECOND = 253_402_300_799.0  # of the year 9999
@@ -55,10 +57,39 @@ class Entry:
         """What a search looks through."""
         space = self.space.space
         words = [self.space.account, space.id, space.name, *space.labels.values()]
-        # those that it had, of a space that shows none: who looks for one is to find that it cannot be seen
-        for number in (self.number,) if self.number else self.space.state.phone_numbers:
+        for number in self.numbers:
             words += [number.phone_number, number.verified_name]
         return "\n".join(words).casefold()
+
+    @property
+    def numbers(self) -> Sequence[PhoneNumber]:
+        """Its number; of a space that shows none, those that it had: who searches one finds that it cannot be seen."""
+        return (self.number,) if self.number else self.space.state.phone_numbers
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Words of a search that follow each other, with their digits if they can be one phone number."""
+
+    words: tuple[str, ...]
+    digits: str
+
+    def is_in(self, text: str, numbers: Iterable[PhoneNumber]) -> bool:
+        if all(word in text for word in self.words):
+            return True
+        return self.digits != "" and any(self.digits in phone_digits(number.phone_number) for number in numbers)
+
+
+@lru_cache(maxsize=16)
+def _parts(search: str) -> Sequence[_Part]:
+    """All must be found."""
+    parts = [tuple(part) for _, part in groupby(search.casefold().split(), key=_is_of_a_number)]
+    return [_Part(words, phone_digits("".join(words))) for words in parts]
+
+
+def _is_of_a_number(word: str) -> bool:
+    """Whether it consists of digits and of what people write between them."""
+    return phone_digits(f"0{word}") != ""
 
 
 class Filter(BaseModel):
@@ -77,7 +108,7 @@ class Filter(BaseModel):
         if self.account and entry.space.account != self.account:
             return False
         text = entry.text if self.q else ""
-        return all(word.lstrip("+") in text for word in self.q.casefold().split())
+        return all(part.is_in(text, entry.numbers) for part in _parts(self.q))
 
     def has_state_of(self, entry: Entry) -> bool:
         return not self.state or entry.state in self.state or (entry.blind and State.BLIND in self.state)

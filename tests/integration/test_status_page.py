@@ -7,6 +7,7 @@ from html import unescape
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -86,6 +87,18 @@ def test_a_tier_that_dropped_is_seen_where_the_tier_stands() -> None:
     (dropped,) = (row for row in rows_of(page) if "TIER_250" in row and "was TIER" in row)
     assert "until 27 s ago" in dropped
     assert {entry["state"] for entry in api.json()["phone_numbers"]} == {"green"}
+
+
+def test_page_and_json_find_a_number_in_every_usual_spelling() -> None:
+    (fleet,) = get("/api/v1/phone-numbers?per_page=1")
+    digits = fleet.json()["phone_numbers"][0]["phone_number"]
+    spelled = quote(f"+{digits[:2]} ({digits[2:5]}) {digits[5:]}")
+
+    page, api = get(f"/?q={spelled}", f"/api/v1/phone-numbers?q={spelled}")
+
+    assert [number["phone_number"] for number in api.json()["phone_numbers"]] == [digits]
+    assert len(rows_of(page)) == 1
+    assert digits in page.text
 
 
 def test_the_address_filters_and_links_of_the_page_keep_what_is_asked_for() -> None:

@@ -16,7 +16,7 @@ from sys import intern
 from typing import Any
 
 from exporter import __version__
-from exporter.model import Answer, Callback, PhoneNumber
+from exporter.model import Answer, Callback, PhoneNumber, phone_digits, worse_of
 from exporter.source import (
     DeniedError,
     MalformedError,
@@ -265,7 +265,10 @@ def _read_numbers(document: dict[str, Any]) -> Answer:
     entries = _entries(document, "PhoneNumbers", _MOST_NUMBERS)
     numbers = [_read_number(entry) if isinstance(entry, dict) else PhoneNumber("") for entry in entries]
     # by number, for a number listed twice would be two series alike and cost the whole scrape
-    named = {number.phone_number: number for number in numbers if number.phone_number}
+    named: dict[str, PhoneNumber] = {}
+    for number in numbers:
+        if name := number.phone_number:
+            named[name] = worse_of(named[name], number) if name in named else number
     unnamed = sum(1 for number in numbers if not number.phone_number)
     if entries and not named:
         raise MalformedError("malformed", f"{len(entries)} entries in PhoneNumbers, and none has a PhoneNumber")
@@ -275,7 +278,7 @@ def _read_numbers(document: dict[str, Any]) -> Answer:
 def _read_number(entry: dict[str, Any]) -> PhoneNumber:
     rating = _enumeration(entry.get("QualityRating"))
     return PhoneNumber(
-        phone_number=_text(entry.get("PhoneNumber")),
+        phone_number=_phone_number(entry.get("PhoneNumber")),
         verified_name=_text(entry.get("VerifiedName")),
         quality_rating="UNKNOWN" if rating == "NA" else rating,
         messaging_limit_tier=_enumeration(entry.get("MessagingLimitTier")),
@@ -287,6 +290,13 @@ def _read_number(entry: dict[str, Any]) -> PhoneNumber:
         inbound_callback=_callback(entry.get("UpCallbackUrl"), entry.get("UpQueue")),
         status_callback=_callback(entry.get("StatusCallbackUrl"), entry.get("StatusQueue")),
     )
+
+
+def _phone_number(value: object) -> str:
+    """Its digits. Other text that has a digit is kept as it is: an entry that may be bad must not be lost. "" for what
+    is no number, such as `true` and NaN."""
+    text = _text(value) if isinstance(value, str | int) else ""
+    return phone_digits(text) or (text if any(map(str.isdecimal, text)) else "")
 
 
 def _callback(url: object, queue: object) -> Callback:

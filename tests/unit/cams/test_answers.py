@@ -267,6 +267,80 @@ def test_a_number_listed_twice_is_one_number() -> None:
     assert [number.phone_number for number in answer.phone_numbers] == ["1", "2"]
 
 
+def listed(*entries: Any) -> Answer:
+    return decode_document({"Code": "OK", "PhoneNumbers": [{"Status": "CONNECTED", **entry} for entry in entries]})
+
+
+@pytest.mark.parametrize(
+    ("spelled", "shown"),
+    [
+        ("+15550100001", "15550100001"),
+        ("+1 (555) 010-0001", "15550100001"),
+        ("+1.555.010.0001", "15550100001"),
+        ("\u202a+1\u00a0555\u2009010\u20110001\u202c", "15550100001"),
+        ("1 555\u200b010\ufeff\u00ad0001", "15550100001"),
+        ("＋１（５５５）０１０－０００１", "15550100001"),
+        ("\u0661\u0665\u0665\u0665 010 0001", "15550100001"),
+        ("+86 1380000****", "861380000****"),
+        ("1555 ext. 3", "1555 ext. 3"),
+        ("1555/1556", "1555/1556"),
+        ("+1555#", "+1555#"),
+    ],
+)
+def test_a_phone_number_is_its_digits_and_other_text_with_a_digit_is_shown_as_it_is(spelled: str, shown: str) -> None:
+    assert [number.phone_number for number in listed({"PhoneNumber": spelled}).phone_numbers] == [shown]
+
+
+@pytest.mark.parametrize(
+    "value", [True, False, float("nan"), float("inf"), 1.5, "", "+", "-- --", "n/a", "\u200b", [], {}]
+)
+def test_what_has_no_digit_is_no_number_and_is_counted(value: object) -> None:
+    answer = listed({"PhoneNumber": value}, {"PhoneNumber": "1"})
+
+    assert [number.phone_number for number in answer.phone_numbers] == ["1"]
+    assert answer.unnamed == 1
+    with pytest.raises(MalformedError):
+        listed({"PhoneNumber": value})
+
+
+BAD = {"QualityRating": "RED", "Status": "BANNED", "MessagingLimitTier": "TIER_50", "VerifiedName": "bad"}
+GOOD = {"QualityRating": "GREEN", "Status": "CONNECTED", "MessagingLimitTier": "TIER_10K", "VerifiedName": "good"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "rating", "status", "tier"),
+    [
+        (BAD, GOOD, "RED", "BANNED", "TIER_50"),
+        (BAD, {"Status": "CONNECTED"}, "RED", "BANNED", "TIER_50"),
+        ({"QualityRating": "RED", "Status": None}, {**GOOD, "Status": "BANNED"}, "RED", "BANNED", "TIER_10K"),
+        (
+            {"QualityRating": "GREEN", "Status": "FLAGGED"},
+            {**GOOD, "QualityRating": "YELLOW"},
+            "YELLOW",
+            "FLAGGED",
+            "TIER_10K",
+        ),
+        ({**GOOD, "QualityRating": None}, GOOD, "", "CONNECTED", "TIER_10K"),
+        ({**GOOD, "QualityRating": None}, {**GOOD, "QualityRating": "PURPLE"}, "PURPLE", "CONNECTED", "TIER_10K"),
+        ({**GOOD, "MessagingLimitTier": "TIER_5M"}, GOOD, "GREEN", "CONNECTED", "TIER_10K"),
+    ],
+)
+def test_of_two_entries_for_one_number_what_is_worse_counts(
+    one: dict[str, Any], other: dict[str, Any], rating: str, status: str, tier: str
+) -> None:
+    for first, second in ((one, other), (other, one)):
+        entries = {"PhoneNumber": "+1 555", **first}, {"PhoneNumber": "1-555", **second}
+        (number,) = listed(*entries).phone_numbers
+        assert number.phone_number == "1555"
+        assert (number.quality_rating, number.status, number.messaging_limit_tier) == (rating, status, tier)
+
+
+def test_the_other_fields_are_those_of_the_worse_entry() -> None:
+    entries = ({"PhoneNumber": "1", **fields} for fields in (GOOD, BAD, GOOD))
+
+    assert [number.verified_name for number in listed(*entries).phone_numbers] == ["bad"]
+
+
 def test_a_number_spelled_as_a_json_number_is_the_number() -> None:
     answer = decode_document({"Code": "OK", "PhoneNumbers": [{"PhoneNumber": 15550100001, "Status": ["x"]}]})
 

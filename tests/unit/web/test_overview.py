@@ -310,6 +310,38 @@ def test_all_words_are_looked_for_in_names_numbers_ids_accounts_and_labels(words
     assert [entry.space.space.name for entry in selection.entries] == found
 
 
+AMERICAN = space("Contoso", number("15550100000", verified_name="Desk 2024"))
+CHINESE = space("Fabrikam", number("8613800138000"))
+FROM_BEFORE = space("Initech", number("+44 20 7946-0000"))
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("+1-555-010-0000", ["Contoso"]),
+        ("+1 (555) 010-0000", ["Contoso"]),
+        ("(555) 010-0000", ["Contoso"]),
+        ("555.010", ["Contoso"]),
+        ("\u202a+1\u00a0555\u2011010\u200b0000\u202c", ["Contoso"]),
+        ("+1 555 - 010 - 0000", ["Contoso"]),
+        ("1 555 020 0000", []),
+        ("+86 138-0013-8000", ["Fabrikam"]),
+        ("fabrikam +86 138-0013-8000", ["Fabrikam"]),
+        ("contoso +86 138-0013-8000", []),
+        ("＋８６ １３８", ["Fabrikam"]),
+        ("+44 (20) 7946 0000", ["Initech"]),
+        ("442079460000", ["Initech"]),
+        ("2024 15550100000", ["Contoso"]),
+        ("2024", ["Contoso"]),
+        ("-", ["Contoso", "Fabrikam", "Initech"]),
+    ],
+)
+def test_a_number_is_found_in_every_usual_spelling(words: str, found: list[str]) -> None:
+    selection = select(entries(AMERICAN, CHINESE, FROM_BEFORE), Filter(q=words))
+
+    assert [entry.space.space.name for entry in selection.entries] == found
+
+
 def test_an_account_is_asked_for_by_its_whole_name() -> None:
     for account, found in (("globex", ["Fabrikam"]), ("glob", []), ("", ["Contoso", "Fabrikam"])):
         selection = select(entries(CONTOSO, OTHER), Filter(account=account))
