@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from installed import installed
 from pydantic import Field
+from starlette.responses import JSONResponse
 from virtual_time import START, VirtualClock, run
 from world import Exporter, World, scenario
 
@@ -69,6 +70,13 @@ class Reload(Strict):
     broken: list[str] = Field([])
 
 
+class Slip(Strict):
+    """The next answer for this space of the first account lists no number."""
+
+    at: Moment
+    space: int
+
+
 class Competitor(Strict):
     """Someone else who uses the account's limit."""
 
@@ -113,6 +121,7 @@ class Incident(Strict):
     state_file: bool = False
     reloads: list[Reload] = Field([])
     competitor: Competitor | None = None
+    slips: list[Slip] = Field([])
     firing: list[Firing] = Field([])
 
     @property
@@ -180,6 +189,9 @@ async def _play(incident: Incident, state: Path, watch: Watch) -> tuple[World, S
         await asyncio.sleep(now - world.clock.monotonic())
         for shard in shards:
             await _start_or_stop(world, incident, shard, running, state)
+        for slip in incident.slips:
+            if slip.at == now:
+                world.api.slips[world.space_id(slip.space)] = [JSONResponse({"Code": "OK", "PhoneNumbers": []})]
         for reload in incident.reloads:
             if reload.at == now:
                 await asyncio.gather(*(_reload(world, exporter, reload) for exporter in running.values()))

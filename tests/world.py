@@ -170,10 +170,14 @@ class _Watched(SimulatedApi):
         self.hangs = False
         self.portal: Response | None = None
         self.portal_of_listings: Response | None = None
+        self.slips: dict[str, list[Response]] = {}
+        """By space, what its next queries are answered instead."""
 
     def answer(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> Response:
         self.arrivals.append(self._clock.monotonic())
         of_listings = self.portal_of_listings if headers["x-acs-action"] == LIST_INSTANCES else None
+        if slips := self.slips.get(dict(parse_qsl(query)).get("CustSpaceId", "")):
+            return slips.pop(0)
         return self.portal or of_listings or super().answer(method, query, headers, body)
 
 

@@ -1,4 +1,7 @@
-"""One poll of one space: a permit for each request, at most one retry, and the outcome as a value."""
+"""One poll of one space: a permit for each request, and the outcome as a value.
+
+A poll has one retry at most. An answer without numbers, of a space that had some, is queried once more.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -49,11 +52,18 @@ class Poller:
     """Polls the spaces of one account. A poll never raises: a failure is an outcome too.
 
     A request takes a permit of the account's `budget`, and one of the API's `limit`, which accounts with the same
-    access key share.
+    access key share. `has_numbers` says whether numbers of a space are known.
     """
 
     def __init__(
-        self, account: str, source: Source, budget: Budget, limit: Budget, clock: Clock, instruments: Instruments
+        self,
+        account: str,
+        source: Source,
+        budget: Budget,
+        limit: Budget,
+        clock: Clock,
+        instruments: Instruments,
+        has_numbers: Callable[[str], bool],
     ) -> None:
         self.account = account
         self.in_flight: set[asyncio.Task[object] | None] = set()
@@ -64,6 +74,7 @@ class Poller:
         self._clock = clock
         self._instruments = instruments
         self._reads = BlockingCalls()
+        self._has_numbers = has_numbers
 
     def replace(self, source: Source, limit: Budget) -> None:
         """Use another source for all requests that are not in flight."""
@@ -96,8 +107,9 @@ class Poller:
 
     async def poll(self, space: Space, *, due: float, retry: bool) -> Outcome:
         """Poll now. The space was due at `due` (monotonic seconds); `retry` allows a second attempt."""
+        waiting = [due]
         try:
-            answer = await self._with_source(lambda opened: self._query(opened, space, due=due, retry=retry))
+            answer = await self._with_source(lambda opened: self._believed(opened, space, waiting, retry=retry))
         except QueryError as error:
             return self._outcome(space, error=error)
         except Exception as error:
@@ -116,7 +128,7 @@ class Poller:
         Raises:
             QueryError: no complete list; its class says why.
         """
-        return await self._with_source(lambda opened: opened.source.list_spaces(self._attempt(opened, None)))
+        return await self._with_source(lambda opened: opened.source.list_spaces(self._attempt(opened, [])))
 
     async def _with_source(self, work: Callable[[_Opened], Awaitable[Result]]) -> Result:
         while True:
@@ -125,17 +137,24 @@ class Poller:
             except _SourceReplaced:
                 continue
 
-    async def _query(self, opened: _Opened, space: Space, *, due: float, retry: bool) -> Answer:
+    async def _believed(self, opened: _Opened, space: Space, waiting: list[float], *, retry: bool) -> Answer:
+        answer = await self._query(opened, space, waiting, retry=retry)
+        if answer.phone_numbers or not self._has_numbers(space.id):
+            return answer
+        # it removes all numbers and ends their alerts: one slip of the API must not do that
+        return await self._query(opened, space, waiting, retry=retry)
+
+    async def _query(self, opened: _Opened, space: Space, waiting: list[float], *, retry: bool) -> Answer:
         try:
-            return await opened.source.query(space, self._attempt(opened, due))
+            return await opened.source.query(space, self._attempt(opened, waiting))
         except QueryError as error:
             if not (retry and error.retry_at_once):
                 raise
-        return await opened.source.query(space, self._attempt(opened, None))
+        return await opened.source.query(space, self._attempt(opened, waiting))
 
-    def _attempt(self, opened: _Opened, due: float | None) -> Attempt:
-        """What the source enters around each request; the first one ends the delay since `due`."""
-        waiting = [] if due is None else [due]
+    def _attempt(self, opened: _Opened, waiting: list[float]) -> Attempt:
+        """What the source enters around each request. `waiting` has the time since when a poll is due; its first
+        request takes it, and the delay ends."""
 
         def require_current() -> None:
             if opened is not self._current:

@@ -33,7 +33,15 @@ class AccountRuntime:
     ) -> None:
         self._budget = Budget(account.qps, context.clock)
         source, limit = opened
-        self._poller = Poller(account.name, source, self._budget, limit, context.clock, recorder.instruments)
+        self._poller = Poller(
+            account.name,
+            source,
+            self._budget,
+            limit,
+            context.clock,
+            recorder.instruments,
+            lambda space: recorder.has_numbers((account.name, space)),
+        )
         self.polling = AccountPolling(
             account, self._poller, self._budget, schedule, context.clock, recorder.record, random
         )

@@ -41,6 +41,10 @@ class Recorder:
         """How many spaces have been neither polled since the start nor known from before, or are not shown yet."""
         return sum(key in self._store.unpolled or self._is_waiting(key) for key in self._spaces)
 
+    def has_numbers(self, key: Key) -> bool:
+        """Whether the last successful poll of the space listed numbers, however long ago."""
+        return key in self._spaces and bool(self._store[key].phone_numbers)
+
     def record(self, outcome: Outcome) -> None:
         """Record the result of a poll."""
         key = outcome.account, outcome.space

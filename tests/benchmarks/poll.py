@@ -50,7 +50,7 @@ async def ours(endpoint: str, fleet: Fleet = FLEET) -> AsyncIterator[Round]:
     source, recorder = account.open(SourceContext({}, clock, http_client)), Recorder(clock)
     recorder.apply(settings, frozenset(), {})
     budget = Budget(WITHOUT_WAITING, clock)
-    poller = Poller(account.name, source, budget, budget, clock, recorder.instruments)
+    poller = Poller(account.name, source, budget, budget, clock, recorder.instruments, lambda _: False)
 
     async def one_after_the_other() -> None:
         for space in account.polled_spaces:

@@ -516,7 +516,9 @@ def test_a_bug_in_what_follows_a_poll_costs_that_poll_only() -> None:
         async with httpx.AsyncClient(transport=answers) as http:
             budget = Budget(account.qps, clock)
             source = CamsSource(http, account.endpoint, Given(Credentials("id", "secret")), clock)
-            poller = Poller(account.name, source, budget, Budget(10, clock), clock, Instruments(["acme"]))
+            poller = Poller(
+                account.name, source, budget, Budget(10, clock), clock, Instruments(["acme"]), lambda _: False
+            )
             polling = AccountPolling(account, poller, budget, schedule, clock, fails_once, Random(1))
             schedule.start()
             polling.start({})

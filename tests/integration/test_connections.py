@@ -382,7 +382,7 @@ def test_fresh_attempts_take_permits_of_their_own_and_are_counted() -> None:
         source = CamsSource(
             httpx.AsyncClient(transport=transport), "http://127.0.0.1:1", Given(Credentials("a", "b")), clock
         )
-        poller = Poller("acme", source, Budget(5, clock), Budget(10, clock), clock, instruments)
+        poller = Poller("acme", source, Budget(5, clock), Budget(10, clock), clock, instruments, lambda _: False)
         outcomes = await asyncio.gather(*(poller.poll(Space(str(n)), due=0.0, retry=n % 2 == 0) for n in range(20)))
         return [outcome.error is None for outcome in outcomes]
 

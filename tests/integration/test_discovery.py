@@ -420,7 +420,9 @@ def test_a_bug_in_what_follows_a_listing_is_told_and_mended_by_the_next() -> Non
 
     async def main() -> list[tuple[str, bool]]:
         clock = VirtualClock()
-        poller = Poller("acme", Lister(), Budget(10, clock), Budget(10, clock), clock, Instruments(["acme"]))
+        poller = Poller(
+            "acme", Lister(), Budget(10, clock), Budget(10, clock), clock, Instruments(["acme"]), lambda _: False
+        )
         discovery = Discovery(poller, lambda: True, clock, fails_once, Random(1), {})
         return [(str(await discovery.list_once()), discovery.found.up) for _ in range(2)]
 

@@ -323,6 +323,13 @@ GOOD = {"QualityRating": "GREEN", "Status": "CONNECTED", "MessagingLimitTier": "
         ({**GOOD, "QualityRating": None}, GOOD, "", "CONNECTED", "TIER_10K"),
         ({**GOOD, "QualityRating": None}, {**GOOD, "QualityRating": "PURPLE"}, "PURPLE", "CONNECTED", "TIER_10K"),
         ({**GOOD, "MessagingLimitTier": "TIER_5M"}, GOOD, "GREEN", "CONNECTED", "TIER_10K"),
+        (
+            {**GOOD, "MessagingLimitTier": "TIER_5M"},
+            {**GOOD, "MessagingLimitTier": None},
+            "GREEN",
+            "CONNECTED",
+            "TIER_5M",
+        ),
     ],
 )
 def test_of_two_entries_for_one_number_what_is_worse_counts(
