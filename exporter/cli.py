@@ -266,9 +266,14 @@ def poll(config_file: Path | None, expand: bool, output: str, fail_on: str) -> N
     reports keeps its last reported value for this. The file is not changed.
 
     \b
+    After three denied spaces in a row, the account is denied: its other
+    spaces are not polled and reported as such.
+
+    \b
     Exit status:
       0    all well
-      1    a space could not be polled, or the spaces of an account not listed
+      1    a space could not be polled or was not, or the spaces of an account
+           not listed
       2    the configuration or the command line is wrong; nothing was polled
       3    a number is as bad as --fail-on says, whatever else failed
       130  interrupted

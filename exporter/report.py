@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -89,8 +89,10 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         task = bar.add_task("listing spaces", total=None, counts="")
 
         def show(progress: Progress) -> None:
-            counts = f"{progress.done} of {progress.total} spaces, {progress.failed} failed, {_left(progress)} left"
-            bar.update(task, description="polling", total=progress.total, completed=progress.done, counts=counts)
+            missed = _missed(progress.failed, progress.not_polled)
+            counts = f"{progress.done} of {progress.total} spaces, {missed}, {_left(progress)} left"
+            ended = progress.done + progress.not_polled
+            bar.update(task, description="polling", total=progress.total, completed=ended, counts=counts)
 
         yield show
 
@@ -165,13 +167,16 @@ def _failures(swept: "Swept") -> Iterator[str]:
 
 
 def _account_failure(account: AccountView, swept: "Swept") -> str:
-    """The line of an account that is not ok, with how many of its spaces failed for that; "" for others."""
+    """The line of an account that is not ok, with how many of its spaces failed or were not polled for that; "" for
+    others."""
     health, name = account.health, account.account
     if not health or health.state not in WHAT_TO_CHECK:
         return ""
     errors = [polled.error for polled in swept.spaces if polled.view.account == name]
-    failed = sum(_is_of_account(account, error) for error in errors)
+    not_polled = _not_polled(errors)
+    failed = sum(_is_of_account(account, error) for error in errors) - not_polled
     lost = [f"{failed} of {len(errors)} spaces failed"] if errors else []
+    lost += [f"{not_polled} not polled"] if not_polled else []
     lost += ["spaces not listed"] if _is_of_account(account, swept.unlisted.get(name)) else []
     why = f"{health.code}: {health.detail}" if health.code else str(swept.unlisted.get(name) or "")
     request = f" (request {health.request_id})" if health.request_id else ""
@@ -191,9 +196,20 @@ def _why(reason: Reason, text: str) -> str:
 def _summary(states: Sequence[State], swept: "Swept") -> str:
     count = Counter(states)
     found = ", ".join(f"{count[state]} {state}" for state in PHONE_NUMBER_STATES)
-    failed = sum(polled.error is not None for polled in swept.spaces)
+    errors = [polled.error for polled in swept.spaces if polled.error]
+    missed = _missed(len(errors) - _not_polled(errors), _not_polled(errors))
     lists = f"; accounts whose spaces are not listed: {len(swept.unlisted)}" if swept.unlisted else ""
-    return f"numbers: {len(states)} ({found}); spaces: {len(swept.spaces)} ({failed} failed){lists}"
+    return f"numbers: {len(states)} ({found}); spaces: {len(swept.spaces)} ({missed}){lists}"
+
+
+def _not_polled(errors: Iterable[QueryError | None]) -> int:
+    from exporter.runtime.sweep import NotPolledError  # not for `check`, which polls nothing
+
+    return sum(isinstance(error, NotPolledError) for error in errors)
+
+
+def _missed(failed: int, not_polled: int) -> str:
+    return f"{failed} failed{f', {not_polled} not polled' if not_polled else ''}"
 
 
 def _left(progress: Progress) -> str:

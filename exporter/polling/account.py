@@ -143,17 +143,32 @@ class AccountPolling:
                 self._plan_next(entry, self._clock.monotonic())
 
     async def sweep(self, on_polled: Callable[[Outcome], None]) -> None:
-        """Poll every space once, outside the schedule; `on_polled` gets each result."""
-        now = self._clock.monotonic()
+        """Poll every space once, outside the schedule; `on_polled` gets each result. Once the account is denied, no
+        more requests are sent, and the spaces that are left have no result."""
+        now, spaces = self._clock.monotonic(), iter(self.account.polled_spaces)
 
-        async def poll(space: Space) -> None:
-            outcome = await self._poller.poll(space, due=now, retry=True)
-            self._access = self._access.after(outcome)
-            self._health = self._health_after(outcome)
-            self._on_outcome(outcome)
-            on_polled(outcome)
+        async def work() -> None:
+            for space in spaces:
+                outcome = await self._poller.poll(space, due=now, retry=True)
+                if not self.denied:  # a request from before the denial says nothing about the account now
+                    self._access = self._access.after(outcome)
+                    self._health = self._health_after(outcome)
+                self._on_outcome(outcome)
+                on_polled(outcome)
+                if self.denied:
+                    cancel_waiting()
+                    return
 
-        await asyncio.gather(*map(poll, self.account.polled_spaces))
+        def cancel_waiting() -> None:
+            for worker in workers:
+                if worker not in self._poller.in_flight and worker is not asyncio.current_task():
+                    worker.cancel()
+
+        workers = [asyncio.create_task(work()) for _ in range(self._budget.concurrency)]
+        await asyncio.wait(workers)
+        for worker in workers:
+            if not worker.cancelled():
+                worker.result()
 
     def remove_spaces(self) -> None:
         """The account is no longer configured: nothing is due any more, and polls in flight are not recorded."""

@@ -120,6 +120,7 @@ class Progress:
     qps: Mapping[str, float]
     done: int = 0
     failed: int = 0
+    not_polled: int = 0
 
     @classmethod
     def of(cls, plans: Mapping[str, Plan]) -> Self:
@@ -134,9 +135,13 @@ class Progress:
         left = {**self.left, account: self.left[account] - 1}
         return replace(self, left=left, done=self.done + 1, failed=self.failed + failed)
 
+    def ended(self, account: str) -> "Progress":
+        """No more spaces of the account are polled."""
+        return replace(self, left={**self.left, account: 0}, not_polled=self.not_polled + self.left[account])
+
     @property
     def total(self) -> int:
-        return self.done + sum(self.left.values())
+        return self.done + self.not_polled + sum(self.left.values())
 
     @property
     def seconds_left(self) -> float:

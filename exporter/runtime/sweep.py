@@ -11,13 +11,20 @@ from exporter.polling.plan import Progress
 from exporter.runtime.recorder import Known
 from exporter.runtime.service import Change, Service
 from exporter.runtime.view import account_views
-from exporter.source import Outcome, QueryError
+from exporter.source import DeniedError, Outcome, QueryError
 from exporter.state.store import Key
+
+
+class NotPolledError(DeniedError):
+    """The account was denied before it was this space's turn: no request was sent for it."""
+
+    def __init__(self) -> None:
+        super().__init__("not_polled", "the account was denied before it was this space's turn")
 
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """A space after one poll, with the error where it failed."""
+    """A space after one poll, with the error where it failed or was not polled."""
 
     view: SpaceView
     error: QueryError | None
@@ -58,6 +65,14 @@ async def sweep(
         progress = progress.after(outcome.account, failed=outcome.error is not None)
         watch(progress)
 
-    await asyncio.gather(*(running.polling.sweep(on_polled) for running in service.accounts.values()))
-    spaces = [Polled(view, errors[view.account, view.space.id]) for view in service.recorder.views()]
+    async def sweep_account(name: str) -> None:
+        nonlocal progress
+        await service.accounts[name].polling.sweep(on_polled)
+        if progress.left[name]:
+            progress = progress.ended(name)
+            watch(progress)
+
+    await asyncio.gather(*map(sweep_account, service.accounts))
+    views = list(service.recorder.views())
+    spaces = [Polled(view, errors.get((view.account, view.space.id), NotPolledError())) for view in views]
     return Swept(spaces, unlisted, {account.account: account for account in account_views(service)})

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from processes import free_port, program, until
-from virtual_time import run
+from virtual_time import START, run
 from world import World, scenario
 
 from exporter.clock import SystemClock
@@ -26,7 +26,8 @@ from exporter.config.loading import Configuration
 from exporter.config.settings import Settings
 from exporter.model import WATCHED_FIELDS, PhoneNumber
 from exporter.polling.plan import Progress
-from exporter.runtime.sweep import sweep
+from exporter.report import print_json, print_numbers
+from exporter.runtime.sweep import Swept, sweep
 from exporter.simulator.demo import demo_document
 from exporter.simulator.scenario import Scenario
 from exporter.sources import Settings as CamsSettings
@@ -51,20 +52,27 @@ OF_ACCOUNTS = {
     "throttled": "Throttling.User",
 }
 """What all requests of these accounts, which have three spaces, are answered with."""
+NAMES = ("acme", "globex")
+NOT_POLLED = {
+    "reason": "denied",
+    "code": "not_polled",
+    "detail": "the account was denied before it was this space's turn",
+}
 NOT_REPORTED = {"number": 1, "set": {"QualityRating": "", "Status": "", "MessagingLimitTier": ""}}
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """The configuration that polls the accounts of EVENTS, those of OF_ACCOUNTS, one whose spaces are rejected and one
-    whose first number has no fields."""
+    """The configuration that polls the accounts of EVENTS, those of OF_ACCOUNTS, one whose spaces are rejected, one
+    with a revoked key and one whose first number has no fields."""
     key = {"access_key_id": "key", "access_key_secret": "secret"}
     one_space = {**EVENTS, "not-reported": NOT_REPORTED}
     happening = [{"at": "0s", "account": name, "space": 1, **event} for name, event in one_space.items() if event]
     happening += [{"at": "0s", "account": name, "answer": code} for name, code in OF_ACCOUNTS.items()]
     rejected = {"at": "0s", "account": "rejected", "answer": "Unknown.ResourceOwnerId"}
     happening += [{**rejected, "space": number} for number in range(1, 9)]
-    spaces = {**dict.fromkeys(one_space, 1), **dict.fromkeys(OF_ACCOUNTS, 3), "rejected": 8}
+    happening += [{"at": "0s", "account": "revoked", "answer": "InvalidAccessKeyId.NotFound"}]
+    spaces = {**dict.fromkeys(one_space, 1), **dict.fromkeys(OF_ACCOUNTS, 3), "rejected": 8, "revoked": 40}
     document = {
         "latency": "0s",
         "accounts": [{"name": n, **key, "access_key_id": f"key-{n}", "spaces": count} for n, count in spaces.items()],
@@ -501,6 +509,73 @@ def test_a_sweep_tells_after_each_poll_how_far_it_is() -> None:
         (3, 4, 1, 0.6),
         (4, 4, 1, 0.0),
     ]
+
+
+DENIALS = ["InvalidAccessKeyId.NotFound", "NoPermission", "InvalidTimeStamp.Expired"]
+
+
+@pytest.mark.parametrize("code", DENIALS)
+def test_a_denied_account_ends_its_sweep_and_no_other(
+    code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> tuple[Swept, list[Progress], int]:
+        told: list[Progress] = []
+        denied = {"at": "0s", "account": "acme", "answer": code}
+        fleet = scenario(60, accounts=("acme", "globex"), qps=5, latency="1s", events=(denied,))
+        known = {
+            ("acme", space.id): SpaceState(up=True, last_success=START, phone_numbers=(PhoneNumber("1555"),))
+            for space in World(fleet).settings.accounts[0].polled_spaces
+        }
+        world = World(fleet)
+        swept = await sweep(world.exporter.service, told.append, known)
+        await world.exporter.stop()
+        spaces = {space.id for space in world.settings.accounts[0].polled_spaces}
+        return swept, told, len([space for _, space in world.polls if space in spaces])
+
+    swept, told, requests = run(main())
+    print_numbers(swept)
+    table = capsys.readouterr()
+    print_json(swept)
+    listed = json.loads(capsys.readouterr().out)
+    acme, globex = ([one for one in listed if one["account"] == name] for name in NAMES)
+
+    failed = len([one for one in acme if one["error"]["code"] == code])
+    assert 3 <= failed <= 5  # two more can be in flight
+    if code == "InvalidTimeStamp.Expired":  # which has a second attempt
+        assert requests <= 10
+    else:
+        assert requests == failed
+    assert [one["error"] for one in acme if one["error"]["code"] != code] == [NOT_POLLED] * (60 - failed)
+    assert {len(one["phone_numbers"]) for one in acme} == {0}
+    assert {one["account_state"] for one in acme} == {"denied"}
+    assert [one["error"] for one in globex] == [None] * 60
+    (line,) = table.err.splitlines()
+    assert line.startswith(f"error: acme: denied ({failed} of 60 spaces failed, {60 - failed} not polled): {code}: ")
+    assert table.out.splitlines()[-1].endswith(f"; spaces: 120 ({failed} failed, {60 - failed} not polled)")
+    assert (told[-1].done, told[-1].failed, told[-1].not_polled) == (60 + failed, failed, 60 - failed)
+    assert (told[-1].total, told[-1].seconds_left) == (120, 0.0)
+
+
+def test_a_key_that_was_revoked_gives_exit_status_1_and_no_number_of_the_state_file(
+    fleet: dict[str, Any], tmp_path: Path
+) -> None:
+    file = written(fleet, tmp_path, "revoked")
+    with known(file):
+        done = poll("--config.file", file)
+
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: revoked: denied \(\d of 40 spaces failed, 3\d not polled\): [^\n]+\n", done.stderr)
+    assert re.fullmatch(r"numbers: 0 \([^)]+\); spaces: 40 \(\d failed, 3\d not polled\)\n", done.stdout)
+
+
+def test_denials_of_single_spaces_end_no_sweep() -> None:
+    async def main() -> list[str]:
+        codes = ("NoPermission", "NoPermission", None) * 4
+        events = [{"at": "0s", "space": n, "answer": code} for n, code in enumerate(codes, 1) if code]
+        swept = await World(scenario(12, qps=1, events=tuple(events))).exporter.sweep()
+        return [polled.error.code if polled.error else "polled" for polled in swept.spaces]
+
+    assert run(main()) == ["NoPermission", "NoPermission", "polled"] * 4
 
 
 def test_an_interrupt_ends_it_in_one_line(tmp_path: Path) -> None:
