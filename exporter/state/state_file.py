@@ -82,7 +82,7 @@ class StateFile:
     def open(self, identities: Identities) -> dict[Key, SpaceState]:
         """Open the file, or start a new one. Returns what it knows of these accounts; nothing if it cannot be used."""
         is_retry = self._reported
-        if self._database and self.is_lost():
+        if was_lost := self._database is not None and self.is_lost():
             self._report("state file removed or replaced, opening it again")
         self.close()
         self._identities = identities
@@ -90,6 +90,7 @@ class StateFile:
             known = self._open_or_replace()
         except _Unusable as unusable:
             self.close()
+            self._reported &= not was_lost  # why it cannot be opened again is a line of its own
             self._fail("state file unusable, continuing without it", unusable)
             is_readable = unusable.trouble == "unwritable" and not is_retry
             return _read_only(self.path, identities) if is_readable else {}

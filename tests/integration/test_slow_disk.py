@@ -1,6 +1,7 @@
 """A disk that is slow, hangs or is full: polls go on, and what a scrape has shown is in the state file."""
 
 import asyncio
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -229,3 +230,27 @@ def test_a_log_that_has_filled_the_disk_is_written_back_and_used_again(file: Pat
                 seen.append(state_file.up)
 
     assert seen == [True, True, True]
+
+
+def replace_by_a_fifo(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def test_a_state_file_that_becomes_a_fifo_stops_no_poll(file: Path) -> None:
+    async def main() -> list[object]:
+        world = World(scenario(3, poll_interval="30s"), state_file=str(file))
+        await world.exporter.start()
+        await asyncio.sleep(35)
+        replace_by_a_fifo(file)
+        await world.exporter.service.recorder.follow_state_file()
+        polls = len(world.polls)
+        await asyncio.sleep(60)
+        seen: list[object] = [len(world.polls) - polls, trouble(world)[0], set(world.samples("chatapp_space_up"))]
+        await world.exporter.stop()
+        return seen
+
+    with capture_logs() as logs:
+        assert run(main()) == [6, UP + "0.0", {"chatapp_space_up{} 1"}]
+    assert "expected a regular file, found a FIFO" in [line.get("problem") for line in logs]
+    assert file.is_fifo()

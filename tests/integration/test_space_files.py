@@ -655,3 +655,19 @@ def test_a_reload_after_the_key_in_a_file_was_replaced_polls_the_other_account_f
         return [*opened, len(world.endpoints)]
 
     assert run(main()) == [1, 2]
+
+
+def test_a_space_file_that_becomes_a_fifo_is_a_failed_reload_and_its_spaces_are_polled_further(folder: Path) -> None:
+    async def main() -> list[str]:
+        world, reloader, shown = followed(folder)
+        (folder / "spaces" / "one.yml").unlink()
+        os.mkfifo(folder / "spaces" / "one.yml")
+        problems = await two_looks_and_a_refusal(reloader)
+        assert [problem.replace(f"{folder}/", "") for problem in problems] == [
+            "spaces/one.yml: expected a readable file, found: a FIFO"
+        ]
+        seen = [*shown(), *spaces_shown(world)]
+        await world.exporter.stop()
+        return seen
+
+    assert run(main()) == ["config_last_reload_successful 0.0", 'space_file_up{file="one.yml"} 0.0', "s1"]

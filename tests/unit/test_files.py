@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from virtual_time import run, virtual_loop
 
 from exporter.config.loading import Configuration
@@ -160,3 +161,18 @@ def test_a_source_error_names_the_file_by_its_key_and_not_by_its_name(tmp_path: 
         "access_key_secret_file",
         "expected a secret in this file, found a FIFO",
     )
+
+
+def test_a_key_whose_file_becomes_a_fifo_is_used_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s1")
+    key = AccessKey("acme", {"access_key_id": "id"}, {"access_key_secret": str(tmp_path / "secret")}, {})
+
+    async def main() -> list[str]:
+        before = await key.current()
+        (tmp_path / "secret").unlink()
+        os.mkfifo(tmp_path / "secret")
+        with capture_logs() as logs:
+            after = await key.current()
+        return [before.access_key_secret, after.access_key_secret, *(line["event"] for line in logs)]
+
+    assert run(main()) == ["s1", "s1", "access key not readable, using the last one"]
