@@ -1,33 +1,36 @@
 """The HTTP client for the real network."""
 
+import os
+from collections.abc import Mapping
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from ssl import SSLContext
-from urllib.request import getproxies, proxy_bypass
+from ssl import SSLContext, create_default_context
 
 import httpx
 
-from exporter.config.fields import is_loopback
+from exporter.config.environment import proxy_of
 from exporter.connections import Transport
 
 
-def http_client(endpoint: str) -> httpx.AsyncClient:
-    """A client for this endpoint. Loopback addresses are never requested through a proxy.
+def http_client(endpoint: str, environ: Mapping[str, str] = os.environ) -> httpx.AsyncClient:
+    """A client for this endpoint, with the proxy and the certificates of the environment. It keeps no cookies.
 
-    It has no time-outs of its own: a source bounds the complete request. SSL_CERT_FILE applies to every endpoint.
+    It has no time-outs of its own: a source bounds the complete request.
+
+    Raises:
+        ConfigError: the address of the proxy cannot be used.
     """
-    proxy = None if is_loopback(endpoint) else _proxy(httpx.URL(endpoint))
+    tls = _tls(environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")) if endpoint.startswith("https://") else None
+    url = proxy_of(endpoint, environ)
+    proxy = httpx.Proxy(url, ssl_context=tls if url.startswith("https://") else None) if url else None
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-    transport = Transport(_tls(), httpx.Proxy(proxy) if proxy else None)
+    transport = Transport(tls, proxy)
     return httpx.AsyncClient(transport=transport, timeout=None, trust_env=False, cookies=no_cookies)  # noqa: S113
 
 
-def _proxy(url: httpx.URL) -> str | None:
-    proxies = getproxies()
-    return None if proxy_bypass(url.host) else proxies.get(url.scheme, proxies.get("all"))
-
-
 @cache
-def _tls() -> SSLContext:
+def _tls(file: str | None, directory: str | None) -> SSLContext:
     """One for all accounts: each would read all certificates again."""
-    return httpx.create_ssl_context()
+    if file or directory:
+        return create_default_context(cafile=file or None, capath=None if file else directory)
+    return httpx.create_ssl_context(trust_env=False)

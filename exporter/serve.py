@@ -4,6 +4,7 @@ import asyncio
 import gc
 import signal
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from socket import socket
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import structlog
 
 from exporter import __version__
-from exporter.clock import SystemClock
+from exporter.clock import Clock, SystemClock
 from exporter.config.effective import UNSHARDED, Shard
 from exporter.config.settings import Settings
 from exporter.http import http_client
@@ -43,7 +44,7 @@ async def serve(
     ConfigError if a source cannot be opened."""
     clock, stop, hangup = SystemClock(), asyncio.Event(), asyncio.Event()
     _handle_signals(stop, hangup)
-    service = Service(SourceContext(environ, clock, http_client), shard=shard)
+    service = Service(_source_context(environ, clock), shard=shard)
     first = await service.prepare(settings)
     service.commit(first)
     state = ReloadState(clock.now())
@@ -66,12 +67,16 @@ async def poll_once(settings: Settings, environ: Mapping[str, str], watch: Calla
     Raises:
         ConfigError: a source cannot be opened.
     """
-    service = Service(SourceContext(environ, SystemClock(), http_client))
+    service = Service(_source_context(environ, SystemClock()))
     service.commit(await service.prepare(settings.model_copy(update={"state_file": None})))
     known = read_state_file(Path(settings.state_file), settings.identities) if settings.state_file else {}
     swept = await sweep(service, watch, known)
     await service.stop()
     return swept
+
+
+def _source_context(environ: Mapping[str, str], clock: Clock) -> SourceContext:
+    return SourceContext(environ, clock, partial(http_client, environ=environ))
 
 
 async def _follow_until(stop: asyncio.Event, follow: Coroutine[Any, Any, None]) -> None:

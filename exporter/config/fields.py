@@ -58,20 +58,20 @@ def is_loopback(endpoint: str) -> bool:
         return False
 
 
-def _endpoint(text: str) -> str:
-    text = text.strip().removesuffix("/")
-    if not _is_origin(text) or not (text.startswith("https://") or is_loopback(text)):
-        raise ValueError("an address such as https://cams.ap-southeast-1.aliyuncs.com (http:// for loopback only)")
-    return text
-
-
-def _is_origin(text: str) -> bool:
+def is_origin(text: str) -> bool:
     """Whether it is a scheme, a host and an optional port, and nothing more."""
     found = _ORIGIN.fullmatch(text)
     try:
         return found is not None and urlsplit(text).port != 0 and bool(ip_address(found["six"] or "::1"))
     except ValueError:
         return False
+
+
+def _endpoint(text: str) -> str:
+    text = text.strip().removesuffix("/")
+    if not is_origin(text) or not (text.startswith("https://") or is_loopback(text)):
+        raise ValueError("an address such as https://cams.ap-southeast-1.aliyuncs.com (http:// for loopback only)")
+    return text
 
 
 def _filled(text: str) -> str:

@@ -1,11 +1,11 @@
 """Loads the configuration: files and environment in, `Settings` out, or every problem at once."""
 
-import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from exporter.config.document import Lines, read_document
+from exporter.config.environment import environment_problems
 from exporter.config.placeholders import expand
 from exporter.config.problems import ConfigError, Problem, at_one_place
 from exporter.config.settings import Account, Settings
@@ -39,7 +39,6 @@ class Configuration:
         Raises:
             ConfigError: anything is wrong.
         """
-        _require_certificates(self._environ)
         return self._from_file(self._path) if self._path else self._from_environment()
 
     def changed(self, *, retry: bool = False) -> bool:
@@ -62,6 +61,7 @@ class Configuration:
         problems += _problems_of_state_file(settings, lines)
         problems += _problems_of_accounts(self._accounts, lines, self._environ)
         problems += over_limit(self._accounts, lines, self._environ)
+        problems += environment_problems(self._environ, remote=any(account.is_remote for _, account in self._accounts))
         spaces, wrong = read_spaces(path, self._accounts, self._variables)
         self._broken = frozenset(problem.file for problem in wrong)
         problems = at_one_place(unexpanded, [*problems, *wrong])
@@ -97,6 +97,7 @@ class Configuration:
         problems = [
             Problem("environment", (), str(problem)) for problem in settings.accounts[0].problems(self._environ)
         ]
+        problems += environment_problems(self._environ, remote=settings.accounts[0].is_remote)
         if problems:
             raise ConfigError(problems)
         return self._with_keys(settings)
@@ -118,16 +119,6 @@ def _problems_of_accounts(
         seen.add(account.name)
         for problem in account.problems(environ):
             yield lines.problem(("accounts", index, problem.key), str(problem))
-
-
-def _require_certificates(environ: Mapping[str, str]) -> None:
-    """For httpx would end the program with a traceback."""
-    try:
-        if file := environ.get("SSL_CERT_FILE"):
-            ssl.create_default_context(cafile=file)
-    except OSError as error:
-        text = f"expected a readable file of certificates, in PEM, found: {error.strerror or error}"
-        raise ConfigError([Problem("environment", ("SSL_CERT_FILE",), text)]) from error
 
 
 def version_of(file: Path) -> Version:

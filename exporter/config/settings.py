@@ -84,6 +84,11 @@ class Account(Strict):
         """Where the values come from. If it changes, the values that are known are removed."""
         raise NotImplementedError
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether its API is on another machine, so that proxies of the environment count."""
+        return True
+
     def shared_limit(self, environ: Mapping[str, str]) -> str | None:
         """The same text for all accounts whose queries count against one limit of the API; it can be a secret. None
         where nothing shares it, or while it cannot be read."""

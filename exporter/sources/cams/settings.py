@@ -14,7 +14,6 @@ from exporter.sources.cams.credentials import AccessKey
 from exporter.sources.cams.source import CamsSource
 
 MIN_INTERVAL_SECONDS = 30.0
-_OF_HTTP = "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE"
 _KEY = ("access_key_id", "access_key_id_file", "access_key_secret", "access_key_secret_file", "security_token_file")
 
 
@@ -71,13 +70,17 @@ class CamsAccount(Account):
     def identity(self) -> str:
         return self.endpoint
 
+    @property
+    def is_remote(self) -> bool:
+        return not is_loopback(self.endpoint)
+
     def shared_limit(self, environ: Mapping[str, str]) -> str | None:
         """The access key's id, whatever the endpoint: the API has one region, so another address, on this machine too,
         can be another way to the same limit. The default chain has one key, and takes that of the environment first."""
         return self.access_key(environ).read_id() or self.credentials
 
     def problems(self, environ: Mapping[str, str]) -> Iterator[SourceError]:
-        if self.poll_interval < MIN_INTERVAL_SECONDS and not is_loopback(self.endpoint):
+        if self.poll_interval < MIN_INTERVAL_SECONDS and self.is_remote:
             found = format_duration(self.poll_interval)
             yield SourceError("poll_interval", f"expected at least 30s, found {found!r}")
         if self.credentials is None:
@@ -93,12 +96,7 @@ class CamsAccount(Account):
         key = default_chain.DefaultChain() if self.credentials else self.access_key(context.environ)
         if isinstance(key, AccessKey):
             key.read()
-        try:
-            http = context.http(self.endpoint)
-        except Exception as error:  # its text can hold the password of a proxy
-            problem = f"cannot create the HTTP client ({type(error).__name__}); check the variables {_OF_HTTP}"
-            raise SourceError("endpoint", problem) from None
-        return CamsSource(http, self.endpoint, key, context.clock, self.isv_code)
+        return CamsSource(context.http(self.endpoint), self.endpoint, key, context.clock, self.isv_code)
 
     def access_key(self, environ: Mapping[str, str]) -> AccessKey:
         """The account's key, from its keys here or from the environment."""

@@ -257,19 +257,6 @@ def test_without_a_file_every_missing_variable_is_named() -> None:
     )
 
 
-@pytest.mark.parametrize(("content", "found"), [(None, "No such file or directory"), ("no PEM", "no certificate")])
-def test_certificates_that_are_none_are_told_before_anything_is_asked(
-    tmp_path: Path, content: str | None, found: str
-) -> None:
-    if content:
-        (tmp_path / "ca.pem").write_text(content)
-
-    told = message(FIXTURES / "every_key.ok.yml", {"SSL_CERT_FILE": str(tmp_path / "ca.pem")})
-
-    assert told.startswith("environment: SSL_CERT_FILE: expected a readable file of certificates, in PEM, found: ")
-    assert found in told
-
-
 def test_without_a_file_a_variable_that_cannot_be_sent_is_named() -> None:
     environ = {**VARIABLES, "ALIBABA_CLOUD_SECURITY_TOKEN": "two\nlines"}
 
