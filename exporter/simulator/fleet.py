@@ -69,7 +69,9 @@ class Fleet:
     """Every account of a scenario, by name, and its spaces in order."""
 
     def __init__(self, scenario: Scenario) -> None:
-        """Raises ConfigError if an event names something that the fleet does not have."""
+        """Raises ConfigError if two accounts have one name, or an event names something that the fleet does not
+        have."""
+        _require_unique_names(scenario)
         random = Random(scenario.seed)
         self.accounts: dict[str, SimulatedAccount] = {account.name: account for account in scenario.accounts}
         self.spaces: dict[str, list[SimulatedSpace]] = {
@@ -123,6 +125,14 @@ def load_scenario(path: Path | None) -> Scenario:
     except ConfigError as error:
         raise located(file, error) from error
     return scenario
+
+
+def _require_unique_names(scenario: Scenario) -> None:
+    names: set[str] = set()
+    for index, account in enumerate(scenario.accounts):
+        if account.name in names:
+            raise ConfigError([Problem("scenario", ("accounts", index, "name"), "duplicate account name")])
+        names.add(account.name)
 
 
 def _no_such(key: str, found: object, expected: str, place: Place) -> ConfigError:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from exporter.config.fields import Duration, Strict, parse_duration
+from exporter.config.fields import Duration, Strict, Text, parse_duration
+from exporter.config.settings import API_LIMIT_QPS, MIN_QPS
 
 
 def _moment(text: object) -> float:
@@ -20,11 +21,11 @@ Moment = Annotated[float, BeforeValidator(_moment)]
 class SimulatedAccount(Strict):
     """An account of the fleet; `qps` and `poll_interval` are how the demo's exporter polls it."""
 
-    name: str
-    access_key_id: str
-    access_key_secret: str = Field(repr=False)
+    name: Text
+    access_key_id: Text
+    access_key_secret: Text = Field(repr=False)
     spaces: int = Field(gt=0, le=20_000)
-    qps: float = Field(10, gt=0, le=10)
+    qps: float = Field(10, ge=MIN_QPS, le=API_LIMIT_QPS)
     poll_interval: Duration = 5.0
 
 

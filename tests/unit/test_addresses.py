@@ -20,7 +20,25 @@ def test_a_listening_socket_has_an_address_that_people_can_open(address: str, ur
         socket.create_connection(("127.0.0.1", port)).close()
 
 
-@pytest.mark.parametrize("address", ["", "10144", "host", "a:b", ":65536", "::1:80", "[::1]", "http://localhost:80"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "",
+            "10144",
+            "host",
+            "a:b",
+            ":65536",
+            "::1:80",
+            "[::1]",
+            "http://localhost:80",
+            "[::1%lo]:80",
+            "*:80",
+            " :80",
+        ),
+        *("\udcff:80", "ä" * 64 + ":80", "ü.example:80", ":\u0663", "local\nhost:80", "local\0host:80"),
+    ],
+)
 def test_what_is_no_address_is_refused_with_an_example(address: str) -> None:
     with pytest.raises(AddressError, match="expected an address such as :10144 or"):
         bind(address)
