@@ -48,8 +48,8 @@ _VARIABLES = {
     variable("access_key_id"): "the access key's id, for accounts that name no part of a key",
     variable("access_key_secret"): "its secret, for the same accounts",
     variable("security_token"): "the token of a temporary key (STS), for the same accounts",
-    "HTTPS_PROXY, ALL_PROXY": "the proxy for the API: `http://` or `https://`, a host and a port; reserved characters of"
-    " a user and password are percent-encoded; SOCKS is not supported. An endpoint on loopback has no proxy",
+    "HTTPS_PROXY, ALL_PROXY": "the proxy for the API: `http://` or `https://`, a host and a port; reserved characters"
+    " of a user and password are percent-encoded; SOCKS is not supported. An endpoint on loopback has no proxy",
     "NO_PROXY": "hosts without a proxy, separated by commas: `*`, `example.com` (with its subdomains), `.example.com`,"
     " `*.example.com`, `10.0.0.1`, `::1`, `10.0.0.0/8`, `fd00::/8`, each also with a port (`example.com:443`,"
     " `[::1]:443`); other entries are ignored",
@@ -58,8 +58,8 @@ _VARIABLES = {
     "SSLKEYLOGFILE": "a file to which the keys of TLS connections to the API are appended, for analysis",
 }
 _CHAIN = """
-Of a proxy variable, the name in lower case counts first. `PROMETHEUS_MULTIPROC_DIR` is ignored. A variable that cannot be
-used is an error at the start, in `check` and at a reload; its value is not shown.
+Of a proxy variable, the name in lower case counts first. `PROMETHEUS_MULTIPROC_DIR` is ignored. A variable that cannot
+be used is an error at the start, in `check` and at a reload; its value is not shown.
 
 With `credentials: default` the default chain of Alibaba Cloud reads more of them:
 [its documentation](https://github.com/aliyun/credentials-python#credential-provider-chain).
@@ -148,7 +148,8 @@ def _commands() -> Iterator[str]:
 def _flag(option: click.Parameter) -> tuple[str, str, str] | None:
     if not isinstance(option, click.Option):
         return None
-    default = code(option.default) if isinstance(option.default, str) else "–"
+    defaults = option.default if isinstance(option.default, list) else [option.default]
+    default = ", ".join(code(text) for text in defaults if isinstance(text, str)) or "–"
     choices = _codes(", ".join(option.type.choices)) if isinstance(option.type, click.Choice) else ""
     return code(option.opts[0]), default, " ".join(filter(None, (option.help, choices)))
 

@@ -7,7 +7,8 @@ trouble, 130 interrupted.
 import gc
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -84,7 +85,13 @@ def _choice(flag: str, name: str, choices: list[str], default: str, about: str) 
 
 def _listen_address(default: str, about: str) -> Callable[[Command], Command]:
     return click.option(
-        "--web.listen-address", "address", metavar="ADDRESS", default=default, show_default=True, help=about
+        "--web.listen-address",
+        "addresses",
+        metavar="ADDRESS",
+        multiple=True,
+        default=[default],
+        show_default=True,
+        help=f"{about} Can be repeated.",
     )
 
 
@@ -98,10 +105,27 @@ def _server_options(command: Command) -> Command:
     return command
 
 
-_OPTIONS_OF_ALL = ("--help", "--version")
+_OPTIONS_OF_ALL = ("-h", "--help", "--version")
 
 
-class _ServeByDefault(click.Group):
+class _Command(click.Command):
+    """An option that is given twice is an error, unless it can have several values: click would use the last."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option, times in Counter(given).items():
+            once = isinstance(option, click.Option) and not (option.multiple or option.is_eager)
+            if once and times > 1 and not ctx.resilient_parsing:
+                raise click.UsageError(f"Option '{option.opts[0]}' is given {times} times.", ctx)
+        try:
+            return super().parse_args(ctx, args)
+        except OSError:  # the help could not be written
+            with _printing():
+                raise
+            sys.exit()
+
+
+class _ServeByDefault(_Command, click.Group):
     """`chatapp-exporter --config.file x` serves, as exporters do. Commands are listed in the order of first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -127,7 +151,7 @@ class _ServeByDefault(click.Group):
 
 @click.group(
     cls=_ServeByDefault,
-    context_settings={"max_content_width": 110},
+    context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
     epilog=_examples(
         "chatapp-exporter demo                              see it work, no account",
         "chatapp-exporter check --config.file exporter.yml  see what a file means",
@@ -140,14 +164,17 @@ def main() -> None:
 
     Without a command it serves, and takes the options of serve. COMMAND --help tells more of each.
     """
+    for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+        os.environ.pop(name, None)  # before prometheus_client reads it, which would keep its values in files there
 
 
 @main.command(
+    cls=_Command,
     epilog=_examples(
         "chatapp-exporter --config.file exporter.yml",
         "chatapp-exporter --config.file exporter.yml --web.listen-address :9100",
         "chatapp-exporter --config.file exporter.yml --shard 2/5",
-    )
+    ),
 )
 @_config_file
 @_expand
@@ -164,7 +191,7 @@ def serve(
     config_file: Path | None,
     expand: bool,
     shard: "Shard",
-    address: str,
+    addresses: Sequence[str],
     log_level: str,
     log_format: Any,
     web_config_file: Path | None,
@@ -174,7 +201,7 @@ def serve(
 
     SIGHUP reloads the configuration, SIGTERM stops the exporter.
     """
-    _end_well_on_sigterm()
+    _end_well_on_signals(reloads=True)
     gc.disable()  # what a start makes stays: the collector would go through all of it again and again
     from exporter.clock import SystemClock
     from exporter.logs import configure_logs
@@ -185,32 +212,36 @@ def serve(
     settings = _valid(lambda: _in_time(configuration.load), hint=config_file is None)
     access = _valid(lambda: Access(web_config_file, SystemClock())) if web_config_file else None
     configure_logs(log_level, log_format)
-    listener = _bind(address)
-    served = run(configuration, settings, os.environ, listener, access=access, lifecycle=lifecycle, shard=shard)
+    listeners = _bind(addresses)
+    served = run(configuration, settings, os.environ, listeners, access=access, lifecycle=lifecycle, shard=shard)
     _valid(lambda: _run(served))
 
 
-@main.command(epilog=_examples("chatapp-exporter demo", "chatapp-exporter demo --web.listen-address 127.0.0.1:8080"))
+@main.command(
+    cls=_Command, epilog=_examples("chatapp-exporter demo", "chatapp-exporter demo --web.listen-address 127.0.0.1:8080")
+)
 @_scenario
 @_server_options
-def demo(scenario: Path | None, address: str, log_level: str, log_format: Any) -> None:
+def demo(scenario: Path | None, addresses: Sequence[str], log_level: str, log_format: Any) -> None:
     """Start the exporter on a simulated API; needs no account.
 
     Within five minutes, something happens that each dashboard and each alert can show.
     """
-    _end_well_on_sigterm()
+    _end_well_on_signals()
     from exporter.logs import configure_logs
     from exporter.simulator.demo import run_demo
 
     configure_logs(log_level, log_format)
-    _run(run_demo(_load_scenario(scenario), _bind(address), _say))
+    served = run_demo(_load_scenario(scenario), _bind(addresses), _say)
+    _valid(lambda: _run(served))
 
 
 @main.command(
+    cls=_Command,
     epilog=_examples(
         "chatapp-exporter check --config.file exporter.yml",
         "chatapp-exporter check --config.file exporter.yml --shard 2/5",
-    )
+    ),
 )
 @_config_file
 @_expand
@@ -235,11 +266,12 @@ def check(config_file: Path | None, expand: bool, shard: "Shard") -> None:
 
 
 @main.command(
+    cls=_Command,
     epilog=_examples(
         "chatapp-exporter poll --config.file exporter.yml",
         "chatapp-exporter poll --fail-on yellow || echo 'look at the numbers'",
         "chatapp-exporter poll --output json | jq '.[] | select(.error)'",
-    )
+    ),
 )
 @_config_file
 @_expand
@@ -282,28 +314,41 @@ def poll(config_file: Path | None, expand: bool, output: str, fail_on: str) -> N
 
 
 @main.command(
-    epilog=_examples("chatapp-exporter simulate >simulated.yml &", "chatapp-exporter poll --config.file simulated.yml")
+    cls=_Command,
+    epilog=_examples(
+        "chatapp-exporter simulate --write simulated.yml &",
+        "until test -e simulated.yml; do sleep 1; done",
+        "chatapp-exporter poll --config.file simulated.yml",
+    ),
 )
 @_scenario
 @_listen_address("127.0.0.1:10145", "Where it listens: host:port, on loopback.")
-def simulate(scenario: Path | None, address: str) -> None:
+@click.option(
+    "--write",
+    type=click.Path(path_type=Path),
+    help="A new file for the configuration, instead of printing it. It is complete as soon as it exists, the API can be"
+    " polled then, and it is removed at the end.",
+)
+def simulate(scenario: Path | None, addresses: Sequence[str], write: Path | None) -> None:
     """Start the simulated API alone and print how to poll it.
 
     What it prints is a configuration.
     """
-    _end_well_on_sigterm()
+    _end_well_on_signals()
     from exporter.logs import configure_logs
     from exporter.simulator.demo import run_simulator
 
     configure_logs("info", "logfmt")
-    _run(run_simulator(_load_scenario(scenario), _bind(address), _say))
+    served = run_simulator(_load_scenario(scenario), _bind(addresses), _say, write)
+    _valid(lambda: _run(served))
 
 
 @main.command(
+    cls=_Command,
     epilog=_examples(
         "chatapp-exporter schema >schema.json",
         "sed -i '1i # yaml-language-server: $schema=schema.json' exporter.yml",
-    )
+    ),
 )
 def schema() -> None:
     """Print the configuration's JSON Schema, for editors."""
@@ -315,11 +360,12 @@ def schema() -> None:
 
 
 @main.command(
+    cls=_Command,
     epilog=_examples(
         'eval "$(chatapp-exporter completion bash)"  # in ~/.bashrc',
         'eval "$(chatapp-exporter completion zsh)"   # in ~/.zshrc',
         "chatapp-exporter completion fish | source   # in config.fish",
-    )
+    ),
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
@@ -391,24 +437,27 @@ def _valid(make: Callable[[], Result], *, hint: bool = False) -> Result:
             f"{error}\n{found} problem{'s' if found > 1 else ''} found, nothing was started; fix that and try again",
             err=True,
         )
-        if hint:
+        if hint and not any(problem.place for problem in error.problems):
             click.echo(_WITHOUT_A_FILE, err=True)
         sys.exit(2)
 
 
-def _end_well_on_sigterm() -> None:
-    """Before the event loop takes the signals over, and as PID 1, which would not hear SIGTERM at all."""
+def _end_well_on_signals(*, reloads: bool = False) -> None:
+    """Before the event loop handles them, and as PID 1, for which SIGTERM would have no effect."""
     import signal
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # a reload waits until there is something to reload
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if reloads:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # a reload waits until there is something to reload
+    elif signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(0))
 
 
-def _bind(address: str) -> "socket":
+def _bind(addresses: Sequence[str]) -> "list[socket]":
     from exporter.web.server import AddressError, bind
 
     try:
-        return bind(address)
+        return [bind(address) for address in addresses]
     except AddressError as error:
         raise click.BadParameter(str(error), param_hint="'--web.listen-address'") from error
     except OSError as error:
@@ -424,6 +473,9 @@ def _say(text: str) -> None:
 @contextmanager
 def _printing() -> Iterator[None]:
     """For what writes to standard output: that it could not be written is told here, and not by a traceback at exit."""
+    if sys.stdout is None:  # closed by the parent process
+        click.echo("error: cannot write the output: it is closed; write it elsewhere", err=True)
+        sys.exit(1)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name in letters that it has not
     try:
         yield

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from socket import socket
@@ -34,16 +34,17 @@ async def serve(
     loader: Loader,
     settings: Settings,
     environ: Mapping[str, str],
-    listener: socket,
+    listeners: Sequence[socket],
     *,
     access: Access | None = None,
     lifecycle: bool = False,
+    hangup_stops: bool = False,
     shard: Shard = UNSHARDED,
 ) -> None:
-    """Poll, and serve on the listening socket, until SIGTERM or SIGINT. SIGHUP reloads the configuration. Raises
-    ConfigError if a source cannot be opened."""
+    """Poll, and serve on the listening sockets, until SIGTERM or SIGINT. SIGHUP reloads the configuration, or it stops
+    too. Raises ConfigError if a source cannot be opened."""
     clock, stop, hangup = SystemClock(), asyncio.Event(), asyncio.Event()
-    _handle_signals(stop, hangup)
+    handle_signals(stop, None if hangup_stops else hangup)
     service = Service(_source_context(environ, clock), shard=shard)
     first = await service.prepare(settings)
     service.commit(first)
@@ -51,11 +52,11 @@ async def serve(
     reloader = Reloader(loader, service, state, clock, access.follow if access else None)
     reload, admits = reloader.reload if lifecycle else None, access.admits if access else None
     app = create_app(View(service, state, clock), reload=reload, admits=admits)
-    async with serving(app, listener, tls=access.tls if access else None):
+    tls = access.tls if access else None
+    async with serving(app, *listeners, tls=tls):
         await service.retire(first)
-        _log.info(
-            "listening", url=url_of(listener, tls=bool(access and access.tls)), version=__version__, shard=str(shard)
-        )
+        for listener in listeners:
+            _log.info("listening", url=url_of(listener, tls=bool(tls)), version=__version__, shard=str(shard))
         await _follow_until(stop, reloader.run(hangup))
         await service.stop()
     _log.info("stopped")
@@ -88,11 +89,13 @@ async def _follow_until(stop: asyncio.Event, follow: Coroutine[Any, Any, None]) 
     following.cancel()
 
 
-def _handle_signals(stop: asyncio.Event, hangup: asyncio.Event) -> None:
+def handle_signals(stop: asyncio.Event, hangup: asyncio.Event | None = None) -> None:
+    """SIGTERM and SIGINT stop. So does SIGHUP where nothing waits for it, unless nohup started the process."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    if hangup or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, (hangup or stop).set)
     signal.pthread_sigmask(
         signal.SIG_UNBLOCK, {signal.SIGHUP}
     )  # one that was received during the start is delivered now

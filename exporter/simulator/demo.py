@@ -1,8 +1,11 @@
 """The demo: the simulated API on a loopback socket, and the exporter polling it for real."""
 
 import asyncio
-import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from errno import EEXIST
+from os import strerror
+from pathlib import Path
 from socket import socket
 from typing import Any
 
@@ -11,9 +14,10 @@ import yaml
 from exporter import sources
 from exporter.clock import SystemClock
 from exporter.config.fields import format_duration
+from exporter.config.problems import ConfigError, Problem
 from exporter.config.settings import Settings
 from exporter.runtime.reload import Fixed
-from exporter.serve import serve
+from exporter.serve import handle_signals, serve
 from exporter.simulator.api import SimulatedApi, create_simulator
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.scenario import Scenario
@@ -22,29 +26,56 @@ from exporter.web.server import bind, serving, url_of
 _REGIONS = ("apac", "emea", "latam")
 
 
-async def run_demo(scenario: Scenario, listener: socket, say: Callable[[str], None]) -> None:
-    """Serve the simulated API on a free port and the exporter on `listener`, until SIGTERM or SIGINT."""
+async def run_demo(scenario: Scenario, listeners: Sequence[socket], say: Callable[[str], None]) -> None:
+    """Serve the simulated API on a free port and the exporter on `listeners`, until SIGTERM, SIGINT or SIGHUP."""
     simulator = bind("127.0.0.1:0")
     async with serving(create_simulator(SimulatedApi(scenario, SystemClock())), simulator):
         settings = demo_settings(scenario, url_of(simulator))
         spaces = sum(account.spaces for account in scenario.accounts)
         say(f"A simulated fleet of {spaces} spaces; something happens every few seconds.")
-        say(f"  metrics   {url_of(listener)}/metrics")
-        say(f"  overview  {url_of(listener)}/")
+        for url in map(url_of, listeners):
+            say(f"  metrics   {url}/metrics")
+            say(f"  overview  {url}/")
         say("Press Ctrl-C to stop.")
-        await serve(Fixed(settings), settings, {}, listener)
+        await serve(Fixed(settings), settings, {}, listeners, hangup_stops=True)
 
 
-async def run_simulator(scenario: Scenario, listener: socket, say: Callable[[str], None]) -> None:
-    """Serve the simulated API on `listener` until SIGTERM or SIGINT, and say how to poll it."""
+async def run_simulator(
+    scenario: Scenario, listeners: Sequence[socket], say: Callable[[str], None], write: Path | None = None
+) -> None:
+    """Serve the simulated API on `listeners` until SIGTERM, SIGINT or SIGHUP, and say or write how to poll it.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    endpoint = url_of(listener)
-    async with serving(create_simulator(SimulatedApi(scenario, SystemClock())), listener):
-        say(f"# The simulated API listens on {endpoint}; this configuration polls it:")
-        say(yaml.safe_dump(demo_document(scenario, endpoint), sort_keys=False))
-        await stop.wait()
+    handle_signals(stop)
+    urls = list(map(url_of, listeners))
+    document = yaml.safe_dump(demo_document(scenario, urls[0]), sort_keys=False)
+    text = f"# The simulated API listens on {' and '.join(urls)}; this configuration polls it:\n{document}"
+    async with serving(create_simulator(SimulatedApi(scenario, SystemClock())), *listeners):
+        if not write:
+            say(text)
+        with _written(text, write) if write else nullcontext():
+            await stop.wait()
+
+
+@contextmanager
+def _written(text: str, file: Path) -> Iterator[None]:
+    """A new file with this text while the context lasts. It never exists with a part of the text."""
+    try:
+        partial = file.with_name(f"{file.name}.partial")
+        if file.exists():  # a configuration that somebody needs, or one of an earlier run that does not fit
+            raise FileExistsError(EEXIST, strerror(EEXIST))
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    except (OSError, ValueError) as error:
+        found = error.strerror if isinstance(error, OSError) else "not the name of a file"
+        raise ConfigError([Problem(str(file), (), f"expected a path for a new file, found: {found}")]) from error
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def demo_settings(scenario: Scenario, endpoint: str) -> Settings:

@@ -17,7 +17,7 @@ KEEP_ALIVE_SECONDS = 60
 _MAX_CONNECTIONS = 500
 """More are answered with 503, so that file descriptors are left for polls and the state file."""
 
-_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
+_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[a-zA-Z0-9._-]*)):(?P<port>[0-9]{1,5})")
 
 
 class AddressError(ValueError):
@@ -67,7 +67,7 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: Starlette, listener: socket.socket, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
+async def serving(app: Starlette, *listeners: socket.socket, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
     """Serve the application while the context lasts."""
     config = uvicorn.Config(
         app,
@@ -77,6 +77,7 @@ async def serving(app: Starlette, listener: socket.socket, tls: ssl.SSLContext |
         access_log=False,
         server_header=False,
         lifespan="off",
+        workers=1,  # without it, uvicorn reads WEB_CONCURRENCY
         limit_concurrency=_MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=2,
@@ -84,7 +85,7 @@ async def serving(app: Starlette, listener: socket.socket, tls: ssl.SSLContext |
         ssl_context_factory=(lambda _, __: tls) if tls else None,
     )
     server = _Server(config)
-    task = asyncio.create_task(server.serve([listener]))
+    task = asyncio.create_task(server.serve(list(listeners)))
     try:
         yield
     finally:

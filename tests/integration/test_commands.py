@@ -303,6 +303,32 @@ def test_a_flag_that_does_not_exist_is_named(command: Sequence[str]) -> None:
     assert (done.stdout, done.returncode) == ("", 2)
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("serve --shard 1/1 --config.file a --shard 1/1", "--shard"),
+        ("--config.file a --config.file b", "--config.file"),
+        ("--web.enable-lifecycle --web.enable-lifecycle", "--web.enable-lifecycle"),
+        ("demo --log.level info --log.level=info", "--log.level"),
+        ("poll --output json --output table", "--output"),
+        ("simulate --scenario a --scenario a", "--scenario"),
+    ],
+)
+def test_a_flag_that_is_given_twice_is_named(command: str, flag: str) -> None:
+    done = run(*command.split())
+
+    assert done.stderr.splitlines()[-1] == f"Error: Option '{flag}' is given 2 times."
+    assert (done.stdout, done.returncode) == ("", 2)
+
+
+@pytest.mark.parametrize("command", ["", "poll"])
+def test_the_short_flag_shows_the_help_too(command: str) -> None:
+    short, long = run(*command.split(), "-h"), run(*command.split(), "--help")
+
+    assert (short.stdout, short.stderr, short.returncode) == (long.stdout, "", 0)
+    assert "-h, --help" in short.stdout
+
+
 @pytest.mark.parametrize("command", ["demo", "simulate"])
 def test_a_bad_scenario_starts_nothing(tmp_path: Path, command: str) -> None:
     path = tmp_path / "scenario.yml"
