@@ -19,6 +19,8 @@ from exporter.files import read_text
 _SURROGATES = re.compile(r"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
 PLACEHOLDER_MARK = "${"
+_NULL = ("null", "Null", "NULL", "~")
+"""As YAML's core schema has it."""
 _MAX_LEVELS = 10_000
 """PyYAML's parser in C ends the process somewhere above 20,000 levels; at some hundreds it raises RecursionError."""
 
@@ -51,20 +53,42 @@ def _read_text(path: Path) -> str:
 
 
 class _TextLoader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]  # the C one where it is built
-    """Every scalar but null is text. A duplicate key is an error, for the first value would be lost."""
+    """Every scalar but null is text. A merge key is replaced. A duplicate key is an error, for the first value would be
+    lost."""
 
     def construct_scalar(self, node: yaml.ScalarNode) -> Any:
-        # a file written by a program has `null` for what is left out; `""` and `"null"` are text
-        return None if node.value == "null" and not node.style else super().construct_scalar(node)
+        # a file written by a program has null for what is left out; in quotes it is text, and a key without a value is
+        # empty text, because the value was probably forgotten
+        return None if node.value in _NULL and not node.style else super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        seen = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                problem = f"duplicate key {_cut(str(key.value))}"
-                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
-            seen.add(str(key.value))
+        _merge(node)
         return super().construct_mapping(node, deep=deep)
+
+
+def _merge(node: yaml.MappingNode) -> None:
+    """Replace a merge key (`<<: *anchor`) by the pairs of its mapping or mappings whose keys the node does not have."""
+    pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+    for key, value in node.value:
+        if str(key.value) in pairs:
+            raise _problem_at(key, f"duplicate key {_cut(str(key.value))}")
+        pairs[str(key.value)] = key, value
+    key, merged = pairs.get("<<", (None, None))
+    if not isinstance(key, yaml.ScalarNode) or key.style:  # in quotes it is a key like others
+        return
+    del pairs["<<"]
+    node.value = list(pairs.values())  # a mapping that merges itself ends here
+    for other in merged.value if isinstance(merged, yaml.SequenceNode) else [merged]:
+        if not isinstance(other, yaml.MappingNode):
+            raise _problem_at(key, "the merge key << has no mapping")
+        _merge(other)
+        for pair in other.value:
+            pairs.setdefault(str(pair[0].value), pair)
+    node.value = list(pairs.values())
+
+
+def _problem_at(node: yaml.Node, problem: str) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
 
 
 def _cut(key: str) -> str:
@@ -75,6 +99,8 @@ def _cut(key: str) -> str:
 def _yaml_problem(path: Path, error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None)
     text = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
+    if isinstance(error, yaml.reader.ReaderError):
+        text += f" (U+{error.character:04X})"
     # PyYAML quotes the text at fault, such as an unknown alias, which may be a secret that starts with an asterisk
     text = re.sub(r" '\w[^']+'", "", text.removeprefix("but "))
     expected = text if text.startswith("duplicate key") else f"expected YAML, but {text}"
@@ -89,7 +115,8 @@ class Lines:
 
     def problem(self, place: Place, text: str) -> Problem:
         """An error at this place, with its line."""
-        shown = tuple(_cut(step) if isinstance(step, str) else step for step in place)
+        # repr: a key can have characters that a terminal acts on
+        shown = tuple(repr(_cut(step))[1:-1] if isinstance(step, str) else step for step in place)
         return Problem(str(self._path), shown, text, self.line(place))
 
     def line(self, place: Place) -> int | None:
@@ -121,6 +148,7 @@ def _child(node: yaml.Node | None, step: str | int, line: int | None) -> tuple[y
     if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
         return node.value[step], node.value[step].start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
+        _merge(node)
         for key, value in node.value:
             if key.value == step:
                 return value, key.start_mark.line + 1

@@ -172,7 +172,7 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 def test_a_control_character_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "accounts: \x01")
 
-    assert message(path) == f"{path}: expected YAML, but control characters are not allowed"
+    assert message(path) == f"{path}: expected YAML, but control characters are not allowed (U+0001)"
 
 
 def test_a_file_of_a_thousand_brackets_is_refused(tmp_path: Path) -> None:
@@ -214,6 +214,55 @@ def test_a_document_keeps_text_as_it_is_and_null_as_nothing(tmp_path: Path) -> N
     assert read_document(path) == {"a": "no", "b": None, "c": "null", "d": "1.50", "e": ""}
 
 
+@pytest.mark.parametrize("null", ["~", "null", "Null", "NULL"])
+def test_each_null_of_yaml_is_nothing_and_in_quotes_it_is_text(tmp_path: Path, null: str) -> None:
+    path = written(tmp_path, f"a: {null}\nb: '{null}'\nc: [{null}, \"{null}\"]\nd: {{e: {null}}}\nf: nULL\n")
+
+    assert read_document(path) == {"a": None, "b": null, "c": [None, null], "d": {"e": None}, "f": "nULL"}
+
+
+def test_an_isv_code_that_is_null_is_left_out(tmp_path: Path) -> None:
+    path = written(tmp_path, "accounts: [{name: acme, isv_code: ~, spaces: [{id: 1, isv_code: ~}]}]")
+
+    assert load(path, VARIABLES).accounts[0] == CamsAccount(name="acme", spaces=[CamsSpace(id="1")])
+
+
+def test_a_merge_key_adds_the_keys_that_a_mapping_does_not_have(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "accounts:\n"
+        "  - &acme {name: acme, qps: 1, max: &team {team: emea, tier: gold}}\n"
+        "  - &globex {<<: *acme, name: globex}\n"
+        "  - {name: initech, <<: [{qps: 2, poll_interval: 1m}, *globex]}\n"
+        "  - &self {<<: *self, name: self, '<<quoted': 1}\n"
+        "  - {'<<': text}\n"
+        "labels: {<<: *team, tier: silver}\n",
+    )
+
+    acme, globex, initech, itself, quoted = read_document(path)["accounts"]
+
+    labels = {"team": "emea", "tier": "gold"}
+    assert acme == {"name": "acme", "qps": "1", "max": labels}
+    assert globex == {"name": "globex", "qps": "1", "max": labels}
+    assert initech == {"name": "initech", "qps": "2", "poll_interval": "1m", "max": labels}
+    assert itself == {"name": "self", "<<quoted": "1"}
+    assert quoted == {"<<": "text"}
+    assert read_document(path)["labels"] == {"team": "emea", "tier": "silver"}
+
+
+def test_a_merge_key_works_in_a_configuration_and_a_space_file(tmp_path: Path) -> None:
+    (tmp_path / "spaces.yml").write_text("- &a {id: 1, labels: {team: emea}}\n- {<<: *a, id: 2}\n")
+    path = written(
+        tmp_path, "accounts:\n  - &a {name: acme, space_files: [spaces.yml], qps: 1}\n  - {<<: *a, name: globex}\n"
+    )
+
+    settings = load(path, VARIABLES)
+
+    labels = {"team": "emea"}
+    assert settings.accounts[1].polled_spaces == [CamsSpace(id="1", labels=labels), CamsSpace(id="2", labels=labels)]
+    assert [account.qps for account in settings.accounts] == [1, 1]
+
+
 def test_a_json_document_keeps_what_is_no_text_as_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('\ufeff{"a": true, "b": [null, [false]], "c": 1.50, "d": 1e3, "e": -0, "f": "", "g": {}}', "utf-8")
@@ -240,7 +289,7 @@ def test_a_control_character_in_json_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"accounts": "\x7f"}')
 
-    assert message(path) == f"{path}: expected YAML, but control characters are not allowed"
+    assert message(path) == f"{path}: expected YAML, but control characters are not allowed (U+007F)"
 
 
 def test_without_a_file_the_key_comes_from_the_environment() -> None:
