@@ -23,7 +23,11 @@ Without a file, one account called `default` is polled for its own numbers, with
 `chatapp-exporter check --config.file exporter.yml` says what is wrong with yours, all of it at once, or what polling it
 will mean; `chatapp-exporter schema` prints a JSON Schema for editors.
 
-- The file is YAML; JSON is read as YAML. A key that is not listed here is an error.
+- The file is YAML; JSON is read as YAML. A key that is not listed here is an error. `null` and `~` mean that the key is
+  left out; a key without a value is an error where it needs one. A merge key (`<<: *anchor`) adds the keys of another
+  mapping.
+- An id, a name of an account or a label value with an invisible character, such as a no-break space (U+00A0) or a zero
+  width space (U+200B), is an error that names the character.
 - A **duration** is written as Prometheus writes it: `30s`, `5m`, `1h30m`, `1d`.
 - The name of a file is relative to the directory of the file that names it.
 - A key without a default, marked –, may be left out, unless it is **needed**.

@@ -2,9 +2,11 @@
 
 import glob
 import re
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
+from unicodedata import category
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -24,6 +26,11 @@ _DURATION_UNITS = (86_400.0, 3_600.0, 60.0, 1.0, 0.001)
 _MAX_DURATION_SECONDS = 3650 * 86_400.0
 _MAX_DURATION_TEXT = 40
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_INVISIBLE = frozenset(("Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"))
+"""Categories of Unicode: control, format, private use, surrogate, separators."""
+_JOINERS = "\u200c\u200d"
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+"""Characters of other categories that are invisible: fillers and variation selectors."""
 _ORIGIN = re.compile(r"https?://([a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*|\[(?P<six>[0-9a-fA-F:.]+)\])(:[0-9]{1,5})?")
 
 
@@ -80,6 +87,25 @@ def _filled(text: str) -> str:
     return text.strip()
 
 
+def _visible_id(text: str) -> str:
+    """Ids are compared character by character: a difference that cannot be seen is hard to find."""
+    return _visible(text, lambda character: category(character) in _INVISIBLE or bool(_BLANK.match(character)))
+
+
+def _visible_label(text: str) -> str:
+    """Label values are compared too, but can be words: some scripts and emoji need joiners."""
+    return _visible(text, lambda character: category(character) in _INVISIBLE and character not in _JOINERS)
+
+
+def _visible(text: str, is_invisible: Callable[[str], bool]) -> str:
+    if text.isascii() and text.isprintable():  # nearly all
+        return text
+    for character in text.strip(" \t\r\n"):
+        if character != " " and is_invisible(character):
+            raise ValueError(f"text without the invisible character U+{ord(character):04X}")
+    return text
+
+
 def _filled_secret(secret: SecretStr) -> SecretStr:
     return SecretStr(_filled(secret.get_secret_value()))
 
@@ -111,6 +137,9 @@ Duration = Annotated[
 Scalar = Annotated[str, WithJsonSchema({"type": ["string", "number", "boolean"]})]
 """Text, read as it is written; editors read an unquoted 5 as a number."""
 Text = Annotated[Scalar, AfterValidator(_filled)]
+Id = Annotated[Scalar, AfterValidator(_visible_id), AfterValidator(_filled)]
+"""Text that is the same as another only if each character is."""
+LabelValue = Annotated[Scalar, AfterValidator(_visible_label)]
 LabelName = Annotated[str, AfterValidator(_label_name)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 FileName = Annotated[Text, AfterValidator(_in_directory)]

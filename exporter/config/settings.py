@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self, Union
 from pydantic import ConfigDict, Discriminator, Field, SerializeAsAny, Tag, create_model, field_validator
 from pydantic.dataclasses import dataclass
 
-from exporter.config.fields import Duration, FileName, FilePattern, LabelName, Scalar, Strict, Text
+from exporter.config.fields import Duration, FileName, FilePattern, Id, LabelName, LabelValue, Scalar, Strict
 from exporter.model import MESSAGING_LIMITS, OWN_NUMBERS, Space
 from exporter.source import Source, SourceContext, SourceError
 
@@ -21,9 +21,9 @@ class ConfiguredSpace(Space):
     """A customer space."""
 
     # there are thousands, and each would need 416 bytes more as a model
-    id: Text = Field(description="its CustSpaceId, shown as the label `space`")
+    id: Id = Field(description="its CustSpaceId, shown as the label `space`")
     name: Scalar = Field(default="", description="a name for people, shown in `chatapp_space_info`")
-    labels: Mapping[LabelName, Scalar] = Field(
+    labels: Mapping[LabelName, LabelValue] = Field(
         default_factory=dict,
         json_schema_extra={"default": {}},
         description="further labels of `chatapp_space_info`; none is called account, space or name",
@@ -37,7 +37,7 @@ _NOT_OF_A_SOURCE = dict.fromkeys(("qps", "poll_interval", "spaces", "space_files
 class Account(Strict):
     """The part of an account that every source has. A source adds its own keys, and says how to open it."""
 
-    name: Text = Field(description="a unique name, shown as the label `account`")
+    name: Id = Field(description="a unique name, shown as the label `account`")
     source: str = Field(description="where the phone numbers come from")
     qps: float = Field(
         API_LIMIT_QPS / 2,
@@ -58,8 +58,8 @@ class Account(Strict):
     )
     space_files: list[FilePattern] | None = Field(
         None,
-        description="files or patterns, each file with such a list in YAML or JSON; a change of one reloads the"
-        " configuration",
+        description="files or patterns, each file with such a list in YAML or JSON; a file that several match is read"
+        " once; a change of one reloads the configuration",
     )
     discover: bool = Field(
         False,
@@ -133,7 +133,7 @@ class Settings(Strict):
     """The complete file."""
 
     accounts: list[SerializeAsAny[Account]]
-    messaging_limits: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    messaging_limits: dict[Id, Annotated[float, Field(gt=0)]] = Field(
         {},
         description="unique users per rolling 24 hours, by tier: for tiers that this version has no number for, or"
         " another number",

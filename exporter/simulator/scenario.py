@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from exporter.config.fields import Duration, Strict, Text, parse_duration
+from exporter.config.fields import Duration, Id, Strict, Text, parse_duration
 from exporter.config.settings import API_LIMIT_QPS, MIN_QPS
 
 
@@ -21,7 +21,7 @@ Moment = Annotated[float, BeforeValidator(_moment)]
 class SimulatedAccount(Strict):
     """An account of the fleet; `qps` and `poll_interval` are how the demo's exporter polls it."""
 
-    name: Text
+    name: Id
     access_key_id: Text
     access_key_secret: Text = Field(repr=False)
     spaces: int = Field(gt=0, le=20_000)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, PlainSerializer
 from pydantic.dataclasses import dataclass
 
-from exporter.config.fields import Endpoint, FileName, Secret, Text, format_duration, is_loopback
+from exporter.config.fields import Endpoint, FileName, Id, Secret, Text, format_duration, is_loopback
 from exporter.config.settings import Account, ConfiguredSpace
 from exporter.source import Source, SourceContext, SourceError
 from exporter.sources.cams import default_chain
@@ -21,7 +21,7 @@ _KEY = ("access_key_id", "access_key_id_file", "access_key_secret", "access_key_
 class CamsSpace(ConfiguredSpace):
     """A customer space."""
 
-    isv_code: Text | None = Field(default=None, description="its IsvCode, if it is not the account's")
+    isv_code: Id | None = Field(default=None, description="its IsvCode, if it is not the account's")
 
 
 class CamsAccount(Account):
@@ -59,7 +59,7 @@ class CamsAccount(Account):
         description="instead of a key: temporary ones from Alibaba Cloud's default chain (RAM roles, OIDC, profiles);"
         " needs the extra `chatapp-exporter[credentials]`",
     )
-    isv_code: Text | None = Field(None, description="the IsvCode of all its spaces, if the API needs one")
+    isv_code: Id | None = Field(None, description="the IsvCode of all its spaces, if the API needs one")
     spaces: list[CamsSpace] | None = Field(None, description=Account.model_fields["spaces"].description)
 
     @classmethod

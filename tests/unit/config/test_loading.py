@@ -263,6 +263,80 @@ def test_a_merge_key_works_in_a_configuration_and_a_space_file(tmp_path: Path) -
     assert [account.qps for account in settings.accounts] == [1, 1]
 
 
+INVISIBLE = {
+    "\u200b": "U+200B",  # zero width space
+    "\u200d": "U+200D",  # joiner
+    "\u202c": "U+202C",  # pop directional formatting
+    "\u202e": "U+202E",  # right-to-left override
+    "\ufeff": "U+FEFF",  # byte order mark
+    "\u00a0": "U+00A0",  # no-break space
+    "\u00ad": "U+00AD",  # soft hyphen
+    "\\u2028": "U+2028",  # line separator, a new line for YAML if it is not escaped
+    "\u3164": "U+3164",  # Hangul filler
+    "\ufe0f": "U+FE0F",  # variation selector
+    "\ue000": "U+E000",  # private use
+    "\U000e0001": "U+E0001",  # language tag
+    "\\u0007": "U+0007",
+}
+
+
+@pytest.mark.parametrize(("character", "name"), INVISIBLE.items(), ids=INVISIBLE.values())
+@pytest.mark.parametrize("text", ["2934{}8", "{}29348", "29348{}"])
+def test_an_id_with_an_invisible_character_is_an_error_with_its_code_point(
+    tmp_path: Path, text: str, character: str, name: str
+) -> None:
+    shown = f'"{text.format(character)}"'
+    account = f"{{name: {shown}, isv_code: {shown}, spaces: [{{id: {shown}}}]}}"
+    path = written(tmp_path, f"accounts: [{account}]")
+
+    problems = message(path, VARIABLES).split("\n")
+
+    places = {problem.partition(": expected ")[0].removeprefix(f"{path}:1: accounts[0].") for problem in problems}
+    assert places == {"name", "isv_code", "spaces[0].id"}
+    assert all(f": expected text without the invisible character {name}, found '" in problem for problem in problems)
+
+
+def test_the_id_of_a_space_in_a_file_and_the_value_of_a_variable_are_checked_too(tmp_path: Path) -> None:
+    (tmp_path / "spaces.yml").write_text('- {id: "1\\u200b"}\n- {id: "${SPACE}"}\n')
+    path = written(tmp_path, "accounts:\n  - {name: acme, space_files: [spaces.yml]}\n  - {name: '${NAME}'}")
+
+    with pytest.raises(ConfigError) as refused:
+        load(path, {**VARIABLES, "NAME": "globex\u202c", "SPACE": "2\u00a03"}, expand=True)
+
+    expected = "expected text without the invisible character"
+    assert str(refused.value) == (
+        f"{path}:3: accounts[1].name: {expected} U+202C, found '${{NAME}}'\n"
+        f"{tmp_path}/spaces.yml:1: [0].id: {expected} U+200B, found '1\\u200b'\n"
+        f"{tmp_path}/spaces.yml:2: [1].id: {expected} U+00A0, found '${{SPACE}}'"
+    )
+
+
+def test_a_tier_with_an_invisible_character_is_an_error(tmp_path: Path) -> None:
+    path = written(tmp_path, 'accounts: [{name: acme}]\nmessaging_limits: {"TIER_1\\u200b": 5}')
+
+    assert message(path, VARIABLES) == (
+        f"{path}:2: messaging_limits.TIER_1\\u200b: expected text without the invisible character U+200B"
+    )
+
+
+@pytest.mark.parametrize("value", ["emea\u200b", "a\u00a0b", "\ufeffemea", "\u202eemea"])
+def test_a_label_value_with_an_invisible_character_is_an_error(tmp_path: Path, value: str) -> None:
+    path = written(tmp_path, f'accounts: [{{name: acme, spaces: [{{id: 1, labels: {{team: "{value}"}}}}]}}]')
+
+    assert "accounts[0].spaces[0].labels.team: expected text without the invisible character U+" in message(
+        path, VARIABLES
+    )
+
+
+@pytest.mark.parametrize("value", ["Café zwei", "\u0645\u06cc\u200c\u062e", "\U0001f469\u200d\U0001f680\ufe0f", "a b"])
+def test_words_in_names_and_label_values_are_read(tmp_path: Path, value: str) -> None:
+    path = written(
+        tmp_path, f'accounts: [{{name: acme, spaces: [{{id: 1, name: "{value}", labels: {{team: "{value}"}}}}]}}]'
+    )
+
+    assert load(path, VARIABLES).accounts[0].polled_spaces == [CamsSpace(id="1", name=value, labels={"team": value})]
+
+
 def test_a_json_document_keeps_what_is_no_text_as_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('\ufeff{"a": true, "b": [null, [false]], "c": 1.50, "d": 1e3, "e": -0, "f": "", "g": {}}', "utf-8")
