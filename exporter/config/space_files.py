@@ -1,5 +1,6 @@
 """The space files that accounts name: every file read once, all errors at once."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from glob import glob
 from pathlib import Path
@@ -33,12 +34,16 @@ def read_spaces(
             (in_main, ("accounts", index, "spaces", position), space)
             for position, space in enumerate(account.spaces or ())
         ]
-        for position, (pattern, files) in enumerate(files_of(account).items()):
-            if not files:
+        found, taken = files_of(account), set()
+        for position, pattern in enumerate(account.space_files or ()):
+            if not found[pattern]:
                 place = ("accounts", index, "space_files", position)
                 shown = in_main.shown(place, pattern)
                 problems.append(in_main.problem(place, f"expected at least one file, found none for {shown}"))
-            for file in files:
+            for file in found[pattern]:
+                if (real := os.path.realpath(file)) in taken:  # an earlier pattern found it too
+                    continue
+                taken.add(real)
                 key = file, account.space_type()
                 if key not in read:
                     read[key], wrong = _read(Path(file), account, variables)

@@ -337,6 +337,35 @@ def test_words_in_names_and_label_values_are_read(tmp_path: Path, value: str) ->
     assert load(path, VARIABLES).accounts[0].polled_spaces == [CamsSpace(id="1", name=value, labels={"team": value})]
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_a_space_file_that_several_patterns_match_is_read_once(tmp_path: Path, link: bool) -> None:
+    folder = tmp_path / "spaces"
+    folder.mkdir()
+    for number in (1, 2, 3):
+        (folder / f"{number}.yml").write_text(f"- {{id: {number}}}")
+    if link:
+        (tmp_path / "linked").symlink_to(folder)
+    patterns = f"[spaces/2.yml, spaces/*.yml, ./spaces/../spaces/1.yml, '{tmp_path}/*/[13].yml', spaces/*.yml]"
+
+    path = written(
+        tmp_path, f"accounts: [{{name: acme, space_files: {patterns}}}, {{name: b, space_files: {patterns}}}]"
+    )
+
+    for account in load(path, VARIABLES).accounts:
+        assert account.polled_spaces == [CamsSpace(id="2"), CamsSpace(id="1"), CamsSpace(id="3")]
+
+
+def test_a_pattern_that_finds_nothing_is_named_behind_one_that_is_listed_twice(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text("- {id: 1}")
+    path = written(
+        tmp_path, "accounts:\n  - name: acme\n    space_files:\n      - a*.yml\n      - a*.yml\n      - nope.yml\n"
+    )
+
+    assert message(path, VARIABLES) == (
+        f"{path}:6: accounts[0].space_files[2]: expected at least one file, found none for '{tmp_path}/nope.yml'"
+    )
+
+
 def test_a_json_document_keeps_what_is_no_text_as_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('\ufeff{"a": true, "b": [null, [false]], "c": 1.50, "d": 1e3, "e": -0, "f": "", "g": {}}', "utf-8")
