@@ -105,18 +105,15 @@ def test_the_directory_for_several_processes_has_no_meaning(tmp_path: Path, unan
     ],
     ids=lambda environ: ",".join(environ),
 )
-def test_the_demo_starts_and_is_polled(tmp_path: Path, environ: Mapping[str, str]) -> None:
+def test_the_demo_starts(tmp_path: Path, environ: Mapping[str, str]) -> None:
     port, log = free_port(), tmp_path / "log"
+    answering = answers(f"http://127.0.0.1:{port}/-/healthy")
     with program("demo", "--web.listen-address", f"127.0.0.1:{port}", log=log, **environ) as process:
-        until(lambda: process.poll() is not None or ready(port), "the demo is ready")
+        until(lambda: process.poll() is not None or answering(), "the demo answers")
         process.send_signal(signal.SIGTERM)
 
         assert process.wait(10) == 0, log.read_text()
     assert "Traceback" not in log.read_text()
-
-
-def ready(port: int) -> bool:
-    return answers(f"http://127.0.0.1:{port}/-/ready")()
 
 
 @pytest.mark.parametrize("command", ["check", "poll", "simulate"])
