@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from stat import S_ISREG
 from urllib.parse import urlsplit
 
 from exporter.config.fields import is_loopback, is_origin
 from exporter.config.problems import ConfigError, Problem
+from exporter.files import require_regular
 
 _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 _SOCKS = ("socks", "socks4", "socks4a", "socks5", "socks5h")
@@ -109,7 +109,7 @@ def _network(text: str) -> IPv4Network | IPv6Network | None:
 
 def _require_certificates(file: str) -> None:
     with _expecting("a readable file of certificates, in PEM"):
-        _require_regular(file)
+        require_regular(Path(file))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cafile=file)
         if not context.cert_store_stats()["x509"]:
@@ -126,14 +126,8 @@ def _require_hashed_names(directories: str) -> None:
 def _require_writable(file: str) -> None:
     with _expecting("a file that TLS keys can be appended to"):
         if Path(file).exists():
-            _require_regular(file)
+            require_regular(Path(file))
         Path(file).open("ab").close()
-
-
-def _require_regular(file: str) -> None:
-    """Opening another kind of file can block for ever."""
-    if not S_ISREG(Path(file).stat().st_mode):
-        raise ValueError("not a regular file")
 
 
 @contextmanager

@@ -204,8 +204,8 @@ KEYS = "expected a file that TLS keys can be appended to, found: "
     ("name", "file", "problem"),
     [
         ("SSL_CERT_FILE", "missing", f"{CERTIFICATES}No such file or directory"),
-        ("SSL_CERT_FILE", "directory", f"{CERTIFICATES}not a regular file"),
-        ("SSL_CERT_FILE", "fifo", f"{CERTIFICATES}not a regular file"),
+        ("SSL_CERT_FILE", "directory", f"{CERTIFICATES}a directory"),
+        ("SSL_CERT_FILE", "fifo", f"{CERTIFICATES}a FIFO"),
         ("SSL_CERT_FILE", "loop", f"{CERTIFICATES}Too many levels of symbolic links"),
         ("SSL_CERT_FILE", "x" * 300, f"{CERTIFICATES}File name too long"),
         ("SSL_CERT_DIR", "missing", f"{DIRECTORY}No such file or directory"),
@@ -213,8 +213,8 @@ KEYS = "expected a file that TLS keys can be appended to, found: "
         ("SSL_CERT_DIR", "directory", f"{DIRECTORY}no such name"),
         ("SSL_CERT_DIR", "missing:directory", f"{DIRECTORY}no such name"),
         ("SSLKEYLOGFILE", "missing/keys", f"{KEYS}No such file or directory"),
-        ("SSLKEYLOGFILE", "directory", f"{KEYS}not a regular file"),
-        ("SSLKEYLOGFILE", "fifo", f"{KEYS}not a regular file"),
+        ("SSLKEYLOGFILE", "directory", f"{KEYS}a directory"),
+        ("SSLKEYLOGFILE", "fifo", f"{KEYS}a FIFO"),
         ("SSLKEYLOGFILE", "/proc/keys-of-tls", f"{KEYS}No such file or directory"),
     ],
 )
