@@ -5,6 +5,7 @@ import gc
 import signal
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from math import ceil
 from pathlib import Path
 from socket import socket
 from typing import Any
@@ -24,6 +25,7 @@ from exporter.runtime.view import ReloadState, View
 from exporter.source import SourceContext
 from exporter.state.state_file import read_state_file
 from exporter.web.access import Access
+from exporter.web.connections import max_connections, raise_descriptor_limit
 from exporter.web.routes import create_app
 from exporter.web.server import serving, url_of
 
@@ -44,6 +46,7 @@ async def serve(
     """Poll, and serve on the listening sockets, until SIGTERM or SIGINT. SIGHUP reloads the configuration, or it stops
     too. Raises ConfigError if a source cannot be opened."""
     clock, stop, hangup = SystemClock(), asyncio.Event(), asyncio.Event()
+    descriptors = raise_descriptor_limit()
     handle_signals(stop, None if hangup_stops else hangup)
     service = Service(_source_context(environ, clock), shard=shard)
     first = await service.prepare(settings)
@@ -53,7 +56,12 @@ async def serve(
     reload, admits = reloader.reload if lifecycle else None, access.admits if access else None
     app = create_app(View(service, state, clock), reload=reload, admits=admits)
     tls = access.tls if access else None
-    async with serving(app, *listeners, tls=tls):
+
+    def most_connections() -> int:
+        queries = sum(ceil(running.account.qps) for running in service.accounts.values())
+        return max_connections(descriptors, queries, tls=bool(tls))
+
+    async with serving(app, *listeners, tls=tls, max_connections=most_connections):
         await service.retire(first)
         for listener in listeners:
             _log.info("listening", url=url_of(listener, tls=bool(tls)), version=__version__, shard=str(shard))

@@ -4,18 +4,14 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 from starlette.applications import Starlette
 
+from exporter.web.connections import KEEP_ALIVE_SECONDS, MAX_CONNECTIONS, Connection, Connections
 from exporter.web.guard import MAX_HEADER_BYTES
-
-KEEP_ALIVE_SECONDS = 60
-"""How long a connection without a request stays open: longer than most scrape intervals."""
-_MAX_CONNECTIONS = 500
-"""More are answered with 503, so that file descriptors are left for polls and the state file."""
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[a-zA-Z0-9._-]*)):(?P<port>[0-9]{1,5})")
 
@@ -59,15 +55,45 @@ def _without_nagle(plain: socket.socket) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without signal handlers: it would end the process by the signal, and the exporter ends with 0."""
+    """uvicorn with our own way to accept connections, and without signal handlers: it would end the process by the
+    signal, and the exporter ends with 0."""
+
+    def __init__(self, config: uvicorn.Config, listeners: Sequence[socket.socket], connections: Connections) -> None:
+        super().__init__(config)
+        self._listeners = listeners
+        self._connections = connections
+        self._accepting: list[asyncio.Task[None]] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        self._accepting = [
+            asyncio.create_task(self._connections.accept(listener, self._connection)) for listener in self._listeners
+        ]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for accepting in self._accepting:
+            accepting.cancel()
+        await asyncio.wait(self._accepting)
+        for listener in self._listeners:
+            listener.close()
+        self._connections.close_handshakes()
+        await super().shutdown()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    def _connection(self, connections: Connections) -> Connection:
+        return Connection(self.config, self.server_state, connections)
+
 
 @asynccontextmanager
-async def serving(app: Starlette, *listeners: socket.socket, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
+async def serving(
+    app: Starlette,
+    *listeners: socket.socket,
+    tls: ssl.SSLContext | None = None,
+    max_connections: Callable[[], int] = lambda: MAX_CONNECTIONS,
+) -> AsyncIterator[None]:
     """Serve the application while the context lasts."""
     config = uvicorn.Config(
         app,
@@ -78,14 +104,13 @@ async def serving(app: Starlette, *listeners: socket.socket, tls: ssl.SSLContext
         server_header=False,
         lifespan="off",
         workers=1,  # without it, uvicorn reads WEB_CONCURRENCY
-        limit_concurrency=_MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=2,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         ssl_context_factory=(lambda _, __: tls) if tls else None,
     )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(list(listeners)))
+    server = _Server(config, listeners, Connections(max_connections))
+    task = asyncio.create_task(server.serve())
     try:
         yield
     finally:

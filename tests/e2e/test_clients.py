@@ -16,11 +16,11 @@ from real_world import RealWorld, real_world
 def test_who_does_not_finish_a_handshake_is_cut(tmp_path: Path) -> None:
     flags, trusting = with_tls(tmp_path)
     with real_world(tmp_path, *flags, tls=trusting) as it, connected(it) as silent:
-        assert is_cut(silent, 75)  # asyncio's 60 s
+        assert is_cut(silent, 20)  # after ten seconds; asyncio's own limit is a minute
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-def test_a_crowd_of_connections_takes_nothing_from_the_polls(tmp_path: Path, tls: bool) -> None:
+def test_a_crowd_of_connections_takes_nothing_from_polls_and_scrapes(tmp_path: Path, tls: bool) -> None:
     """With TLS they are in the middle of a handshake, which costs a server most."""
     flags, trusting = with_tls(tmp_path) if tls else ((), None)
     with real_world(tmp_path, *flags, tls=trusting) as it, ExitStack() as sockets:
@@ -29,9 +29,7 @@ def test_a_crowd_of_connections_takes_nothing_from_the_polls(tmp_path: Path, tls
 
         polled = len(it.api.arrivals)
         until(lambda: len(it.api.arrivals) > polled + 30, "polls go on at their pace", 5)
-        assert it.http.get("/-/healthy").status_code == (200 if tls else 503)
-        sockets.close()
-        until(lambda: it.http.get("/-/healthy").status_code == 200, "it is reached again")
+        assert it.http.get("/-/healthy").status_code == 200
 
 
 def with_tls(folder: Path) -> tuple[tuple[str, ...], ssl.SSLContext]:
