@@ -1,4 +1,5 @@
-"""Applies to every request and answer: basic auth, a limit on request headers, and headers for browsers."""
+"""Applies to every request and answer: basic auth, a limit on request headers, pages of other origins, and headers for
+browsers."""
 
 import base64
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from exporter.web.logins import TooManyWaiting
 
 MAX_HEADER_BYTES = 16 * 1024
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
+"""They change nothing."""
 
 Admits = Callable[[str, str], Awaitable[bool]]
 """Whether a request with this name and password is admitted. Raises TooManyWaiting."""
@@ -55,6 +58,8 @@ class Guard:
         # h11 limits only headers that arrive in parts
         if len(scope["path"]) + len(scope["query_string"]) + lengths > MAX_HEADER_BYTES:
             return PlainTextResponse("Request header too large\n", 431, {"connection": "close"})
+        if scope["method"] not in _SAFE_METHODS and _is_cross_origin(headers):
+            return PlainTextResponse("Cross-origin request refused: it is from a page of another site\n", 403)
         return await self._login(headers.get("authorization", "")) if self._admits else None
 
     async def _login(self, authorization: str) -> Response | None:
@@ -64,6 +69,15 @@ class Guard:
         except TooManyWaiting:
             return PlainTextResponse("Too many logins at once\n", 503, {"retry-after": "1"})
         return PlainTextResponse("Unauthorized\n", 401, {"www-authenticate": "Basic"})
+
+
+def _is_cross_origin(headers: Headers) -> bool:
+    """Whether a browser sent the request for a page of another origin; other clients send neither header."""
+    host = headers.get("host", "").lower()
+    # the scheme is that of a proxy in front of the exporter, if there is one
+    origins = (origin.lower().partition("://")[2] for origin in headers.getlist("origin"))
+    sites = headers.getlist("sec-fetch-site")
+    return any(not host or origin != host for origin in origins) or bool(set(sites) - {"same-origin", "none"})
 
 
 def _basic_auth(authorization: str) -> tuple[str, str]:

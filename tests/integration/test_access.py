@@ -20,7 +20,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.applications import Starlette
+from served import Nothing, ask
 from structlog.testing import capture_logs
 from virtual_time import VirtualClock, run
 from world import World, scenario
@@ -28,7 +28,7 @@ from world import World, scenario
 from exporter.clock import SystemClock
 from exporter.config.problems import ConfigError
 from exporter.runtime.reload import Fixed, Reloader
-from exporter.runtime.view import Snapshot, View
+from exporter.runtime.view import View
 from exporter.web.access import Access
 from exporter.web.logins import Logins, TooManyWaiting, matches
 from exporter.web.routes import create_app
@@ -38,31 +38,6 @@ PASSWORD = "correct horse: battery"
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
 PAGES = ("/", "/space", "/api/v1/phone-numbers", "/api/v1/spaces")
 PATHS = (*PAGES, "/metrics", "/-/healthy", "/-/ready", "/-/config", "/nothing")
-
-
-class Nothing(View):
-    """A view with nothing in it."""
-
-    def __init__(self) -> None:
-        pass
-
-    def expire(self) -> Iterator[None]:
-        return iter(())
-
-    def exposition(self, **_: Any) -> Iterator[bytes]:
-        yield b"# EOF\n"
-
-    def accounts(self) -> list[Any]:
-        return []
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot(0.0, (), ())
-
-    def unpolled(self) -> int:
-        return 0
-
-    def redacted_config(self) -> str:
-        return ""
 
 
 def written(folder: Path, text: str) -> Path:
@@ -83,14 +58,6 @@ def message(folder: Path, text: str) -> str:
 
 def get(path: str, of: Access | None, method: str = "GET", **headers: str) -> httpx.Response:
     return ask(create_app(Nothing(), admits=of.admits if of else None), path, method, **headers)
-
-
-def ask(app: Starlette, path: str, method: str = "GET", **headers: str) -> httpx.Response:
-    async def main() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as http:
-            return await http.request(method, path, headers=headers)
-
-    return asyncio.run(main())
 
 
 def login(user: str, password: str) -> str:

@@ -1,0 +1,71 @@
+"""A page of another site that is open in a browser must not change anything here."""
+
+import pytest
+from served import Nothing, ask
+
+from exporter.web.routes import create_app
+
+REFUSED = (403, "Cross-origin request refused: it is from a page of another site\n", 0)
+RELOADED = (200, "config reloaded\n", 1)
+
+
+def reload(method: str = "POST", host: str = "exporter:10144", **headers: str) -> tuple[int, str, int]:
+    """The answer, and how often the configuration was reloaded."""
+    reloads = []
+
+    async def count() -> None:
+        reloads.append("reloaded")
+
+    sent = {name.replace("_", "-"): text for name, text in headers.items()}
+    answer = ask(create_app(Nothing(), reload=count), "/-/reload", method, host=host, **sent)
+    return answer.status_code, answer.text, len(reloads)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://attacker.example"},
+        {"origin": "http://exporter"},
+        {"origin": "http://exporter:10145"},
+        {"origin": "http://exporter:10144.attacker.example"},
+        {"origin": "null"},
+        {"origin": ""},
+        {"origin": "exporter:10144"},
+        {"sec_fetch_site": "cross-site"},
+        {"sec_fetch_site": "same-site"},
+        {"sec_fetch_site": "cross-site", "origin": "http://exporter:10144"},
+        {"sec_fetch_site": "none", "origin": "https://attacker.example"},
+    ],
+)
+def test_a_reload_from_a_page_of_another_origin_is_refused(method: str, headers: dict[str, str]) -> None:
+    assert reload(method, **headers) == REFUSED
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"origin": "http://exporter:10144", "sec_fetch_site": "same-origin"},
+        {"origin": "https://exporter:10144"},
+        {"origin": "HTTP://Exporter:10144"},
+        {"sec_fetch_site": "same-origin"},
+        {"sec_fetch_site": "none"},
+    ],
+)
+def test_a_reload_by_curl_or_from_the_same_origin_is_made(headers: dict[str, str]) -> None:
+    assert reload(**headers) == RELOADED
+
+
+def test_the_port_that_browsers_leave_out_is_left_out_of_both() -> None:
+    assert reload(host="exporter.example.com", origin="https://exporter.example.com") == RELOADED
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize("path", ["/", "/metrics", "/-/config", "/api/v1/spaces", "/nothing"])
+def test_no_other_path_is_an_exception(method: str, path: str) -> None:
+    assert ask(create_app(Nothing()), path, method, origin="https://attacker.example").status_code == 403
+
+
+def test_a_link_from_another_site_opens_the_pages() -> None:
+    assert ask(create_app(Nothing()), "/", **{"sec-fetch-site": "cross-site"}).status_code == 200

@@ -1,0 +1,43 @@
+"""The application over a view that has nothing, and a request to it without a socket."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+from starlette.applications import Starlette
+
+from exporter.runtime.view import Snapshot, View
+
+
+class Nothing(View):
+    """A view with nothing in it."""
+
+    def __init__(self) -> None:
+        pass
+
+    def expire(self) -> Iterator[None]:
+        return iter(())
+
+    def exposition(self, **_: Any) -> Iterator[bytes]:
+        yield b"# EOF\n"
+
+    def accounts(self) -> list[Any]:
+        return []
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(0.0, (), ())
+
+    def unpolled(self) -> int:
+        return 0
+
+    def redacted_config(self) -> str:
+        return ""
+
+
+def ask(app: Starlette, path: str, method: str = "GET", **headers: str) -> httpx.Response:
+    async def main() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as http:
+            return await http.request(method, path, headers=headers)
+
+    return asyncio.run(main())
