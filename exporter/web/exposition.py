@@ -12,6 +12,8 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _CHUNK_BYTES = 256 * 1024
 """What is compressed and sent at once: some tenths of a millisecond."""
+_MAX_ENTRIES = 50
+"""Of such a header; Prometheus sends five."""
 _GZIP = 16 + isal_zlib.MAX_WBITS
 """zlib's value for gzip's header."""
 
@@ -26,7 +28,7 @@ def exposition(families: Iterable[bytes], asked: Headers, *, openmetrics: bool) 
 
 def prefers_openmetrics(accept: str) -> bool:
     """Whether an Accept header ranks OpenMetrics 1.0 first; in all other cases text 0.0.4 is the answer."""
-    ranked = sorted(map(_quality, accept.split(",")), key=lambda entry: -entry[0])
+    ranked = sorted(_qualities(accept), key=lambda entry: -entry[0])
     for quality, media_type, version in ranked:
         if quality > 0 and media_type == "application/openmetrics-text" and version in ("", "0.0.1", "1.0.0"):
             return True
@@ -37,11 +39,16 @@ def prefers_openmetrics(accept: str) -> bool:
 
 def accepts_gzip(accept_encoding: str) -> bool:
     """Whether an Accept-Encoding header names gzip, and not to rule it out."""
-    return any(name == "gzip" and quality > 0 for quality, name, _ in map(_quality, accept_encoding.split(",")))
+    return any(name == "gzip" and quality > 0 for quality, name, _ in _qualities(accept_encoding))
+
+
+def _qualities(header: str) -> Iterator[tuple[float, str, str]]:
+    # a header of 16 kB has up to 8,000 entries, which would take 20 ms
+    return map(_quality, header.split(",", _MAX_ENTRIES)[:_MAX_ENTRIES])
 
 
 def _quality(entry: str) -> tuple[float, str, str]:
-    """The rank, the name and the version of an entry of such headers."""
+    """The rank, the name and the version of an entry of these headers."""
     name, *rest = (part.strip() for part in entry.split(";"))
     parameters = dict(part.split("=", 1) for part in rest if "=" in part)
     try:
