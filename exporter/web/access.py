@@ -86,9 +86,12 @@ class Access:
         """Raises ConfigError if it has errors."""
         self._path = path
         self._logins = Logins(clock)
-        self._config = load_document(path, WebConfig)
-        self._versions = self._current_versions()
+        self._files: list[Path] = []
+        """What the file named when it was last parsed."""
+        self._versions: list[Version] = []
+        """Of the file and of these when they were last read."""
         self._error = ""
+        self._config = self._read()
         self._current = self.tls = self._context(self._config.tls_server_config)
         if self.tls:
             # load_cert_chain on a context in use would keep an ECDSA certificate beside a newer RSA one, and would
@@ -102,9 +105,8 @@ class Access:
 
     async def follow(self) -> bool:
         """Apply the file and those that it names if one has changed. False if they have errors: nothing changes then,
-        and the next call tries again."""
-        versions = await asyncio.to_thread(self._current_versions)
-        if versions != self._versions or self._error:
+        until one changes. A file that cannot be read is tried again at the next call."""
+        if await asyncio.to_thread(self._current_versions) != self._versions:
             try:
                 self._config, self._current = await asyncio.to_thread(self._load)
                 self._error = ""
@@ -113,11 +115,12 @@ class Access:
                 if str(error) != self._error:
                     _log.error("web config reload failed, keeping the current configuration", problems=str(error))
                 self._error = str(error)
-            self._versions = versions
+                if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, ssl.SSLError):
+                    self._versions = []  # the cause, such as too many open files, need not be a change of the file
         return not self._error
 
     def _load(self) -> tuple[WebConfig, ssl.SSLContext | None]:
-        config, now = load_document(self._path, WebConfig), self._config
+        config, now = self._read(), self._config
         if now.basic_auth_users and not config.basic_auth_users:
             raise self._problem(
                 "expected users as at the start, found none; removing them requires a restart", "basic_auth_users"
@@ -136,10 +139,16 @@ class Access:
         connection.context = self._current
         return None
 
-    def _current_versions(self) -> tuple[Version, ...]:
-        tls = self._config.tls_server_config
-        names = (self._path.name, *(tls.files.values() if tls else ()))
-        return tuple(version_of(self._path.parent / name) for name in names)
+    def _read(self) -> WebConfig:
+        self._versions = self._current_versions()  # before the files are read, so that a later change is seen
+        config = load_document(self._path, WebConfig)
+        tls = config.tls_server_config
+        self._files = [self._path.parent / name for name in (tls.files.values() if tls else ())]
+        self._versions = [self._versions[0], *map(version_of, self._files)]
+        return config
+
+    def _current_versions(self) -> list[Version]:
+        return [version_of(file) for file in (self._path, *self._files)]
 
     def _context(self, tls: TlsServerConfig | None) -> ssl.SSLContext | None:
         if not tls:

@@ -5,6 +5,7 @@ import base64
 import resource
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -137,6 +138,77 @@ def test_users_are_applied_when_the_file_changes_and_a_broken_file_keeps_the_las
     assert [line["event"] for line in logs] == ["web config reloaded"]
     assert get("/metrics", of, **asked).status_code == 401
     assert get("/metrics", of, authorization=login("grafana", PASSWORD)).status_code == 200
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[list[tuple[str, int]]]:
+    """Which files of the folder are opened meanwhile, each with the thread that opens it."""
+    seen: list[tuple[str, int]] = []
+    looking = True
+
+    def look(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and looking and str(arguments[0]).startswith(str(folder)):
+            seen.append((Path(arguments[0]).name, threading.get_ident()))
+
+    sys.addaudithook(look)  # it cannot be removed
+    try:
+        yield seen
+    finally:
+        looking = False
+
+
+def test_a_broken_file_is_read_again_only_when_it_changes_and_never_on_the_event_loop(
+    ca: trustme.CA, tmp_path: Path
+) -> None:
+    issue(ca, tmp_path)
+    of = access(tmp_path, TLS)
+    broken = (
+        TLS + "\nbasic_auth_users: {a: not-a-hash}",
+        "basic_auth_users: {",
+        TLS.replace("key.pem", "cert.pem"),
+        TLS.replace("cert.pem", "ca.pem"),
+        TLS.replace("}", ", min_version: TLS13}"),
+    )
+    for text in broken:
+        written(tmp_path, text)
+        with capture_logs(), reading(tmp_path) as first:
+            assert not follow(of)
+        with capture_logs() as logs, reading(tmp_path) as again:
+            assert [follow(of), follow(of)] == [False, False]
+        assert "web.yml" in [name for name, _ in first]
+        assert threading.get_ident() not in [thread for _, thread in first]
+        assert again == []
+        assert logs == []
+
+    written(tmp_path, TLS)
+    assert follow(of)
+
+
+def test_a_file_that_a_broken_one_names_is_followed(ca: trustme.CA, tmp_path: Path) -> None:
+    issue(ca, tmp_path)
+    of = access(tmp_path, TLS)
+    (tmp_path / "other.pem").write_text("half a key")
+    written(tmp_path, TLS.replace("key.pem", "other.pem"))
+    with capture_logs():
+        assert [follow(of), follow(of)] == [False, False]
+
+    (tmp_path / "other.pem").write_bytes((tmp_path / "key.pem").read_bytes())
+
+    assert follow(of)
+
+
+def test_a_file_that_could_not_be_read_is_tried_again_though_it_did_not_change(tmp_path: Path) -> None:
+    of = access(tmp_path, "basic_auth_users: {}")
+    written(tmp_path, f"basic_auth_users: {{prometheus: {HASH}}}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with capture_logs(), asyncio.Runner() as runner:
+        runner.run(asyncio.sleep(0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # no file can be opened
+        try:
+            assert not runner.run(of.follow())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert runner.run(of.follow())
 
 
 def test_a_success_is_remembered_for_five_minutes_after_its_last_use() -> None:
