@@ -29,7 +29,8 @@ def matches(password: str, hashed: str) -> bool:
 class Logins:
     """Passwords against bcrypt hashes, off the event loop. A success is remembered for five minutes after its last use.
 
-    So a scraper does not wait while others try passwords. An unknown name takes as long as a known one.
+    So a scraper does not wait while others try passwords. Whether a name exists changes neither the answer to a wrong
+    password nor its time: all wait in one queue, and for as long as the costliest hash takes.
     """
 
     def __init__(self, clock: Clock, matches: Callable[[str, str], bool] = matches) -> None:
@@ -46,7 +47,8 @@ class Logins:
             TooManyWaiting: it was not verified.
         """
         known = users.get(user)
-        expected = known or max(users.values(), key=_cost)
+        costliest = max(users.values(), key=_cost)
+        expected = known or costliest
         digest = hashlib.sha256("\0".join((user, expected, password)).encode("utf-8", "surrogatepass")).digest()
         if known and self._remembered.get(digest, 0.0) > self._clock.monotonic():
             return self._remember(digest)
@@ -56,6 +58,9 @@ class Logins:
         try:
             async with self._slots:
                 right = await asyncio.to_thread(self._matches, password, expected)
+                if not right:
+                    for hashed in _as_costly(expected, costliest):
+                        await asyncio.to_thread(self._matches, password, hashed)
         finally:
             self._waiting -= 1
         return bool(known) and right and self._remember(digest)
@@ -68,6 +73,11 @@ class Logins:
         return True
 
 
-def _cost(hashed: str) -> str:
+def _as_costly(hashed: str, costliest: str) -> list[str]:
+    """Hashes that take, together with this one, as long as the costliest: the cost is an exponent of 2."""
+    return [f"{hashed[:4]}{cost:02}{hashed[6:]}" for cost in range(_cost(hashed), _cost(costliest))]
+
+
+def _cost(hashed: str) -> int:
     """The two digits after $2b$: bcrypt takes 2 to the power of that many rounds."""
-    return hashed[4:6]
+    return int(hashed[4:6])

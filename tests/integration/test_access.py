@@ -294,6 +294,62 @@ def test_an_unknown_name_takes_as_long_as_the_costliest_known_one() -> None:
     assert compared == ["12"]
 
 
+def test_a_wrong_password_costs_the_same_whether_or_not_the_name_exists() -> None:
+    rounds: list[int] = []
+
+    def counting(password: str, hashed: str) -> bool:
+        rounds.append(2 ** int(hashed[4:6]))
+        return matches(password, hashed.replace(hashed[3:7], "$04$"))
+
+    users = {"cheap": HASH, "costly": HASH.replace("$04$", "$12$"), "other": HASH.replace("$04$", "$10$")}
+
+    async def main() -> dict[str, int]:
+        logins, cost = Logins(VirtualClock(), counting), {}
+        for name in ("nobody", *users):
+            rounds.clear()
+            assert not await logins.verify(users, name, "wrong")
+            cost[name] = sum(rounds)
+        assert await logins.verify(users, "cheap", PASSWORD)
+        return cost
+
+    assert run(main()) == dict.fromkeys(("nobody", *users), 2**12)
+
+
+@pytest.mark.parametrize("flood", ["nobody", "prometheus"])
+def test_a_flood_of_logins_is_answered_the_same_whether_or_not_the_names_exist(flood: str) -> None:
+    release, users = threading.Event(), {"prometheus": HASH, "grafana": HASH}
+
+    def when_released(password: str, hashed: str) -> bool:
+        assert release.wait(30)
+        return matches(password, hashed)
+
+    async def main() -> tuple[set[int], set[int]]:
+        logins = Logins(SystemClock(), when_released)
+
+        async def admits(user: str, password: str) -> bool:
+            return await logins.verify(users, user, password)
+
+        transport = httpx.ASGITransport(create_app(Nothing(), admits=admits))
+        async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
+
+            async def status(name: str, password: str) -> int:
+                return (await http.get("/-/healthy", headers={"authorization": login(name, password)})).status_code
+
+            flooding = [asyncio.create_task(status(flood, f"x{n}")) for n in range(200)]
+            await asyncio.wait(flooding, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                async with asyncio.timeout(10):
+                    names = ("nobody", "prometheus", "grafana")
+                    asked = await asyncio.gather(*(status(name, "wrong") for name in names))
+            finally:
+                release.set()
+            await asyncio.gather(*flooding)
+            after = [await status(name, "wrong") for name in names]
+            return set(asked), set(after)
+
+    assert asyncio.run(main()) == ({503}, {401})
+
+
 @pytest.mark.parametrize("from_the_start", [True, False])
 def test_logins_are_not_turned_off_by_a_file_that_is_half_written(tmp_path: Path, from_the_start: bool) -> None:
     users = f"basic_auth_users: {{prometheus: {HASH}}}"
