@@ -210,7 +210,9 @@ def serve(
 
     configuration = _configuration(config_file, expand=expand)
     settings = _valid(lambda: _in_time(configuration.load), hint=config_file is None)
-    access = _valid(lambda: Access(web_config_file, SystemClock())) if web_config_file else None
+    access = None
+    if web_config_file:
+        access = _valid(lambda: _in_time(lambda: Access(web_config_file, SystemClock())))
     configure_logs(log_level, log_format)
     listeners = _bind(addresses)
     served = run(configuration, settings, os.environ, listeners, access=access, lifecycle=lifecycle, shard=shard)

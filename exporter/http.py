@@ -9,7 +9,7 @@ from ssl import SSLContext, create_default_context
 import httpx
 
 from exporter.config.environment import proxy_of
-from exporter.connections import Transport
+from exporter.transport import Transport
 
 
 def http_client(endpoint: str, environ: Mapping[str, str] = os.environ) -> httpx.AsyncClient:

@@ -4,13 +4,12 @@ Source: github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuratio
 errors: a key without effect would be a protection that its owner relies on.
 """
 
-import asyncio
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import bcrypt
 import structlog
@@ -20,9 +19,13 @@ from exporter.clock import Clock
 from exporter.config.document import Lines
 from exporter.config.fields import Strict, Text
 from exporter.config.loading import Version, version_of
-from exporter.config.problems import ConfigError
+from exporter.config.problems import ConfigError, not_read_within
 from exporter.config.validation import load_document
+from exporter.files import require_regular
+from exporter.threads import LOAD_SECONDS, BlockingCalls
 from exporter.web.logins import Logins
+
+Result = TypeVar("Result")
 
 _log = structlog.get_logger()
 
@@ -91,6 +94,9 @@ class Access:
         self._versions: list[Version] = []
         """Of the file and of these when they were last read."""
         self._error = ""
+        self._is_unread = False
+        """They could not be read."""
+        self._reads = BlockingCalls()
         self._config = self._read()
         self._current = self.tls = self._context(self._config.tls_server_config)
         if self.tls:
@@ -105,19 +111,26 @@ class Access:
 
     async def follow(self) -> bool:
         """Apply the file and those that it names if one has changed. False if they have errors: nothing changes then,
-        until one changes. A file that cannot be read is tried again at the next call."""
-        if await asyncio.to_thread(self._current_versions) != self._versions:
-            try:
-                self._config, self._current = await asyncio.to_thread(self._load)
-                self._error = ""
+        until one changes. Files that cannot be read, or not in time, are tried again at the next call."""
+        try:
+            if self._is_unread or await self._in_time(self._current_versions) != self._versions:
+                self._is_unread = True
+                self._config, self._current = await self._in_time(self._load)
+                self._is_unread, self._error = False, ""
                 _log.info("web config reloaded", file=str(self._path))
-            except ConfigError as error:
-                if str(error) != self._error:
-                    _log.error("web config reload failed, keeping the current configuration", problems=str(error))
-                self._error = str(error)
-                if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, ssl.SSLError):
-                    self._versions = []  # the cause, such as too many open files, need not be a change of the file
+        except ConfigError as error:
+            # the cause, such as too many open files, need not be a change of the file
+            self._is_unread = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, ssl.SSLError)
+            if str(error) != self._error:
+                _log.error("web config reload failed, keeping the current configuration", problems=str(error))
+            self._error = str(error)
         return not self._error
+
+    async def _in_time(self, read: Callable[[], Result]) -> Result:
+        try:
+            return await self._reads.run(read, seconds=LOAD_SECONDS)
+        except TimeoutError as error:
+            raise not_read_within(LOAD_SECONDS) from error
 
     def _load(self) -> tuple[WebConfig, ssl.SSLContext | None]:
         config, now = self._read(), self._config
@@ -159,6 +172,7 @@ class Access:
         directory, context = self._path.parent, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         for key, name in tls.files.items():  # ssl does not say which file it cannot read
             with self._expecting(key, "a readable file"):
+                require_regular(directory / name)
                 (directory / name).open("rb").close()
         with self._expecting("cert_file", "a certificate and its key, in PEM"):
             context.load_cert_chain(directory / tls.cert_file, directory / tls.key_file, password=_no_password)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import os
 import resource
 import socket
 import ssl
@@ -23,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served import Nothing, ask
 from structlog.testing import capture_logs
-from virtual_time import VirtualClock, run
+from virtual_time import VirtualClock, run, virtual_loop
 from world import World, scenario
 
 from exporter.clock import SystemClock
@@ -209,6 +210,49 @@ def test_a_file_that_could_not_be_read_is_tried_again_though_it_did_not_change(t
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert runner.run(of.follow())
+
+
+def test_a_web_configuration_that_is_or_becomes_a_fifo_is_an_error_and_not_opened(tmp_path: Path) -> None:
+    path = written(tmp_path, f"basic_auth_users: {{prometheus: {HASH}}}")
+    of = Access(path, SystemClock())
+    path.unlink()
+    os.mkfifo(path)
+
+    with capture_logs() as logs:
+        assert not asyncio.run(of.follow())
+
+    assert [line["problems"] for line in logs] == [f"{path}: expected a readable file, found: a FIFO"]
+    with pytest.raises(ConfigError, match="found: a FIFO"):
+        Access(path, SystemClock())
+
+
+def test_a_certificate_that_is_a_fifo_is_an_error_and_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cert")
+
+    assert message(tmp_path, "tls_server_config: {cert_file: cert, key_file: cert}") == (
+        "web.yml:1: tls_server_config.cert_file: expected a readable file, found: a FIFO"
+    )
+
+
+def test_files_that_do_not_answer_are_a_failure_until_they_are_read(tmp_path: Path) -> None:
+    path = written(tmp_path, f"basic_auth_users: {{prometheus: {HASH}}}")
+    of = Access(path, SystemClock())
+
+    async def main() -> list[object]:
+        loop = virtual_loop()
+        loop.hangs = lambda _: True
+        path.write_text(f"basic_auth_users: {{another: {HASH}}}")
+        seen: list[object] = [await of.follow(), loop.time(), await of.follow()]
+        loop.release()
+        return [*seen, await of.follow()]
+
+    with capture_logs() as logs:
+        assert run(main()) == [False, 60.0, False, True]
+    assert [line["event"] for line in logs] == [
+        "web config reload failed, keeping the current configuration",
+        "web config reloaded",
+    ]
+    assert get("/", of, authorization=login("another", PASSWORD)).status_code == 200
 
 
 def test_a_success_is_remembered_for_five_minutes_after_its_last_use() -> None:

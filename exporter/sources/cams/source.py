@@ -12,7 +12,6 @@ from typing import Protocol, TypeVar
 import httpx
 
 from exporter.clock import Clock
-from exporter.connections import NEW_CONNECTION, StaleConnection
 from exporter.model import OWN_NUMBERS, Answer, Space
 from exporter.source import (
     REQUEST_TIMEOUT_SECONDS,
@@ -36,6 +35,7 @@ from exporter.sources.cams.wire import (
     decode_instances,
     encode_request,
 )
+from exporter.transport import NEW_CONNECTION, StaleConnection
 
 CREDENTIALS_TIMEOUT_SECONDS = 5.0
 MAX_ANSWER_BYTES = 2 * 1024 * 1024

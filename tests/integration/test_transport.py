@@ -18,7 +18,6 @@ from virtual_time import run as run_virtual
 from world import Given, busiest_second
 
 from exporter.clock import SystemClock
-from exporter.connections import StaleConnection, Transport
 from exporter.http import http_client
 from exporter.metrics.instruments import Instruments
 from exporter.model import Answer, Space
@@ -27,6 +26,7 @@ from exporter.polling.poller import Poller
 from exporter.source import QueryError
 from exporter.sources.cams.signing import Credentials
 from exporter.sources.cams.source import CamsSource
+from exporter.transport import StaleConnection, Transport
 
 OTHER = {"PhoneNumber": "1555", "QualityRating": "GREEN", "Status": "CONNECTED"}
 VICTIM = {"PhoneNumber": "1666", "QualityRating": "RED", "Status": "BANNED"}
