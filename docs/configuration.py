@@ -23,9 +23,9 @@ Without a file, one account called `default` is polled for its own numbers, with
 `chatapp-exporter check --config.file exporter.yml` says what is wrong with yours, all of it at once, or what polling it
 will mean; `chatapp-exporter schema` prints a JSON Schema for editors.
 
-- The file is YAML; JSON is read as YAML. A key that is not listed here is an error. `null` and `~` mean that the key is
-  left out; a key without a value is an error where it needs one. A merge key (`<<: *anchor`) adds the keys of another
-  mapping.
+- The file is YAML; JSON is read as YAML. A key that is not listed here is an error. `null` and `~` mean that the key
+  is not set; a key with no value at all is an error if it needs one. A merge key (`<<: *anchor`) adds the keys of
+  another mapping.
 - An id, a name of an account or a label value with an invisible character, such as a no-break space (U+00A0) or a zero
   width space (U+200B), is an error that names the character.
 - A **duration** is written as Prometheus writes it: `30s`, `5m`, `1h30m`, `1d`.
@@ -53,17 +53,18 @@ _VARIABLES = {
     variable("access_key_secret"): "its secret, for the same accounts",
     variable("security_token"): "the token of a temporary key (STS), for the same accounts",
     "HTTPS_PROXY, ALL_PROXY": "the proxy for the API: `http://` or `https://`, a host and a port; reserved characters"
-    " of a user and password are percent-encoded; SOCKS is not supported. An endpoint on loopback has no proxy",
+    " of a user and password are percent-encoded; SOCKS is not supported. No proxy is used for an endpoint on loopback",
     "NO_PROXY": "hosts without a proxy, separated by commas: `*`, `example.com` (with its subdomains), `.example.com`,"
     " `*.example.com`, `10.0.0.1`, `::1`, `10.0.0.0/8`, `fd00::/8`, each also with a port (`example.com:443`,"
     " `[::1]:443`); other entries are ignored",
     "SSL_CERT_FILE": "certificate authorities to trust, in PEM, instead of those that come with Python's certifi",
-    "SSL_CERT_DIR": "the same as a directory with names as `openssl rehash` gives them, if SSL_CERT_FILE is not set",
+    "SSL_CERT_DIR": "a directory of trusted certificates, prepared with `openssl rehash`; used if SSL_CERT_FILE is not"
+    " set",
     "SSLKEYLOGFILE": "a file to which the keys of TLS connections to the API are appended, for analysis",
 }
 _CHAIN = """
-Of a proxy variable, the name in lower case counts first. `PROMETHEUS_MULTIPROC_DIR` is ignored. A variable that cannot
-be used is an error at the start, in `check` and at a reload; its value is not shown.
+If a proxy variable is set in lower and in upper case, the one in lower case is used. `PROMETHEUS_MULTIPROC_DIR`
+is ignored. A variable that cannot be used is an error at the start, in `check` and at a reload; its value is not shown.
 
 With `credentials: default` the default chain of Alibaba Cloud reads more of them:
 [its documentation](https://github.com/aliyun/credentials-python#credential-provider-chain).

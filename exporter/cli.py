@@ -300,14 +300,14 @@ def poll(config_file: Path | None, expand: bool, output: str, fail_on: str) -> N
     reports keeps its last reported value for this. The file is not changed.
 
     \b
-    After three denied spaces in a row, the account is denied: its other
-    spaces are not polled and reported as such.
+    After three denied spaces in a row, the account is denied. Its other
+    spaces are not polled. They are reported as "not polled".
 
     \b
     Exit status:
       0    all well
-      1    a space could not be polled or was not, or the spaces of an account
-           not listed
+      1    a space failed or was not polled, or the spaces of an account could
+           not be listed
       2    the configuration or the command line is wrong; nothing was polled
       3    a number is as bad as --fail-on says, whatever else failed
       130  interrupted
@@ -328,8 +328,8 @@ def poll(config_file: Path | None, expand: bool, output: str, fail_on: str) -> N
 @click.option(
     "--write",
     type=click.Path(path_type=Path),
-    help="A new file for the configuration, instead of printing it. It is complete as soon as it exists, the API can be"
-    " polled then, and it is removed at the end.",
+    help="Write the configuration to this new file instead of printing it. When the file exists, it is complete and the"
+    " API can be polled. The file is removed when simulate ends.",
 )
 def simulate(scenario: Path | None, addresses: Sequence[str], write: Path | None) -> None:
     """Start the simulated API alone and print how to poll it.
@@ -476,7 +476,7 @@ def _say(text: str) -> None:
 def _printing() -> Iterator[None]:
     """For what writes to standard output: that it could not be written is told here, and not by a traceback at exit."""
     if sys.stdout is None:  # closed by the parent process
-        click.echo("error: cannot write the output: it is closed; write it elsewhere", err=True)
+        click.echo("error: standard output is closed; redirect the output to a file", err=True)
         sys.exit(1)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name in letters that it has not
     try:

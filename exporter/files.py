@@ -1,5 +1,5 @@
-"""Reads files that people name. Only regular files are opened, behind links too: a FIFO has no end, and a device can do
-anything when it is opened."""
+"""Reads files that people name. Only regular files are opened, behind links too: a read of a FIFO can block for ever,
+and opening a device can have side effects."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 _OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-"""No file can be created now, but the same name is good for another user or later."""
+"""These depend on the user or on the moment, so the path can still be valid."""
 
 
 class NotRegularError(OSError):
@@ -36,7 +36,7 @@ def read_bytes(path: Path, longest: int = -1) -> bytes:
         OSError: it cannot be read, or it is not a regular file.
     """
     require_regular(path)
-    # without waiting for a writer, if it became a FIFO after the look at it
+    # do not wait for a writer if it became a FIFO after the check
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         return file.read(longest)
 
@@ -52,7 +52,7 @@ def read_text(path: Path) -> str:
 
 
 def problem_of_place(path: Path) -> str | None:
-    """Why no file can be written here, whoever tries; None if it is a regular file or one can be created. A directory
+    """Why no user can create a file here; None if it is a regular file or one can be created. A directory
     that does not exist yet is no problem: it can be a volume that is mounted later."""
     try:
         require_regular(path)

@@ -31,8 +31,8 @@ from exporter.web.routes import create_app
 from exporter.web.server import serving, url_of
 
 _SWITCH_SECONDS = 0.0005
-"""How long a thread that makes a page may keep the event loop waiting: each of the loop's calls to the system waits as
-long, and with Python's 5 ms a page of 50,000 numbers held it for 40 ms."""
+"""How long the event loop waits for the interpreter after each of its calls to the system, while a thread makes a page.
+With Python's default of 5 ms, a page of 50,000 numbers blocked the loop for 40 ms."""
 
 _log = structlog.get_logger()
 
@@ -48,14 +48,14 @@ async def serve(
     hangup_stops: bool = False,
     shard: Shard = UNSHARDED,
 ) -> None:
-    """Poll, and serve on the listening sockets, until SIGTERM or SIGINT. SIGHUP reloads the configuration, or it stops
-    too. Raises ConfigError if a source cannot be opened."""
+    """Poll, and serve on the listening sockets, until SIGTERM or SIGINT. SIGHUP reloads the configuration or, with
+    `hangup_stops`, stops too. Raises ConfigError if a source cannot be opened."""
     clock, stop, hangup = SystemClock(), asyncio.Event(), asyncio.Event()
     descriptors = raise_descriptor_limit()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    handle_signals(stop, None if hangup_stops else hangup)
     service = Service(_source_context(environ, clock), shard=shard)
     first = await service.prepare(settings)
+    handle_signals(stop, None if hangup_stops else hangup)  # a signal before this ends the start at once
     service.commit(first)
     state = ReloadState(clock.now())
     reloader = Reloader(loader, service, state, clock, access.follow if access else None)

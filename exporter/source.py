@@ -127,7 +127,7 @@ class RejectedError(PermanentError):
 def quoted(text: str, secrets: Iterable[str], longest: int) -> str:
     """Text from outside, for logs and terminals: without these secrets, up to `longest` characters, and without control
     characters."""
-    if known := sorted(filter(None, secrets), key=len, reverse=True):  # at once: none is looked for in a replacement
+    if known := sorted(filter(None, secrets), key=len, reverse=True):  # in one pass, so that no replacement is searched
         text = re.sub("|".join(map(re.escape, known)), "<secret>", text)
     # cut after the replacement: the rest of a secret that was cut would be shown
     return "".join(character if character.isprintable() else "?" for character in text[:longest])

@@ -1,8 +1,8 @@
 """HTTP connections that carry one answer for each request, and nothing else.
 
-httpcore keeps bytes that arrive behind an answer, and reads them as the answer to the next request, which is another
-space's. Here a connection on which anything but answers arrived is not used again, whichever buffer that is in (of h11,
-TLS, asyncio or the kernel). h11 finds where an answer ends.
+httpcore keeps bytes that arrive after an answer, and reads them as the answer to the next request, which can be another
+space's. Here a connection that received unexpected bytes is never used again, in whichever buffer they are (h11, TLS,
+asyncio or the kernel). h11 finds where an answer ends.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ _ERRORS = (
 
 
 class StaleConnection(httpx.ReadError):
-    """A connection that was used before ended, and not one byte of an answer arrived. The server closed it while it was
-    idle: a new connection can succeed."""
+    """A connection that was used before was closed, and no byte of an answer had arrived. The server closed it while it
+    was idle: a new connection can succeed."""
 
 
 class _Stale(httpcore.ReadError):
-    """The same, as httpcore passes it on."""
+    """`StaleConnection`, while it passes through httpcore."""
 
 
 class Transport(httpx.AsyncBaseTransport):
@@ -184,7 +184,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         if self._pending:
             await asyncio.wait([self._pending], timeout=0)  # for what is here already
         if self._answered and not self._is_clean():
-            raise _Stale("the server closed the idle connection, or sent what nobody requested")
+            raise _Stale("the server closed the idle connection, or sent unexpected data")
         self._answer, self._started = h11.Connection(h11.CLIENT), False
         self._answer.send(h11.Request(method=request.split(b" ", 1)[0], target="/", headers=[("host", "server")]))
         self._answer.send(h11.EndOfMessage())

@@ -21,8 +21,8 @@ _SURROGATES = re.compile(r"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0
 PLACEHOLDER_MARK = "${"
 _NULL = ("null", "Null", "NULL", "~")
 """As YAML's core schema has it."""
-_MAX_LEVELS = 10_000
-"""PyYAML's parser in C ends the process somewhere above 20,000 levels; at some hundreds it raises RecursionError."""
+_MAX_LEVELS = 500
+"""PyYAML's parser in C ends the process at some thousands, if a thread has a small stack."""
 
 
 def read_document(path: Path) -> Any:

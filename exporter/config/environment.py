@@ -28,8 +28,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def environment_problems(environ: Mapping[str, str], *, remote: bool) -> Iterator[Problem]:
-    """Everything that is wrong with these variables. Only if an account is `remote` are requests sent through a proxy,
-    and proxies checked."""
+    """Everything that is wrong with these variables. Proxies are checked only if an account is `remote`: no other
+    request uses one."""
     yield from _problem("SSLKEYLOGFILE", environ, _require_writable)
     if environ.get("SSL_CERT_FILE"):  # is used instead of the directory
         yield from _problem("SSL_CERT_FILE", environ, _require_certificates)
@@ -71,7 +71,7 @@ def _in_either_case(name: str, environ: Mapping[str, str]) -> str:
 
 
 def _proxy_url(value: str) -> str:
-    """The address of a proxy; without a scheme it is http://. Raises ValueError for what is none."""
+    """The address of a proxy; without a scheme it is http://. Raises ValueError if it is not one."""
     scheme, separator, rest = value.strip().partition("://")
     scheme, rest = (scheme.lower(), rest) if separator else ("http", scheme)
     if scheme in _SOCKS:
@@ -88,8 +88,8 @@ def _proxy_url(value: str) -> str:
 
 
 def _includes(entry: str, host: str, port: int) -> bool:
-    """Whether an entry of NO_PROXY means this host: by name, with its subdomains, or by address or network. An entry
-    that cannot be read means none: container engines add such entries, which other programs ignore."""
+    """Whether an entry of NO_PROXY matches this host: by name, with its subdomains, or by address or network. An entry
+    that cannot be read matches no host: container engines add such entries, which other programs ignore."""
     if _network(entry) is None and (found := _WITH_PORT.fullmatch(entry)):
         if int(found[2]) != port:
             return False
@@ -117,10 +117,10 @@ def _require_certificates(file: str) -> None:
 
 
 def _require_hashed_names(directories: str) -> None:
-    with _expecting("a directory of certificates with names as openssl rehash gives them"):
+    with _expecting("a directory of certificates, prepared with openssl rehash"):
         existing = [path for path in directories.split(os.pathsep) if Path(path).is_dir()] or [directories]
         if not any(_HASHED_NAME.fullmatch(name) for path in existing for name in os.listdir(path)):
-            raise ValueError("no such name")
+            raise ValueError("no file with a hashed name, such as 1a2b3c4d.0")
 
 
 def _require_writable(file: str) -> None:

@@ -15,6 +15,8 @@ from exporter.config.validation import validate
 from exporter.files import problem_of_place
 
 Version = tuple[int, int, int] | None
+_MOST_LOOKS = 6
+"""So often, a change waits until files no longer change."""
 
 
 class Configuration:
@@ -32,6 +34,10 @@ class Configuration:
         self._broken: frozenset[str] = frozenset()
         self._loaded: Mapping[str, Version] = {}
         self._seen: Mapping[str, Version] = {}
+        self._changing = 0
+        """How many calls of `changed` in a row have seen a change."""
+        self._state_file: str | None = None
+        """That of the last good `load`."""
 
     def load(self) -> Settings:
         """The settings as the files are now.
@@ -43,9 +49,11 @@ class Configuration:
 
     def changed(self, *, retry: bool = False) -> bool:
         """Whether the space files differ from those of the last `load`, or in any case if `retry`. Not while they
-        change: this call and the one before must have seen the same."""
+        change: this call and the one before must have seen the same. Files that never stop to change are loaded every
+        sixth time."""
         before, self._seen = self._seen, self._versions()
-        return self._seen == before and (retry or self._seen != self._loaded)
+        self._changing = 0 if self._seen == before else self._changing + 1
+        return self._changing % _MOST_LOOKS == 0 and (retry or self._seen != self._loaded)
 
     def space_files(self) -> Mapping[str, bool]:
         """By space file, whether the last `load` found it good."""
@@ -58,7 +66,8 @@ class Configuration:
         settings, problems = validate(self._shape, document, lines, path.parent)
         self._accounts = list(enumerate(settings.accounts) if settings else self._valid_accounts(document, lines))
         self._loaded = self._seen = self._versions()  # before the files are read: a later change is seen
-        problems += _problems_of_state_file(settings, lines)
+        if settings and settings.state_file != self._state_file:  # not if it is in use: its disk may not respond
+            problems += _problems_of_state_file(settings, lines)
         problems += _problems_of_accounts(self._accounts, lines, self._environ)
         problems += over_limit(self._accounts, lines, self._environ)
         problems += environment_problems(self._environ, remote=any(account.is_remote for _, account in self._accounts))
@@ -71,11 +80,13 @@ class Configuration:
             account if account.polls_own_numbers else account.model_copy(update={"spaces": spaces[index]})
             for index, account in self._accounts
         ]
+        self._state_file = settings.state_file
         return self._with_keys(settings.model_copy(update={"accounts": accounts}))
 
     def _with_keys(self, settings: Settings) -> Settings:
         accounts, environ = settings.accounts, self._environ
-        return settings.with_keys(digests_of_keys(accounts, environ), polled_twice(accounts, environ))
+        temporary = {account.name for account in accounts if account.has_temporary_key(environ)}
+        return settings.with_keys(digests_of_keys(accounts, environ), polled_twice(accounts, environ), temporary)
 
     def _versions(self) -> Mapping[str, Version]:
         found = {file for _, account in self._accounts for files in files_of(account).values() for file in files}
@@ -103,8 +114,8 @@ class Configuration:
         return self._with_keys(settings)
 
 
-def _problems_of_state_file(settings: Settings | None, lines: Lines) -> Iterator[Problem]:
-    if settings and settings.state_file and (problem := problem_of_place(Path(settings.state_file))):
+def _problems_of_state_file(settings: Settings, lines: Lines) -> Iterator[Problem]:
+    if settings.state_file and (problem := problem_of_place(Path(settings.state_file))):
         yield lines.problem(("state_file",), problem)
 
 

@@ -41,8 +41,8 @@ class ConfigError(Exception):
 
 
 def not_read_within(seconds: float) -> ConfigError:
-    """The error for files whose reading does not end."""
-    text = f"expected files that can be read within {seconds:g} s, found no end; check the disk or network mount"
+    """The error for files that could not be read in time."""
+    text = f"reading the files timed out after {seconds:g} s; check the disk or network mount"
     return ConfigError([Problem("configuration", (), text)])
 
 

@@ -1,6 +1,6 @@
 """The shape of the configuration file: the keys that all sources have. Reads no file."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Annotated, Any, Self, Union
 
 from pydantic import ConfigDict, Discriminator, Field, SerializeAsAny, Tag, create_model, field_validator
@@ -58,8 +58,8 @@ class Account(Strict):
     )
     space_files: list[FilePattern] | None = Field(
         None,
-        description="files or patterns, each file with such a list in YAML or JSON; a file that several match is read"
-        " once; a change of one reloads the configuration",
+        description="files or patterns, each file with such a list in YAML or JSON; a file that matches several"
+        " patterns is read once; a change of a file reloads the configuration",
     )
     discover: bool = Field(
         False,
@@ -93,6 +93,10 @@ class Account(Strict):
         """The same text for all accounts whose queries count against one limit of the API; it can be a secret. None
         where nothing shares it, or while it cannot be read."""
         return None
+
+    def has_temporary_key(self, environ: Mapping[str, str]) -> bool:
+        """Whether its key is replaced from time to time by another one of the same account, as roles do."""
+        return False
 
     def problems(self, environ: Mapping[str, str]) -> Iterator[SourceError]:
         """What the source cannot work with, although every key alone is valid. Reads its secrets."""
@@ -148,6 +152,7 @@ class Settings(Strict):
     )
     _polled_twice: tuple[str, ...] = ()
     _keys: Mapping[str, str] = {}
+    _temporary: Set[str] = frozenset()
 
     @field_validator("messaging_limits")
     @classmethod
@@ -165,11 +170,13 @@ class Settings(Strict):
         first: dict[str, str] = {}
         return {name: first.setdefault(self._keys.get(name, name), name) for name in (a.name for a in self.accounts)}
 
-    def with_keys(self, keys: Mapping[str, str], polled_twice: Iterable[str]) -> Self:
-        """The same settings with what is known only when all keys were read: by account, a text that is the same for
-        the same access key."""
+    def with_keys(
+        self, keys: Mapping[str, str], polled_twice: Iterable[str], temporary: Set[str] = frozenset()
+    ) -> Self:
+        """A copy with what requires all access keys to be read: a digest of the access key by account, the warnings of
+        `polled_twice`, and the accounts with a temporary key."""
         copy = self.model_copy()
-        copy._keys, copy._polled_twice = keys, tuple(polled_twice)
+        copy._keys, copy._temporary, copy._polled_twice = keys, temporary, tuple(polled_twice)
         return copy
 
     @property
@@ -179,11 +186,10 @@ class Settings(Strict):
 
     @property
     def identities(self) -> dict[str, str]:
-        """Where the values of each account come from: its source, its identity there and its access key."""
-        return {
-            account.name: f"{account.source} {account.identity} {self._keys.get(account.name, '')}".rstrip()
-            for account in self.accounts
-        }
+        """Where the values of each account come from: its source, its identity there and its access key. A temporary
+        key does not count, because it changes within hours."""
+        keys = {name: key for name, key in self._keys.items() if name not in self._temporary}
+        return {a.name: f"{a.source} {a.identity} {keys.get(a.name, '')}".rstrip() for a in self.accounts}
 
     @property
     def limits(self) -> dict[str, float]:

@@ -47,8 +47,8 @@ def polled_twice(accounts: Iterable[Account], environ: Mapping[str, str]) -> Ite
 
 
 def digests_of_keys(accounts: Iterable[Account], environ: Mapping[str, str]) -> Mapping[str, str]:
-    """By account, a digest of what its limit belongs to: the same for accounts with the same access key. Without those
-    of which nothing is known."""
+    """By account, a digest of what its limit belongs to: the same for accounts with the same access key. Accounts with
+    an unknown key are left out."""
     keys = {account.name: account.shared_limit(environ) for account in accounts}
     return {name: sha256(key.encode()).hexdigest()[:16] for name, key in keys.items() if key}
 

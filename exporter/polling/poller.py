@@ -1,6 +1,6 @@
 """One poll of one space: a permit for each request, and the outcome as a value.
 
-A poll has one retry at most. An answer without numbers, of a space that had some, is queried once more.
+A poll has one retry at most. If an answer lists no numbers and the space had some, the space is queried once more.
 """
 
 import asyncio
@@ -141,7 +141,7 @@ class Poller:
         answer = await self._query(opened, space, waiting, retry=retry)
         if answer.phone_numbers or not self._has_numbers(space.id):
             return answer
-        # it removes all numbers and ends their alerts: one slip of the API must not do that
+        # it removes all numbers and ends their alerts: one wrong answer must not do that
         return await self._query(opened, space, waiting, retry=retry)
 
     async def _query(self, opened: _Opened, space: Space, waiting: list[float], *, retry: bool) -> Answer:
@@ -153,8 +153,8 @@ class Poller:
         return await opened.source.query(space, self._attempt(opened, waiting))
 
     def _attempt(self, opened: _Opened, waiting: list[float]) -> Attempt:
-        """What the source enters around each request. `waiting` has the time since when a poll is due; its first
-        request takes it, and the delay ends."""
+        """What the source enters around each request. `waiting` has the due time of a poll. Its first
+        request removes the time, and records the delay."""
 
         def require_current() -> None:
             if opened is not self._current:

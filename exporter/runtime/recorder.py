@@ -19,8 +19,8 @@ Known = Mapping[Key, SpaceState]
 class Recorder:
     """`record` is the only writer of values; `apply` changes the spaces.
 
-    With a state file, the result of a poll is shown once the file has it (see `StateWriter`): a restart loses nothing
-    that was shown.
+    With a state file, the result of a poll is shown after it was written to the file (see `StateWriter`): a restart
+    loses nothing that was shown.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -38,7 +38,7 @@ class Recorder:
 
     @property
     def unpolled(self) -> int:
-        """How many spaces have been neither polled since the start nor known from before, or are not shown yet."""
+        """How many spaces have no stored value and were not polled since the start, or are not shown yet."""
         return sum(key in self._store.unpolled or self._is_waiting(key) for key in self._spaces)
 
     def has_numbers(self, key: Key) -> bool:
@@ -86,10 +86,11 @@ class Recorder:
         return before
 
     def show_kept(self, states: Known) -> None:
-        """Show the states that a state file has now."""
+        """Show these states. They are in the state file, or it cannot be written now."""
         for key, state in states.items():
-            if key in self._spaces:
-                self._show(key, state)
+            # after a reload, a space can have another state, for example of another account
+            if key in self._spaces and replace(self._store[key], discovered_as=state.discovered_as) == state:
+                self._show(key, self._store[key])
 
     def sync_state_file(self, keys: Iterable[Key]) -> None:
         """Write these spaces to the state file, if it does not have them, and remove those that are not polled."""

@@ -95,7 +95,7 @@ class Reloader:
             _log.info("config reloaded", accounts=len(settings.accounts))
 
     async def _read(self, read: Callable[[], Result]) -> Result:
-        """What a call of the loader gives, in time. Raises ConfigError."""
+        """The result of a call of the loader, with a time limit. Raises ConfigError."""
         try:
             return await self._reads.run(read, seconds=LOAD_SECONDS)
         except TimeoutError as error:

@@ -95,8 +95,8 @@ class View:
         return self._service.recorder.unpolled
 
     def redacted_config(self) -> str:
-        """The configuration in YAML, without its secrets. Safe to call from another thread: when it is new, it takes a
-        second for ten thousand spaces."""
+        """The configuration in YAML, without its secrets. Safe to call from another thread: the first
+        call for a configuration takes a second for ten thousand spaces."""
         configured, shown = self._service.configured, self._shown_config
         if not shown or shown[0] is not configured:
             document = configured.model_dump(mode="json", exclude_defaults=True)

@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from errno import EEXIST
-from os import strerror
 from pathlib import Path
 from socket import socket
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import yaml
@@ -64,11 +63,10 @@ async def run_simulator(
 def _written(text: str, file: Path) -> Iterator[None]:
     """A new file with this text while the context lasts. It never exists with a part of the text."""
     try:
-        partial = file.with_name(f"{file.name}.partial")
-        if file.exists():  # a configuration that somebody needs, or one of an earlier run that does not fit
-            raise FileExistsError(EEXIST, strerror(EEXIST))
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
+        with NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, prefix=f"{file.name}.") as partial:
+            partial.write(text)
+            partial.flush()
+            file.hardlink_to(partial.name)  # never replaces a file, as that of an earlier run
     except (OSError, ValueError) as error:
         found = error.strerror if isinstance(error, OSError) else "not the name of a file"
         raise ConfigError([Problem(str(file), (), f"expected a path for a new file, found: {found}")]) from error

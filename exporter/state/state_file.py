@@ -37,7 +37,8 @@ COMMIT;
 _SUFFIXES = ("", "-wal", "-shm")
 """Of the names of the file, and of SQLite's files beside it."""
 _LARGE_LOG_BYTES = 256 * 1024
-"""Then the log is written back into the file. SQLite's own limit of 4 MB would fill a small volume."""
+"""Size of SQLite's write-ahead log from which it is written back into the file. SQLite's own 4 MB would fill a small
+volume."""
 _SQLITE_HEADER = b"SQLite format 3\0"
 _HEADER_BYTES = 100
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
@@ -141,9 +142,9 @@ class StateFile:
                 return bool(pages == written)
         return False
 
-    def mark_hanging(self, seconds: float) -> None:
-        """A call did not end within so many seconds."""
-        self._fail("state file not written, continuing without it", _Unusable("unwritable", f"no end in {seconds:g} s"))
+    def mark_failed(self, problem: str) -> None:
+        """Report that a call did not end well."""
+        self._fail("state file not written, continuing without it", _Unusable("unwritable", problem))
 
     def is_lost(self) -> bool:
         """Whether it could not be opened, or its file was removed or replaced since."""
@@ -238,7 +239,7 @@ def read_state_file(path: Path, identities: Identities) -> dict[Key, SpaceState]
 def _require_ours(path: Path) -> None:
     """By the header, before SQLite touches anything: a file of another program stays as it is."""
     try:
-        for suffix in _SUFFIXES:  # a device must never be renamed, nor a read of a FIFO wait
+        for suffix in _SUFFIXES:  # never rename a device, and never wait for a FIFO
             with suppress(FileNotFoundError):
                 require_regular(_beside(path, suffix))
         header = read_bytes(path, _HEADER_BYTES)
@@ -287,7 +288,7 @@ def _bytes_of_log(path: Path) -> int:
     """The size of SQLite's write-ahead log: if it is not empty, it has newer values than the file."""
     try:
         return _beside(path, "-wal").stat().st_size
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 

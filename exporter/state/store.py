@@ -161,7 +161,7 @@ def _compared(before: SpaceState, numbers: Iterable[PhoneNumber], at: float) -> 
 
 
 class Store:
-    """Every polled space's state. `on_change` is called with each new one, but those that `record` returns.
+    """Every polled space's state. `on_change` is called with each new state, except those that `record` returns.
 
     `unpolled` are the spaces that were not polled since the start, and have no values that are fresh enough to show.
     """

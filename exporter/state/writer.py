@@ -1,7 +1,7 @@
 """Writes states to a state file without holding the event loop: one operation at a time, in a thread.
 
-States that wait for a write are joined. A state is passed to `on_kept`, which shows it, once the file has it: nothing
-is lost that was shown. If the file cannot be written, or not in time, states are passed on at once.
+States that wait are written together. A state is passed to `on_kept`, which shows it, after it was written: nothing
+is lost that was shown. If the file cannot be written, or not in time, states are passed on without that.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ class StateWriter:
                     await asyncio.wait([self._writing])
                 await self._calls.run(self.file.close, seconds=_CLOSE_SECONDS)
         except TimeoutError:
-            _log.error("state file not written before the stop", file=str(self.file.path))
+            _log.error("state file not written before the exit", file=str(self.file.path))
         if self._writing:
             self._writing.cancel()
 
@@ -98,7 +98,7 @@ class StateWriter:
             known = await self._calls.run(call, seconds=OPEN_SECONDS)
         except TimeoutError:
             self._unread = True
-            self.file.mark_hanging(OPEN_SECONDS)
+            self.file.mark_failed(f"timed out after {OPEN_SECONDS:g} s")
             return None
         self._unread = False
         return known
@@ -108,7 +108,7 @@ class StateWriter:
             self._writing = asyncio.get_running_loop().create_task(self._write())
 
     async def _write(self) -> None:
-        while self._unsaved or self._retained:
+        while (self._unsaved or self._retained) and not self._unread:  # what was not read yet must not be replaced
             retained, self._retained = self._retained, None
             self._saving, self._unsaved = self._unsaved, {}
             write = partial(_write, self.file, self._saving, retained)
@@ -119,11 +119,14 @@ class StateWriter:
                     await self._calls.run(self.file.write_back, seconds=WRITE_SECONDS)
             except TimeoutError:
                 self._unsaved, self._retained = {**self._saving, **self._unsaved}, self._retained or retained
-                self.file.mark_hanging(WRITE_SECONDS)
+                self.file.mark_failed(f"timed out after {WRITE_SECONDS:g} s")
                 self._show(self._unshown)
             except Exception:
-                _log.exception("state file not written by a bug, please report it", file=str(self.file.path))
-            self._show(self._saving)
+                _log.exception("state file not written because of a bug, please report it", file=str(self.file.path))
+                self._unsaved = {**self._saving, **self._unsaved}
+                self.file.mark_failed("internal error")
+                self._show(self._unshown)
+                return  # the next state tries again
 
     def _show(self, states: States) -> None:
         """Pass on those of the states that are the newest of their spaces, and were not passed on."""

@@ -90,12 +90,12 @@ class Access:
         self._path = path
         self._logins = Logins(clock)
         self._files: list[Path] = []
-        """What the file named when it was last parsed."""
+        """The files that the web configuration named when it was last read."""
         self._versions: list[Version] = []
-        """Of the file and of these when they were last read."""
+        """Of the web configuration and of `_files`, when they were last read."""
         self._error = ""
         self._is_unread = False
-        """They could not be read."""
+        """Whether they could not be read."""
         self._reads = BlockingCalls()
         self._config = self._read()
         self._current = self.tls = self._context(self._config.tls_server_config)
@@ -119,7 +119,7 @@ class Access:
                 self._is_unread, self._error = False, ""
                 _log.info("web config reloaded", file=str(self._path))
         except ConfigError as error:
-            # the cause, such as too many open files, need not be a change of the file
+            # the cause can be outside the file, such as too many open files
             self._is_unread = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, ssl.SSLError)
             if str(error) != self._error:
                 _log.error("web config reload failed, keeping the current configuration", problems=str(error))

@@ -1,7 +1,7 @@
 """Accepts connections, and bounds how many there are and how long a client may take. Knows no path and no answer.
 
-uvicorn waits without limit for the rest of a request, and for a client that does not read its answer. Where no file
-descriptor is left, asyncio's accept loop repeats as often as the backlog is long, with a traceback each time.
+uvicorn waits without limit for the rest of a request, and for a client that does not read its answer. If no file
+descriptor is left, asyncio tries to accept as often as the backlog is long, and logs a traceback each time.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ ANSWER_SECONDS = 60.0
 KEEP_ALIVE_SECONDS = 60
 """How long a connection without a request stays open: longer than most scrape intervals."""
 MAX_CONNECTIONS = 1000
-"""However many descriptors there are: each takes up to 30 kB of memory."""
+"""Also if more descriptors are free: a connection takes up to 30 kB of memory."""
 MAX_TLS_CONNECTIONS = 200
 """The same with TLS, where asyncio and OpenSSL take 310 kB for each."""
 MAX_STALLED = 10
@@ -42,7 +42,7 @@ _GRACE_SECONDS = 0.1
 _CALM_SECONDS = 60.0
 """After so long without a connection that had to be closed, the log says that the crowd is gone."""
 _BUFFER = memoryview(bytearray(8 * 1024))
-"""What is read of a connection at once, for all of them: a body in chunks of one byte takes 10 ms for that much."""
+"""Shared by all connections. To parse so many bytes of a body in chunks of one byte takes 10 ms."""
 
 _log = structlog.get_logger()
 
@@ -69,13 +69,13 @@ def max_connections(descriptors: int, queries: int, *, tls: bool) -> int:
 
 
 class Connections:
-    """Those of one server, on all its sockets. Above the limit, the connection is closed that has waited longest for a
-    request: a crowd that sends none cannot shut out a scraper."""
+    """The open connections of one server, on all its sockets. Above the limit, the connection that has waited longest
+    for a request is closed: many that send none do not shut out a scraper."""
 
     def __init__(self, limit: Callable[[], int]) -> None:
         self._limit = limit
         self._waiting: OrderedDict[Connection, float] = OrderedDict()
-        """For a handshake or a request, with the loop's time since when."""
+        """For a handshake or a request, with the loop's time when they started to wait."""
         self._answered: OrderedDict[Connection, None] = OrderedDict()
         """Those whose request is being answered."""
         self._stalled: OrderedDict[Connection, None] = OrderedDict()
@@ -103,27 +103,27 @@ class Connections:
             await self._keep_to_the_limit()
 
     def waits(self, connection: "Connection") -> None:
-        """It waits for another request."""
+        """Note that it waits for another request."""
         if self._answered.pop(connection, self) is not self:
             self._waiting[connection] = asyncio.get_running_loop().time()
 
     def answers(self, connection: "Connection") -> None:
-        """Its request is being answered."""
+        """Note that its request is being answered."""
         if self._waiting.pop(connection, None) is not None:
             self._answered[connection] = None
 
     def stalls(self, connection: "Connection") -> None:
-        """Its client does not read, for now."""
+        """Note that its client does not read now."""
         self._stalled[connection] = None
         if len(self._stalled) > MAX_STALLED:
             next(iter(self._stalled)).close()
 
     def resumes(self, connection: "Connection") -> None:
-        """Its client reads again."""
+        """Note that its client reads again."""
         self._stalled.pop(connection, None)
 
     def remove(self, connection: "Connection") -> None:
-        """It is closed."""
+        """Note that it is closed."""
         for group in (self._waiting, self._answered, self._stalled):
             group.pop(connection, None)
 

@@ -59,7 +59,7 @@ class Guard:
         if len(scope["path"]) + len(scope["query_string"]) + lengths > MAX_HEADER_BYTES:
             return PlainTextResponse("Request header too large\n", 431, {"connection": "close"})
         if scope["method"] not in _SAFE_METHODS and _is_cross_origin(headers):
-            return PlainTextResponse("Cross-origin request refused: it is from a page of another site\n", 403)
+            return PlainTextResponse("Cross-origin request rejected: a page of another origin sent it\n", 403)
         return await self._login(headers.get("authorization", "")) if self._admits else None
 
     async def _login(self, authorization: str) -> Response | None:

@@ -63,7 +63,7 @@ class Entry:
 
     @property
     def numbers(self) -> Sequence[PhoneNumber]:
-        """Its number; of a space that shows none, those that it had: who searches one finds that it cannot be seen."""
+        """Its number; if the space shows none, its last known numbers, so that a search still finds the space."""
         return (self.number,) if self.number else self.space.state.phone_numbers
 
 

@@ -65,8 +65,8 @@ def called(text: str, before: str = "") -> SpaceView:
 
 
 def identity(text: str) -> str:
-    """What an account or a space may be called: no NUL; and a form would send a line break as two characters."""
-    return text.replace("\n", " ").replace("\0", "")
+    """What an account or a space may be called: nothing in it is invisible."""
+    return "".join(filter(str.isprintable, text))
 
 
 @pytest.mark.parametrize("text", HOSTILE)

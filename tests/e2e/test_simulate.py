@@ -69,7 +69,7 @@ def test_the_configuration_is_written_completely_or_not_at_all(folder: Path) -> 
         assert done.stderr.splitlines()[0] == f"{name or '.'}: expected a path for a new file, found: {found}"
         assert (done.stdout, done.returncode) == ("", 2)
     assert (folder / "simulated.yml").read_text() == "accounts: needed"
-    assert not list(folder.glob("*.partial"))
+    assert not list(folder.glob("*.yml.*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])

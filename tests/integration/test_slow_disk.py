@@ -7,12 +7,17 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from state_files import bytes_of_log, full_disk, opened, polled, stored, trouble
+from state_files import IDENTITIES, bytes_of_log, full_disk, opened, polled, stored, trouble
 from structlog.testing import capture_logs
 from virtual_time import START, run, virtual_loop
 from world import World, scenario
 
-from exporter.state.store import SpaceState
+from exporter.clock import SystemClock
+from exporter.config.settings import Settings
+from exporter.runtime.service import Change
+from exporter.state.state_file import StateFile
+from exporter.state.store import Key, SpaceState
+from exporter.state.writer import StateWriter
 
 RED = ({"at": "60s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}},)
 IS_RED = 'quality_rating="RED"} 1'
@@ -143,7 +148,9 @@ def test_what_a_file_knew_that_did_not_answer_at_the_start_is_known_once_it_answ
         loop = virtual_loop()
         loop.hangs = lambda call: "StateFile.open" in repr(call)
         await world.exporter.service.apply(settings)
+        await asyncio.sleep(10)
         loop.release()
+        await asyncio.sleep(5)
         await world.exporter.service.recorder.follow_state_file()
         await asyncio.sleep(1)
         await world.exporter.stop()
@@ -198,6 +205,70 @@ def test_a_space_that_is_removed_while_its_write_hangs_is_not_in_the_file(file: 
         return {space.id for space in kept.spaces or []} ^ set(stored(file))
 
     assert run(main()) == set()
+
+
+async def reconfigured_while_a_write_hangs(world: World, settings: Settings) -> Change:
+    """A reload that is committed, and not retired yet, when the writes of the first polls end."""
+    await world.exporter.start()
+    virtual_loop().hangs = lambda call: "_write" in repr(call)
+    await asyncio.sleep(5)
+    change = await world.exporter.service.prepare(settings)
+    world.exporter.service.commit(change)
+    return change
+
+
+def test_a_write_that_ends_after_a_reload_shows_no_value_of_another_account(file: Path) -> None:
+    async def main() -> list[str]:
+        world = World(scenario(3, poll_interval="1h"), state_file=str(file))
+        change = await reconfigured_while_a_write_hangs(world, world.settings.with_keys({"acme": "another"}, ()))
+        virtual_loop().release()
+        await asyncio.sleep(0.1)
+        seen = world.samples("chatapp_phone_number") + world.samples("chatapp_space_up")
+        await world.exporter.service.retire(change)
+        await world.exporter.stop()
+        return seen
+
+    assert run(main()) == ["chatapp_space_up{} 0"] * 3
+
+
+def test_a_write_to_the_file_before_shows_no_value_that_is_older_than_the_one_that_is_shown(file: Path) -> None:
+    async def main() -> list[bool]:
+        world = World(scenario(1, poll_interval="30s", events=RED), state_file=str(file))
+        another = world.settings.model_copy(update={"state_file": f"{file}.another"})
+        change = await reconfigured_while_a_write_hangs(world, another)
+        virtual_loop().hangs = lambda _: False
+        world.exporter.service.recorder.sync_state_file(change.unsaved)
+        await asyncio.sleep(90)
+        seen = [shown_red(world)]
+        virtual_loop().release()
+        await asyncio.sleep(1)
+        seen.append(shown_red(world))
+        await world.exporter.service.retire(change)
+        await world.exporter.stop()
+        return seen
+
+    assert run(main()) == [True, True]
+
+
+def test_a_write_that_fails_by_a_bug_is_repeated_and_hides_no_value(file: Path) -> None:
+    kept: list[Key] = []
+
+    async def main() -> list[object]:
+        writer = StateWriter(StateFile(file, SystemClock()), lambda states: kept.extend(states))
+        await writer.open(IDENTITIES)
+        writer.save({("unknown", "s1"): SpaceState()})  # of no account: KeyError
+        await asyncio.sleep(1)
+        seen: list[object] = [list(kept), writer.file.up]
+        writer.retain([("a", "s2")], IDENTITIES)
+        writer.save({("a", "s2"): SpaceState()})
+        await asyncio.sleep(1)
+        await writer.close()
+        return seen
+
+    with capture_logs() as logs:
+        assert run(main()) == [[("unknown", "s1")], False]
+    assert "state file not written because of a bug, please report it" in [line["event"] for line in logs]
+    assert stored(file) == ["s2"]
 
 
 def test_the_log_of_a_state_file_stays_small(file: Path) -> None:

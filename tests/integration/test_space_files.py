@@ -626,7 +626,7 @@ def test_files_that_do_not_answer_are_a_failed_reload_and_hold_up_no_poll(folder
         polls = len(world.polls)
         with capture_logs() as logs:
             for _ in range(3):
-                with pytest.raises(ConfigError, match="found no end; check the disk or network mount"):
+                with pytest.raises(ConfigError, match="timed out after 60 s; check the disk or network mount"):
                     await (reloader.reload() if call == "load" else reloader.follow_once())
         assert len(world.polls) > polls
         seen = [shown()[:1], spaces_shown(world)]
@@ -671,3 +671,36 @@ def test_a_space_file_that_becomes_a_fifo_is_a_failed_reload_and_its_spaces_are_
         return seen
 
     assert run(main()) == ["config_last_reload_successful 0.0", 'space_file_up{file="one.yml"} 0.0', "s1"]
+
+
+def test_a_file_that_never_stops_to_change_delays_the_others_for_a_minute_at_most(folder: Path) -> None:
+    async def main() -> int:
+        world, reloader, _ = followed(folder)
+        write(folder, "two", "s2")
+        for look in range(1, 20):
+            write(folder, "one", "s1", f"never-the-same-{look}")
+            await reloader.follow_once()
+            if "s2" in spaces_shown(world):
+                break
+        await world.exporter.stop()
+        return look
+
+    assert run(main()) == 6
+
+
+def test_a_key_with_a_security_token_is_no_part_of_what_the_values_belong_to(folder: Path) -> None:
+    """A temporary key has another id every hour."""
+    for name in ("id", "token"):
+        (folder / name).write_text("first")
+    config = CONFIG.replace("access_key_id: id", "access_key_id_file: id")
+    (folder / "exporter.yml").write_text(config.replace("secret,", "secret, security_token_file: token,"))
+    loader = configuration(folder / "exporter.yml")
+
+    before = loader.load().identities
+    (folder / "id").write_text("second")
+    assert loader.load().identities == before
+
+    (folder / "exporter.yml").write_text(config)
+    lasting = loader.load().identities
+    (folder / "id").write_text("third")
+    assert loader.load().identities != lasting

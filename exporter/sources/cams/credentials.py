@@ -60,6 +60,11 @@ class AccessKey:
         except SourceError:
             return None
 
+    @property
+    def is_temporary(self) -> bool:
+        """Whether it has a security token."""
+        return "security_token" in self._files or bool(self._variable("security_token"))
+
     def problems(self) -> Iterator[SourceError]:
         """What is wrong with each part, where `read` stops at the first."""
         for key in _PARTS:
@@ -98,7 +103,7 @@ class AccessKey:
             return await self._reads.run(self.read, seconds=READ_SECONDS)
         except TimeoutError as error:
             key = f"{next(iter(self._files))}_file"
-            raise SourceError(key, f"expected a secret in this file, found no end within {READ_SECONDS:g} s") from error
+            raise SourceError(key, f"reading this file timed out after {READ_SECONDS:g} s") from error
 
     def _report(self, problem: SourceError | None) -> None:
         """One line when the files stop being readable, and one when they are readable again."""

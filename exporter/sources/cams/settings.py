@@ -79,6 +79,9 @@ class CamsAccount(Account):
         can be another way to the same limit. The default chain has one key, and takes that of the environment first."""
         return self.access_key(environ).read_id() or self.credentials
 
+    def has_temporary_key(self, environ: Mapping[str, str]) -> bool:
+        return self.credentials is not None or self.access_key(environ).is_temporary
+
     def problems(self, environ: Mapping[str, str]) -> Iterator[SourceError]:
         if self.poll_interval < MIN_INTERVAL_SECONDS and self.is_remote:
             found = format_duration(self.poll_interval)
