@@ -58,7 +58,7 @@ def called(text: str, before: str = "") -> SpaceView:
         number(text, text, text, **dict.fromkeys(VALUES, text)),
         name=text,
         account=before + identity(text),
-        labels={"team": text},
+        labels={"team": identity(text)},
         changes={(text, "status"): Change(NOW - HOUR, text)},
         failure=replace(failure(text), code=text, request_id=text),
     )
@@ -81,7 +81,7 @@ def test_a_hostile_text_is_shown_as_it_is_wherever_it_stands(visitor: Visitor, t
     assert row.locator("td").nth(4).text_content() == f"{shown}was {shown} until 1 h ago"
     follow(row.get_by_role("link"))
     assert page.locator("h1").text_content() == shown
-    assert page.locator("dd").all_text_contents()[:3] == [name, name, shown]
+    assert page.locator("dd").all_text_contents()[:3] == [name, name, name]
     assert f"{shown}: {shown} (request {shown})" in (page.locator("dd").last.text_content() or "")
     assert page.locator("tbody th").first.text_content() == shown + shown
     assert page.locator("tbody").last.locator("td").nth(2).text_content() == shown

@@ -157,7 +157,7 @@ def test_each_asks_the_others_where_they_answer(composition: Service) -> None:
         for config in (prometheus["scrape_configs"][0], prometheus["alerting"]["alertmanagers"][0])
     )
 
-    assert exporter == f"exporter{serve_parameters()['address']}" == "exporter:10144"
+    assert [f"exporter{address}" for address in serve_parameters()["addresses"]] == [exporter] == ["exporter:10144"]
     assert alertmanager == "alertmanager:9093"
     assert grafana["url"] == "http://prometheus:9090"
 

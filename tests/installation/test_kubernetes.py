@@ -168,7 +168,7 @@ def test_probes_and_ports_are_those_of_the_exporter(manifests: dict[str, Manifes
     assert [probe["path"] for probe in probes] == ["/-/healthy", "/-/healthy", "/-/ready"]
     assert {probe["path"] for probe in probes} < {getattr(route, "path", "") for route in app.routes}
     assert {probe["port"] for probe in probes} == {port["name"]} == {"metrics"}
-    assert arguments_of(manifests["Deployment"])["address"] == f":{port['containerPort']}"
+    assert arguments_of(manifests["Deployment"])["addresses"] == (f":{port['containerPort']}",)
 
 
 def test_what_is_not_ready_is_scraped_too(manifests: dict[str, Manifest]) -> None:

@@ -123,7 +123,7 @@ def test_a_closed_output_is_an_error_in_one_line(unanswered: Path, command: str)
     done = run(*command.split(), *flags, shell='exec "$@" >&-')
 
     assert [line for line in done.stderr.splitlines() if "unreachable" not in line] == [
-        "error: cannot write the output: it is closed; write it elsewhere"
+        "error: standard output is closed; redirect the output to a file"
     ]
     assert done.returncode == 1
 

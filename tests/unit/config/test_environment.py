@@ -196,7 +196,7 @@ def test_where_every_endpoint_is_on_this_machine_proxies_are_not_read(tmp_path: 
 
 
 CERTIFICATES = "expected a readable file of certificates, in PEM, found: "
-DIRECTORY = "expected a directory of certificates with names as openssl rehash gives them, found: "
+DIRECTORY = "expected a directory of certificates, prepared with openssl rehash, found: "
 KEYS = "expected a file that TLS keys can be appended to, found: "
 
 
