@@ -11,6 +11,7 @@ from typing import Any
 
 from exporter import sources
 from exporter.clock import SystemClock
+from exporter.config.loading import Configuration
 from exporter.sources.cams.wire import decode_answer
 from exporter.state.state_file import StateFile
 from exporter.state.store import Change, Key, SpaceState
@@ -63,15 +64,15 @@ class Fleet:
 
     def write(self, folder: Path, endpoint: str, *, warm: bool = True, interval: str = FASTEST_INTERVAL) -> Path:
         """A configuration file, `warm` with a state file that knows every space."""
-        document = self.document(endpoint, interval=interval)
+        path, document = folder / "exporter.json", self.document(endpoint, interval=interval)
         if warm:
             document["state_file"] = "state.db"
+        path.write_text(json.dumps(document))
+        if warm:
             file = StateFile(folder / "state.db", SystemClock())
-            file.open(sources.Settings.model_validate(document).identities)
+            file.open(Configuration(path, {}, sources.Settings).load().identities)
             file.save(dict(self.states(time.time())))
             file.close()
-        path = folder / "exporter.json"
-        path.write_text(json.dumps(document))
         return path
 
 

@@ -46,13 +46,13 @@ def hour(table: Table) -> None:
 
 def poll(api: Api, ours: Served, least: int) -> int:
     """Until the API has been asked so often; scraped meanwhile. How often it was asked."""
-    client, asked, scraped = Client(ours.port), 0, 0
+    asked = scraped = 0
     while asked < least:
         time.sleep(0.1)
         asked += len(api.arrivals())
         if asked - scraped >= POLLS_A_SCRAPE:
             scraped = asked
-            client.get("/metrics", accept_encoding="gzip")
+            Client(ours.port).get("/metrics", accept_encoding="gzip")
     return asked
 
 

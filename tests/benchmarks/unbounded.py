@@ -2,6 +2,7 @@
 
 import sys
 
+import exporter.runtime.service
 from exporter.cli import main
 from exporter.config.loading import Configuration
 from exporter.config.settings import Settings
@@ -17,5 +18,6 @@ def faster(configuration: Configuration) -> Settings:
     )
 
 
+exporter.runtime.service.API_LIMIT_QPS = QPS  # type: ignore[attr-defined]  # that of the access key
 Configuration.load = faster  # type: ignore[method-assign, assignment]
 main()
