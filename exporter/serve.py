@@ -62,18 +62,20 @@ async def serve(
     reload, admits = reloader.reload if lifecycle else None, access.admits if access else None
     app = create_app(View(service, state, clock), reload=reload, admits=admits)
     tls = access.tls if access else None
-
-    def most_connections() -> int:
-        queries = sum(ceil(running.account.qps) for running in service.accounts.values())
-        return max_connections(descriptors, queries, tls=bool(tls))
-
-    async with serving(app, *listeners, tls=tls, max_connections=most_connections):
+    limit = partial(_max_connections, service, descriptors, tls=bool(tls))
+    async with serving(app, *listeners, tls=tls, max_connections=limit):
         await service.retire(first)
         for listener in listeners:
             _log.info("listening", url=url_of(listener, tls=bool(tls)), version=__version__, shard=str(shard))
         await _follow_until(stop, reloader.run(hangup))
         await service.stop()
     _log.info("stopped")
+
+
+def _max_connections(service: Service, descriptors: int, *, tls: bool) -> int:
+    """How many clients may be connected now: a reload can change the number of queries."""
+    queries = sum(ceil(running.account.qps) for running in service.accounts.values())
+    return max_connections(descriptors, queries, tls=tls)
 
 
 async def poll_once(settings: Settings, environ: Mapping[str, str], watch: Callable[[Progress], None]) -> Swept:

@@ -41,8 +41,8 @@ class DaemonThreads(ThreadPoolExecutor):
 class BlockingCalls:
     """Calls in threads, one at a time, each with a time limit.
 
-    A call that hangs keeps its thread, for nothing can end it. Until it ends, all later calls fail at their limit: the
-    number of threads stays bounded.
+    A call that hangs keeps its thread, because nothing can end it. Until it ends, all later calls fail at their limit:
+    the number of threads stays bounded.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class BlockingCalls:
         self._hang = False
 
     @property
-    def hang(self) -> bool:
+    def hangs(self) -> bool:
         """Whether a call has passed its limit and not ended."""
         return self._hang and self.busy
 

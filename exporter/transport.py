@@ -194,7 +194,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         return pending
 
     def _require_fresh(self, error: Exception | None) -> None:
-        """The connection has ended."""
+        """The connection has ended. Raises `_Stale` if it was used before and no byte of this answer arrived."""
         if self._answered and not self._started:
             raise _Stale("the server closed the connection while it was idle") from error
 

@@ -16,7 +16,7 @@ from exporter.files import problem_of_place
 
 Version = tuple[int, int, int] | None
 _MOST_LOOKS = 6
-"""So often, a change waits until files no longer change."""
+"""After so many calls of `changed` in a row that saw a change, the files are loaded all the same."""
 
 
 class Configuration:
@@ -49,8 +49,8 @@ class Configuration:
 
     def changed(self, *, retry: bool = False) -> bool:
         """Whether the space files differ from those of the last `load`, or in any case if `retry`. Not while they
-        change: this call and the one before must have seen the same. Files that never stop to change are loaded every
-        sixth time."""
+        change: this call and the one before must have seen the same. Files that never stop changing are loaded at every
+        sixth call."""
         before, self._seen = self._seen, self._versions()
         self._changing = 0 if self._seen == before else self._changing + 1
         return self._changing % _MOST_LOOKS == 0 and (retry or self._seen != self._loaded)

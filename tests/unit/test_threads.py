@@ -18,10 +18,10 @@ def test_a_call_that_hangs_fails_at_its_limit_and_those_behind_it_too_without_a_
         for name in ("first", "second"):
             with pytest.raises(TimeoutError):
                 await calls.run(lambda name=name: started.append(name), seconds=2)  # type: ignore[misc]
-        seen: list[object] = [loop.time(), calls.hang, list(started)]
+        seen: list[object] = [loop.time(), calls.hangs, list(started)]
         loop.release()
         await calls.run(lambda: started.append("third"), seconds=2)
-        return [*seen, calls.hang, started]
+        return [*seen, calls.hangs, started]
 
     assert run(main()) == [4, True, [], False, ["first", "third"]]
 

@@ -98,7 +98,7 @@ class AccessKey:
 
     async def _read_in_time(self) -> Credentials:
         try:
-            if self._reads.hang and self._last_good:  # the requests of an account do not wait for it again and again
+            if self._reads.hangs and self._last_good:  # the requests of an account do not wait for it again and again
                 raise TimeoutError
             return await self._reads.run(self.read, seconds=READ_SECONDS)
         except TimeoutError as error:
