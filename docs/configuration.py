@@ -10,7 +10,7 @@ from docs.tables import code, table
 from exporter import sources
 from exporter.cli import main
 from exporter.sources.cams.credentials import variable
-from exporter.web.access import WebConfig
+from exporter.web.web_config import WebConfig
 
 _TOP = """\
 # Configuration

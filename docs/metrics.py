@@ -15,9 +15,9 @@ from exporter.metrics.catalogue import (
     NUMBER_FAMILIES,
     SPACE_FAMILIES,
     AccountView,
+    DiscoveryView,
     ExporterView,
     Family,
-    Listing,
     Named,
     SpaceView,
 )
@@ -26,7 +26,7 @@ from exporter.metrics.lines import lines, sample_name, spell
 from exporter.model import MESSAGING_LIMITS, AccountHealth, AccountState, Answer, Callback, PhoneNumber, Space
 from exporter.source import PermanentError, Reason, TemporaryError, ThrottledError
 from exporter.state.state_file import StateFile
-from exporter.state.store import Change, SpaceState
+from exporter.state.store import Change, SpaceRecord
 
 _TOP = """\
 # Metrics
@@ -107,7 +107,7 @@ def _space() -> SpaceView:
     )
     changes = {(number.phone_number, "quality_rating"): Change(1_795_012_345.6, "GREEN")}
     failures = {Reason.TIMEOUT: 2}
-    state = SpaceState(True, 1_795_600_042.7, (number,), changes, polls=288, failures=failures)
+    state = SpaceRecord(True, 1_795_600_042.7, (number,), changes, polls=288, failures=failures)
     return SpaceView(
         "acme", Space(id="29348393884000", name="Contoso", labels={"team": "emea"}), state, True, MESSAGING_LIMITS
     )
@@ -123,7 +123,7 @@ def _account() -> AccountView:
         needed_qps=4.0,
         limit_qps=5.0,
         current_qps=5.0,
-        listing=Listing(up=True, last_success=1_795_600_042.7, spaces=1),
+        discovery=DiscoveryView(up=True, last_success=1_795_600_042.7, spaces=1),
     )
 
 

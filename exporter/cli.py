@@ -206,13 +206,13 @@ def serve(
     from exporter.clock import SystemClock
     from exporter.logs import configure_logs
     from exporter.serve import serve as run
-    from exporter.web.access import Access
+    from exporter.web.web_config import WebConfigFile
 
     configuration = _configuration(config_file, expand=expand)
     settings = _valid(lambda: _in_time(configuration.load), hint=config_file is None)
     access = None
     if web_config_file:
-        access = _valid(lambda: _in_time(lambda: Access(web_config_file, SystemClock())))
+        access = _valid(lambda: _in_time(lambda: WebConfigFile(web_config_file, SystemClock())))
     configure_logs(log_level, log_format)
     listeners = _bind(addresses)
     served = run(configuration, settings, os.environ, listeners, access=access, lifecycle=lifecycle, shard=shard)
@@ -392,10 +392,10 @@ def _poll(settings: "Settings", output: str, fail_on: str) -> int:
     with _printing():
         (print_json if output == "json" else print_numbers)(swept)
     worst = RANKS[State(fail_on)] if fail_on != "never" else -1
-    states = (polled.view.state.state_of(number) for polled in swept.spaces for number in polled.phone_numbers)
+    states = (polled.view.record.state_of(number) for polled in swept.spaces for number in polled.phone_numbers)
     if any(RANKS[state] <= worst for state in states):
         return 3
-    return 1 if swept.unlisted or any(polled.error for polled in swept.spaces) else 0
+    return 1 if swept.list_errors or any(polled.error for polled in swept.spaces) else 0
 
 
 def _configuration(config_file: Path | None, *, expand: bool) -> "Configuration":
@@ -412,13 +412,13 @@ def _load(config_file: Path | None, *, expand: bool) -> "Settings":
 
 def _in_time(load: Callable[[], Result]) -> Result:
     """In a thread: a file on a network mount that does not answer neither blocks a start for ever, nor its signals."""
-    from exporter.config.problems import not_read_within
+    from exporter.config.problems import read_timeout_error
     from exporter.threads import LOAD_SECONDS, DaemonThreads
 
     try:
         return DaemonThreads().submit(load).result(LOAD_SECONDS)
     except TimeoutError as error:
-        raise not_read_within(LOAD_SECONDS) from error
+        raise read_timeout_error(LOAD_SECONDS) from error
 
 
 def _load_scenario(path: Path | None) -> "Scenario":

@@ -51,7 +51,7 @@ def read_text(path: Path) -> str:
     return read_bytes(path).decode("utf-8-sig")
 
 
-def problem_of_place(path: Path) -> str | None:
+def creation_problem(path: Path) -> str | None:
     """Why no user can create a file here; None if it is a regular file or one can be created. A directory
     that does not exist yet is no problem: it can be a volume that is mounted later."""
     try:

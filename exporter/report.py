@@ -21,11 +21,11 @@ from exporter.model import PHONE_NUMBER_STATES, RANKS, WATCHED_FIELDS, PhoneNumb
 from exporter.polling.access import explains
 from exporter.polling.plan import Plan, Progress
 from exporter.source import QueryError, Reason, quoted
-from exporter.state.store import SpaceState
+from exporter.state.store import SpaceRecord
 from exporter.web.next_steps import WHAT_TO_CHECK
 
 if TYPE_CHECKING:
-    from exporter.runtime.sweep import Polled, Swept
+    from exporter.runtime.sweep import SpaceResult, SweepResult
 
 _STYLES = {
     State.DOWN: "bold red",
@@ -97,10 +97,10 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def print_numbers(swept: "Swept") -> None:
+def print_numbers(swept: "SweepResult") -> None:
     """A table of all numbers, the worst first, a line for everything that failed, and one that sums up."""
     numbers = [(polled.view, number) for polled in swept.spaces for number in polled.phone_numbers]
-    states = [view.state.state_of(number) for view, number in numbers]
+    states = [view.record.state_of(number) for view, number in numbers]
     table = _table("state", "phone number", "verified name", "rating", "status", "tier", "account", "space", "name")
     for state, (view, number) in sorted(zip(states, numbers, strict=True), key=lambda shown: RANKS[shown[0]]):
         table.add_row(Text(state, _STYLES[state]), *_cells(view, number))
@@ -112,17 +112,19 @@ def print_numbers(swept: "Swept") -> None:
     print(_summary(states, swept))
 
 
-def print_json(swept: "Swept") -> None:
+def print_json(swept: "SweepResult") -> None:
     """The same as JSON: a list of spaces, each with its numbers or its error; without a space, of an account's list."""
     entries = [_entry(swept, polled.view.account, polled.error, polled) for polled in swept.spaces]
-    entries += [_entry(swept, account, error) for account, error in swept.unlisted.items()]
+    entries += [_entry(swept, account, error) for account, error in swept.list_errors.items()]
     print(json.dumps(entries, indent=2))  # of any name in plain letters, whatever the terminal can show
 
 
-def _entry(swept: "Swept", account: str, error: QueryError | None, polled: "Polled | None" = None) -> dict[str, Any]:
+def _entry(
+    swept: "SweepResult", account: str, error: QueryError | None, polled: "SpaceResult | None" = None
+) -> dict[str, Any]:
     from exporter.web.api import reported  # not for `check`, which needs no HTTP API
 
-    known, numbers = (polled.view.state, polled.phone_numbers) if polled else (SpaceState(), ())
+    known, numbers = (polled.view.record, polled.phone_numbers) if polled else (SpaceRecord(), ())
     health = swept.accounts[account].health
     return {
         "account": account,
@@ -144,11 +146,11 @@ def _cells(view: SpaceView, number: PhoneNumber) -> Iterator[Text]:
 
 
 def _value(view: SpaceView, number: PhoneNumber, field: str) -> str:
-    lost = view.state.missing.get((number.phone_number, field))
+    lost = view.record.missing.get((number.phone_number, field))
     return getattr(number, field) or (f"not reported (was {lost.before})" if lost else "not reported")
 
 
-def _failures(swept: "Swept") -> Iterator[str]:
+def _failures(swept: "SweepResult") -> Iterator[str]:
     """What failed, why, and what to do: an account that is not ok in one line, and spaces of an account that failed
     alike for another reason in one line."""
     yield from (line for account in swept.accounts.values() if (line := _account_failure(account, swept)))
@@ -161,12 +163,12 @@ def _failures(swept: "Swept") -> Iterator[str]:
         shown = ", ".join(spaces[:_MOST_SPACES_IN_A_LINE])
         more = len(spaces) - _MOST_SPACES_IN_A_LINE
         yield f"{account}/{shown}{f' and {more} more' if more > 0 else ''}: {_why(reason, text)}; {_NEXT_STEPS[reason]}"
-    for account, error in swept.unlisted.items():
+    for account, error in swept.list_errors.items():
         if not _is_of_account(swept.accounts[account], error):
             yield f"{account}: spaces not listed: {_why(error.reason, str(error))}; {_NEXT_STEPS[error.reason]}"
 
 
-def _account_failure(account: AccountView, swept: "Swept") -> str:
+def _account_failure(account: AccountView, swept: "SweepResult") -> str:
     """The line of an account that is not ok, with how many of its spaces failed or were not polled for that; "" for
     others."""
     health, name = account.health, account.account
@@ -177,8 +179,8 @@ def _account_failure(account: AccountView, swept: "Swept") -> str:
     failed = sum(_is_of_account(account, error) for error in errors) - not_polled
     lost = [f"{failed} of {len(errors)} spaces failed"] if errors else []
     lost += [f"{not_polled} not polled"] if not_polled else []
-    lost += ["spaces not listed"] if _is_of_account(account, swept.unlisted.get(name)) else []
-    why = f"{health.code}: {health.detail}" if health.code else str(swept.unlisted.get(name) or "")
+    lost += ["spaces not listed"] if _is_of_account(account, swept.list_errors.get(name)) else []
+    why = f"{health.code}: {health.detail}" if health.code else str(swept.list_errors.get(name) or "")
     request = f" (request {health.request_id})" if health.request_id else ""
     text = f": {why.rstrip(':. ')}{request}" if why else ""
     return f"{name}: {health.state} ({', '.join(lost)}){text}; {WHAT_TO_CHECK[health.state]}"
@@ -193,12 +195,12 @@ def _why(reason: Reason, text: str) -> str:
     return f"{reason}: {text.removeprefix(f'{reason}: ').rstrip('.')}"
 
 
-def _summary(states: Sequence[State], swept: "Swept") -> str:
+def _summary(states: Sequence[State], swept: "SweepResult") -> str:
     count = Counter(states)
     found = ", ".join(f"{count[state]} {state}" for state in PHONE_NUMBER_STATES)
     errors = [polled.error for polled in swept.spaces if polled.error]
     missed = _missed(len(errors) - _not_polled(errors), _not_polled(errors))
-    lists = f"; accounts whose spaces are not listed: {len(swept.unlisted)}" if swept.unlisted else ""
+    lists = f"; accounts whose spaces are not listed: {len(swept.list_errors)}" if swept.list_errors else ""
     return f"numbers: {len(states)} ({found}); spaces: {len(swept.spaces)} ({missed}){lists}"
 
 

@@ -21,14 +21,14 @@ from exporter.http import http_client
 from exporter.polling.plan import Progress
 from exporter.runtime.reload import Loader, Reloader
 from exporter.runtime.service import Service
-from exporter.runtime.sweep import Swept, sweep
+from exporter.runtime.sweep import SweepResult, sweep
 from exporter.runtime.view import ReloadState, View
 from exporter.source import SourceContext
 from exporter.state.state_file import read_state_file
-from exporter.web.access import Access
 from exporter.web.connections import max_connections, raise_descriptor_limit
 from exporter.web.routes import create_app
 from exporter.web.server import serving, url_of
+from exporter.web.web_config import WebConfigFile
 
 _SWITCH_SECONDS = 0.0005
 """How long the event loop waits for the interpreter after each of its calls to the system, while a thread makes a page.
@@ -43,7 +43,7 @@ async def serve(
     environ: Mapping[str, str],
     listeners: Sequence[socket],
     *,
-    access: Access | None = None,
+    access: WebConfigFile | None = None,
     lifecycle: bool = False,
     hangup_stops: bool = False,
     shard: Shard = UNSHARDED,
@@ -78,7 +78,7 @@ def _max_connections(service: Service, descriptors: int, *, tls: bool) -> int:
     return max_connections(descriptors, queries, tls=tls)
 
 
-async def poll_once(settings: Settings, environ: Mapping[str, str], watch: Callable[[Progress], None]) -> Swept:
+async def poll_once(settings: Settings, environ: Mapping[str, str], watch: Callable[[Progress], None]) -> SweepResult:
     """Poll every space once, without a server. A state file is only read, for the values before the polls.
 
     Raises:

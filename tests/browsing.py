@@ -15,7 +15,7 @@ from exporter.model import MESSAGING_LIMITS, AccountHealth, AccountState, PhoneN
 from exporter.runtime.view import Snapshot, View
 from exporter.source import Reason
 from exporter.sources.cams.settings import CamsSpace
-from exporter.state.store import Change, Changes, Failure, SpaceState
+from exporter.state.store import Change, Changes, Failure, SpaceRecord
 from exporter.web.routes import create_app
 from exporter.web.server import bind, serving, url_of
 
@@ -42,7 +42,7 @@ def space(
 ) -> SpaceView:
     """A space that was `seen` so many seconds ago, and whose polls fail where there is a `failure`. If it was never
     seen, it was added when the polls started to fail."""
-    state = SpaceState(
+    state = SpaceRecord(
         up=failure is None,
         last_success=None if seen is None else NOW - seen,
         phone_numbers=numbers,
@@ -55,7 +55,7 @@ def space(
         seen=-(NOW - failure.since if failure else 0) if seen is None else -seen,
     )
     now, configured = Now(NOW, 0.0), CamsSpace(id=id, name=name, labels=dict(labels or {}))
-    fresh, unseen = state.is_fresh(now, HOUR), state.unseen_seconds(now)
+    fresh, unseen = state.is_fresh(now, HOUR), state.seconds_since_success(now)
     return SpaceView(account, configured, state, fresh, MESSAGING_LIMITS, unseen)
 
 

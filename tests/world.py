@@ -18,7 +18,7 @@ from exporter.config.settings import Settings
 from exporter.polling.plan import Progress
 from exporter.runtime.reload import Loader, Reloader
 from exporter.runtime.service import Change, Service
-from exporter.runtime.sweep import Swept, sweep
+from exporter.runtime.sweep import SweepResult, sweep
 from exporter.runtime.view import ReloadState, View
 from exporter.simulator.api import SimulatedApi, create_simulator
 from exporter.simulator.demo import demo_settings
@@ -79,7 +79,7 @@ class Exporter:
     async def start(self, *, may_follow_another: bool = False) -> None:
         waiting, self._waiting = self._waiting or [], None
         for change in waiting:
-            await self.service.retire(change, rest=may_follow_another)
+            await self.service.retire(change, hold_off=may_follow_another)
 
     async def reconfigure(self, settings: Settings) -> None:
         if self._waiting is None:
@@ -96,7 +96,7 @@ class Exporter:
     def reloader(self, loader: Loader) -> Reloader:
         return Reloader(loader, self.service, self.reloads, self._clock)
 
-    async def sweep(self, watch: Callable[[Progress], None] = lambda _: None) -> Swept:
+    async def sweep(self, watch: Callable[[Progress], None] = lambda _: None) -> SweepResult:
         return await sweep(self.service, watch)
 
     async def stop(self) -> None:

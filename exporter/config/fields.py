@@ -20,7 +20,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-A_DURATION = "a duration such as 30s, 5m or 1h30m"
+EXPECTED_DURATION = "a duration such as 30s, 5m or 1h30m"
 _DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?(?:([0-9]+)ms)?")
 _DURATION_UNITS = (86_400.0, 3_600.0, 60.0, 1.0, 0.001)
 _MAX_DURATION_SECONDS = 3650 * 86_400.0
@@ -43,7 +43,7 @@ def parse_duration(text: object) -> float:
     found = _DURATION.fullmatch(text) if isinstance(text, str) and len(text) <= _MAX_DURATION_TEXT else None
     seconds = sum(int(n) * unit for n, unit in zip(found.groups("0"), _DURATION_UNITS, strict=True)) if found else 0.0
     if not 0 < seconds <= _MAX_DURATION_SECONDS:
-        raise ValueError(A_DURATION)
+        raise ValueError(EXPECTED_DURATION)
     return seconds
 
 

@@ -9,10 +9,10 @@ from exporter.config.environment import environment_problems
 from exporter.config.placeholders import expand
 from exporter.config.problems import ConfigError, Problem, at_one_place
 from exporter.config.settings import Account, Settings
-from exporter.config.shared_limits import digests_of_keys, over_limit, polled_twice
+from exporter.config.shared_limits import key_digests, over_limit, polled_twice
 from exporter.config.space_files import files_of, read_spaces
 from exporter.config.validation import validate
-from exporter.files import problem_of_place
+from exporter.files import creation_problem
 
 Version = tuple[int, int, int] | None
 _MOST_LOOKS = 6
@@ -86,7 +86,7 @@ class Configuration:
     def _with_keys(self, settings: Settings) -> Settings:
         accounts, environ = settings.accounts, self._environ
         temporary = {account.name for account in accounts if account.has_temporary_key(environ)}
-        return settings.with_keys(digests_of_keys(accounts, environ), polled_twice(accounts, environ), temporary)
+        return settings.with_keys(key_digests(accounts, environ), polled_twice(accounts, environ), temporary)
 
     def _versions(self) -> Mapping[str, Version]:
         found = {file for _, account in self._accounts for files in files_of(account).values() for file in files}
@@ -115,7 +115,7 @@ class Configuration:
 
 
 def _problems_of_state_file(settings: Settings, lines: Lines) -> Iterator[Problem]:
-    if settings.state_file and (problem := problem_of_place(Path(settings.state_file))):
+    if settings.state_file and (problem := creation_problem(Path(settings.state_file))):
         yield lines.problem(("state_file",), problem)
 
 

@@ -40,7 +40,7 @@ class ConfigError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-def not_read_within(seconds: float) -> ConfigError:
+def read_timeout_error(seconds: float) -> ConfigError:
     """The error for files that could not be read in time."""
     text = f"reading the files timed out after {seconds:g} s; check the disk or network mount"
     return ConfigError([Problem("configuration", (), text)])

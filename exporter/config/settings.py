@@ -30,7 +30,7 @@ class ConfiguredSpace(Space):
     )
 
 
-_NOT_OF_A_SOURCE = dict.fromkeys(("qps", "poll_interval", "spaces", "space_files", "discover"))
+_COMMON_KEYS = dict.fromkeys(("qps", "poll_interval", "spaces", "space_files", "discover"))
 """The keys of an account that its source does not read."""
 
 
@@ -130,7 +130,7 @@ class Account(Strict):
 
     def has_source_of(self, other: "Account") -> bool:
         """Whether the same source serves both: the keys that only the source reads are the same."""
-        return self.model_copy(update=_NOT_OF_A_SOURCE) == other.model_copy(update=_NOT_OF_A_SOURCE)
+        return self.model_copy(update=_COMMON_KEYS) == other.model_copy(update=_COMMON_KEYS)
 
 
 class Settings(Strict):

@@ -46,7 +46,7 @@ def polled_twice(accounts: Iterable[Account], environ: Mapping[str, str]) -> Ite
             )
 
 
-def digests_of_keys(accounts: Iterable[Account], environ: Mapping[str, str]) -> Mapping[str, str]:
+def key_digests(accounts: Iterable[Account], environ: Mapping[str, str]) -> Mapping[str, str]:
     """By account, a digest of what its limit belongs to: the same for accounts with the same access key. Accounts with
     an unknown key are left out."""
     keys = {account.name: account.shared_limit(environ) for account in accounts}

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from exporter import __version__
 from exporter.model import QUALITY_RATINGS, WATCHED_FIELDS, AccountHealth, AccountState, PhoneNumber, Space
 from exporter.state.state_file import StateFile
-from exporter.state.store import SpaceState
+from exporter.state.store import SpaceRecord
 
 Labels = tuple[tuple[str, str], ...]
 """Names and values. Tuples, for thousands of samples have the same, whose spelling is worth keeping."""
@@ -44,20 +44,22 @@ class Family(Generic[Subject]):
 
 @dataclass(frozen=True, slots=True)
 class SpaceView:
-    """One space as a scrape sees it. `fresh` is false before its first success and once its values are too old to show;
-    `limits` are unique users per rolling 24 hours by tier. `unseen_seconds` is the time since the last success, or
-    since the space was added; only views for pages have it."""
+    """One space as a scrape shows it.
+
+    `fresh` is false before the first success and when the values are older than `max_age`. `limits` maps a tier to
+    unique users per rolling 24 hours. `seconds_since_success` counts from the last success or, before the first one,
+    from the time when the space was added; only views for pages have it."""
 
     account: str
     space: Space
-    state: SpaceState
+    record: SpaceRecord
     fresh: bool
     limits: Mapping[str, float]
-    unseen_seconds: float = 0.0
+    seconds_since_success: float = 0.0
 
     @property
     def phone_numbers(self) -> tuple[PhoneNumber, ...]:
-        return self.state.phone_numbers if self.fresh else ()
+        return self.record.phone_numbers if self.fresh else ()
 
     @property
     def numbers(self) -> Iterator["NumberView"]:
@@ -72,16 +74,16 @@ class SpaceView:
 class NumberView:
     """One phone number as a scrape sees it."""
 
-    of: SpaceView
+    space_view: SpaceView
     number: PhoneNumber
 
     @property
     def labels(self) -> Labels:
-        return (*self.of.labels, ("phone_number", self.number.phone_number))
+        return (*self.space_view.labels, ("phone_number", self.number.phone_number))
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class DiscoveryView:
     """The list of an account's spaces. `up`: the last attempt succeeded. `last_success` is in Unix seconds, `spaces`
     their number then."""
 
@@ -92,9 +94,10 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class AccountView:
-    """One account as a scrape sees it; rates in queries per second, times in seconds. `health` is None before the first
-    answers. `listing` is None where it does not discover spaces; it is `unlisted` while it is not known yet which
-    spaces there are."""
+    """One account as a scrape shows it; rates in queries per second, times in seconds.
+
+    `health` is None before the first answers. `discovery` is None if the account does not discover spaces.
+    `spaces_unknown` is true until its spaces have been listed for the first time."""
 
     account: str
     health: AccountHealth | None
@@ -104,8 +107,8 @@ class AccountView:
     needed_qps: float
     limit_qps: float
     current_qps: float
-    listing: Listing | None = None
-    unlisted: bool = False
+    discovery: DiscoveryView | None = None
+    spaces_unknown: bool = False
 
     @property
     def labels(self) -> Labels:
@@ -119,7 +122,7 @@ class AccountView:
     def is_blind(self, space: SpaceView) -> bool:
         """Whether a space of the account is blind, as the recorded series `space:chatapp_space_blind:group` defines it.
         The alert ChatAppSpaceBlind leaves out accounts that are down."""
-        return self.down or space.unseen_seconds > BLIND_INTERVALS * self.effective_interval
+        return self.down or space.seconds_since_success > BLIND_INTERVALS * self.effective_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,7 @@ def _quality_rating(view: NumberView) -> Iterator[Sample]:
 
 
 def _messaging_limit(view: NumberView) -> Iterator[Sample]:
-    if (limit := view.of.limits.get(view.number.messaging_limit_tier)) is not None:
+    if (limit := view.space_view.limits.get(view.number.messaging_limit_tier)) is not None:
         yield (), limit
 
 
@@ -162,22 +165,22 @@ def _info(view: NumberView) -> Iterator[Sample]:
 
 def _last_change(view: NumberView) -> Iterator[Sample]:
     for field in WATCHED_FIELDS:
-        if (changed := view.of.state.changes.get((view.number.phone_number, field))) is not None:
+        if (changed := view.space_view.record.changes.get((view.number.phone_number, field))) is not None:
             yield (("field", field),), changed.at
 
 
 def _last_success(view: SpaceView) -> Iterator[Sample]:
-    if view.state.last_success is not None:
-        yield (), view.state.last_success
+    if view.record.last_success is not None:
+        yield (), view.record.last_success
 
 
 def _listed(view: SpaceView) -> Iterator[Sample]:
-    if view.state.last_success is not None:
-        yield (), len(view.state.phone_numbers)
+    if view.record.last_success is not None:
+        yield (), len(view.record.phone_numbers)
 
 
 def _failures(view: SpaceView) -> Iterator[Sample]:
-    for reason, count in sorted(view.state.failures.items()):
+    for reason, count in sorted(view.record.failures.items()):
         yield (("reason", reason.value),), count
 
 
@@ -193,18 +196,18 @@ def _account_state(view: AccountView) -> Iterator[Sample]:
 
 
 def _discovery_up(view: AccountView) -> Iterator[Sample]:
-    if view.listing:
-        yield (), int(view.listing.up)
+    if view.discovery:
+        yield (), int(view.discovery.up)
 
 
 def _last_listing(view: AccountView) -> Iterator[Sample]:
-    if view.listing and view.listing.last_success is not None:
-        yield (), view.listing.last_success
+    if view.discovery and view.discovery.last_success is not None:
+        yield (), view.discovery.last_success
 
 
 def _discovered_spaces(view: AccountView) -> Iterator[Sample]:
-    if view.listing and view.listing.last_success is not None:
-        yield (), view.listing.spaces
+    if view.discovery and view.discovery.last_success is not None:
+        yield (), view.discovery.spaces
 
 
 def _space_files(view: ExporterView) -> Iterator[Sample]:
@@ -280,7 +283,7 @@ SPACE_FAMILIES: tuple[Family[SpaceView], ...] = (
         "chatapp_space_up",
         "1 if the last poll of the space succeeded, else 0.",
         _SPACE,
-        lambda view: [((), int(view.state.up and view.fresh))],
+        lambda view: [((), int(view.record.up and view.fresh))],
     ),
     Family(
         "chatapp_space_last_success_timestamp_seconds",
@@ -304,7 +307,7 @@ SPACE_FAMILIES: tuple[Family[SpaceView], ...] = (
         "chatapp_space_polls",
         "Polls of the space that have ended.",
         _SPACE,
-        lambda view: [((), view.state.polls)],
+        lambda view: [((), view.record.polls)],
         type="counter",
     ),
     Family(

@@ -342,7 +342,7 @@ class AccountPolling:
 
     def _plan_next(self, entry: _Entry, due: float) -> None:
         entry.due = due
-        self._schedule.postpone(self._key(entry), due)
+        self._schedule.reschedule(self._key(entry), due)
 
     def _log_change(self, entry: _Entry, outcome: Outcome) -> None:
         where, error = {"account": self.account.name, "space": entry.space.id}, outcome.error

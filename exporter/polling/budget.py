@@ -61,7 +61,7 @@ class Permits:
             return math.inf
         return max(self._answered[excess] + hold, next_slot) - now
 
-    def rest(self, now: float) -> None:
+    def hold_off(self, now: float) -> None:
         """Release no permit before one hold time has passed: another process may have sent requests until now."""
         self._rested = now
 
@@ -177,9 +177,9 @@ class Budget:
         self._rate.limit = qps
         self._changed.set()
 
-    def rest(self) -> None:
+    def hold_off(self) -> None:
         """Send nothing until the requests that another process sent no longer count."""
-        self._permits.rest(self._clock.monotonic())
+        self._permits.hold_off(self._clock.monotonic())
 
     @property
     def is_throttled(self) -> bool:

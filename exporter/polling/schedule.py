@@ -41,7 +41,7 @@ class Schedule:
         every = _Every(timedelta(seconds=interval))
         self._scheduler.add_job(call, every, id=key, next_run_time=self._zone.moment(due), replace_existing=True)
 
-    def postpone(self, key: str, due: float) -> None:
+    def reschedule(self, key: str, due: float) -> None:
         """Call back at `due` next, earlier or later than planned, then every interval after it."""
         self._scheduler.modify_job(key, next_run_time=self._zone.moment(due))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 
 from exporter.config.settings import Account
-from exporter.metrics.catalogue import AccountView, Listing
+from exporter.metrics.catalogue import AccountView, DiscoveryView
 from exporter.polling.account import AccountPolling
 from exporter.polling.budget import Budget
 from exporter.polling.discovery import Discovery
@@ -54,11 +54,11 @@ class AccountRuntime:
         """Its settings, with the spaces that it discovered."""
         return self.polling.account
 
-    def start(self, known: Mapping[str, float], *, rest: bool) -> None:
-        """Start to poll; `known` has the next slots of spaces whose values are known. With `rest`, first wait a
+    def start(self, known: Mapping[str, float], *, hold_off: bool) -> None:
+        """Start to poll; `known` has the next slots of spaces whose values are known. With `hold_off`, first wait a
         second (or 1/qps), so that requests of an earlier process or account no longer count for the API's limit."""
-        if rest:
-            self._budget.rest()
+        if hold_off:
+            self._budget.hold_off()
         self.polling.start(known)
         self._switch_discovery()
 
@@ -92,7 +92,7 @@ class AccountRuntime:
         account, plan, found = self.account, self.polling.current_plan, self.discovery.found
         # without a space to poll, only the list says something about the account
         health = found.health if not configured and not plan.spaces else self.polling.health
-        listing = Listing(found.up, found.last_success, len(found.spaces)) if account.discover else None
+        discovery = DiscoveryView(found.up, found.last_success, len(found.spaces)) if account.discover else None
         return AccountView(
             account=account.name,
             health=health,
@@ -102,8 +102,8 @@ class AccountRuntime:
             needed_qps=plan.needed_qps,
             limit_qps=account.qps,
             current_qps=self._budget.current_qps(),
-            listing=listing,
-            unlisted=account.discover and found.is_unknown and not (configured and found.failed),
+            discovery=discovery,
+            spaces_unknown=account.discover and found.is_unknown and not (configured and found.failed),
         )
 
     def _switch_discovery(self) -> None:

@@ -7,13 +7,13 @@ from exporter.clock import Clock, Now
 from exporter.config.settings import Settings
 from exporter.metrics.catalogue import SpaceView
 from exporter.metrics.instruments import Instruments
-from exporter.metrics.page import Page
+from exporter.metrics.rendered import RenderedMetrics
 from exporter.model import Space
 from exporter.source import Outcome
-from exporter.state.store import Key, SpaceState, Store
+from exporter.state.store import Key, SpaceRecord, Store
 from exporter.state.writer import StateWriter
 
-Known = Mapping[Key, SpaceState]
+Known = Mapping[Key, SpaceRecord]
 
 
 class Recorder:
@@ -26,7 +26,7 @@ class Recorder:
     def __init__(self, clock: Clock) -> None:
         self.instruments = Instruments()
         self.state_file: StateWriter | None = None
-        self.page = Page()
+        self.page = RenderedMetrics()
         self._clock = clock
         self._store = Store(self._show)
         self._settings = Settings.model_construct(accounts=[])
@@ -85,7 +85,7 @@ class Recorder:
             self._show(key, self._store[key])
         return before
 
-    def show_kept(self, states: Known) -> None:
+    def show_saved(self, states: Known) -> None:
         """Show these states. They are in the state file, or it cannot be written now."""
         for key, state in states.items():
             # after a reload, a space can have another state, for example of another account
@@ -138,10 +138,10 @@ class Recorder:
             if new := {key: state for key, state in states.items() if state != self._read.get(key)}:
                 self.state_file.save(new)
 
-    def _kept(self, key: Key) -> SpaceState:
+    def _kept(self, key: Key) -> SpaceRecord:
         state, name = self._store[key], self._spaces[key].name if key in self._discovered else None
         return state if state.discovered_as == name else replace(state, discovered_as=name)
 
-    def _show(self, key: Key, state: SpaceState) -> None:
+    def _show(self, key: Key, state: SpaceRecord) -> None:
         fresh = state.last_success is not None  # `expire` decides, before every scrape
         self.page.update(SpaceView(key[0], self._spaces[key], state, fresh, self._limits))

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 import structlog
 
 from exporter.clock import Clock
-from exporter.config.problems import ConfigError, not_read_within
+from exporter.config.problems import ConfigError, read_timeout_error
 from exporter.config.settings import Settings
 from exporter.runtime.service import Service
 from exporter.runtime.view import ReloadState
@@ -99,7 +99,7 @@ class Reloader:
         try:
             return await self._reads.run(read, seconds=LOAD_SECONDS)
         except TimeoutError as error:
-            raise not_read_within(LOAD_SECONDS) from error
+            raise read_timeout_error(LOAD_SECONDS) from error
 
     @contextmanager
     def _reporting_failure(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from exporter.config.effective import UNSHARDED, Shard, effective_settings
-from exporter.config.problems import ConfigError, Problem, not_read_within
+from exporter.config.problems import ConfigError, Problem, read_timeout_error
 from exporter.config.settings import API_LIMIT_QPS, Account, Settings
 from exporter.polling.budget import Budget
 from exporter.polling.plan import Plan, plans_of, warnings
@@ -66,9 +66,11 @@ class Service:
         self._stopped = False
         self._warned: set[str] = set()
 
-    async def apply(self, configured: Settings, *, rest: bool = True) -> None:
-        """Bring the exporter to these settings, or change nothing. With `rest`, new accounts first wait until requests
-        of earlier ones, here or in another process, no longer count for the API's limit.
+    async def apply(self, configured: Settings, *, hold_off: bool = True) -> None:
+        """Apply these settings, or change nothing.
+
+        With `hold_off`, new accounts first wait until requests of earlier accounts, in this or another process, no
+        longer count toward the API's limit.
 
         Raises:
             ConfigError: a source cannot be opened.
@@ -78,7 +80,7 @@ class Service:
             await change.opened.aclose()
             return
         self.commit(change)
-        await self.retire(change, rest=rest)
+        await self.retire(change, hold_off=hold_off)
 
     async def prepare(self, configured: Settings) -> Change:
         """Open everything that these settings need and that is not open yet. Changes nothing that is polled or shown.
@@ -117,7 +119,7 @@ class Service:
         for account in self._settings.accounts:
             self.accounts[account.name].apply(account, change.sources.get(account.name))
 
-    async def retire(self, change: Change, *, rest: bool = True) -> None:
+    async def retire(self, change: Change, *, hold_off: bool = True) -> None:
         """Let polls of removed accounts end, close what is not used any more, then start the accounts that are
         added."""
         try:
@@ -131,13 +133,13 @@ class Service:
                 if not change.new_state_file:
                     await self.recorder.follow_state_file()
                 self.recorder.sync_state_file(change.unsaved)
-                self._start_added(rest=rest)
+                self._start_added(hold_off=hold_off)
 
-    def _start_added(self, *, rest: bool) -> None:
+    def _start_added(self, *, hold_off: bool) -> None:
         self.schedule.start()
         added = {name: running for name, running in self.accounts.items() if not running.polling.started}
         for name, running in added.items():
-            running.start(self.recorder.slots(name, running.account.polled_spaces), rest=rest)
+            running.start(self.recorder.slots(name, running.account.polled_spaces), hold_off=hold_off)
         self._log_plans({name: running.polling.plan for name, running in added.items()})
 
     async def follow_credentials(self) -> None:
@@ -167,13 +169,13 @@ class Service:
         except SourceError as error:
             raise ConfigError([Problem(f"account {account.name}", (error.key,), str(error))]) from error
         except TimeoutError as error:
-            raise not_read_within(LOAD_SECONDS) from error
+            raise read_timeout_error(LOAD_SECONDS) from error
 
     async def _open_state_file(self, change: Change, opened: AsyncExitStack) -> None:
         current, path = self.recorder.state_file, change.own.state_file
         change.new_state_file = path != (str(current.file.path) if current else None)
         if change.new_state_file and path is not None:
-            change.state_file = StateWriter(StateFile(Path(path), self._context.clock), self.recorder.show_kept)
+            change.state_file = StateWriter(StateFile(Path(path), self._context.clock), self.recorder.show_saved)
             opened.push_async_callback(change.state_file.close)
             change.known = await change.state_file.open(change.own.identities)
 

@@ -23,7 +23,7 @@ class NotPolledError(DeniedError):
 
 
 @dataclass(frozen=True, slots=True)
-class Polled:
+class SpaceResult:
     """A space after one poll, with the error where it failed or was not polled."""
 
     view: SpaceView
@@ -32,26 +32,26 @@ class Polled:
     @property
     def phone_numbers(self) -> Sequence[PhoneNumber]:
         """The numbers that the poll listed, of any age; none if it failed, whatever was known before."""
-        return () if self.error else self.view.state.phone_numbers
+        return () if self.error else self.view.record.phone_numbers
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class SweepResult:
     """Every space after one poll, in order; the errors of accounts whose spaces were not listed; and the accounts."""
 
-    spaces: Sequence[Polled]
-    unlisted: Mapping[str, QueryError]
+    spaces: Sequence[SpaceResult]
+    list_errors: Mapping[str, QueryError]
     accounts: Mapping[str, AccountView]
 
 
 async def sweep(
     service: Service, watch: Callable[[Progress], None] = lambda _: None, known: Known | None = None
-) -> Swept:
+) -> SweepResult:
     """Poll every space of a service that is not started, within the budgets; `watch` gets the progress. `known` is what
     a state file knows: the values before the polls."""
     discovering = {name: running for name, running in service.accounts.items() if running.account.discover}
     listed = await asyncio.gather(*(running.discovery.list_once() for running in discovering.values()))
-    unlisted = {name: error for name, error in zip(discovering, listed, strict=True) if error}
+    list_errors = {name: error for name, error in zip(discovering, listed, strict=True) if error}
     if known:  # now that all spaces are known
         own = effective_settings(service.configured, {}, service.shard)
         service.commit(Change(service.configured, own, known=known))
@@ -74,5 +74,5 @@ async def sweep(
 
     await asyncio.gather(*map(sweep_account, service.accounts))
     views = list(service.recorder.views())
-    spaces = [Polled(view, errors.get((view.account, view.space.id), NotPolledError())) for view in views]
-    return Swept(spaces, unlisted, {account.account: account for account in account_views(service)})
+    spaces = [SpaceResult(view, errors.get((view.account, view.space.id), NotPolledError())) for view in views]
+    return SweepResult(spaces, list_errors, {account.account: account for account in account_views(service)})

@@ -27,10 +27,14 @@ class Snapshot:
     shard: Shard = UNSHARDED
 
     @property
-    def unlisted(self) -> list[str]:
+    def accounts_with_unknown_spaces(self) -> list[str]:
         """The accounts that may have spaces that are not known."""
-        listings = ((account, account.listing) for account in self.accounts)
-        return [account.account for account, listing in listings if account.unlisted or (listing and not listing.up)]
+        listed = ((account, account.discovery) for account in self.accounts)
+        return [
+            account.account
+            for account, discovery in listed
+            if account.spaces_unknown or (discovery and not discovery.up)
+        ]
 
 
 def account_views(service: Service) -> list[AccountView]:

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from exporter.clock import Clock
 from exporter.files import NotRegularError, read_bytes, require_regular
 from exporter.model import PhoneNumber
-from exporter.state.store import Change, Key, SpaceState
+from exporter.state.store import Change, Key, SpaceRecord
 
 _APPLICATION_ID = int.from_bytes(b"CHAT")
 _SCHEMA_VERSION = 2
@@ -75,12 +75,12 @@ class StateFile:
         self.failures: Counter[Trouble] = Counter()
         self._clock = clock
         self._identities: Identities = {}
-        self._unsaved: dict[Key, SpaceState] = {}
+        self._unsaved: dict[Key, SpaceRecord] = {}
         self._database: sqlite3.Connection | None = None
         self._inode: int | None = None
         self._reported = False
 
-    def open(self, identities: Identities) -> dict[Key, SpaceState]:
+    def open(self, identities: Identities) -> dict[Key, SpaceRecord]:
         """Open the file, or start a new one. Returns what it knows of these accounts; nothing if it cannot be used."""
         is_retry = self._reported
         if was_lost := self._database is not None and self.is_lost():
@@ -99,7 +99,7 @@ class StateFile:
         self._succeed()
         return known
 
-    def save(self, states: Mapping[Key, SpaceState]) -> None:
+    def save(self, states: Mapping[Key, SpaceRecord]) -> None:
         """Keep these states, and those that could not be kept before."""
         if not self._database:
             return
@@ -129,11 +129,11 @@ class StateFile:
         except _ERRORS as error:
             self._fail("state file not written, continuing without it", _unusable(error))
 
-    def has_large_log(self) -> bool:
-        """Whether it is time to call `write_back`."""
+    def needs_checkpoint(self) -> bool:
+        """Whether it is time to call `checkpoint`."""
         return self._database is not None and _bytes_of_log(self.path) > _LARGE_LOG_BYTES
 
-    def write_back(self) -> bool:
+    def checkpoint(self) -> bool:
         """Write SQLite's log back into the file, so that the next write starts a new one. Waits for the disk twice.
         Returns whether all of it was written back; what was not is tried again with the next call."""
         with suppress(*_ERRORS):
@@ -170,7 +170,7 @@ class StateFile:
             _log.info("state file in use again", file=str(self.path))
         self.up, self._reported = True, False
 
-    def _open_or_replace(self) -> dict[Key, SpaceState]:
+    def _open_or_replace(self) -> dict[Key, SpaceRecord]:
         try:
             _require_ours(self.path)
             return self._open()
@@ -188,7 +188,7 @@ class StateFile:
             )
             return self._open()
 
-    def _open(self) -> dict[Key, SpaceState]:
+    def _open(self) -> dict[Key, SpaceRecord]:
         try:
             _create(self.path)
             self._database = _connect(self.path.absolute().as_uri())
@@ -197,7 +197,7 @@ class StateFile:
                 # before WAL, so that the header itself says whose file it is
                 self._database.executescript(_SCHEMA)
             self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA wal_autocheckpoint=0")  # `write_back` waits for the disk, not a commit
+            self._database.execute("PRAGMA wal_autocheckpoint=0")  # `checkpoint` waits for the disk, not a commit
             self._database.execute("PRAGMA journal_size_limit=0")  # a log that was written back starts at no size
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.execute("PRAGMA busy_timeout=0")  # a save that meets a lock is repeated with the next one
@@ -205,22 +205,22 @@ class StateFile:
         except _ERRORS as error:
             raise _unusable(error) from error
 
-    def _write_or_make_room(self, states: Mapping[Key, SpaceState]) -> None:
+    def _write_or_make_room(self, states: Mapping[Key, SpaceRecord]) -> None:
         try:
             self._write(states)
         except sqlite3.OperationalError:  # on a full disk, the log may be what takes the room
-            if not self.write_back():
+            if not self.checkpoint():
                 raise
             self._write(states)
 
-    def _write(self, states: Mapping[Key, SpaceState]) -> None:
+    def _write(self, states: Mapping[Key, SpaceRecord]) -> None:
         assert self._database
         rows = ((*key, self._identities[key[0]], _encode(state)) for key, state in states.items())
         with self._database:
             self._database.executemany("INSERT OR REPLACE INTO space VALUES (?, ?, ?, ?)", rows)
 
 
-def read_state_file(path: Path, identities: Identities) -> dict[Key, SpaceState]:
+def read_state_file(path: Path, identities: Identities) -> dict[Key, SpaceRecord]:
     """What a state file knows of these accounts, also while an exporter writes it. Nothing if there is no file, or it
     cannot be read. Changes and creates no file."""
     with suppress(OSError, _Unusable, *_ERRORS):
@@ -268,7 +268,7 @@ def _is_text(header: bytes) -> bool:
     return "\0" not in text and text.count("\N{REPLACEMENT CHARACTER}") <= 1  # the last character may be cut
 
 
-def _read_only(path: Path, identities: Identities) -> dict[Key, SpaceState]:
+def _read_only(path: Path, identities: Identities) -> dict[Key, SpaceRecord]:
     """What a file knows that cannot be written (disk full or read-only). Nothing if the disk is read-only and the
     file has an unread write-ahead log: its values would be older."""
     with suppress(OSError, *_ERRORS):
@@ -319,7 +319,7 @@ def _create(path: Path) -> None:
         os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
-def _read(database: sqlite3.Connection, identities: Identities) -> Iterator[tuple[Key, SpaceState]]:
+def _read(database: sqlite3.Connection, identities: Identities) -> Iterator[tuple[Key, SpaceRecord]]:
     """The rows of these accounts, if they are of the same identity."""
     for account, space, identity, text in database.execute("SELECT account, space, identity, known FROM space"):
         if identities.get(account) == identity:
@@ -355,7 +355,7 @@ class _Known:
 _KNOWN = TypeAdapter(_Known)  # reads equal texts as one object, which saves half the memory of fifty thousand numbers
 
 
-def _encode(state: SpaceState) -> str:
+def _encode(state: SpaceRecord) -> str:
     changes, missing = (
         tuple((number, name, change.at, change.before) for (number, name), change in kept.items())
         for kept in (state.changes, state.missing)
@@ -373,13 +373,13 @@ def _encode(state: SpaceState) -> str:
     return _KNOWN.dump_json(known).decode()
 
 
-def _decode(text: str) -> SpaceState:
+def _decode(text: str) -> SpaceRecord:
     known = _KNOWN.validate_json(text)
     changes, missing = (
         {(number, name): Change(at, before) for number, name, at, before in kept}
         for kept in (known.changes, known.missing)
     )
-    return SpaceState(
+    return SpaceRecord(
         known.up,
         known.last_success,
         known.phone_numbers,

@@ -45,7 +45,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class SpaceState:
+class SpaceRecord:
     """What is known of a space. `phone_numbers` are those of the last success, of any age; `next_slot` is its next
     regular time in the schedule (Unix seconds).
 
@@ -70,7 +70,7 @@ class SpaceState:
     added: float | None = None
     seen: float | None = field(default=None, compare=False)
 
-    def after(self, outcome: Outcome) -> "SpaceState":
+    def after(self, outcome: Outcome) -> "SpaceRecord":
         """The state after this poll. A failure changes no number."""
         if outcome.error:
             reason = outcome.error.reason
@@ -98,7 +98,7 @@ class SpaceState:
             seen=outcome.monotonic,
         )
 
-    def with_history(self, old: "SpaceState") -> "SpaceState":
+    def with_history(self, old: "SpaceRecord") -> "SpaceRecord":
         """The same with what a state file knew: all of it before the first poll, the values before the first
         success, and the times of changes."""
         if not self.polls:
@@ -116,7 +116,7 @@ class SpaceState:
         changes, missing = _compared(old, self.phone_numbers, old.last_success or 0.0)
         return replace(self, changes={**changes, **self.changes}, missing={**missing, **self.missing})
 
-    def unseen_seconds(self, now: Now) -> float:
+    def seconds_since_success(self, now: Now) -> float:
         """Seconds since the last success or, before the first one, since the space was added. If that was in another
         process, they count by the system's clock. A time in the future means that a clock was wrong: its distance
         counts as the age."""
@@ -127,7 +127,7 @@ class SpaceState:
 
     def is_fresh(self, now: Now, max_age: float) -> bool:
         """Whether its values may be shown."""
-        return self.last_success is not None and self.unseen_seconds(now) < max_age
+        return self.last_success is not None and self.seconds_since_success(now) < max_age
 
     def last_reported(self, number: PhoneNumber) -> PhoneNumber:
         """The number with the value before in place of each field that is missing."""
@@ -139,7 +139,7 @@ class SpaceState:
         return min(number.state, self.last_reported(number).state, key=RANKS.__getitem__)
 
 
-def _compared(before: SpaceState, numbers: Iterable[PhoneNumber], at: float) -> tuple[Changes, Changes]:
+def _compared(before: SpaceRecord, numbers: Iterable[PhoneNumber], at: float) -> tuple[Changes, Changes]:
     """The changes of the numbers that are listed now, and their missing fields. A number that was not known before has
     not changed."""
     known = {number.phone_number: number for number in before.phone_numbers}
@@ -166,12 +166,12 @@ class Store:
     `unpolled` are the spaces that were not polled since the start, and have no values that are fresh enough to show.
     """
 
-    def __init__(self, on_change: Callable[[Key, SpaceState], None]) -> None:
+    def __init__(self, on_change: Callable[[Key, SpaceRecord], None]) -> None:
         self.unpolled: set[Key] = set()
-        self._states: dict[Key, SpaceState] = {}
+        self._states: dict[Key, SpaceRecord] = {}
         self._on_change = on_change
 
-    def __getitem__(self, key: Key) -> SpaceState:
+    def __getitem__(self, key: Key) -> SpaceRecord:
         return self._states[key]
 
     def retain(self, keys: Collection[Key], *, now: Now) -> None:
@@ -182,25 +182,25 @@ class Store:
         for key in keys:
             if key not in self._states:
                 self.unpolled.add(key)
-                self._set(key, SpaceState(added=now.unix, seen=now.monotonic))
+                self._set(key, SpaceRecord(added=now.unix, seen=now.monotonic))
 
-    def restore(self, known: Mapping[Key, SpaceState], *, now: Now, max_age: float) -> None:
+    def restore(self, known: Mapping[Key, SpaceRecord], *, now: Now, max_age: float) -> None:
         """Add what a state file knew, of spaces that are known here or new."""
         for key, old in known.items():
             if key not in self._states:
                 self.unpolled.add(key)
-            state = self._set(key, self._states.get(key, SpaceState()).with_history(old))
+            state = self._set(key, self._states.get(key, SpaceRecord()).with_history(old))
             if state.is_fresh(now, max_age):
                 self.unpolled.discard(key)
 
-    def record(self, outcome: Outcome) -> SpaceState:
+    def record(self, outcome: Outcome) -> SpaceRecord:
         """Add the result of a poll. Returns the space's state after it."""
         key = (outcome.account, outcome.space)
         self.unpolled.discard(key)
         self._states[key] = state = self._states[key].after(outcome)
         return state
 
-    def _set(self, key: Key, state: SpaceState) -> SpaceState:
+    def _set(self, key: Key, state: SpaceRecord) -> SpaceRecord:
         self._states[key] = state
         self._on_change(key, state)
         return state

@@ -1,6 +1,6 @@
 """Writes states to a state file without holding the event loop: one operation at a time, in a thread.
 
-States that wait are written together. A state is passed to `on_kept`, which shows it, after it was written: nothing
+States that wait are written together. A state is passed to `on_saved`, which shows it, after it was written: nothing
 is lost that was shown. If the file cannot be written, or not in time, states are passed on without that.
 """
 
@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 
 from exporter.state.state_file import Identities, StateFile
-from exporter.state.store import Key, SpaceState
+from exporter.state.store import Key, SpaceRecord
 from exporter.threads import BlockingCalls
 
 OPEN_SECONDS = 20.0
@@ -20,7 +20,7 @@ WRITE_SECONDS = 10.0
 """How long a state waits for its write before it is shown."""
 _CLOSE_SECONDS = 2.0
 
-States = Mapping[Key, SpaceState]
+States = Mapping[Key, SpaceRecord]
 
 _log = structlog.get_logger()
 
@@ -28,16 +28,16 @@ _log = structlog.get_logger()
 class StateWriter:
     """The way to one state file. All that reads or writes the file is called through it."""
 
-    def __init__(self, file: StateFile, on_kept: Callable[[States], None]) -> None:
+    def __init__(self, file: StateFile, on_saved: Callable[[States], None]) -> None:
         self.file = file
-        self._on_kept = on_kept
+        self._on_kept = on_saved
         self._calls = BlockingCalls()
         self._identities: Identities = {}
         self._unread = False
         """The last `open` did not end in time: what the file knows was not passed on."""
-        self._unsaved: dict[Key, SpaceState] = {}
-        self._saving: dict[Key, SpaceState] = {}
-        self._unshown: dict[Key, SpaceState] = {}
+        self._unsaved: dict[Key, SpaceRecord] = {}
+        self._saving: dict[Key, SpaceRecord] = {}
+        self._unshown: dict[Key, SpaceRecord] = {}
         self._retained: tuple[Collection[Key], Identities] | None = None
         self._writing: asyncio.Task[None] | None = None
 
@@ -59,7 +59,7 @@ class StateWriter:
         return await self._open(open_again)
 
     def save(self, states: States) -> None:
-        """Write these states, and pass them to `on_kept` then."""
+        """Write these states, and pass them to `on_saved` then."""
         self._unsaved.update(states)
         self._unshown.update(states)
         if not self.file.up:
@@ -69,7 +69,7 @@ class StateWriter:
     def retain(self, spaces: Collection[Key], identities: Identities) -> None:
         """Remove all other spaces, and those of accounts that have another identity now."""
 
-        def kept(states: States) -> dict[Key, SpaceState]:
+        def kept(states: States) -> dict[Key, SpaceRecord]:
             same = {name for name, identity in identities.items() if self._identities.get(name) == identity}
             return {key: state for key, state in states.items() if key in spaces and key[0] in same}
 
@@ -78,7 +78,7 @@ class StateWriter:
         self._start()
 
     def is_waiting(self, key: Key) -> bool:
-        """Whether the newest state of this space was not passed to `on_kept` yet."""
+        """Whether the newest state of this space was not passed to `on_saved` yet."""
         return key in self._unshown
 
     async def close(self) -> None:
@@ -113,10 +113,10 @@ class StateWriter:
             self._saving, self._unsaved = self._unsaved, {}
             write = partial(_write, self.file, self._saving, retained)
             try:
-                has_large_log = await self._calls.run(write, seconds=WRITE_SECONDS)
+                needs_checkpoint = await self._calls.run(write, seconds=WRITE_SECONDS)
                 self._show(self._saving)
-                if has_large_log:  # after the states are shown, for it waits for the disk
-                    await self._calls.run(self.file.write_back, seconds=WRITE_SECONDS)
+                if needs_checkpoint:  # after the states are shown, for it waits for the disk
+                    await self._calls.run(self.file.checkpoint, seconds=WRITE_SECONDS)
             except TimeoutError:
                 self._unsaved, self._retained = {**self._saving, **self._unsaved}, self._retained or retained
                 self.file.mark_failed(f"timed out after {WRITE_SECONDS:g} s")
@@ -142,4 +142,4 @@ def _write(file: StateFile, states: States, retained: tuple[Collection[Key], Ide
         file.retain(*retained)
     if states:
         file.save(states)
-    return file.has_large_log()
+    return file.needs_checkpoint()

@@ -7,7 +7,7 @@ from typing import Any
 from exporter.metrics.catalogue import AccountView
 from exporter.model import WATCHED_FIELDS, AccountState, PhoneNumber, State
 from exporter.runtime.view import Snapshot
-from exporter.state.store import Failure, SpaceState
+from exporter.state.store import Failure, SpaceRecord
 from exporter.web.overview import Entry, Filter, entries_of, select, utc, worst_of_spaces
 
 
@@ -22,7 +22,7 @@ def phone_numbers(snapshot: Snapshot, asked: Filter) -> str:
 def spaces(snapshot: Snapshot, asked: Filter) -> str:
     """The spaces that are asked for."""
     entries = entries_of(snapshot)
-    named = {id(entry.space) for entry in entries if asked.has_words_of(entry)}  # by any of its numbers
+    named = {id(entry.space) for entry in entries if asked.matches_search(entry)}  # by any of its numbers
     worst = (entry for entry in worst_of_spaces(entries) if id(entry.space) in named)
     listed = select(worst, asked.model_copy(update={"q": ""}))
     page = _page(snapshot, asked, entries, listed.total, listed.pages)
@@ -39,7 +39,7 @@ def _page(snapshot: Snapshot, asked: Filter, entries: list[Entry], total: int, p
         "blind_spaces": counts[State.BLIND],
         "waiting_spaces": counts[State.WAITING],
         "accounts": [_account(account) for account in snapshot.accounts],
-        "unlisted_accounts": snapshot.unlisted,
+        "unlisted_accounts": snapshot.accounts_with_unknown_spaces,
         "shard": str(snapshot.shard),
     }
 
@@ -56,7 +56,7 @@ def _account(view: AccountView) -> dict[str, Any]:
     }
 
 
-def reported(known: SpaceState, number: PhoneNumber) -> dict[str, Any]:
+def reported(known: SpaceRecord, number: PhoneNumber) -> dict[str, Any]:
     """The fields of a number that can go missing: None if the API does not report them, with what it reported
     before."""
     missing = {
@@ -76,16 +76,16 @@ def _phone_number(entry: Entry) -> dict[str, Any]:
         "space_name": space.space.name,
         "phone_number": number.phone_number,
         "verified_name": number.verified_name,
-        **reported(space.state, number),
+        **reported(space.record, number),
         "state": entry.state,
         "blind": entry.blind,
         "since": _moment(entry.since),
-        "last_seen": _moment(space.state.last_success),
+        "last_seen": _moment(space.record.last_success),
     }
 
 
 def _space(entry: Entry) -> dict[str, Any]:
-    view, state = entry.space, entry.space.state
+    view, record = entry.space, entry.space.record
     return {
         "account": view.account,
         "space": view.space.id,
@@ -93,12 +93,12 @@ def _space(entry: Entry) -> dict[str, Any]:
         "labels": view.space.labels,
         "state": entry.state,
         "blind": entry.blind,
-        "up": state.up,
-        "last_success": _moment(state.last_success),
-        "phone_numbers": len(state.phone_numbers) if view.fresh else None,
-        "polls": state.polls,
-        "failures": state.failures,
-        "last_failure": _failure(state.last_failure) if state.last_failure else None,
+        "up": record.up,
+        "last_success": _moment(record.last_success),
+        "phone_numbers": len(record.phone_numbers) if view.fresh else None,
+        "polls": record.polls,
+        "failures": record.failures,
+        "last_failure": _failure(record.last_failure) if record.last_failure else None,
     }
 
 

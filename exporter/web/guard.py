@@ -9,14 +9,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from exporter.web.logins import TooManyWaiting
+from exporter.web.passwords import TooManyPending
 
 MAX_HEADER_BYTES = 16 * 1024
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
 """They change nothing."""
 
 Admits = Callable[[str, str], Awaitable[bool]]
-"""Whether a request with this name and password is admitted. Raises TooManyWaiting."""
+"""Whether a request with this name and password is admitted. Raises TooManyPending."""
 
 _log = structlog.get_logger()
 
@@ -66,7 +66,7 @@ class Guard:
         try:
             if self._admits and await self._admits(*_basic_auth(authorization)):
                 return None
-        except TooManyWaiting:
+        except TooManyPending:
             return PlainTextResponse("Too many logins at once\n", 503, {"retry-after": "1"})
         return PlainTextResponse("Unauthorized\n", 401, {"www-authenticate": "Basic"})
 

@@ -64,7 +64,7 @@ class Entry:
     @property
     def numbers(self) -> Sequence[PhoneNumber]:
         """Its number; if the space shows none, its last known numbers, so that a search still finds the space."""
-        return (self.number,) if self.number else self.space.state.phone_numbers
+        return (self.number,) if self.number else self.space.record.phone_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +103,14 @@ class Filter(BaseModel):
     page: int = Field(1, ge=1, le=1_000_000)
     per_page: int = Field(100, ge=1, le=1000)
 
-    def has_words_of(self, entry: Entry) -> bool:
+    def matches_search(self, entry: Entry) -> bool:
         """Whether all but its state is as asked for."""
         if self.account and entry.space.account != self.account:
             return False
         text = entry.text if self.q else ""
         return all(part.is_in(text, entry.numbers) for part in _parts(self.q))
 
-    def has_state_of(self, entry: Entry) -> bool:
+    def matches_state(self, entry: Entry) -> bool:
         return not self.state or entry.state in self.state or (entry.blind and State.BLIND in self.state)
 
 
@@ -127,8 +127,8 @@ class Selection:
 
 def select(entries: Iterable[Entry], asked: Filter) -> Selection:
     """The page that is asked for; one past the last is empty."""
-    found = [entry for entry in entries if asked.has_words_of(entry)]
-    chosen = [entry for entry in found if asked.has_state_of(entry)]
+    found = [entry for entry in entries if asked.matches_search(entry)]
+    chosen = [entry for entry in found if asked.matches_state(entry)]
     first = (asked.page - 1) * asked.per_page
     pages = max(1, ceil(len(chosen) / asked.per_page))
     return Selection(chosen[first : first + asked.per_page], len(chosen), pages, _counts(found))
@@ -163,9 +163,9 @@ def worst_of_spaces(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def _entries_of_space(space: SpaceView, account: AccountView) -> Iterator[Entry]:
-    blind, seen = account.is_blind(space), space.state.last_success
+    blind, seen = account.is_blind(space), space.record.last_success
     for number in space.phone_numbers:
-        state = space.state.state_of(number)
+        state = space.record.state_of(number)
         if blind and RANKS[state] > RANKS[State.BLIND]:
             yield Entry(space, number, State.BLIND, blind, seen)
         else:
@@ -176,7 +176,7 @@ def _entries_of_space(space: SpaceView, account: AccountView) -> Iterator[Entry]
 
 
 def _since(space: SpaceView, number: PhoneNumber, state: State) -> float | None:
-    known, fields = space.state, _DATED_BY.get(state, ("quality_rating", "status"))
+    known, fields = space.record, _DATED_BY.get(state, ("quality_rating", "status"))
     # a missing field changes the state only where the values before do not decide it
     kinds = [known.changes] if state in _DATED_BY else [known.changes, known.missing]
     dates = [change.at for kind in kinds for field in fields if (change := kind.get((number.phone_number, field)))]

@@ -99,7 +99,7 @@ class Pages:
 
 
 def _changes(view: SpaceView) -> Iterator[_DatedChange]:
-    known = view.state
+    known = view.record
     numbers = {number.phone_number: number for number in known.phone_numbers}
     for (phone_number, field), change in known.changes.items():
         number = numbers[phone_number]
@@ -110,13 +110,15 @@ def _changes(view: SpaceView) -> Iterator[_DatedChange]:
 
 def _seconds_ago(view: SpaceView, now: float) -> float:
     """Seconds since the last success; negative if another process, with another clock, dated it in the future."""
-    known = view.state
-    return view.unseen_seconds if known.seen is not None or known.last_success is None else now - known.last_success
+    known = view.record
+    return (
+        view.seconds_since_success if known.seen is not None or known.last_success is None else now - known.last_success
+    )
 
 
 def _next_poll(view: SpaceView, now: float) -> float:
     """Seconds until the next regular poll of a space whose last poll succeeded; 0 if it is due or not planned."""
-    known = view.state
+    known = view.record
     if known.next_slot is None:
         return 0.0
     # both were dated by the last poll: a step of the system's clock since then cancels out

@@ -90,11 +90,11 @@ class _Answers:
     async def ready(self, _: Request) -> Response:
         # it stays ready when a reload adds spaces: the others can be scraped
         unpolled = self._view.unpolled()
-        unlisted = sum(view.unlisted for view in self._view.accounts())
-        self._is_ready |= not unpolled and not unlisted
+        unknown = sum(view.spaces_unknown for view in self._view.accounts())
+        self._is_ready |= not unpolled and not unknown
         if self._is_ready:
             return PlainTextResponse("ready\n")
-        missing = f"spaces of {unlisted} accounts not listed yet" if unlisted else f"{unpolled} spaces not polled yet"
+        missing = f"spaces of {unknown} accounts not listed yet" if unknown else f"{unpolled} spaces not polled yet"
         return PlainTextResponse(f"not ready: {missing}\n", status_code=503)
 
     async def config(self, _: Request) -> Response:

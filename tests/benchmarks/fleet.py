@@ -14,7 +14,7 @@ from exporter.clock import SystemClock
 from exporter.config.loading import Configuration
 from exporter.sources.cams.wire import decode_answer
 from exporter.state.state_file import StateFile
-from exporter.state.store import Change, Key, SpaceState
+from exporter.state.store import Change, Key, SpaceRecord
 
 TIERS = ("TIER_250", "TIER_2K", "TIER_10K", "TIER_100K", "TIER_UNLIMITED")
 FASTEST_INTERVAL = "30s"
@@ -53,14 +53,14 @@ class Fleet:
         ]
         return {"accounts": accounts}
 
-    def states(self, now: float) -> Iterator[tuple[Key, SpaceState]]:
+    def states(self, now: float) -> Iterator[tuple[Key, SpaceRecord]]:
         """What is known of each space, polled within the last five minutes; one number in ten has changed once."""
         for index, (space, body) in enumerate(self.answers.items()):
             numbers = decode_answer(200, {}, body).phone_numbers
             change = Change(now - 86_400.0 + index, "GREEN")
             changes = {(number.phone_number, "quality_rating"): change for number in numbers[::10]}
             key = (f"account-{index % self.accounts}", space)
-            yield key, SpaceState(True, now - index % 300, numbers, changes, next_slot=now + index % 300)
+            yield key, SpaceRecord(True, now - index % 300, numbers, changes, next_slot=now + index % 300)
 
     def write(self, folder: Path, endpoint: str, *, warm: bool = True, interval: str = FASTEST_INTERVAL) -> Path:
         """A configuration file, `warm` with a state file that knows every space."""

@@ -228,7 +228,7 @@ def test_who_embeds_it_registers_a_collector_with_the_registry_of_the_process(nu
 
     async def main() -> str:
         service = Service(SourceContext({}, SystemClock(), http_client))
-        await service.apply(only_local(loaded(numbers.parent)), rest=False)
+        await service.apply(only_local(loaded(numbers.parent)), hold_off=False)
         collector = View(service, ReloadState(last_success=0.0), SystemClock()).collector()
         REGISTRY.register(collector)
         scrapes = await asyncio.gather(*(asyncio.to_thread(generate_latest, REGISTRY) for _ in range(20)))

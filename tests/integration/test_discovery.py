@@ -398,7 +398,7 @@ def test_a_sweep_polls_what_is_discovered_and_tells_of_a_listing_that_failed() -
         await world.exporter.stop()
         assert {polled.error for polled in swept.spaces} == {None}
         ids = [polled.view.space.id for polled in swept.spaces]
-        return ids, {name: error.code for name, error in swept.unlisted.items()}
+        return ids, {name: error.code for name, error in swept.list_errors.items()}
 
     ids = [space.id for space in Fleet(scenario(5)).spaces["acme"]]
 

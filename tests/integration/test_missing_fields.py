@@ -79,7 +79,7 @@ def test_a_restart_knows_what_was_missing_and_counts_it_no_second_time(tmp_path:
         await asyncio.sleep(300)
         await world.exporter.stop()
         (view,) = world.exporter.view.snapshot().spaces
-        return view.state.state_of(view.phone_numbers[0]), counted(world)
+        return view.record.state_of(view.phone_numbers[0]), counted(world)
 
     state, counts = run(main())
 

@@ -27,12 +27,12 @@ from exporter.config.settings import Settings
 from exporter.model import WATCHED_FIELDS, PhoneNumber
 from exporter.polling.plan import Progress
 from exporter.report import print_json, print_numbers
-from exporter.runtime.sweep import Swept, sweep
+from exporter.runtime.sweep import SweepResult, sweep
 from exporter.simulator.demo import demo_document
 from exporter.simulator.scenario import Scenario
 from exporter.sources import Settings as CamsSettings
 from exporter.state.state_file import StateFile, read_state_file
-from exporter.state.store import SpaceState
+from exporter.state.store import SpaceRecord
 
 USAGE = Path(__file__).parents[2] / "docs" / "usage.md"
 
@@ -264,7 +264,7 @@ def known(file: Path, *, endpoint: str = "", **values: str) -> Iterator[StateFil
     before = {"verified_name": "Before", "quality_rating": "GREEN", "status": "CONNECTED", **values}
     for key in settings.spaces:
         phone_number = (listed[key[1]] or [{"phone_number": "1"}])[0]["phone_number"]
-        opened.save({key: SpaceState(True, seen, (PhoneNumber(phone_number, **before),))})  # type: ignore[arg-type]
+        opened.save({key: SpaceRecord(True, seen, (PhoneNumber(phone_number, **before),))})  # type: ignore[arg-type]
     try:
         yield opened
     finally:
@@ -359,7 +359,7 @@ def test_the_state_file_is_only_read(fleet: dict[str, Any], tmp_path: Path, runn
         assert sorted(path.name for path in tmp_path.iterdir()) == names
         assert contents(tmp_path) == before
         assert done.returncode == 3
-        state_file.save({("not-reported", "new"): SpaceState(True, 1.0)})
+        state_file.save({("not-reported", "new"): SpaceRecord(True, 1.0)})
         assert state_file.up == running
 
 
@@ -402,7 +402,7 @@ def test_the_history_of_a_discovered_space_is_known_too(tmp_path: Path) -> None:
         known = read_state_file(tmp_path / "state.db", world.settings.identities)
         world.settings = world.settings.model_copy(update={"state_file": None})
         swept = await sweep(world.fresh_exporter().service, known=known)
-        states = [(number, polled.view.state) for polled in swept.spaces for number in polled.phone_numbers]
+        states = [(number, polled.view.record) for polled in swept.spaces for number in polled.phone_numbers]
         return [(number.quality_rating, known.state_of(number).value) for number, known in states]
 
     assert ("", "red") in run(main())
@@ -518,12 +518,12 @@ DENIALS = ["InvalidAccessKeyId.NotFound", "NoPermission", "InvalidTimeStamp.Expi
 def test_a_denied_account_ends_its_sweep_and_no_other(
     code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def main() -> tuple[Swept, list[Progress], int]:
+    async def main() -> tuple[SweepResult, list[Progress], int]:
         told: list[Progress] = []
         denied = {"at": "0s", "account": "acme", "answer": code}
         fleet = scenario(60, accounts=("acme", "globex"), qps=5, latency="1s", events=(denied,))
         known = {
-            ("acme", space.id): SpaceState(up=True, last_success=START, phone_numbers=(PhoneNumber("1555"),))
+            ("acme", space.id): SpaceRecord(up=True, last_success=START, phone_numbers=(PhoneNumber("1555"),))
             for space in World(fleet).settings.accounts[0].polled_spaces
         }
         world = World(fleet)

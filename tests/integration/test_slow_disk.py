@@ -16,7 +16,7 @@ from exporter.clock import SystemClock
 from exporter.config.settings import Settings
 from exporter.runtime.service import Change
 from exporter.state.state_file import StateFile
-from exporter.state.store import Key, SpaceState
+from exporter.state.store import Key, SpaceRecord
 from exporter.state.writer import StateWriter
 
 RED = ({"at": "60s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}},)
@@ -256,11 +256,11 @@ def test_a_write_that_fails_by_a_bug_is_repeated_and_hides_no_value(file: Path) 
     async def main() -> list[object]:
         writer = StateWriter(StateFile(file, SystemClock()), lambda states: kept.extend(states))
         await writer.open(IDENTITIES)
-        writer.save({("unknown", "s1"): SpaceState()})  # of no account: KeyError
+        writer.save({("unknown", "s1"): SpaceRecord()})  # of no account: KeyError
         await asyncio.sleep(1)
         seen: list[object] = [list(kept), writer.file.up]
         writer.retain([("a", "s2")], IDENTITIES)
-        writer.save({("a", "s2"): SpaceState()})
+        writer.save({("a", "s2"): SpaceRecord()})
         await asyncio.sleep(1)
         await writer.close()
         return seen
@@ -294,10 +294,10 @@ def test_a_log_that_has_filled_the_disk_is_written_back_and_used_again(file: Pat
     with closing(opened(file)) as state_file, capture_logs():
         seen = []
         for number in range(40):
-            state_file.save({("a", "s"): SpaceState(last_success=float(number))})
+            state_file.save({("a", "s"): SpaceRecord(last_success=float(number))})
         with full_disk(Path(f"{file}-wal").stat().st_size):
             for number in range(40, 43):
-                state_file.save({("a", "s"): SpaceState(last_success=float(number))})
+                state_file.save({("a", "s"): SpaceRecord(last_success=float(number))})
                 seen.append(state_file.up)
 
     assert seen == [True, True, True]

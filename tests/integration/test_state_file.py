@@ -22,7 +22,7 @@ from world import World, scenario
 from exporter.clock import SystemClock
 from exporter.runtime.reload import Fixed
 from exporter.state.state_file import StateFile
-from exporter.state.store import Change, SpaceState
+from exporter.state.store import Change, SpaceRecord
 
 RED = ({"at": "60s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}},)
 VALUES = ("chatapp_phone_number", "chatapp_space_last_success", "chatapp_space_up", "chatapp_space_phone_numbers")
@@ -700,7 +700,7 @@ def test_a_state_file_can_be_read_by_its_owner_alone(file: Path) -> None:
     before = os.umask(0)
     try:
         with closing(opened(file)) as state_file:
-            state_file.save({("a", "s"): SpaceState()})
+            state_file.save({("a", "s"): SpaceRecord()})
             modes = {path.name: path.stat().st_mode & 0o777 for path in file.parent.iterdir()}
     finally:
         os.umask(before)
@@ -732,10 +732,10 @@ def test_trouble_ends_also_when_the_space_that_could_not_be_kept_has_left(file: 
         told = [state_file.up]
         with closing(sqlite3.connect(file)) as locking:
             locking.execute("BEGIN IMMEDIATE")
-            state_file.save({one: SpaceState()})
+            state_file.save({one: SpaceRecord()})
             told.append(state_file.up)
         state_file.retain({other}, IDENTITIES)
-        state_file.save({other: SpaceState()})
+        state_file.save({other: SpaceRecord()})
         told.append(state_file.up)
 
     assert told == [True, False, True]
@@ -748,13 +748,13 @@ def test_a_state_that_could_not_be_kept_is_not_kept_for_another_endpoint(file: P
     with closing(opened(file)) as state_file:
         with closing(sqlite3.connect(file)) as locking:
             locking.execute("BEGIN IMMEDIATE")
-            state_file.save({("a", "s1"): SpaceState(up=True)})
+            state_file.save({("a", "s1"): SpaceRecord(up=True)})
         state_file.retain({("a", "s1"), ("a", "s2")}, elsewhere)
-        state_file.save({("a", "s2"): SpaceState()})
+        state_file.save({("a", "s2"): SpaceRecord()})
         state_file.close()
         known = state_file.open(elsewhere)
 
-    assert known == {("a", "s2"): SpaceState()}
+    assert known == {("a", "s2"): SpaceRecord()}
 
 
 def locked(file: Path) -> sqlite3.Connection:
@@ -805,7 +805,7 @@ def test_a_lock_of_another_program_holds_up_no_poll(file: Path) -> None:
     def seconds_of_a_hundred_saves(state_file: StateFile) -> float:
         begun = time.perf_counter()
         for _ in range(100):
-            state_file.save({("a", "s"): SpaceState()})
+            state_file.save({("a", "s"): SpaceRecord()})
         return time.perf_counter() - begun
 
     with (
@@ -836,13 +836,13 @@ def test_while_nothing_can_be_written_only_what_is_new_is_encoded(file: Path) ->
     encoded: list[str] = []
     keys = [("a", f"s{number}") for number in range(20)]
     with closing(opened(file)) as state_file:
-        state_file.save({keys[0]: SpaceState()})
+        state_file.save({keys[0]: SpaceRecord()})
         with full_disk(1), capture_logs():
             for key in keys:
-                state_file.save({key: SpaceState(changes=Counted(encoded))})
+                state_file.save({key: SpaceRecord(changes=Counted(encoded))})
         meanwhile = len(encoded)
         assert stored(file) == ["s0"]
-        state_file.save({keys[0]: SpaceState()})
+        state_file.save({keys[0]: SpaceRecord()})
 
     assert meanwhile == 20
     assert len(stored(file)) == 20
@@ -850,14 +850,14 @@ def test_while_nothing_can_be_written_only_what_is_new_is_encoded(file: Path) ->
 
 def test_a_file_that_cannot_be_written_is_not_read_anew_each_time_it_is_tried(file: Path) -> None:
     with closing(opened(file)) as state_file:
-        state_file.save({("a", "s"): SpaceState()})
+        state_file.save({("a", "s"): SpaceRecord()})
     without_room(file)
 
     with closing(StateFile(file, SystemClock())) as state_file:
         at_first = state_file.open(IDENTITIES)
         later = state_file.open(IDENTITIES)
 
-    assert (at_first, later) == ({("a", "s"): SpaceState()}, {})
+    assert (at_first, later) == ({("a", "s"): SpaceRecord()}, {})
 
 
 def test_an_empty_file_with_a_log_beside_it_is_kept_aside_with_it(file: Path) -> None:

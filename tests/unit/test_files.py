@@ -11,7 +11,7 @@ from virtual_time import run, virtual_loop
 
 from exporter.config.loading import Configuration
 from exporter.config.problems import ConfigError
-from exporter.files import problem_of_place, read_bytes, read_text
+from exporter.files import creation_problem, read_bytes, read_text
 from exporter.source import DeniedError, SourceError
 from exporter.sources import Settings
 from exporter.sources.cams.credentials import AccessKey
@@ -115,11 +115,11 @@ def test_a_state_file_that_is_not_a_regular_file_is_an_error(
     ],
 )
 def test_a_place_where_no_file_can_be_is_found_before_the_start(place: str, problem: str | None) -> None:
-    assert problem_of_place(Path(place)) == problem
+    assert creation_problem(Path(place)) == problem
 
 
 def test_a_look_at_a_place_leaves_nothing_there(tmp_path: Path) -> None:
-    assert problem_of_place(tmp_path / "state.db") is None
+    assert creation_problem(tmp_path / "state.db") is None
     assert list(tmp_path.iterdir()) == []
 
 

@@ -155,7 +155,7 @@ def _error(status: int, code: str, detail: str, request_id: str, headers: Mappin
     if not from_api:  # a failure is never counted under the code of a success
         code = "malformed" if kind is MalformedError else f"http_{status}"
     if kind is ThrottledError:
-        return ThrottledError(code, detail, request_id=request_id, wait_seconds=wait_hint(headers))
+        return ThrottledError(code, detail, request_id=request_id, wait_seconds=retry_after(headers))
     again = _matches(code, _RETRY_AT_ONCE)
     return kind(code, detail, request_id=request_id, retry_at_once=again, from_api=from_api)
 
@@ -182,7 +182,7 @@ def _class_of_status(status: int, code: str) -> type[QueryError]:
     return RejectedError if status >= 400 or code not in ("", "OK") else MalformedError
 
 
-def wait_hint(headers: Mapping[str, str]) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """How long the API asks us to pause, in seconds, at most 60; None where it does not say so in numbers.
 
     `x-acs-retry-after` is in milliseconds (tea-openapi >= 0.4.5), `TimeLeft` of the older `x-ratelimit-…` headers too,

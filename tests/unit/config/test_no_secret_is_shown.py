@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from exporter.config.problems import ConfigError
 from exporter.config.validation import load_document
 from exporter.simulator.scenario import Scenario
-from exporter.web.access import WebConfig
+from exporter.web.web_config import WebConfig
 
 MARK = "Zq7pW3vXk9RtB2mLs8DfH4nJc6GyTa"
 """As long and as mixed as a real access key secret."""

@@ -153,7 +153,7 @@ def test_the_mean_rate_is_that_of_the_last_ten_minutes_with_pauses_as_zero(
 
 def test_a_rest_is_one_hold_time_of_the_limit_now() -> None:
     permits = Permits()
-    permits.rest(now=100)
+    permits.hold_off(now=100)
 
     assert (permits.delay(now=100, qps=0.01), permits.delay(now=100, qps=5), permits.delay(now=101, qps=5)) == (
         100,

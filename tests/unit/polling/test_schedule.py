@@ -41,8 +41,8 @@ def test_what_is_postponed_or_hurried_counts_from_its_new_time() -> None:
     def play(schedule: Schedule, calls: list[tuple[float, str]]) -> None:
         for name, due in (("later", 1.0), ("sooner", 5.0)):
             schedule.add(name, due=due, interval=100, on_due=noting(calls, name))
-        schedule.postpone("later", 3)
-        schedule.postpone("sooner", 2)
+        schedule.reschedule("later", 3)
+        schedule.reschedule("sooner", 2)
 
     assert called(play, 50) == [(2, "sooner"), (3, "later")]
 
@@ -76,7 +76,7 @@ def test_a_call_may_put_itself_off_to_now_or_to_any_other_time() -> None:
         def again() -> None:
             noting(calls, "again")()
             now = asyncio.get_running_loop().time()
-            schedule.postpone("again", {1: now, 2: now, 3: 7}.get(len(calls), 100))
+            schedule.reschedule("again", {1: now, 2: now, 3: 7}.get(len(calls), 100))
 
         schedule.add("again", due=1, interval=100, on_due=again)
 
@@ -88,7 +88,7 @@ def test_what_is_postponed_a_hundred_thousand_times_takes_no_room() -> None:
         schedule.add("often", due=1e6, interval=1e6, on_due=noting(calls, "often"))
         tracemalloc.start()
         for number in range(100_000):
-            schedule.postpone("often", 1e6 - number)
+            schedule.reschedule("often", 1e6 - number)
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert held < 100_000

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from exporter.clock import SystemClock
 from exporter.model import Callback, PhoneNumber
 from exporter.state.state_file import StateFile
-from exporter.state.store import Change, Key, SpaceState
+from exporter.state.store import Change, Key, SpaceRecord
 
 IDENTITIES = {"acme": "https://a.example"}
-KNOWN: dict[Key, SpaceState] = {
-    ("acme", f"s{number}"): SpaceState(
+KNOWN: dict[Key, SpaceRecord] = {
+    ("acme", f"s{number}"): SpaceRecord(
         number % 2 == 0,
         1000.25 + number,
         (PhoneNumber(f"1555000{number}", "Contoso é", "RED", status_callback=Callback.BOTH),),
@@ -25,7 +25,7 @@ KNOWN: dict[Key, SpaceState] = {
 }
 
 
-def opened(file: Path) -> dict[Key, SpaceState]:
+def opened(file: Path) -> dict[Key, SpaceRecord]:
     state_file = StateFile(file, SystemClock())
     known = state_file.open(IDENTITIES)
     state_file.save({("acme", "s1"): KNOWN["acme", "s1"]})

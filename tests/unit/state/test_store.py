@@ -7,7 +7,7 @@ import pytest
 from exporter.clock import Now
 from exporter.model import Answer, PhoneNumber
 from exporter.source import Outcome, Reason, ServerError, ThrottledError
-from exporter.state.store import Failure, Key, SpaceState, Store
+from exporter.state.store import Failure, Key, SpaceRecord, Store
 
 
 def success(at: float, *numbers: PhoneNumber) -> Outcome:
@@ -23,7 +23,7 @@ RED = PhoneNumber("1", quality_rating="RED", messaging_limit_tier="TIER_1K", sta
 
 
 def test_a_failure_keeps_the_last_numbers_and_marks_the_space_down() -> None:
-    state = SpaceState().after(success(100, GREEN)).after(failure(200))
+    state = SpaceRecord().after(success(100, GREEN)).after(failure(200))
 
     assert (state.up, state.last_success, state.phone_numbers) == (False, 100, (GREEN,))
     assert (state.polls, state.failures) == (2, {Reason.SERVER: 1})
@@ -32,13 +32,13 @@ def test_a_failure_keeps_the_last_numbers_and_marks_the_space_down() -> None:
 def test_failures_are_counted_by_reason() -> None:
     throttled = Outcome("acme", "s1", 1, error=ThrottledError("Throttling"))
 
-    state = SpaceState().after(failure(1)).after(throttled).after(failure(2))
+    state = SpaceRecord().after(failure(1)).after(throttled).after(failure(2))
 
     assert state.failures == {Reason.SERVER: 2, Reason.THROTTLED: 1}
 
 
 def test_the_last_failure_tells_since_when_polls_fail_and_stays_when_they_succeed_again() -> None:
-    once = SpaceState().after(success(100, GREEN)).after(failure(200))
+    once = SpaceRecord().after(success(100, GREEN)).after(failure(200))
     thrice = once.after(failure(210)).after(failure(230))
     again = thrice.after(success(300, GREEN)).after(failure(400))
 
@@ -48,29 +48,29 @@ def test_the_last_failure_tells_since_when_polls_fail_and_stays_when_they_succee
 
 
 def test_an_empty_answer_is_a_success_without_numbers() -> None:
-    state = SpaceState().after(success(100, GREEN)).after(success(200))
+    state = SpaceRecord().after(success(100, GREEN)).after(success(200))
 
     assert (state.up, state.last_success, state.phone_numbers) == (True, 200, ())
 
 
 def test_a_first_value_is_no_change() -> None:
-    assert SpaceState().after(success(100, GREEN)).changes == {}
+    assert SpaceRecord().after(success(100, GREEN)).changes == {}
 
 
 def test_a_change_is_dated_by_field_and_the_date_stays() -> None:
-    state = SpaceState().after(success(100, GREEN)).after(success(200, RED)).after(success(300, RED))
+    state = SpaceRecord().after(success(100, GREEN)).after(success(200, RED)).after(success(300, RED))
 
     assert state.changes == {("1", "quality_rating"): (200, "GREEN"), ("1", "status"): (200, "CONNECTED")}
 
 
 def test_a_change_across_a_failure_is_dated_when_it_was_seen() -> None:
-    state = SpaceState().after(success(100, GREEN)).after(failure(200)).after(success(300, RED))
+    state = SpaceRecord().after(success(100, GREEN)).after(failure(200)).after(success(300, RED))
 
     assert state.changes[("1", "quality_rating")].at == 300
 
 
 def test_a_number_that_leaves_takes_its_dates_along() -> None:
-    state = SpaceState().after(success(1, GREEN)).after(success(2, RED)).after(success(3)).after(success(4, GREEN))
+    state = SpaceRecord().after(success(1, GREEN)).after(success(2, RED)).after(success(3)).after(success(4, GREEN))
 
     assert state.changes == {}
 
@@ -79,7 +79,7 @@ RATING, TIER, STATUS = (("1", field) for field in ("quality_rating", "messaging_
 
 
 def test_a_field_that_is_not_reported_any_more_is_missing_and_is_no_change() -> None:
-    known = SpaceState().after(success(100, RED))
+    known = SpaceRecord().after(success(100, RED))
     for at in (200, 300):
         known = known.after(success(at, PhoneNumber("1", status="FLAGGED")))
 
@@ -88,14 +88,14 @@ def test_a_field_that_is_not_reported_any_more_is_missing_and_is_no_change() -> 
 
 
 def test_a_field_that_was_never_reported_is_not_missing() -> None:
-    state = SpaceState().after(success(100, PhoneNumber("1"))).after(success(200, PhoneNumber("1")))
+    state = SpaceRecord().after(success(100, PhoneNumber("1"))).after(success(200, PhoneNumber("1")))
 
     assert state.missing == {}
     assert state.after(success(300, RED)).changes == {}
 
 
 def test_a_value_that_is_reported_again_is_compared_with_the_one_before_the_gap() -> None:
-    gap = SpaceState().after(success(100, RED)).after(success(200, PhoneNumber("1")))
+    gap = SpaceRecord().after(success(100, RED)).after(success(200, PhoneNumber("1")))
 
     same, other = gap.after(success(300, RED)), gap.after(success(300, GREEN))
 
@@ -104,13 +104,13 @@ def test_a_value_that_is_reported_again_is_compared_with_the_one_before_the_gap(
 
 
 def test_a_change_keeps_its_date_while_the_field_is_missing() -> None:
-    changed = SpaceState().after(success(100, GREEN)).after(success(200, RED))
+    changed = SpaceRecord().after(success(100, GREEN)).after(success(200, RED))
 
     assert changed.after(success(300, PhoneNumber("1"))).changes == changed.changes
 
 
 def test_of_a_number_that_is_not_listed_any_more_nothing_is_missing() -> None:
-    gap = SpaceState().after(success(100, RED)).after(success(200, PhoneNumber("1")))
+    gap = SpaceRecord().after(success(100, RED)).after(success(200, PhoneNumber("1")))
 
     assert gap.after(success(300)).after(success(400, PhoneNumber("1"))).missing == {}
 
@@ -134,23 +134,23 @@ def test_a_missing_field_improves_no_state_and_an_old_green_is_not_green(
     before: dict[str, str], now: dict[str, str], state: str
 ) -> None:
     was, number = (replace(GREEN, **changes) for changes in (before, now))  # type: ignore[arg-type]  # all of them texts
-    known = SpaceState().after(success(100, was)).after(success(200, number))
+    known = SpaceRecord().after(success(100, was)).after(success(200, number))
 
     assert known.state_of(number) == state
 
 
 def test_the_age_of_what_this_process_polled_counts_by_the_monotonic_clock() -> None:
-    state = SpaceState().after(success(100, GREEN))
+    state = SpaceRecord().after(success(100, GREEN))
 
-    assert [state.unseen_seconds(Now(unix, 40)) for unix in (130, 99_999, -99_999)] == [30, 30, 30]
+    assert [state.seconds_since_success(Now(unix, 40)) for unix in (130, 99_999, -99_999)] == [30, 30, 30]
     assert state.is_fresh(Now(99_999, 69), max_age=60)
     assert not state.is_fresh(Now(130, 70), max_age=60)
 
 
 def test_the_age_of_what_another_process_polled_counts_by_the_wall_clock() -> None:
-    state = SpaceState(True, 100, (GREEN,))
+    state = SpaceRecord(True, 100, (GREEN,))
 
-    assert [state.unseen_seconds(Now(unix, 7)) for unix in (130, 70)] == [30, 30]
+    assert [state.seconds_since_success(Now(unix, 7)) for unix in (130, 70)] == [30, 30]
 
 
 def test_before_its_first_success_a_space_counts_from_when_it_was_added() -> None:
@@ -158,21 +158,21 @@ def test_before_its_first_success_a_space_counts_from_when_it_was_added() -> Non
     store.retain([("acme", "s1")], now=Now(10, 5))
     store.record(failure(100))
 
-    assert store["acme", "s1"].unseen_seconds(Now(100, 25)) == 20
+    assert store["acme", "s1"].seconds_since_success(Now(100, 25)) == 20
 
 
 def test_a_space_that_had_no_success_counts_over_a_restart_from_when_it_was_added() -> None:
-    failing = SpaceState(added=1000).after(failure(1100))
+    failing = SpaceRecord(added=1000).after(failure(1100))
     store = Store(lambda key, state: None)
     store.retain([("acme", "s1")], now=Now(2000, 5))
     store.record(failure(2000))
     store.restore({("acme", "s1"): failing}, now=Now(2000, 5), max_age=60)
 
-    assert store["acme", "s1"].unseen_seconds(Now(2010, 15)) == 1010
+    assert store["acme", "s1"].seconds_since_success(Now(2010, 15)) == 1010
 
 
 def test_the_store_reports_new_spaces_and_returns_the_state_after_a_poll() -> None:
-    reported: list[tuple[Key, SpaceState]] = []
+    reported: list[tuple[Key, SpaceRecord]] = []
     store = Store(lambda key, state: reported.append((key, state)))
     store.retain([("acme", "s1"), ("acme", "s2")], now=Now(10, 5))
 
@@ -180,14 +180,14 @@ def test_the_store_reports_new_spaces_and_returns_the_state_after_a_poll() -> No
 
     assert [key for key, _ in reported] == [("acme", "s1"), ("acme", "s2")]
     assert store["acme", "s1"] is state
-    assert state == SpaceState(added=10).after(success(100, GREEN))
+    assert state == SpaceRecord(added=10).after(success(100, GREEN))
     assert store.unpolled == {("acme", "s2")}
 
 
 def test_a_space_that_is_restored_is_not_unpolled_if_its_values_are_fresh_enough_to_show() -> None:
     store = Store(lambda key, state: None)
     store.retain([("acme", "s1"), ("acme", "s2")], now=Now(10, 5))
-    fresh, old = (SpaceState(True, at, (GREEN,)) for at in (100, 10))
+    fresh, old = (SpaceRecord(True, at, (GREEN,)) for at in (100, 10))
 
     store.restore({("acme", "s1"): fresh, ("acme", "s2"): old}, now=Now(120, 30), max_age=60)
 
@@ -202,5 +202,5 @@ def test_a_space_that_is_not_retained_is_forgotten() -> None:
     store.retain([("acme", "s2")], now=Now(10, 5))
     store.retain([("acme", "s1")], now=Now(10, 5))
 
-    assert store["acme", "s1"] == SpaceState(added=10)
+    assert store["acme", "s1"] == SpaceRecord(added=10)
     assert store.unpolled == {("acme", "s1")}

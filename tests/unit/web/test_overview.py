@@ -23,7 +23,7 @@ from exporter.model import (
 from exporter.runtime.view import Snapshot
 from exporter.source import Reason
 from exporter.sources.cams.settings import CamsSpace
-from exporter.state.store import Change, SpaceState
+from exporter.state.store import Change, SpaceRecord
 from exporter.web.overview import MEANINGS, Entry, Filter, entries_of, select, worst_of_spaces
 
 NOW = 1_800_000_000.0
@@ -59,10 +59,10 @@ def space(
     """One that was seen so many seconds ago, or never since it was `added`."""
     last_success = None if seen is None else NOW - seen
     monotonic = -(added if seen is None else seen)
-    state = SpaceState(seen is not None, last_success, numbers, polls=polls, seen=monotonic, **changes)
+    state = SpaceRecord(seen is not None, last_success, numbers, polls=polls, seen=monotonic, **changes)
     labels = {"team": "Emea"} if name == "Contoso" else {}
     now, configured = Now(NOW, 0.0), CamsSpace(id=f"id-{name}", name=name, labels=labels)
-    fresh, unseen = state.is_fresh(now, 3600), state.unseen_seconds(now)
+    fresh, unseen = state.is_fresh(now, 3600), state.seconds_since_success(now)
     return SpaceView(account, configured, state, fresh, MESSAGING_LIMITS, unseen)
 
 
@@ -180,8 +180,8 @@ def test_blind_follows_the_effective_interval() -> None:
 
 
 def test_a_success_that_another_process_dated_ahead_counts_as_that_old() -> None:
-    now, ahead = Now(NOW, 0.0), SpaceState(True, NOW + 1000, (number(),))
-    of_another_process = replace(space("Contoso"), state=ahead, unseen_seconds=ahead.unseen_seconds(now))
+    now, ahead = Now(NOW, 0.0), SpaceRecord(True, NOW + 1000, (number(),))
+    of_another_process = replace(space("Contoso"), record=ahead, seconds_since_success=ahead.seconds_since_success(now))
 
     assert shown(entries(of_another_process)) == [("Contoso", "blind")]
 

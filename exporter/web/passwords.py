@@ -17,7 +17,7 @@ _VERIFIED_AT_ONCE = 2
 _MAX_WAITING = 50
 
 
-class TooManyWaiting(Exception):
+class TooManyPending(Exception):
     """Too many passwords wait to be verified. This one was not verified."""
 
 
@@ -26,7 +26,7 @@ def matches(password: str, hashed: str) -> bool:
     return bcrypt.checkpw(password.encode("utf-8", "surrogatepass")[:_LONGEST_PASSWORD], hashed.encode())
 
 
-class Logins:
+class PasswordVerifier:
     """Passwords against bcrypt hashes, off the event loop. A success is remembered for five minutes after its last use.
 
     So a scraper does not wait while others try passwords. Whether a name exists changes neither the answer to a wrong
@@ -44,7 +44,7 @@ class Logins:
         """Whether it is the password of one of `users` (at least one).
 
         Raises:
-            TooManyWaiting: it was not verified.
+            TooManyPending: it was not verified.
         """
         known = users.get(user)
         costliest = max(users.values(), key=_cost)
@@ -53,7 +53,7 @@ class Logins:
         if known and self._remembered.get(digest, 0.0) > self._clock.monotonic():
             return self._remember(digest)
         if self._waiting >= _MAX_WAITING:
-            raise TooManyWaiting
+            raise TooManyPending
         self._waiting += 1
         try:
             async with self._slots:

@@ -31,10 +31,10 @@ from exporter.clock import SystemClock
 from exporter.config.problems import ConfigError
 from exporter.runtime.reload import Fixed, Reloader
 from exporter.runtime.view import View
-from exporter.web.access import Access
-from exporter.web.logins import Logins, TooManyWaiting, matches
+from exporter.web.passwords import PasswordVerifier, TooManyPending, matches
 from exporter.web.routes import create_app
 from exporter.web.server import bind, serving, url_of
+from exporter.web.web_config import WebConfigFile
 
 PASSWORD = "correct horse: battery"
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
@@ -48,8 +48,8 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def access(folder: Path, text: str) -> Access:
-    return Access(written(folder, text), SystemClock())
+def access(folder: Path, text: str) -> WebConfigFile:
+    return WebConfigFile(written(folder, text), SystemClock())
 
 
 def message(folder: Path, text: str) -> str:
@@ -58,7 +58,7 @@ def message(folder: Path, text: str) -> str:
     return str(refused.value).replace(f"{folder}/", "")
 
 
-def get(path: str, of: Access | None, method: str = "GET", **headers: str) -> httpx.Response:
+def get(path: str, of: WebConfigFile | None, method: str = "GET", **headers: str) -> httpx.Response:
     return ask(create_app(Nothing(), admits=of.admits if of else None), path, method, **headers)
 
 
@@ -115,7 +115,7 @@ def test_without_users_no_login_is_asked_for(tmp_path: Path) -> None:
     assert get("/metrics", access(tmp_path, "{}")).status_code == 200
 
 
-def follow(of: Access) -> bool:
+def follow(of: WebConfigFile) -> bool:
     """What a reload of the files does every ten seconds."""
     return asyncio.run(of.follow())
 
@@ -214,7 +214,7 @@ def test_a_file_that_could_not_be_read_is_tried_again_though_it_did_not_change(t
 
 def test_a_web_configuration_that_is_or_becomes_a_fifo_is_an_error_and_not_opened(tmp_path: Path) -> None:
     path = written(tmp_path, f"basic_auth_users: {{prometheus: {HASH}}}")
-    of = Access(path, SystemClock())
+    of = WebConfigFile(path, SystemClock())
     path.unlink()
     os.mkfifo(path)
 
@@ -223,7 +223,7 @@ def test_a_web_configuration_that_is_or_becomes_a_fifo_is_an_error_and_not_opene
 
     assert [line["problems"] for line in logs] == [f"{path}: expected a readable file, found: a FIFO"]
     with pytest.raises(ConfigError, match="found: a FIFO"):
-        Access(path, SystemClock())
+        WebConfigFile(path, SystemClock())
 
 
 def test_a_certificate_that_is_a_fifo_is_an_error_and_not_opened(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_certificate_that_is_a_fifo_is_an_error_and_not_opened(tmp_path: Path)
 
 def test_files_that_do_not_answer_are_a_failure_until_they_are_read(tmp_path: Path) -> None:
     path = written(tmp_path, f"basic_auth_users: {{prometheus: {HASH}}}")
-    of = Access(path, SystemClock())
+    of = WebConfigFile(path, SystemClock())
 
     async def main() -> list[object]:
         loop = virtual_loop()
@@ -263,7 +263,7 @@ def test_a_success_is_remembered_for_five_minutes_after_its_last_use() -> None:
         return matches(password, hashed)
 
     async def main() -> list[int]:
-        logins, counts, users = Logins(VirtualClock(), counting), [], {"prometheus": HASH}
+        logins, counts, users = PasswordVerifier(VirtualClock(), counting), [], {"prometheus": HASH}
         for pause in (0, 200, 200, 200, 301):
             await asyncio.sleep(pause)
             assert await logins.verify(users, "prometheus", PASSWORD)
@@ -282,7 +282,7 @@ def test_the_event_loop_goes_on_while_passwords_are_verified() -> None:
     slow = bcrypt.hashpw(b"x", bcrypt.gensalt(12)).decode()
 
     async def main() -> int:
-        logins, turns = Logins(SystemClock()), 0
+        logins, turns = PasswordVerifier(SystemClock()), 0
         verifying = asyncio.create_task(logins.verify({"a": slow}, "a", "wrong"))
         while not verifying.done():
             turns += 1
@@ -294,7 +294,7 @@ def test_the_event_loop_goes_on_while_passwords_are_verified() -> None:
 
 def test_passwords_that_wait_are_limited_and_a_remembered_login_does_not_wait() -> None:
     async def main() -> tuple[int, int, bool]:
-        logins = Logins(SystemClock())
+        logins = PasswordVerifier(SystemClock())
         assert await logins.verify({"a": HASH}, "a", PASSWORD)
         guesses = [asyncio.create_task(logins.verify({"a": HASH}, f"name {n}", "x")) for n in range(500)]
         await asyncio.sleep(0)
@@ -303,14 +303,14 @@ def test_passwords_that_wait_are_limited_and_a_remembered_login_does_not_wait() 
         still_waiting = sum(not guess.done() for guess in guesses)
         answers = await asyncio.gather(*guesses, return_exceptions=True)
         assert still_waiting >= 48
-        return turned_away, sum(isinstance(answer, TooManyWaiting) for answer in answers), right
+        return turned_away, sum(isinstance(answer, TooManyPending) for answer in answers), right
 
     assert asyncio.run(main()) == (450, 450, True)
 
 
 def test_a_password_that_nobody_has_time_for_is_not_called_wrong() -> None:
     async def too_many(user: str, password: str) -> bool:
-        raise TooManyWaiting
+        raise TooManyPending
 
     answer = ask(create_app(Nothing(), admits=too_many), "/metrics", authorization=login("prometheus", PASSWORD))
 
@@ -333,7 +333,7 @@ def test_an_unknown_name_takes_as_long_as_the_costliest_known_one() -> None:
         return False
 
     users = {"a": HASH, "b": HASH.replace("$04$", "$12$"), "c": HASH.replace("$04$", "$10$")}
-    run(Logins(VirtualClock(), comparing).verify(users, "nobody", "x"))
+    run(PasswordVerifier(VirtualClock(), comparing).verify(users, "nobody", "x"))
 
     assert compared == ["12"]
 
@@ -348,7 +348,7 @@ def test_a_wrong_password_costs_the_same_whether_or_not_the_name_exists() -> Non
     users = {"cheap": HASH, "costly": HASH.replace("$04$", "$12$"), "other": HASH.replace("$04$", "$10$")}
 
     async def main() -> dict[str, int]:
-        logins, cost = Logins(VirtualClock(), counting), {}
+        logins, cost = PasswordVerifier(VirtualClock(), counting), {}
         for name in ("nobody", *users):
             rounds.clear()
             assert not await logins.verify(users, name, "wrong")
@@ -368,7 +368,7 @@ def test_a_flood_of_logins_is_answered_the_same_whether_or_not_the_names_exist(f
         return matches(password, hashed)
 
     async def main() -> tuple[set[int], set[int]]:
-        logins = Logins(SystemClock(), when_released)
+        logins = PasswordVerifier(SystemClock(), when_released)
 
         async def admits(user: str, password: str) -> bool:
             return await logins.verify(users, user, password)
@@ -524,7 +524,7 @@ def test_any_file_is_access_or_a_config_error(text: str) -> None:
         path = Path(folder) / "web.yml"
         path.write_bytes(text.encode("utf-8", "replace"))
         try:
-            problems: tuple[object, ...] = ("none",) if Access(path, SystemClock()) else ()
+            problems: tuple[object, ...] = ("none",) if WebConfigFile(path, SystemClock()) else ()
         except ConfigError as error:
             problems = error.problems
     assert problems
@@ -561,7 +561,7 @@ TLS_WITH_CLIENTS = (
 
 
 @contextmanager
-def listening(of: Access, view: View | None = None) -> Iterator[str]:
+def listening(of: WebConfigFile, view: View | None = None) -> Iterator[str]:
     """The exporter's server, in a thread and loop of its own; its port."""
     listener, stop, loop = bind("127.0.0.1:0"), asyncio.Event(), asyncio.new_event_loop()
 

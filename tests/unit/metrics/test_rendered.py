@@ -23,21 +23,21 @@ from exporter.metrics.catalogue import (
     NUMBER_FAMILIES,
     SPACE_FAMILIES,
     AccountView,
+    DiscoveryView,
     ExporterView,
     Family,
-    Listing,
     NumberView,
     SpaceView,
 )
 from exporter.metrics.collector import ExporterCollector
 from exporter.metrics.instruments import Instruments
 from exporter.metrics.lines import lines as lines_of
-from exporter.metrics.page import Page
+from exporter.metrics.rendered import RenderedMetrics
 from exporter.model import MESSAGING_LIMITS, AccountHealth, AccountState, Callback, PhoneNumber
 from exporter.source import Reason
 from exporter.sources.cams.settings import CamsSpace
 from exporter.state.state_file import StateFile
-from exporter.state.store import Change, Key, SpaceState
+from exporter.state.store import Change, Key, SpaceRecord
 
 NOW = 1_800_000_000.0
 MAX_AGE = 3600.0
@@ -50,7 +50,7 @@ ACCOUNT = AccountView(
     needed_qps=0.01,
     limit_qps=5.0,
     current_qps=2.5,
-    listing=Listing(up=True, last_success=NOW, spaces=2),
+    discovery=DiscoveryView(up=True, last_success=NOW, spaces=2),
 )
 STATE_FILE = StateFile(Path("state.db"), SystemClock())
 STATE_FILE.failures["damaged"] += 1
@@ -80,11 +80,11 @@ timestamps = st.floats(min_value=0, max_value=2e9)
 
 
 @st.composite
-def states(draw: st.DrawFn) -> SpaceState:
+def states(draw: st.DrawFn) -> SpaceRecord:
     listed = draw(st.lists(numbers, max_size=3, unique_by=lambda number: number.phone_number))
     fields = st.sampled_from(["quality_rating", "status"])
     changes = {(number.phone_number, draw(fields)): Change(draw(timestamps)) for number in listed}
-    return SpaceState(
+    return SpaceRecord(
         up=draw(st.booleans()),
         last_success=draw(st.none() | st.floats(min_value=NOW - 2 * MAX_AGE, max_value=NOW)),
         phone_numbers=tuple(listed),
@@ -109,20 +109,20 @@ spaces = st.builds(
 )
 
 
-def view_of(key: Key, state: SpaceState, space: CamsSpace | None = None) -> SpaceView:
+def view_of(key: Key, state: SpaceRecord, space: CamsSpace | None = None) -> SpaceView:
     """As the page gets a new state."""
     fresh = state.last_success is not None
     return SpaceView(key[0], space or CamsSpace(id=key[1]), state, fresh, MESSAGING_LIMITS)
 
 
-def page_of(listed: list[tuple[CamsSpace, SpaceState]]) -> Page:
-    page = Page()
+def page_of(listed: list[tuple[CamsSpace, SpaceRecord]]) -> RenderedMetrics:
+    page = RenderedMetrics()
     for space, state in listed:
         page.update(view_of(("acme", space.id), state, space))
     return page
 
 
-def exposition(page: Page, *, openmetrics: bool, names: tuple[str, ...] = ()) -> str:
+def exposition(page: RenderedMetrics, *, openmetrics: bool, names: tuple[str, ...] = ()) -> str:
     for _ in page.expire(Now(NOW, 0), MAX_AGE):
         pass
     closing = b"# EOF\n" if openmetrics else b""
@@ -144,7 +144,7 @@ def meaning(parse: Callable[[str], Iterable[Any]], exposed: str) -> dict[str, An
 
 @given(st.lists(st.tuples(spaces, states()), max_size=3, unique_by=lambda entry: entry[0].id))
 def test_the_page_means_what_prometheus_client_means_in_text_and_in_openmetrics(
-    listed: list[tuple[CamsSpace, SpaceState]],
+    listed: list[tuple[CamsSpace, SpaceRecord]],
 ) -> None:
     page = page_of(listed)
     oracle = CollectorRegistry()
@@ -167,13 +167,13 @@ def of_the_catalogue(families: dict[str, Any]) -> dict[str, Any]:
     return {name: family for name, family in families.items() if name in names}
 
 
-def one_number(**fields: Any) -> Page:
+def one_number(**fields: Any) -> RenderedMetrics:
     number = PhoneNumber("15550100001", **fields)
-    state = SpaceState(up=True, last_success=NOW, phone_numbers=(number,), polls=1)
+    state = SpaceRecord(up=True, last_success=NOW, phone_numbers=(number,), polls=1)
     return page_of([(CamsSpace(id="s1", name="Contoso", labels={"team": "emea"}), state)])
 
 
-def lines(page: Page, name: str) -> list[str]:
+def lines(page: RenderedMetrics, name: str) -> list[str]:
     exposed = exposition(page, openmetrics=False, names=(name,)).splitlines()
     return [line.removeprefix(name) for line in exposed if not line.startswith("#")]
 
@@ -201,7 +201,7 @@ def test_an_account_is_up_while_the_api_answers_and_admits_it_and_absent_before_
     state: str | None, up: str | None
 ) -> None:
     health = AccountHealth(AccountState(state), NOW) if state else None
-    text = b"".join(Page().render([replace(ACCOUNT, health=health)], EXPORTER, openmetrics=False)).decode()
+    text = b"".join(RenderedMetrics().render([replace(ACCOUNT, health=health)], EXPORTER, openmetrics=False)).decode()
     found = re.findall(r'^chatapp_account_(up|state)\{account="acme"(?:,state="(\w+)")?\}( \d)$', text, re.MULTILINE)
 
     assert [value for name, _, value in found if name == "up"] == ([up] if up else [])
@@ -258,7 +258,7 @@ def test_a_space_has_the_name_and_labels_that_the_configuration_gives_it() -> No
 
 def test_values_that_grew_too_old_leave_and_the_space_stays_as_down() -> None:
     page = page_of(
-        [(CamsSpace(id="s1"), SpaceState(True, NOW - MAX_AGE, (PhoneNumber("1", status="CONNECTED"),), polls=1))]
+        [(CamsSpace(id="s1"), SpaceRecord(True, NOW - MAX_AGE, (PhoneNumber("1", status="CONNECTED"),), polls=1))]
     )
 
     exposed = exposition(page, openmetrics=False)
@@ -270,14 +270,14 @@ def test_values_that_grew_too_old_leave_and_the_space_stays_as_down() -> None:
 
 def test_values_just_within_max_age_stay() -> None:
     page = page_of(
-        [(CamsSpace(id="s1"), SpaceState(True, NOW - MAX_AGE + 1, (PhoneNumber("1", status="X"),), polls=1))]
+        [(CamsSpace(id="s1"), SpaceRecord(True, NOW - MAX_AGE + 1, (PhoneNumber("1", status="X"),), polls=1))]
     )
 
     assert "chatapp_phone_number_status{" in exposition(page, openmetrics=False)
 
 
 def test_a_space_that_was_never_polled_is_down_without_numbers_or_ages() -> None:
-    exposed = exposition(page_of([(CamsSpace(id="s1"), SpaceState())]), openmetrics=False)
+    exposed = exposition(page_of([(CamsSpace(id="s1"), SpaceRecord())]), openmetrics=False)
 
     assert [line for line in exposed.splitlines() if 'space="s1"' in line] == [
         'chatapp_space_up{account="acme",space="s1"} 0',
@@ -304,7 +304,7 @@ def test_help_texts_need_no_escaping_so_one_header_serves_both_formats() -> None
 
 def test_every_sample_has_the_labels_that_its_family_declares() -> None:
     number = PhoneNumber("1", "n", "RED", "TIER_1K", "X", "X", "X", "X", "Y")
-    state = SpaceState(True, NOW, (number,), {("1", "status"): Change(NOW)}, polls=1, failures={Reason.SERVER: 1})
+    state = SpaceRecord(True, NOW, (number,), {("1", "status"): Change(NOW)}, polls=1, failures={Reason.SERVER: 1})
     space = SpaceView("acme", CamsSpace(id="s1"), state, True, MESSAGING_LIMITS)
     subjects: list[tuple[Family[Any], Any]] = [(family, NumberView(space, number)) for family in NUMBER_FAMILIES]
     subjects += [(family, space) for family in SPACE_FAMILIES]
@@ -318,10 +318,10 @@ def test_every_sample_has_the_labels_that_its_family_declares() -> None:
 
 def test_rendering_again_shows_a_new_state_and_nothing_of_the_old() -> None:
     space = CamsSpace(id="s1")
-    before = SpaceState(True, NOW, (PhoneNumber("1"), PhoneNumber("2")), polls=1)
+    before = SpaceRecord(True, NOW, (PhoneNumber("1"), PhoneNumber("2")), polls=1)
     page = page_of([(space, before)])
 
-    page.update(view_of(("acme", "s1"), SpaceState(True, NOW, (PhoneNumber("2"),), polls=2)))
+    page.update(view_of(("acme", "s1"), SpaceRecord(True, NOW, (PhoneNumber("2"),), polls=2)))
 
     assert 'phone_number="1"' not in exposition(page, openmetrics=False)
     assert 'phone_number="2"' in exposition(page, openmetrics=False)
@@ -335,7 +335,7 @@ def test_whatever_changed_in_whatever_order_it_shows_what_a_page_made_at_once_sh
     history: list[tuple[int, int | None]],
 ) -> None:
     """Of forty spaces in two accounts: each gets so many numbers, or leaves."""
-    page, now = page_of([]), dict[Key, SpaceState]()
+    page, now = page_of([]), dict[Key, SpaceRecord]()
     for polls, (name, listed) in enumerate(history):
         key = (f"account-{name % 2}", f"s{name}")
         if listed is None:
@@ -343,7 +343,7 @@ def test_whatever_changed_in_whatever_order_it_shows_what_a_page_made_at_once_sh
             page.retain(now)
         else:
             shown = tuple(PhoneNumber(f"{name}{number}", status="X" * polls) for number in range(listed))
-            now[key] = SpaceState(True, NOW, shown, polls=polls)
+            now[key] = SpaceRecord(True, NOW, shown, polls=polls)
             page.update(view_of(key, now[key]))
     fresh = page_of([])
     for key, state in now.items():
@@ -355,7 +355,7 @@ def test_whatever_changed_in_whatever_order_it_shows_what_a_page_made_at_once_sh
 
 
 def test_families_stay_together_however_many_spaces_there_are() -> None:
-    state = SpaceState(True, NOW, (PhoneNumber("1", status="X"),), polls=1)
+    state = SpaceRecord(True, NOW, (PhoneNumber("1", status="X"),), polls=1)
     page = page_of([(CamsSpace(id=f"s{number}"), state) for number in range(100)])
 
     names = [re.split("[{ ]", line)[0] for line in exposition(page, openmetrics=False).splitlines() if line[0] != "#"]
@@ -364,12 +364,12 @@ def test_families_stay_together_however_many_spaces_there_are() -> None:
 
 
 def test_what_is_too_old_leaves_step_by_step_and_what_changes_meanwhile_stays_right() -> None:
-    old = SpaceState(True, NOW - MAX_AGE, (PhoneNumber("1", status="X"),), polls=1)
+    old = SpaceRecord(True, NOW - MAX_AGE, (PhoneNumber("1", status="X"),), polls=1)
     page = page_of([(CamsSpace(id=f"s{number}"), old) for number in range(30)])
 
     steps = page.expire(Now(NOW, 0), MAX_AGE)
     next(steps)
-    page.update(view_of(("acme", "s29"), SpaceState(True, NOW, (PhoneNumber("2", status="X"),), polls=2)))
+    page.update(view_of(("acme", "s29"), SpaceRecord(True, NOW, (PhoneNumber("2", status="X"),), polls=2)))
     page.retain([("acme", f"s{number}") for number in range(20, 30)])
     rest = sum(1 for _ in steps)
 
@@ -392,12 +392,12 @@ def test_a_number_is_spelt_as_it_is_whatever_was_spelt_before() -> None:
 
 
 def test_a_scrape_that_takes_long_shows_one_moment_and_yields_a_part_of_a_family_at_a_time() -> None:
-    state = SpaceState(True, NOW, (PhoneNumber("1", status="X"),), polls=1)
+    state = SpaceRecord(True, NOW, (PhoneNumber("1", status="X"),), polls=1)
     page = page_of([(CamsSpace(id=f"s{number}"), state) for number in range(2500)])
 
     rendered = page.render([ACCOUNT], EXPORTER, openmetrics=False)
     parts = [next(rendered)]
-    page.update(view_of(("acme", "s1"), SpaceState(True, NOW, (PhoneNumber("2", status="X"),), polls=2)))
+    page.update(view_of(("acme", "s1"), SpaceRecord(True, NOW, (PhoneNumber("2", status="X"),), polls=2)))
     parts += rendered
 
     shown = b"".join(parts).decode()

@@ -36,7 +36,7 @@ class _Block:
     lines: tuple[bytes, ...]
 
 
-class Page:
+class RenderedMetrics:
     """The blocks of all spaces."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Page:
     def expire(self, now: Now, max_age: float) -> Iterator[None]:
         """Remove the numbers that are too old at `now`, one space at each step, for there can be thousands."""
         for key, block in list(self._blocks.items()):
-            fresh = block.view.state.is_fresh(now, max_age)
+            fresh = block.view.record.is_fresh(now, max_age)
             if fresh != block.view.fresh and self._blocks.get(key) is block:
                 # old ones return where the clock was wrong and is corrected
                 self.update(replace(block.view, fresh=fresh))
@@ -82,8 +82,10 @@ class Page:
     def views(self, now: Now, max_age: float) -> Iterator[SpaceView]:
         """What the page shows, as values. Safe to call from another thread."""
         for block in self._blocks.copy().values():
-            state = block.view.state
-            yield replace(block.view, fresh=state.is_fresh(now, max_age), unseen_seconds=state.unseen_seconds(now))
+            record = block.view.record
+            yield replace(
+                block.view, fresh=record.is_fresh(now, max_age), seconds_since_success=record.seconds_since_success(now)
+            )
 
 
 def _lines_of(view: SpaceView) -> Iterator[bytes]:

@@ -19,11 +19,11 @@ from exporter.clock import Clock
 from exporter.config.document import Lines
 from exporter.config.fields import Strict, Text
 from exporter.config.loading import Version, version_of
-from exporter.config.problems import ConfigError, not_read_within
+from exporter.config.problems import ConfigError, read_timeout_error
 from exporter.config.validation import load_document
 from exporter.files import require_regular
 from exporter.threads import LOAD_SECONDS, BlockingCalls
-from exporter.web.logins import Logins
+from exporter.web.passwords import PasswordVerifier
 
 Result = TypeVar("Result")
 
@@ -82,13 +82,13 @@ class WebConfig(Strict):
     )
 
 
-class Access:
+class WebConfigFile:
     """A web configuration file. `follow` applies changes of its users and certificates; others require a restart."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         """Raises ConfigError if it has errors."""
         self._path = path
-        self._logins = Logins(clock)
+        self._logins = PasswordVerifier(clock)
         self._files: list[Path] = []
         """The files that the web configuration named when it was last read."""
         self._versions: list[Version] = []
@@ -130,7 +130,7 @@ class Access:
         try:
             return await self._reads.run(read, seconds=LOAD_SECONDS)
         except TimeoutError as error:
-            raise not_read_within(LOAD_SECONDS) from error
+            raise read_timeout_error(LOAD_SECONDS) from error
 
     def _load(self) -> tuple[WebConfig, ssl.SSLContext | None]:
         config, now = self._read(), self._config
