@@ -1,1 +1,1 @@
-"""Grafana dashboards: the JSON that people import, and the Python that writes it (`python -m dashboards`)."""
+"""Grafana dashboards: the JSON files to import, and the code that generates them (`python -m dashboards`)."""

@@ -1,4 +1,4 @@
-"""Write the dashboards' JSON beside this file; with --check, say which is not as it would be written."""
+"""Write the JSON of the dashboards into this directory; with --check, report the files that are out of date."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -6,12 +6,12 @@ from pathlib import Path
 
 from dashboards.exporter_health import exporter_health
 from dashboards.fleet import fleet
-from dashboards.generated import write
-from dashboards.panels import Page
+from dashboards.generated import write_or_check
+from dashboards.panels import DashboardBuilder
 from dashboards.phone_number import phone_number
 
-FOLDER = Path(__file__).parent
-DASHBOARDS: Mapping[str, Callable[[], Page]] = {
+DIRECTORY = Path(__file__).parent
+DASHBOARDS: Mapping[str, Callable[[], DashboardBuilder]] = {
     "fleet.json": fleet,
     "phone_number.json": phone_number,
     "exporter.json": exporter_health,
@@ -19,8 +19,8 @@ DASHBOARDS: Mapping[str, Callable[[], Page]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status."""
-    return write(FOLDER, {name: make().json() for name, make in DASHBOARDS.items()}, arguments)
+    """Generate the dashboards. Return the exit status."""
+    return write_or_check(DIRECTORY, {name: build().json() for name, build in DASHBOARDS.items()}, arguments)
 
 
 if __name__ == "__main__":

@@ -1,176 +1,203 @@
-"""Exporter: is it keeping up, what fails, how old is what it shows, and what does it cost."""
+"""Exporter dashboard: budget, schedule, failures, age of the values and resource usage."""
 
-from dashboards.panels import BAD, EXPORTER, WARNING, Page, Panel, count, dashed, lines, listing, query, rows
+from dashboards.panels import (
+    BAD,
+    EXPORTER,
+    WARNING,
+    DashboardBuilder,
+    Panel,
+    count_panel,
+    dashed,
+    range_query,
+    table_panel,
+    table_query,
+    time_series,
+)
 
 ACCOUNTS = 'job=~"$job",account=~"$account"'
 JOB = 'job=~"$job"'
 
 
-def exporter_health() -> Page:
-    """The dashboard."""
-    page = Page("ChatApp / Exporter", EXPORTER, "The exporter itself: budget, polls, failures, freshness and cost.")
-    page.choice("space", "Space", 'label_values(chatapp_space_up{job=~"$job",account=~"$account"}, space)')
-    _state(page)
-    page.section("Budget")
-    page.lay(_budget(), _throttled(), height=8)
-    page.section("Schedule")
-    page.lay(_intervals(), _delay(), height=8)
-    page.section("Failures and freshness")
-    page.lay(_failures(), _codes(), height=8)
-    page.lay(_age(), _unknown(), height=8)
-    page.section("Cost")
-    page.lay(_scrapes(), _samples(), _processor(), _memory(), height=7)
-    return page
+def exporter_health() -> DashboardBuilder:
+    """Return the Exporter dashboard."""
+    builder = DashboardBuilder(
+        "ChatApp / Exporter",
+        EXPORTER,
+        "Health of the exporter: budget, polls, failures, age of the values and resource usage.",
+    )
+    builder.add_variable("space", "Space", 'label_values(chatapp_space_up{job=~"$job",account=~"$account"}, space)')
+    _state(builder)
+    builder.add_row("Budget")
+    builder.add_panels(_budget(), _throttled(), height=8)
+    builder.add_row("Schedule")
+    builder.add_panels(_intervals(), _delay(), height=8)
+    builder.add_row("Failures and age of the values")
+    builder.add_panels(_failures(), _codes(), height=8)
+    builder.add_panels(_age(), _unknown(), height=8)
+    builder.add_row("Resource usage")
+    builder.add_panels(_scrapes(), _samples(), _cpu(), _memory(), height=7)
+    return builder
 
 
-def _state(page: Page) -> None:
+def _state(builder: DashboardBuilder) -> None:
     states = f'account_state:chatapp_account_state:last{{{ACCOUNTS},state=~"denied|unreachable"}}'
     accounts_down = f"count(max by (job, account) ({states}) == 1) or vector(0)"
     down = f"count(up{{{JOB}}} == 0) or vector(0)"
     failing = f'count(max by (account, space) (chatapp_space_up{{{ACCOUNTS},space=~"$space"}}) == 0) or vector(0)'
     reload = f"count(chatapp_exporter_config_last_reload_successful{{{JOB}}} == 0) or vector(0)"
-    page.lay(
-        count("Exporters down", "Targets of the job that do not answer.", down, BAD),
-        count("Accounts down", "Accounts that are denied or unreachable.", accounts_down, BAD),
-        count("Spaces failing", "Spaces whose last poll failed, or that have no fresh value.", failing, BAD),
-        count("Reload failed", "Exporters that go on with an old configuration.", reload, WARNING),
+    builder.add_panels(
+        count_panel("Exporters down", "Scrape targets of the job that do not respond.", down, BAD),
+        count_panel("Accounts down", "Accounts that are denied or unreachable.", accounts_down, BAD),
+        count_panel(
+            "Spaces failing", "Spaces without a successful last poll, or with values older than max_age.", failing, BAD
+        ),
+        count_panel(
+            "Config errors",
+            "Exporters with a failed reload or errors in the web configuration. They keep the current configuration.",
+            reload,
+            WARNING,
+        ),
         height=4,
     )
 
 
 def _budget() -> Panel:
-    panel = lines(
-        "Budget used and allowed",
-        "Requests a second, and what all exporters allow themselves: as configured, and now, after throttling.",
+    panel = time_series(
+        "Requests and budget",
+        "API requests per second: sent, configured limit, current limit after throttling, and needed for the interval.",
         "reqps",
-        query(
+        range_query(
             f"sum by (account) (rate(chatapp_api_requests_total{{{ACCOUNTS}}}[$__rate_interval]))", "{{account}} used"
         ),
-        query(f"sum by (account) (chatapp_account_qps_limit{{{ACCOUNTS}}})", "{{account}} limit", ref="B"),
-        query(f"sum by (account) (chatapp_account_qps_current{{{ACCOUNTS}}})", "{{account}} current", ref="C"),
-        query(f"sum by (account) (chatapp_account_qps_needed{{{ACCOUNTS}}})", "{{account}} needed", ref="D"),
-        empty="No request was made",
+        range_query(f"sum by (account) (chatapp_account_qps_limit{{{ACCOUNTS}}})", "{{account}} limit", ref="B"),
+        range_query(f"sum by (account) (chatapp_account_qps_current{{{ACCOUNTS}}})", "{{account}} current", ref="C"),
+        range_query(f"sum by (account) (chatapp_account_qps_needed{{{ACCOUNTS}}})", "{{account}} needed", ref="D"),
+        no_value="No request was made",
     )
     return dashed(panel, "(limit|current)")
 
 
 def _throttled() -> Panel:
-    return lines(
-        "Throttled",
-        "Answers a second that said: too fast.",
+    return time_series(
+        "Throttled requests",
+        "Requests per second that the API throttled.",
         "reqps",
-        query(f"sum by (account) (rate(chatapp_api_throttled_total{{{ACCOUNTS}}}[$__rate_interval]))", "{{account}}"),
-        empty="No account is known",
+        range_query(
+            f"sum by (account) (rate(chatapp_api_throttled_total{{{ACCOUNTS}}}[$__rate_interval]))", "{{account}}"
+        ),
+        no_value="No accounts",
     )
 
 
 def _intervals() -> Panel:
-    panel = lines(
-        "Sweep: time between two polls of a space",
-        "As configured, and as spaces and budget allow.",
+    panel = time_series(
+        "Poll interval",
+        "Time between two polls of a space: configured, and effective (longer if budget or latency require it).",
         "s",
-        query(f"max by (account) (chatapp_account_poll_interval_seconds{{{ACCOUNTS}}})", "{{account}} configured"),
-        query(
+        range_query(
+            f"max by (account) (chatapp_account_poll_interval_seconds{{{ACCOUNTS}}})", "{{account}} configured"
+        ),
+        range_query(
             f"max by (account) (chatapp_account_effective_poll_interval_seconds{{{ACCOUNTS}}})",
             "{{account}} effective",
             ref="B",
         ),
-        empty="No account is known",
+        no_value="No accounts",
     )
     return dashed(panel, "configured")
 
 
 def _delay() -> Panel:
     buckets = f"sum by (account, le) (rate(chatapp_poll_delay_seconds_bucket{{{ACCOUNTS}}}[$__rate_interval]))"
-    return lines(
-        "Delay: how late polls start",
-        "Half of the polls start sooner than the median, 1 in 20 later than the 95th percentile.",
+    return time_series(
+        "Poll delay",
+        "Time between the due time of a poll and its first request: median and 95th percentile.",
         "s",
-        query(f"histogram_quantile(0.5, {buckets})", "{{account}} median"),
-        query(f"histogram_quantile(0.95, {buckets})", "{{account}} 95 %", ref="B"),
-        empty="No poll was made",
+        range_query(f"histogram_quantile(0.5, {buckets})", "{{account}} median"),
+        range_query(f"histogram_quantile(0.95, {buckets})", "{{account}} 95th percentile", ref="B"),
+        no_value="No polls",
     )
 
 
 def _failures() -> Panel:
     failures = f'chatapp_space_poll_failures_total{{{ACCOUNTS},space=~"$space"}}'
-    return lines(
+    return time_series(
         "Failed polls by reason",
-        "Polls a second that failed.",
+        "Failed polls per second.",
         "cps",
-        query(f"sum by (reason) (rate({failures}[$__rate_interval]))", "{{reason}}"),
-        empty="No poll has failed",
+        range_query(f"sum by (reason) (rate({failures}[$__rate_interval]))", "{{reason}}"),
+        no_value="No failed polls",
     )
 
 
 def _codes() -> Panel:
     requests = f"chatapp_api_requests_total{{{ACCOUNTS}}}"
-    return lines(
-        "Answers by code",
-        "HTTP attempts a second, by the API's Code, or by what happened instead.",
+    return time_series(
+        "Requests by response code",
+        "API requests per second, by the code of the API or, without such a code, by the failure.",
         "reqps",
-        query(f"sum by (code) (rate({requests}[$__rate_interval]))", "{{code}}"),
-        empty="No request was made",
+        range_query(f"sum by (code) (rate({requests}[$__rate_interval]))", "{{code}}"),
+        no_value="No request was made",
     )
 
 
 def _age() -> Panel:
     since = f'space:chatapp_space_seconds_since_success:min{{{ACCOUNTS},space=~"$space"}}'
-    return lines(
-        "Freshness",
-        "Seconds since the last success: the oldest space of each account, and the median.",
+    return time_series(
+        "Age of the values",
+        "Time since the last successful poll: maximum and median over the spaces of each account.",
         "s",
-        query(f"max by (account) ({since})", "{{account}} oldest"),
-        query(f"quantile by (account) (0.5, {since})", "{{account}} median", ref="B"),
-        empty="No space is known",
+        range_query(f"max by (account) ({since})", "{{account}} maximum"),
+        range_query(f"quantile by (account) (0.5, {since})", "{{account}} median", ref="B"),
+        no_value="No spaces",
     )
 
 
 def _unknown() -> Panel:
-    return listing(
-        "Values that this version does not know",
-        "Counted at every poll, since the exporter's start.",
-        rows(f"sum by (field, value) (chatapp_api_unknown_values_total{{{JOB}}})"),
-        columns={"field": "Field", "value": "Value", "Value": "Times seen"},
-        empty="Every value is known",
+    return table_panel(
+        "Unknown values in API responses",
+        "Values that this version of the exporter does not know. Counted at every poll since the exporter started.",
+        table_query(f"sum by (field, value) (chatapp_api_unknown_values_total{{{JOB}}})"),
+        columns={"field": "Field", "value": "Value", "Value": "Count"},
+        no_value="No unknown values",
     )
 
 
 def _scrapes() -> Panel:
-    return lines(
+    return time_series(
         "Scrape duration",
-        "How long Prometheus waits for a scrape.",
+        "Duration of a scrape of the exporter.",
         "s",
-        query(f"scrape_duration_seconds{{{JOB}}}", "{{instance}}"),
-        empty="Nothing is scraped",
+        range_query(f"scrape_duration_seconds{{{JOB}}}", "{{instance}}"),
+        no_value="Nothing is scraped",
     )
 
 
 def _samples() -> Panel:
-    return lines(
-        "Samples of a scrape",
-        "How many samples a scrape has.",
+    return time_series(
+        "Samples per scrape",
+        "Number of samples in a scrape.",
         "short",
-        query(f"scrape_samples_scraped{{{JOB}}}", "{{instance}}"),
-        empty="Nothing is scraped",
+        range_query(f"scrape_samples_scraped{{{JOB}}}", "{{instance}}"),
+        no_value="Nothing is scraped",
     )
 
 
-def _processor() -> Panel:
-    return lines(
-        "Processor",
-        "Share of one core.",
+def _cpu() -> Panel:
+    return time_series(
+        "CPU usage",
+        "CPU time per second (100 % = one core).",
         "percentunit",
-        query(f"rate(process_cpu_seconds_total{{{JOB}}}[$__rate_interval])", "{{instance}}"),
-        empty="Nothing is scraped",
+        range_query(f"rate(process_cpu_seconds_total{{{JOB}}}[$__rate_interval])", "{{instance}}"),
+        no_value="Nothing is scraped",
     )
 
 
 def _memory() -> Panel:
-    return lines(
+    return time_series(
         "Memory",
-        "Resident memory of the process.",
+        "Resident memory of the exporter process.",
         "bytes",
-        query(f"process_resident_memory_bytes{{{JOB}}}", "{{instance}}"),
-        empty="Nothing is scraped",
+        range_query(f"process_resident_memory_bytes{{{JOB}}}", "{{instance}}"),
+        no_value="Nothing is scraped",
     )

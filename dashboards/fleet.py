@@ -1,28 +1,28 @@
-"""Fleet: how many numbers are in which state, who is worst off and since when, what changed, what nobody sees."""
+"""Fleet dashboard: phone numbers by state, phone numbers with problems, recent changes and blind spaces."""
 
 from dashboards.panels import (
     BAD,
-    CALM,
     FLEET,
+    INFO,
+    NEUTRAL,
     PHONE_NUMBER,
     RANKS,
     RATINGS,
     STATUSES,
     UNLIMITED,
-    UNSURE,
     WARNING,
-    Page,
+    DashboardBuilder,
     Panel,
     Query,
-    ago,
-    coloured,
-    count,
-    lines,
-    link,
-    listing,
+    colored_text,
+    count_panel,
+    data_link,
     override,
-    query,
-    rows,
+    range_query,
+    relative_time,
+    table_panel,
+    table_query,
+    time_series,
 )
 
 SELECTED = 'job=~"$job",account=~"$account",space=~"$space"'
@@ -30,7 +30,9 @@ NUMBER = "account, space, phone_number"
 RANK = f"phone_number:chatapp_phone_number_quality_rank:last{{{SELECTED}}}"
 STATUS_RANK = f"phone_number:chatapp_phone_number_status_rank:last{{{SELECTED}}}"
 BLIND = f"space:chatapp_space_blind:group{{{SELECTED}}}"
-_BLIND_MEANS = "Spaces without a successful poll for 3 effective intervals, or whose account can't be queried."
+_BLIND_DESCRIPTION = (
+    "Spaces without a successful poll for 3 effective intervals, or whose account is denied or unreachable."
+)
 SINCE_SUCCESS = f"space:chatapp_space_seconds_since_success:min{{{SELECTED}}}"
 TO_NUMBER = (
     f"/d/{PHONE_NUMBER}?var-datasource=${{datasource}}&var-account=${{__data.fields.Account}}"
@@ -40,125 +42,141 @@ TO_SPACE = (
     f"/d/{FLEET}?var-datasource=${{datasource}}&var-account=${{__data.fields.Account}}"
     "&var-space=${__value.raw}&${__url_time_range}"
 )
-_MOST_ROWS = 100
-_WORST = f"topk({_MOST_ROWS}, max by ({NUMBER}) (2.5 * {STATUS_RANK} ^ 2) + max by ({NUMBER}) ({RANK}))"
-"""The numbers of the table: down before RED, RED before restricted, then YELLOW."""
+_MAX_ROWS = 100
+_BY_SEVERITY = f"topk({_MAX_ROWS}, max by ({NUMBER}) (2.5 * {STATUS_RANK} ^ 2) + max by ({NUMBER}) ({RANK}))"
+"""Phone numbers sorted by severity: down, RED, restricted, YELLOW."""
 _NAMES = "phone_number:chatapp_phone_number_info:names"
 
 
-def fleet() -> Page:
-    """The dashboard."""
-    page = Page(
-        "ChatApp / Fleet", FLEET, "Phone numbers by health: who is in trouble, since when, and what nobody sees."
+def fleet() -> DashboardBuilder:
+    """Return the Fleet dashboard."""
+    builder = DashboardBuilder(
+        "ChatApp / Fleet",
+        FLEET,
+        "Phone numbers by state, phone numbers with problems, recent changes and blind spaces.",
     )
-    page.choice("space", "Space", 'label_values(chatapp_space_up{job=~"$job",account=~"$account"}, space)')
-    _counts(page)
-    page.lay(_ratings_over_time(), _blind_over_time(), height=7, widths=(16, 8))
-    page.section("Worst first")
-    page.lay(_worst(), height=11)
-    page.section("What changed in the last 24 hours, and what nobody sees")
-    page.lay(_changed(), _blind(), height=9, widths=(14, 10))
-    page.section("By account and space")
-    page.lay(_by_account(), _by_space(), height=9, widths=(14, 10))
-    return page
+    builder.add_variable("space", "Space", 'label_values(chatapp_space_up{job=~"$job",account=~"$account"}, space)')
+    _counts(builder)
+    builder.add_panels(_ratings_over_time(), _blind_over_time(), height=7, widths=(16, 8))
+    builder.add_row("Phone numbers by severity")
+    builder.add_panels(_by_severity(), height=11)
+    builder.add_row("Changes in the last 24 hours, and blind spaces")
+    builder.add_panels(_recent_changes(), _blind(), height=9, widths=(14, 10))
+    builder.add_row("By account and space")
+    builder.add_panels(_by_account(), _by_space(), height=9, widths=(14, 10))
+    return builder
 
 
-def _numbers(title: str, description: str, condition: str, colour: str) -> Panel:
-    return count(title, description, f"count({condition}) or vector(0)", colour)
+def _numbers(title: str, description: str, condition: str, color: str) -> Panel:
+    return count_panel(title, description, f"count({condition}) or vector(0)", color)
 
 
-def _counts(page: Page) -> None:
-    held = "As last seen, also while nobody can see the space."
+def _counts(builder: DashboardBuilder) -> None:
+    with_last_values = "Includes the last known values of spaces without current values."
     dropped = f'ALERTS{{alertname="ChatAppMessagingLimitDropped",alertstate="firing",{SELECTED}}}'
-    page.lay(
-        _numbers("RED", f"Numbers with the quality rating RED. {held}", f"{RANK} == 3", BAD),
-        _numbers("YELLOW", f"Numbers with the quality rating YELLOW. {held}", f"{RANK} == 2", WARNING),
-        _numbers("Down", f"Numbers that can neither send nor receive. {held}", f"{STATUS_RANK} == 2", BAD),
+    builder.add_panels(
+        _numbers("RED", f"Phone numbers with the quality rating RED. {with_last_values}", f"{RANK} == 3", BAD),
+        _numbers(
+            "YELLOW", f"Phone numbers with the quality rating YELLOW. {with_last_values}", f"{RANK} == 2", WARNING
+        ),
+        _numbers(
+            "Down",
+            f"Phone numbers with the status BANNED, DELETED, DISCONNECTED, MIGRATED or OFFLINE. {with_last_values}",
+            f"{STATUS_RANK} == 2",
+            BAD,
+        ),
         _numbers(
             "Restricted",
-            f"Numbers that are FLAGGED, PAUSED, RATE_LIMITED or RESTRICTED. {held}",
+            f"Phone numbers with the status FLAGGED, PAUSED, RATE_LIMITED or RESTRICTED. {with_last_values}",
             f"{STATUS_RANK} == 1",
             WARNING,
         ),
         _numbers(
-            "Limit dropped", "Numbers that may write to fewer people than within the last 7 days.", dropped, WARNING
+            "Limit dropped",
+            "Phone numbers whose messaging limit is below its maximum of the last 7 days.",
+            dropped,
+            WARNING,
         ),
-        _numbers("Blind spaces", _BLIND_MEANS, BLIND, BAD),
+        _numbers("Blind spaces", _BLIND_DESCRIPTION, BLIND, BAD),
         _numbers(
-            "Unknown",
-            "Numbers without a rating yet, or with a rating that the exporter does not know.",
+            "Unknown rating",
+            "Phone numbers whose quality rating is UNKNOWN, missing, or unknown to this version of the exporter.",
             f"{RANK} == 1",
-            UNSURE,
+            NEUTRAL,
         ),
-        _numbers("All numbers", "Phone numbers that are listed, or were when their space was seen last.", RANK, CALM),
+        _numbers("All phone numbers", "Phone numbers that the last successful poll of their space listed.", RANK, INFO),
         height=4,
     )
 
 
 def _ratings_over_time() -> Panel:
-    rated = query(
+    rated = range_query(
         "sum by (quality_rating)"
         ' (account_quality_rating:chatapp_phone_numbers:sum{job=~"$job",account=~"$account"} > 0)',
         "{{quality_rating}}",
     )
-    panel = lines(
-        "Numbers by rating",
-        "Numbers that are seen now, by quality rating, in the chosen accounts.",
+    panel = time_series(
+        "Phone numbers by quality rating",
+        "Phone numbers with current values in the selected accounts, by quality rating.",
         "short",
         rated,
-        empty="No number is seen",
+        no_value="No phone numbers",
     )
-    for rating, colour in RATINGS.items():
-        panel = panel.override_by_name(rating, [override("color", {"mode": "fixed", "fixedColor": colour})])
+    for rating, color in RATINGS.items():
+        panel = panel.override_by_name(rating, [override("color", {"mode": "fixed", "fixedColor": color})])
     return panel
 
 
 def _blind_over_time() -> Panel:
-    blind = query(f"count({BLIND}) or vector(0)", "blind spaces")
-    return lines("Blind spaces", _BLIND_MEANS, "short", blind, empty="No space")
+    blind = range_query(f"count({BLIND}) or vector(0)", "blind spaces")
+    return time_series("Blind spaces over time", _BLIND_DESCRIPTION, "short", blind, no_value="No spaces")
 
 
-def _worst() -> Panel:
-    panel = listing(
-        f"The {_MOST_ROWS} numbers that are worst off",
-        "Down, then RED, restricted, YELLOW. A number leads to its own dashboard."
-        " Since: when the rating or the status was seen to change.",
-        *_worst_queries(),
+def _by_severity() -> Panel:
+    panel = table_panel(
+        f"Phone numbers by severity (at most {_MAX_ROWS})",
+        "Sorted by severity: down, RED, restricted, YELLOW. Click a number to open its dashboard."
+        " Last change: of the quality rating or the status.",
+        *_severity_queries(),
         columns={
             "phone_number": "Number",
             "verified_name": "Verified name",
             "Value #C": "Rating",
             "status": "Status",
-            "Value #E": "People in 24 h",
-            "Value #F": "Since",
+            "Value #E": "Messaging limit",
+            "Value #F": "Last change",
             "name": "Space name",
             "space": "Space",
             "account": "Account",
-            "Value #G": "Last seen",
-            "Value #A": "Badness",
+            "Value #G": "Last successful poll",
+            "Value #A": "Severity",
         },
-        empty="No number is known in this selection",
+        no_value="No phone numbers match the selection",
     )
-    panel = panel.override_by_name("Number", link("Open this number", TO_NUMBER)).override_by_name(
-        "Rating", coloured(RANKS)
+    panel = panel.override_by_name("Number", data_link("Open phone number", TO_NUMBER)).override_by_name(
+        "Rating", colored_text(RANKS)
     )
     panel = panel.override_by_name(
-        "People in 24 h", [override("mappings", [UNLIMITED]), override("unit", "locale"), override("noValue", "–")]
+        "Messaging limit", [override("mappings", [UNLIMITED]), override("unit", "locale"), override("noValue", "–")]
     )
-    panel = panel.override_by_name("Status", coloured({word: (word, colour) for word, colour in STATUSES.items()}))
-    panel = panel.override_by_name("Since", ago()).override_by_name("Last seen", ago())
-    return panel.override_by_name("Badness", [override("custom.hidden", True)])
+    panel = panel.override_by_name(
+        "Status", colored_text({status: (status, color) for status, color in STATUSES.items()})
+    )
+    panel = panel.override_by_name("Last change", relative_time()).override_by_name(
+        "Last successful poll", relative_time()
+    )
+    return panel.override_by_name("Severity", [override("custom.hidden", True)])
 
 
-def _worst_queries() -> tuple[Query, ...]:
+def _severity_queries() -> tuple[Query, ...]:
     def with_value(expression: str, ref: str, labels: str = NUMBER) -> Query:
-        return rows(f"max by ({labels}) ({expression}) and on ({NUMBER}) {_WORST}", ref=ref)
+        return table_query(f"max by ({labels}) ({expression}) and on ({NUMBER}) {_BY_SEVERITY}", ref=ref)
 
     last_success = f"chatapp_space_last_success_timestamp_seconds{{{SELECTED}}}"
     fields = 'field=~"quality_rating|status"'
     changed = f"chatapp_phone_number_last_change_timestamp_seconds{{{SELECTED},{fields}}}"
     return (
-        rows(_WORST),
+        table_query(_BY_SEVERITY),
         with_value(f"{_NAMES}{{{SELECTED}}}", "B", f"{NUMBER}, verified_name, name"),
         with_value(RANK, "C"),
         with_value(f"phone_number:chatapp_phone_number_status:last{{{SELECTED}}}", "D", f"{NUMBER}, status"),
@@ -171,57 +189,59 @@ def _worst_queries() -> tuple[Query, ...]:
     )
 
 
-def _changed() -> Panel:
+def _recent_changes() -> Panel:
     changes = f"max by (job, {NUMBER}, field) (chatapp_phone_number_last_change_timestamp_seconds{{{SELECTED}}})"
-    panel = listing(
-        "Changed",
-        f"Ratings, tiers and statuses that were seen to change in the last 24 hours, the newest {_MOST_ROWS}.",
-        rows(
-            f"1000 * topk({_MOST_ROWS}, {changes} > time() - 86400)"
+    panel = table_panel(
+        "Recent changes",
+        f"Changes of quality rating, messaging limit tier or status in the last 24 hours; the newest {_MAX_ROWS}.",
+        table_query(
+            f"1000 * topk({_MAX_ROWS}, {changes} > time() - 86400)"
             f" * on (job, {NUMBER}) group_left (verified_name, name) {_NAMES}"
         ),
         columns={
-            "Value": "When",
+            "Value": "Changed",
             "phone_number": "Number",
             "verified_name": "Verified name",
-            "field": "What",
+            "field": "Field",
             "account": "Account",
             "space": "Space",
         },
-        empty="Nothing was seen to change in 24 hours",
+        no_value="No changes in the last 24 hours",
     )
-    panel = panel.override_by_name("When", ago()).override_by_name("Number", link("Open this number", TO_NUMBER))
-    return panel.override_by_name("What", [override("mappings", [])])
+    panel = panel.override_by_name("Changed", relative_time()).override_by_name(
+        "Number", data_link("Open phone number", TO_NUMBER)
+    )
+    return panel.override_by_name("Field", [override("mappings", [])])
 
 
 def _blind() -> Panel:
     names = "topk by (job, account, space) (1, group by (job, account, space, name) (chatapp_space_info))"
-    panel = listing(
+    panel = table_panel(
         "Blind spaces",
-        f"Blind spaces, and how long ago a poll succeeded; the {_MOST_ROWS} longest.",
-        rows(
-            f"topk({_MOST_ROWS}, {SINCE_SUCCESS} and on (job, account, space) {BLIND})"
+        f"Blind spaces and the time since their last successful poll; the {_MAX_ROWS} longest.",
+        table_query(
+            f"topk({_MAX_ROWS}, {SINCE_SUCCESS} and on (job, account, space) {BLIND})"
             f" * on (job, account, space) group_left (name) {names}"
         ),
-        columns={"Value": "Not seen for", "name": "Space name", "space": "Space", "account": "Account"},
-        empty="No space is blind",
+        columns={"Value": "Time since success", "name": "Space name", "space": "Space", "account": "Account"},
+        no_value="No blind spaces",
     )
-    panel = panel.override_by_name("Space", link("Only this space", TO_SPACE))
-    return panel.override_by_name("Not seen for", [override("unit", "s")])
+    panel = panel.override_by_name("Space", data_link("Filter by space", TO_SPACE))
+    return panel.override_by_name("Time since success", [override("unit", "s")])
 
 
 def _by_account() -> Panel:
-    def of(expression: str, ref: str) -> Query:
-        return rows(f"count by (account) ({expression})", ref=ref)
+    def count_by_account(expression: str, ref: str) -> Query:
+        return table_query(f"count by (account) ({expression})", ref=ref)
 
-    panel = listing(
+    panel = table_panel(
         "Accounts",
-        "Numbers by state and blind spaces of each account.",
-        of(RANK, "A"),
-        of(f"{RANK} == 3", "B"),
-        of(f"{RANK} == 2", "C"),
-        of(f"{STATUS_RANK} == 2", "D"),
-        of(BLIND, "E"),
+        "Phone numbers by state, and blind spaces, of each account.",
+        count_by_account(RANK, "A"),
+        count_by_account(f"{RANK} == 3", "B"),
+        count_by_account(f"{RANK} == 2", "C"),
+        count_by_account(f"{STATUS_RANK} == 2", "D"),
+        count_by_account(BLIND, "E"),
         columns={
             "account": "Account",
             "Value #A": "Numbers",
@@ -230,7 +250,7 @@ def _by_account() -> Panel:
             "Value #D": "Down",
             "Value #E": "Blind spaces",
         },
-        empty="No account is known in this selection",
+        no_value="No accounts match the selection",
     )
     for column in ("RED", "YELLOW", "Down", "Blind spaces"):
         panel = panel.override_by_name(column, [override("noValue", "0")])
@@ -238,11 +258,13 @@ def _by_account() -> Panel:
 
 
 def _by_space() -> Panel:
-    panel = listing(
-        "Spaces with numbers that are not well",
-        f"Numbers that are YELLOW, RED, restricted or down, by space; the {_MOST_ROWS} with most.",
-        rows(f"topk({_MOST_ROWS}, count by (account, space) (max by ({NUMBER}) ({RANK} >= 2 or {STATUS_RANK} >= 1)))"),
+    panel = table_panel(
+        "Spaces with problems",
+        f"Phone numbers that are YELLOW, RED, restricted or down, by space; the {_MAX_ROWS} spaces with the most.",
+        table_query(
+            f"topk({_MAX_ROWS}, count by (account, space) (max by ({NUMBER}) ({RANK} >= 2 or {STATUS_RANK} >= 1)))"
+        ),
         columns={"Value": "Numbers", "space": "Space", "account": "Account"},
-        empty="Every number is well",
+        no_value="No phone numbers with problems",
     )
-    return panel.override_by_name("Space", link("Only this space", TO_SPACE))
+    return panel.override_by_name("Space", data_link("Filter by space", TO_SPACE))

@@ -1,4 +1,4 @@
-"""What the dashboards are made of: queries, panels with words and colours, and a page to lay them on."""
+"""Builders for queries, panels and dashboards. All panels have a title, a description, a unit and a no-value text."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,17 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from dashboards.names import checked
+from dashboards.names import validate_metrics
 
-# From Okabe and Ito's palette, which people with any kind of colour vision can tell apart.
-GOOD, UNSURE, WARNING, BAD, CALM = "#009E73", "#999999", "#E69F00", "#D55E00", "#56B4E9"
+# colors of the Okabe-Ito palette, distinguishable with color vision deficiency
+GOOD, NEUTRAL, WARNING, BAD, INFO = "#009E73", "#999999", "#E69F00", "#D55E00", "#56B4E9"
 
 FLEET, PHONE_NUMBER, EXPORTER = "chatapp-fleet", "chatapp-phone-number", "chatapp-exporter"
-SOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
+DATA_SOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
 WIDTH = 24
 
-RATINGS = {"GREEN": GOOD, "YELLOW": WARNING, "RED": BAD, "UNKNOWN": UNSURE}
-RANKS = {"0": ("GREEN", GOOD), "1": ("UNKNOWN", UNSURE), "2": ("YELLOW", WARNING), "3": ("RED", BAD)}
+RATINGS = {"GREEN": GOOD, "YELLOW": WARNING, "RED": BAD, "UNKNOWN": NEUTRAL}
+RANKS = {"0": ("GREEN", GOOD), "1": ("UNKNOWN", NEUTRAL), "2": ("YELLOW", WARNING), "3": ("RED", BAD)}
 STATUSES = {
     "CONNECTED": GOOD,
     **dict.fromkeys(("FLAGGED", "PAUSED", "RATE_LIMITED", "RESTRICTED"), WARNING),
@@ -33,82 +33,85 @@ Panel = stat.Panel | statetimeline.Panel | table.Panel | timeseries.Panel
 AnyPanel = TypeVar("AnyPanel", stat.Panel, statetimeline.Panel, table.Panel, timeseries.Panel)
 
 
-def query(expression: str, legend: str = "", *, ref: str = "A") -> Query:
-    """A query over the dashboard's time range."""
+def range_query(expression: str, legend: str = "", *, ref: str = "A") -> Query:
+    """Return a query over the dashboard's time range."""
     return _query(expression, ref).range().legend_format(legend or "__auto")
 
 
-def instant(expression: str, legend: str = "", *, ref: str = "A") -> Query:
-    """A query for the end of the time range."""
+def instant_query(expression: str, legend: str = "", *, ref: str = "A") -> Query:
+    """Return a query at the end of the time range."""
     return _query(expression, ref).instant().legend_format(legend or "__auto")
 
 
-def rows(expression: str, *, ref: str = "A") -> Query:
-    """A query for the end of the time range whose labels are the columns of a table."""
+def table_query(expression: str, *, ref: str = "A") -> Query:
+    """Return a query at the end of the time range, with one table column for each label."""
     return _query(expression, ref).instant().format(PromQueryFormat.TABLE)
 
 
 def _query(expression: str, ref: str) -> Query:
-    return prometheus.Dataquery().expr(checked(expression)).ref_id(ref).datasource(SOURCE)
+    return prometheus.Dataquery().expr(validate_metrics(expression)).ref_id(ref).datasource(DATA_SOURCE)
 
 
-def count(
-    title: str, description: str, expression: str, colour: str, *, unit: str = "none", empty: str = "0"
+def count_panel(
+    title: str, description: str, expression: str, color: str, *, unit: str = "none", no_value: str = "0"
 ) -> stat.Panel:
-    """One number in large digits; calm at zero, in `colour` above."""
-    steps = [dashboard.Threshold(None, GOOD if colour != CALM else CALM), dashboard.Threshold(1, colour)]
+    """Return a panel with one number: green at 0, `color` from 1. With INFO, always `color`."""
+    steps = [dashboard.Threshold(None, GOOD if color != INFO else INFO), dashboard.Threshold(1, color)]
     panel = stat.Panel().graph_mode(common.BigValueGraphMode.NONE).color_mode(common.BigValueColorMode.VALUE)
     panel = panel.thresholds(board.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(steps))
     panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS))
-    return _worded(panel, title, description, unit, empty).with_target(instant(expression))
+    return _with_texts(panel, title, description, unit, no_value).with_target(instant_query(expression))
 
 
-def figures(title: str, description: str, unit: str, *queries: Query, empty: str) -> stat.Panel:
-    """Numbers in large digits, each with its name."""
+def stat_panel(title: str, description: str, unit: str, *queries: Query, no_value: str) -> stat.Panel:
+    """Return a panel with one number for each query, and its legend."""
     panel = stat.Panel().graph_mode(common.BigValueGraphMode.NONE).text_mode(common.BigValueTextMode.VALUE_AND_NAME)
-    panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.FIXED).fixed_color(CALM))
-    panel = _worded(panel, title, description, unit, empty)
+    panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.FIXED).fixed_color(INFO))
+    panel = _with_texts(panel, title, description, unit, no_value)
     for target in queries:
         panel = panel.with_target(target)
     return panel
 
 
-def lines(title: str, description: str, unit: str, *queries: Query, empty: str) -> timeseries.Panel:
-    """Values over time, with a legend."""
+def time_series(title: str, description: str, unit: str, *queries: Query, no_value: str) -> timeseries.Panel:
+    """Return a graph of values over time, with a legend."""
     legend = common_builders.VizLegendOptions().show_legend(True)
     legend = legend.display_mode(common.LegendDisplayMode.LIST).placement(common.LegendPlacement.BOTTOM)
     panel = timeseries.Panel().legend(legend).fill_opacity(8).min(0)
     panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.PALETTE_CLASSIC))
     panel = panel.tooltip(common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI))
-    panel = _worded(panel, title, description, unit, empty)
+    panel = _with_texts(panel, title, description, unit, no_value)
     for target in queries:
         panel = panel.with_target(target)
     return panel
 
 
 def dashed(panel: timeseries.Panel, names: str) -> timeseries.Panel:
-    """What is allowed or asked for, apart from what is: broken lines for the legends that end with `names`."""
-    line = [override("custom.lineStyle", {"fill": "dash", "dash": [10, 10]}), override("custom.fillOpacity", 0)]
-    return panel.override_by_regexp(f"/ {names}$/", line)
+    """Draw the series with dashed lines whose legend ends with `names` (a regular expression)."""
+    style = [override("custom.lineStyle", {"fill": "dash", "dash": [10, 10]}), override("custom.fillOpacity", 0)]
+    return panel.override_by_regexp(f"/ {names}$/", style)
 
 
-def timeline(
-    title: str, description: str, expression: str, label: str, colours: Mapping[str, str], empty: str
+def state_timeline(
+    title: str, description: str, expression: str, label: str, colors: Mapping[str, str], no_value: str
 ) -> statetimeline.Panel:
-    """A row for each word that a label took, filled while it held."""
-    # the rows are named already
+    """Return a panel with one row for each value of `label`, filled while this value was current."""
     legend = common_builders.VizLegendOptions().show_legend(False)
     panel = statetimeline.Panel().show_value(common.VisibilityMode.NEVER).row_height(0.8).legend(legend)
-    panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.FIXED).fixed_color(CALM))
-    panel = panel.mappings([words({"1": ("yes", CALM)})])
-    panel = _worded(panel, title, description, "none", empty).with_target(query(expression, f"{{{{{label}}}}}"))
-    for word, colour in colours.items():
-        panel = panel.override_by_name(word, [override("mappings", [words({"1": (word, colour)})])])
+    panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.FIXED).fixed_color(INFO))
+    panel = panel.mappings([value_mappings({"1": ("yes", INFO)})])
+    panel = _with_texts(panel, title, description, "none", no_value).with_target(
+        range_query(expression, f"{{{{{label}}}}}")
+    )
+    for value, color in colors.items():
+        panel = panel.override_by_name(value, [override("mappings", [value_mappings({"1": (value, color)})])])
     return panel
 
 
-def listing(title: str, description: str, *queries: Query, columns: Mapping[str, str], empty: str) -> table.Panel:
-    """A table of the queries' labels and values, merged; `columns` are what it shows, in order, by what people read."""
+def table_panel(
+    title: str, description: str, *queries: Query, columns: Mapping[str, str], no_value: str
+) -> table.Panel:
+    """Return a table of the merged query results. `columns` maps fields to column headings, in the order of display."""
     order = {source: position for position, source in enumerate(columns)}
     panel = table.Panel().show_header(True).cell_height(common.TableCellHeight.SM)
     panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.FIXED).fixed_color("text"))
@@ -121,129 +124,129 @@ def listing(title: str, description: str, *queries: Query, columns: Mapping[str,
             id_val="organize", options={"indexByName": order, "renameByName": dict(columns), "excludeByName": {}}
         )
     )
-    panel = _worded(panel, title, description, "none", empty)
+    panel = _with_texts(panel, title, description, "none", no_value)
     for target in queries:
         panel = panel.with_target(target)
     return panel
 
 
-def _worded(panel: AnyPanel, title: str, description: str, unit: str, empty: str) -> AnyPanel:
-    return panel.title(title).description(description).unit(unit).no_value(empty).datasource(SOURCE)
+def _with_texts(panel: AnyPanel, title: str, description: str, unit: str, no_value: str) -> AnyPanel:
+    return panel.title(title).description(description).unit(unit).no_value(no_value).datasource(DATA_SOURCE)
 
 
-def words(texts: Mapping[str, tuple[str, str]]) -> dashboard.ValueMap:
-    """Values by what people read instead, and its colour."""
+def value_mappings(texts: Mapping[str, tuple[str, str]]) -> dashboard.ValueMap:
+    """Map each value to a text and its color."""
     return dashboard.ValueMap(
         options={
-            value: dashboard.ValueMappingResult(text=text, color=colour, index=index)
-            for index, (value, (text, colour)) in enumerate(texts.items())
+            value: dashboard.ValueMappingResult(text=text, color=color, index=index)
+            for index, (value, (text, color)) in enumerate(texts.items())
         }
     )
 
 
-UNLIMITED = words({"Infinity": ("unlimited", CALM)})
-"""Messaging limits: +Inf is a word."""
+UNLIMITED = value_mappings({"Infinity": ("unlimited", INFO)})
+"""Shows a messaging limit of +Inf as text."""
 
 
 def override(name: str, value: object) -> dashboard.DynamicConfigValue:
-    """A field option; models inside become plain JSON, as Grafana reads them back."""
+    """Return a field option, with SDK models in the value converted to plain JSON."""
     return dashboard.DynamicConfigValue(name, json.loads(json.dumps(value, cls=JSONEncoder)))
 
 
-def coloured(texts: Mapping[str, tuple[str, str]]) -> list[dashboard.DynamicConfigValue]:
-    """A table's column in words and colours."""
-    return [override("mappings", [words(texts)]), override("custom.cellOptions", {"type": "color-text"})]
+def colored_text(texts: Mapping[str, tuple[str, str]]) -> list[dashboard.DynamicConfigValue]:
+    """Return the options of a column that shows each value as a colored text."""
+    return [override("mappings", [value_mappings(texts)]), override("custom.cellOptions", {"type": "color-text"})]
 
 
-def ago() -> list[dashboard.DynamicConfigValue]:
-    """A column of times in milliseconds as "3 hours ago"."""
+def relative_time() -> list[dashboard.DynamicConfigValue]:
+    """Return the options of a column that shows a timestamp in milliseconds as, for example, "3 hours ago"."""
     return [override("unit", "dateTimeFromNow"), override("noValue", "–")]
 
 
-def link(title: str, address: str) -> list[dashboard.DynamicConfigValue]:
-    """A column whose cells lead elsewhere."""
+def data_link(title: str, address: str) -> list[dashboard.DynamicConfigValue]:
+    """Return the options of a column whose cells are links to `address`."""
     return [override("links", [{"title": title, "url": address, "targetBlank": False}])]
 
 
-class Page:
-    """A dashboard on which panels are laid from left to right; the selection of accounts and spaces is shared."""
+class DashboardBuilder:
+    """Builds one dashboard, with variables for the data source, job and account, and links to the other dashboards."""
 
     def __init__(self, title: str, uid: str, description: str) -> None:
         self._board = board.Dashboard(title).uid(uid).description(description).tags(["chatapp"]).timezone("browser")
         self._board = self._board.time("now-6h", "now").refresh("1m").editable()
         self._id = self._x = self._y = self._height = 0
         self._board.with_variable(board.DatasourceVariable("datasource").label("Data source").type("prometheus"))
-        self.choice("job", "Job", "label_values(chatapp_exporter_build_info, job)")
-        self.choice("account", "Account", 'label_values(chatapp_account_up{job=~"$job"}, account)')
-        for other, name in ((FLEET, "Fleet"), (PHONE_NUMBER, "Phone number"), (EXPORTER, "Exporter")):
-            if other != uid:
+        self.add_variable("job", "Job", "label_values(chatapp_exporter_build_info, job)")
+        self.add_variable("account", "Account", 'label_values(chatapp_account_up{job=~"$job"}, account)')
+        for linked_uid, name in ((FLEET, "Fleet"), (PHONE_NUMBER, "Phone number"), (EXPORTER, "Exporter")):
+            if linked_uid != uid:
                 self._board.link(
                     board.DashboardLink(name)
                     .type(dashboard.DashboardLinkType.LINK)
-                    .url(f"/d/{other}")
+                    .url(f"/d/{linked_uid}")
                     .keep_time(True)
                     .include_vars(True)
                 )
 
-    def choice(self, name: str, label: str, values: str) -> None:
-        """A variable with any number of values, all at first."""
-        everything = dashboard.VariableOption(selected=True, text=["All"], value=["$__all"])
+    def add_variable(self, name: str, label: str, values: str) -> None:
+        """Add a multi-value variable with the default All. `values` is the query for its values."""
+        all_values = dashboard.VariableOption(selected=True, text=["All"], value=["$__all"])
         self._board.with_variable(
             board.QueryVariable(name)
             .label(label)
-            .datasource(SOURCE)
-            .query(checked(values))
+            .datasource(DATA_SOURCE)
+            .query(validate_metrics(values))
             .definition(values)
             .multi(True)
             .include_all(True)
             .all_value(".+")
-            .current(everything)
+            .current(all_values)
             .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
             .sort(dashboard.VariableSort.ALPHABETICAL_ASC)
         )
 
-    def search(self, name: str, label: str, description: str) -> None:
-        """A box to type in."""
+    def add_text_box(self, name: str, label: str, description: str) -> None:
+        """Add a variable with a text box."""
         self._board.with_variable(board.TextBoxVariable(name).label(label).description(description).default_value(""))
 
-    def annotation(self, name: str, expression: str, title: str, colour: str) -> None:
-        """Marks on every panel."""
+    def add_annotation(self, name: str, expression: str, title: str, color: str) -> None:
+        """Mark the results of a query on every graph."""
         self._board.annotation(
             board.AnnotationQuery()
             .name(name)
-            .datasource(SOURCE)
+            .datasource(DATA_SOURCE)
             .enable(True)
-            .icon_color(colour)
-            .expr(checked(expression))
+            .icon_color(color)
+            .expr(validate_metrics(expression))
             .title_format(title)
             .step("60s")
         )
 
-    def section(self, title: str) -> None:
-        """A heading; what follows begins below it."""
-        self._newline()
+    def add_row(self, title: str) -> None:
+        """Add a row heading. The next panels are placed below it."""
+        self._start_new_line()
         self._board.with_row(
-            board.Row(title).id(self._next()).grid_pos(dashboard.GridPos(h=1, w=WIDTH, x=0, y=self._y))
+            board.Row(title).id(self._next_id()).grid_pos(dashboard.GridPos(h=1, w=WIDTH, x=0, y=self._y))
         )
         self._y += 1
 
-    def lay(self, *panels: Panel, height: int, widths: Sequence[int] = ()) -> None:
-        """Panels in one line, of equal width unless told."""
-        self._newline()
+    def add_panels(self, *panels: Panel, height: int, widths: Sequence[int] = ()) -> None:
+        """Add panels side by side. Without `widths`, all have the same width."""
+        self._start_new_line()
         for panel, width in zip(panels, widths or [WIDTH // len(panels)] * len(panels), strict=True):
             position = dashboard.GridPos(h=height, w=width, x=self._x, y=self._y)
-            self._board.with_panel(panel.id(self._next()).grid_pos(position))
+            self._board.with_panel(panel.id(self._next_id()).grid_pos(position))
             self._x += width
         self._height = height
 
     def json(self) -> str:
-        """What Grafana imports."""
+        """Return the dashboard's JSON for import into Grafana."""
         return json.dumps(self._board.build(), cls=JSONEncoder, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
-    def _newline(self) -> None:
+    def _start_new_line(self) -> None:
         self._y += self._height
         self._x = self._height = 0
 
-    def _next(self) -> int:
+    def _next_id(self) -> int:
         self._id += 1
         return self._id

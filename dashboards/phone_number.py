@@ -1,4 +1,4 @@
-"""Phone number: one number over time, with its changes and its alerts."""
+"""Phone number dashboard: one phone number over time, with its changes and alerts."""
 
 from dashboards.panels import (
     BAD,
@@ -6,63 +6,71 @@ from dashboards.panels import (
     RATINGS,
     STATUSES,
     UNLIMITED,
-    Page,
+    DashboardBuilder,
     Panel,
-    ago,
-    figures,
-    instant,
-    lines,
-    listing,
-    query,
-    rows,
-    timeline,
+    instant_query,
+    range_query,
+    relative_time,
+    stat_panel,
+    state_timeline,
+    table_panel,
+    table_query,
+    time_series,
 )
 
 MATCHING = 'job=~"$job",account=~"$account",space=~"$space",phone_number=~".*$phone_number.*"'
 NUMBER = "job, account, space, phone_number"
 _RANK = f"phone_number:chatapp_phone_number_quality_rank:last{{{MATCHING}}}"
-_CHOSEN = f"and on ({NUMBER}) topk(1, {_RANK} @ end())"
-"""One number, whatever matches: the worst of them at the end of the time range."""
-_EMPTY = "No number matches: choose one in Fleet, or type its digits above"
+_SELECTED = f"and on ({NUMBER}) topk(1, {_RANK} @ end())"
+"""Selects one matching phone number: the one with the worst quality rating at the end of the time range."""
+_NO_MATCH = "No matching phone number. Select a number in the Fleet dashboard, or enter its digits above"
 
 
-def phone_number() -> Page:
-    """The dashboard."""
-    page = Page(
-        "ChatApp / Phone number", PHONE_NUMBER, "One phone number over time. Where several match, the worst of them."
+def phone_number() -> DashboardBuilder:
+    """Return the Phone number dashboard."""
+    builder = DashboardBuilder(
+        "ChatApp / Phone number",
+        PHONE_NUMBER,
+        "One phone number over time. If several match, the number with the worst quality rating is shown.",
     )
-    page.choice("space", "Space", 'label_values(chatapp_space_up{job=~"$job",account=~"$account"}, space)')
-    page.search(
-        "phone_number", "Number", "Digits without +, or some of them. Where several numbers match, the worst is shown."
+    builder.add_variable("space", "Space", 'label_values(chatapp_space_up{job=~"$job",account=~"$account"}, space)')
+    builder.add_text_box(
+        "phone_number",
+        "Phone number",
+        "Digits without +, complete or in part. If several match, the worst quality rating is shown.",
     )
-    alerts = f'max by (alertname, severity) (ALERTS{{alertstate="firing",alertname=~"ChatApp.*",{MATCHING}}} {_CHOSEN})'
-    page.annotation("Alerts", alerts, "{{alertname}} ({{severity}})", BAD)
-    page.lay(_identity(), height=4)
-    page.lay(_words("quality_rating", "Quality rating", RATINGS), height=6)
-    page.lay(_words("messaging_limit_tier", "Messaging limit tier", {}), _words("status", "Status", STATUSES), height=6)
-    page.lay(_limit(), _changes(), height=6)
-    page.lay(_alerts(), _freshness(), height=7)
-    return page
+    alerts = (
+        f'max by (alertname, severity) (ALERTS{{alertstate="firing",alertname=~"ChatApp.*",{MATCHING}}} {_SELECTED})'
+    )
+    builder.add_annotation("Alerts", alerts, "{{alertname}} ({{severity}})", BAD)
+    builder.add_panels(_identity(), height=4)
+    builder.add_panels(_timeline("quality_rating", "Quality rating", RATINGS), height=6)
+    builder.add_panels(
+        _timeline("messaging_limit_tier", "Messaging limit tier", {}), _timeline("status", "Status", STATUSES), height=6
+    )
+    builder.add_panels(_limit(), _changes(), height=6)
+    builder.add_panels(_alerts(), _age(), height=7)
+    return builder
 
 
-def _words(field: str, title: str, colours: dict[str, str]) -> Panel:
+def _timeline(field: str, title: str, colors: dict[str, str]) -> Panel:
     family = f"chatapp_phone_number_{field}"
-    return timeline(
+    return state_timeline(
         title,
-        "As the API spells it, in each poll that succeeded. Gaps: nobody could see.",
-        f"max by ({field}) (({family}{{{MATCHING}}} == 1) {_CHOSEN})",
+        "Values of successful polls, as reported by the API. Gaps: no current value.",
+        f"max by ({field}) (({family}{{{MATCHING}}} == 1) {_SELECTED})",
         field,
-        colours,
-        _EMPTY,
+        colors,
+        _NO_MATCH,
     )
 
 
 def _identity() -> Panel:
     names = f"phone_number:chatapp_phone_number_info:names{{{MATCHING}}}"
-    return listing(
-        "Which number",
-        "The number that all panels show.",
-        rows(f"max by (account, space, phone_number, verified_name, name) ({names} {_CHOSEN})"),
+    return table_panel(
+        "Phone number",
+        "The phone number that all panels of this dashboard show.",
+        table_query(f"max by (account, space, phone_number, verified_name, name) ({names} {_SELECTED})"),
         columns={
             "phone_number": "Number",
             "verified_name": "Verified name",
@@ -70,46 +78,46 @@ def _identity() -> Panel:
             "space": "Space",
             "account": "Account",
         },
-        empty=_EMPTY,
+        no_value=_NO_MATCH,
     )
 
 
 def _limit() -> Panel:
     limit = f"phone_number:chatapp_phone_number_messaging_limit:last{{{MATCHING}}}"
-    return figures(
+    return stat_panel(
         "Messaging limit",
-        "How many people the number may write to in 24 hours, and the highest of the last 7 days.",
+        "Unique users that the phone number may message in a rolling 24 hours: current, and maximum of 7 days.",
         "locale",
-        instant(f"max({limit} {_CHOSEN})", "now"),
-        instant(f"max(max_over_time({limit}[7d]) {_CHOSEN})", "highest of 7 days", ref="B"),
-        empty="Not known",
+        instant_query(f"max({limit} {_SELECTED})", "current"),
+        instant_query(f"max(max_over_time({limit}[7d]) {_SELECTED})", "maximum of 7 days", ref="B"),
+        no_value="Unknown",
     ).mappings([UNLIMITED])
 
 
 def _changes() -> Panel:
     family = f"chatapp_phone_number_last_change_timestamp_seconds{{{MATCHING}}}"
-    panel = listing(
+    panel = table_panel(
         "Last changes",
-        "When each field was seen to change last.",
-        rows(f"1000 * max by (field) ({family} {_CHOSEN})"),
-        columns={"field": "What", "Value": "When"},
-        empty="No change was seen yet",
+        "Time of the last observed change of each field.",
+        table_query(f"1000 * max by (field) ({family} {_SELECTED})"),
+        columns={"field": "Field", "Value": "Changed"},
+        no_value="No observed changes",
     )
-    return panel.override_by_name("When", ago())
+    return panel.override_by_name("Changed", relative_time())
 
 
 def _alerts() -> Panel:
-    firing = f'count by (alertname) (ALERTS{{alertstate="firing",alertname=~"ChatApp.*",{MATCHING}}} {_CHOSEN})'
-    return timeline("Alerts", "Alerts of this number while they fired.", firing, "alertname", {}, "No alert fired")
+    firing = f'count by (alertname) (ALERTS{{alertstate="firing",alertname=~"ChatApp.*",{MATCHING}}} {_SELECTED})'
+    return state_timeline("Alerts", "Firing alerts of this phone number.", firing, "alertname", {}, "No alerts")
 
 
-def _freshness() -> Panel:
+def _age() -> Panel:
     since = "space:chatapp_space_seconds_since_success:min"
     spaces = f"and on (job, account, space) topk(1, {_RANK} @ end())"
-    return lines(
-        "Age of what is shown",
-        "Seconds since the last poll of its space that succeeded.",
+    return time_series(
+        "Age of the values",
+        "Time since the last successful poll of the space.",
         "s",
-        query(f'max({since}{{job=~"$job",account=~"$account",space=~"$space"}} {spaces})', "age"),
-        empty=_EMPTY,
+        range_query(f'max({since}{{job=~"$job",account=~"$account",space=~"$space"}} {spaces})', "age"),
+        no_value=_NO_MATCH,
     )

@@ -1,20 +1,20 @@
-"""Write the pages that come from the code beside this file; with --check, say which is not as it would be written."""
+"""Write the generated pages into this directory; with --check, report the files that are out of date."""
 
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from dashboards.generated import write
+from dashboards.generated import write_or_check
 from docs.configuration import configuration_page
 from docs.metrics import metrics_page
 
-FOLDER = Path(__file__).parent
+DIRECTORY = Path(__file__).parent
 PAGES: Mapping[str, Callable[[], str]] = {"metrics.md": metrics_page, "configuration.md": configuration_page}
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status."""
-    return write(FOLDER, {name: make() for name, make in PAGES.items()}, arguments)
+    """Generate the pages. Return the exit status."""
+    return write_or_check(DIRECTORY, {name: generate() for name, generate in PAGES.items()}, arguments)
 
 
 if __name__ == "__main__":

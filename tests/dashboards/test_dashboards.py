@@ -16,10 +16,10 @@ from installed import installed
 from processes import answers, free_port, program, running, until
 from shortened import shortened
 
-from dashboards.__main__ import DASHBOARDS, FOLDER, main
-from dashboards.names import RULES, checked
+from dashboards.__main__ import DASHBOARDS, DIRECTORY, main
+from dashboards.names import RULES, validate_metrics
 
-WRITTEN: dict[str, dict[str, Any]] = {name: json.loads((FOLDER / name).read_text()) for name in DASHBOARDS}
+WRITTEN: dict[str, dict[str, Any]] = {name: json.loads((DIRECTORY / name).read_text()) for name in DASHBOARDS}
 UIDS = {document["uid"] for document in WRITTEN.values()}
 EVERYTHING = {"job": ".+", "account": ".+", "space": ".+", "phone_number": "", "__rate_interval": "10s"}
 
@@ -51,12 +51,12 @@ def test_they_are_as_the_code_writes_them() -> None:
 
 def test_a_metric_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="no metric 'chatapp_space_upp'"):
-        checked("sum(chatapp_space_upp)")
+        validate_metrics("sum(chatapp_space_upp)")
 
 
 @every_dashboard
 def test_every_metric_is_in_the_catalogue_or_the_rules(document: dict[str, Any]) -> None:
-    assert [checked(expression) for expression in expressions(document)]
+    assert [validate_metrics(expression) for expression in expressions(document)]
 
 
 @every_dashboard
