@@ -18,11 +18,11 @@ from exporter.metrics.catalogue import (
     DiscoveryView,
     ExporterView,
     Family,
-    Named,
+    Labeled,
     SpaceView,
 )
 from exporter.metrics.instruments import Instruments
-from exporter.metrics.lines import lines, sample_name, spell
+from exporter.metrics.lines import format_labels, sample_lines, sample_name
 from exporter.model import MESSAGING_LIMITS, AccountHealth, AccountState, Answer, Callback, PhoneNumber, Space
 from exporter.source import PermanentError, Reason, TemporaryError, ThrottledError
 from exporter.state.state_file import StateFile
@@ -86,8 +86,8 @@ def _section(title: str, text: str, rows: Sequence[_Row]) -> str:
     return f"## {title}\n\n{text}\n\n{families}\nFor example:\n\n```text\n{example}```\n"
 
 
-def _row(family: Family[Any], subjects: Iterable[Named]) -> _Row:
-    example = lines(family, ((subject, spell(subject.labels)) for subject in subjects)).decode()
+def _row(family: Family[Any], subjects: Iterable[Labeled]) -> _Row:
+    example = sample_lines(family, ((subject, format_labels(subject.labels)) for subject in subjects)).decode()
     return _Row(sample_name(family), family.type, family.labels, family.help, example)
 
 
@@ -140,7 +140,7 @@ def _instruments() -> Iterator[_Row]:
     instruments.poll_started("acme", 0.2)
     instruments.request_ended("acme", 0.08, None)
     instruments.request_ended("acme", 0.03, ThrottledError("Throttling.User"))
-    instruments.answered(Answer((PhoneNumber("15550100002", status="HIBERNATING"),)), MESSAGING_LIMITS)
+    instruments.count_unknown_values(Answer((PhoneNumber("15550100002", status="HIBERNATING"),)), MESSAGING_LIMITS)
     for family in instruments.collect():
         labels = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
         name = f"{family.name}_total" if family.type == "counter" else family.name

@@ -1,1 +1,1 @@
-"""What Prometheus sees: the catalogue of families, the rendered page, the exporter's own counters."""
+"""Prometheus metrics: the catalogue of metric families, the rendered exposition, and counters of API requests."""

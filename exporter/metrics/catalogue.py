@@ -1,7 +1,8 @@
-"""The families of phone numbers, spaces, accounts and the exporter: a row each, with a pure function for its samples.
+"""The catalogue of metric families for phone numbers, spaces, accounts and the exporter.
 
-The single source: the rendered page and the prometheus_client collector are made from these rows; rules, runbooks
-and dashboards are checked against them. Counters and histograms of requests are in `instruments`.
+Each family has a pure function that returns its samples. The rendered exposition, the prometheus_client collector and
+`docs/metrics.md` are generated from the catalogue. Tests check rules, runbooks and dashboards against it. Counters and
+histograms of API requests are in `instruments`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,26 +15,27 @@ from exporter.state.state_file import StateFile
 from exporter.state.store import SpaceRecord
 
 Labels = tuple[tuple[str, str], ...]
-"""Names and values. Tuples, for thousands of samples have the same, whose spelling is worth keeping."""
+"""Pairs of name and value. Tuples are hashable: formatted labels are cached."""
 Sample = tuple[Labels, float]
 
 
-class Named(Protocol):
-    """What samples can be of."""
+class Labeled(Protocol):
+    """A subject of samples, for example a phone number."""
 
     @property
     def labels(self) -> Labels:
-        """The labels that name it, which all its samples have."""
+        """The labels that identify the subject. All its samples have these labels."""
 
 
-Subject = TypeVar("Subject", bound=Named)
+Subject = TypeVar("Subject", bound=Labeled)
 BLIND_INTERVALS = 3
-"""A space is blind after as many effective intervals without a successful poll."""
+"""Effective intervals without a successful poll after which a space is blind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family(Generic[Subject]):
-    """A metric family: `samples` gives the values of one subject, each with its labels beyond those that name it."""
+    """A metric family. `samples` returns the values of one subject, each with the labels that the subject itself does
+    not have."""
 
     name: str
     help: str
@@ -44,11 +46,11 @@ class Family(Generic[Subject]):
 
 @dataclass(frozen=True, slots=True)
 class SpaceView:
-    """One space as a scrape shows it.
+    """One space at the time of a scrape.
 
-    `fresh` is false before the first success and when the values are older than `max_age`. `limits` maps a tier to
-    unique users per rolling 24 hours. `seconds_since_success` counts from the last success or, before the first one,
-    from the time when the space was added; only views for pages have it."""
+    `fresh` is False before the first success and if the values are older than `max_age`. `limits` maps each messaging
+    limit tier to unique users per rolling 24 hours. `seconds_since_success` is the time since the last successful poll
+    or, before the first success, since the space was added; it is only set in views for pages."""
 
     account: str
     space: Space
@@ -72,7 +74,7 @@ class SpaceView:
 
 @dataclass(frozen=True, slots=True)
 class NumberView:
-    """One phone number as a scrape sees it."""
+    """One phone number at the time of a scrape."""
 
     space_view: SpaceView
     number: PhoneNumber
@@ -84,8 +86,8 @@ class NumberView:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryView:
-    """The list of an account's spaces. `up`: the last attempt succeeded. `last_success` is in Unix seconds, `spaces`
-    their number then."""
+    """The discovery of an account's spaces. `up`: the last attempt succeeded. `last_success` is in Unix seconds.
+    `spaces` is the number of spaces in the last complete list."""
 
     up: bool
     last_success: float | None
@@ -94,10 +96,10 @@ class DiscoveryView:
 
 @dataclass(frozen=True, slots=True)
 class AccountView:
-    """One account as a scrape shows it; rates in queries per second, times in seconds.
+    """One account at the time of a scrape. Rates are in queries per second, intervals in seconds.
 
-    `health` is None before the first answers. `discovery` is None if the account does not discover spaces.
-    `spaces_unknown` is true until its spaces have been listed for the first time."""
+    `health` is None until the first responses have determined it. `discovery` is None if the account does not discover
+    spaces. `spaces_unknown` is True until the spaces of the account have been listed for the first time."""
 
     account: str
     health: AccountHealth | None
@@ -116,22 +118,22 @@ class AccountView:
 
     @property
     def down(self) -> bool:
-        """Whether the account can't be queried: it is denied or unreachable."""
+        """Whether the account is denied or unreachable."""
         return self.health is not None and not self.health.up
 
     def is_blind(self, space: SpaceView) -> bool:
-        """Whether a space of the account is blind, as the recorded series `space:chatapp_space_blind:group` defines it.
-        The alert ChatAppSpaceBlind leaves out accounts that are down."""
+        """Whether a space of the account is blind. The recorded series `space:chatapp_space_blind:group` has the same
+        definition. The alert ChatAppSpaceBlind excludes accounts that are down."""
         return self.down or space.seconds_since_success > BLIND_INTERVALS * self.effective_interval
 
 
 @dataclass(frozen=True, slots=True)
 class ExporterView:
-    """The exporter itself as a scrape sees it: whether the last reload succeeded, when one did last (Unix seconds), and
-    its files, each space file with whether it is good."""
+    """The exporter itself at the time of a scrape. `last_reload_success` is in Unix seconds. `space_files` maps each
+    space file to True if it has no errors."""
 
     reload_successful: bool
-    last_reload: float
+    last_reload_success: float
     space_files: Mapping[str, bool]
     state_file: StateFile | None
 
@@ -142,7 +144,7 @@ class ExporterView:
 
 def _quality_rating(view: NumberView) -> Iterator[Sample]:
     if not (current := view.number.quality_rating):
-        return  # not reported: a missing field must not read as a rating
+        return  # a field that the API does not report must not look like a rating
     for rating in (*QUALITY_RATINGS, *(() if current in QUALITY_RATINGS else (current,))):
         yield (("quality_rating", rating),), int(rating == current)
 
@@ -174,12 +176,12 @@ def _last_success(view: SpaceView) -> Iterator[Sample]:
         yield (), view.record.last_success
 
 
-def _listed(view: SpaceView) -> Iterator[Sample]:
+def _phone_number_count(view: SpaceView) -> Iterator[Sample]:
     if view.record.last_success is not None:
         yield (), len(view.record.phone_numbers)
 
 
-def _failures(view: SpaceView) -> Iterator[Sample]:
+def _poll_failures(view: SpaceView) -> Iterator[Sample]:
     for reason, count in sorted(view.record.failures.items()):
         yield (("reason", reason.value),), count
 
@@ -200,7 +202,7 @@ def _discovery_up(view: AccountView) -> Iterator[Sample]:
         yield (), int(view.discovery.up)
 
 
-def _last_listing(view: AccountView) -> Iterator[Sample]:
+def _discovery_last_success(view: AccountView) -> Iterator[Sample]:
     if view.discovery and view.discovery.last_success is not None:
         yield (), view.discovery.last_success
 
@@ -210,7 +212,7 @@ def _discovered_spaces(view: AccountView) -> Iterator[Sample]:
         yield (), view.discovery.spaces
 
 
-def _space_files(view: ExporterView) -> Iterator[Sample]:
+def _space_file_up(view: ExporterView) -> Iterator[Sample]:
     for file, good in view.space_files.items():
         yield (("file", file),), float(good)
 
@@ -222,58 +224,59 @@ def _state_file_up(view: ExporterView) -> Iterator[Sample]:
 
 def _state_file_failures(view: ExporterView) -> Iterator[Sample]:
     if view.state_file:
-        for trouble, failures in sorted(view.state_file.failures.items()):
-            yield (("file", str(view.state_file.path)), ("reason", trouble)), float(failures)
+        for reason, count in sorted(view.state_file.failures.items()):
+            yield (("file", str(view.state_file.path)), ("reason", reason)), float(count)
 
 
-_LAST = "as of the last successful poll of its space."
-_NUMBER = ("account", "space", "phone_number")
-_SPACE = ("account", "space")
+_NUMBER_LABELS = ("account", "space", "phone_number")
+_SPACE_LABELS = ("account", "space")
 
 
 def _value_family(field: str, subject: str) -> Family[NumberView]:
-    def current(view: NumberView) -> Iterator[Sample]:
-        if value := getattr(view.number, field):  # nothing where the API did not report it
+    def samples(view: NumberView) -> Iterator[Sample]:
+        if value := getattr(view.number, field):  # no sample if the API does not report the field
             yield ((field, value),), 1
 
     return Family(
         f"chatapp_phone_number_{field}",
-        f"1 for the current {subject} of a phone number, as the API spells it, {_LAST}",
-        (*_NUMBER, field),
-        current,
+        f"{subject} of the phone number at the last successful poll, as reported by the API (always 1).",
+        (*_NUMBER_LABELS, field),
+        samples,
     )
 
 
 NUMBER_FAMILIES: tuple[Family[NumberView], ...] = (
     Family(
         "chatapp_phone_number_quality_rating",
-        f"1 for the current quality rating of a phone number, 0 for the others, {_LAST}"
-        " No sample while the API reports no rating.",
-        (*_NUMBER, "quality_rating"),
+        "Quality rating of the phone number at the last successful poll (1 for the current rating, 0 for the others)."
+        " No series if the API does not report a rating.",
+        (*_NUMBER_LABELS, "quality_rating"),
         _quality_rating,
     ),
     Family(
         "chatapp_phone_number_messaging_limit",
-        f"Unique users that a phone number may message in a rolling 24 hours, {_LAST}"
-        " No sample for a tier without a known number.",
-        _NUMBER,
+        "Number of unique users that the phone number may message in a rolling 24 hours, at the last successful poll."
+        " No series for a tier without a known limit.",
+        _NUMBER_LABELS,
         _messaging_limit,
     ),
-    _value_family("messaging_limit_tier", "messaging limit tier"),
-    _value_family("status", "status"),
-    _value_family("name_status", "status of the display name"),
-    _value_family("new_name_status", "status of the requested new display name"),
-    _value_family("code_verification_status", "status of the code verification"),
+    _value_family("messaging_limit_tier", "Messaging limit tier"),
+    _value_family("status", "Status"),
+    _value_family("name_status", "Status of the display name"),
+    _value_family("new_name_status", "Status of the requested new display name"),
+    _value_family("code_verification_status", "Status of the code verification"),
     Family(
         "chatapp_phone_number_info",
-        f"1, with what is known of a phone number, {_LAST} Callbacks are none, url, queue or both.",
-        (*_NUMBER, "verified_name", "is_official", "inbound_callback", "status_callback"),
+        "Information about the phone number at the last successful poll (always 1)."
+        " The values of the callback labels are none, url, queue and both.",
+        (*_NUMBER_LABELS, "verified_name", "is_official", "inbound_callback", "status_callback"),
         _info,
     ),
     Family(
         "chatapp_phone_number_last_change_timestamp_seconds",
-        "When a field of a phone number was seen to change last; absent until a change was seen.",
-        (*_NUMBER, "field"),
+        "Unix timestamp of the last change of the field that a successful poll observed."
+        " No series before the first observed change.",
+        (*_NUMBER_LABELS, "field"),
         _last_change,
     ),
 )
@@ -281,40 +284,41 @@ NUMBER_FAMILIES: tuple[Family[NumberView], ...] = (
 SPACE_FAMILIES: tuple[Family[SpaceView], ...] = (
     Family(
         "chatapp_space_up",
-        "1 if the last poll of the space succeeded, else 0.",
-        _SPACE,
+        "Whether the last poll of the space succeeded (1 = yes, 0 = no)."
+        " Also 0 before the first poll and if the values are older than max_age.",
+        _SPACE_LABELS,
         lambda view: [((), int(view.record.up and view.fresh))],
     ),
     Family(
         "chatapp_space_last_success_timestamp_seconds",
-        "When a poll of the space succeeded last; absent before the first success.",
-        _SPACE,
+        "Unix timestamp of the last successful poll of the space. No series before the first success.",
+        _SPACE_LABELS,
         _last_success,
     ),
     Family(
         "chatapp_space_phone_numbers",
-        "How many phone numbers the last successful answer listed; absent before the first success.",
-        _SPACE,
-        _listed,
+        "Number of phone numbers of the space at the last successful poll. No series before the first success.",
+        _SPACE_LABELS,
+        _phone_number_count,
     ),
     Family(
         "chatapp_space_info",
-        "1, with the name and the labels that the configuration gives the space.",
-        (*_SPACE, "name"),
+        "Name and configured labels of the space (always 1).",
+        (*_SPACE_LABELS, "name"),
         lambda view: [((("name", view.space.name), *view.space.labels.items()), 1)],
     ),
     Family(
         "chatapp_space_polls",
-        "Polls of the space that have ended.",
-        _SPACE,
+        "Total number of completed polls of the space, successful or failed.",
+        _SPACE_LABELS,
         lambda view: [((), view.record.polls)],
         type="counter",
     ),
     Family(
         "chatapp_space_poll_failures",
-        "Polls of the space that failed, by reason.",
-        (*_SPACE, "reason"),
-        _failures,
+        "Total number of failed polls of the space, by reason.",
+        (*_SPACE_LABELS, "reason"),
+        _poll_failures,
         type="counter",
     ),
 )
@@ -322,72 +326,71 @@ SPACE_FAMILIES: tuple[Family[SpaceView], ...] = (
 ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
     Family(
         "chatapp_account_up",
-        "1 while the API answers and accepts the account's key, 0 while it is denied or unreachable; absent until the"
-        " first polls have ended.",
+        "Whether the API responds and authorizes the account (1 = yes, 0 = denied or unreachable)."
+        " No series until the first polls have determined the state.",
         ("account",),
         _account_up,
     ),
     Family(
         "chatapp_account_state",
-        "1 for the current state of the account, 0 for the others; absent until the first polls have ended. denied:"
-        " key, permission, subscription or clock. unreachable: network error, timeout, server error, or an answer that"
-        " is not from the API. throttled: the rate is lowered.",
+        "State of the account: ok, denied, unreachable or throttled (1 for the current state, 0 for the others)."
+        " No series until the first polls have determined the state.",
         ("account", "state"),
         _account_state,
     ),
     Family(
         "chatapp_account_spaces",
-        "Spaces of the account that are polled, configured or discovered.",
+        "Number of polled spaces of the account, both configured and discovered.",
         ("account",),
         lambda view: [((), view.spaces)],
     ),
     Family(
         "chatapp_account_poll_interval_seconds",
-        "Configured time between two polls of a space.",
+        "Configured time between two polls of a space, in seconds.",
         ("account",),
         lambda view: [((), view.interval)],
     ),
     Family(
         "chatapp_account_effective_poll_interval_seconds",
-        "Actual time between two polls of a space: the configured interval, or longer if budget, latency or throttling"
-        " require it.",
+        "Effective time between two polls of a space, in seconds: the configured interval, or longer if budget, latency"
+        " or throttling require it.",
         ("account",),
         lambda view: [((), view.effective_interval)],
     ),
     Family(
         "chatapp_account_qps_limit",
-        "Configured budget, in queries per second.",
+        "Configured budget of the account, in queries per second.",
         ("account",),
         lambda view: [((), view.limit_qps)],
     ),
     Family(
         "chatapp_account_qps_current",
-        "Budget after throttling, in queries per second.",
+        "Current budget of the account after throttling, in queries per second.",
         ("account",),
         lambda view: [((), view.current_qps)],
     ),
     Family(
         "chatapp_account_qps_needed",
-        "Queries per second that the configured interval needs. Latency is not included, so the budget must be higher.",
+        "Queries per second that the configured interval requires. Latency is not included: the budget must be higher.",
         ("account",),
         lambda view: [((), view.needed_qps)],
     ),
     Family(
         "chatapp_account_discovery_up",
-        "1 if the last attempt to list the spaces of the account succeeded completely, else 0; only where it discovers"
-        " spaces.",
+        "Whether the last discovery of the account's spaces succeeded completely (1 = yes, 0 = no)."
+        " No series for accounts without discovery.",
         ("account",),
         _discovery_up,
     ),
     Family(
         "chatapp_account_discovery_last_success_timestamp_seconds",
-        "When the spaces of the account were listed completely for the last time; absent before the first time.",
+        "Unix timestamp of the last complete discovery of the account's spaces. No series before the first.",
         ("account",),
-        _last_listing,
+        _discovery_last_success,
     ),
     Family(
         "chatapp_account_discovered_spaces",
-        "Spaces in the last complete list, configured ones among them; absent before the first.",
+        "Number of spaces in the last complete discovery, including configured spaces. No series before the first.",
         ("account",),
         _discovered_spaces,
     ),
@@ -396,37 +399,37 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
 EXPORTER_FAMILIES: tuple[Family[ExporterView], ...] = (
     Family(
         "chatapp_exporter_build_info",
-        "1, with the exporter's version.",
+        "Version of the exporter (always 1).",
         ("version",),
         lambda view: [((("version", __version__),), 1.0)],
     ),
     Family(
         "chatapp_exporter_config_last_reload_successful",
-        "0 if the last reload of the configuration failed, or the web configuration has errors, else 1.",
+        "Whether the last configuration reload succeeded and the web configuration has no errors (1 = yes, 0 = no).",
         (),
         lambda view: [((), float(view.reload_successful))],
     ),
     Family(
         "chatapp_exporter_config_last_reload_success_timestamp_seconds",
-        "Time of the last successful reload of the configuration.",
+        "Unix timestamp of the last successful configuration load or reload.",
         (),
-        lambda view: [((), view.last_reload)],
+        lambda view: [((), view.last_reload_success)],
     ),
     Family(
         "chatapp_exporter_space_file_up",
-        "1 if the space file had no errors when the configuration was last loaded, else 0.",
+        "Whether the space file had no errors when it was last read (1 = no errors, 0 = errors).",
         ("file",),
-        _space_files,
+        _space_file_up,
     ),
     Family(
         "chatapp_exporter_state_file_up",
-        "1 while values are kept in the state file, else 0.",
+        "Whether the exporter can save values to the state file (1 = yes, 0 = no).",
         ("file",),
         _state_file_up,
     ),
     Family(
         "chatapp_exporter_state_file_failures",
-        "Failures to open, read or write the state file, by reason.",
+        "Total number of failures to open, read or write the state file, by reason.",
         ("file", "reason"),
         _state_file_failures,
         type="counter",
@@ -434,4 +437,4 @@ EXPORTER_FAMILIES: tuple[Family[ExporterView], ...] = (
 )
 
 FAMILIES: tuple[Family[Any], ...] = (*NUMBER_FAMILIES, *SPACE_FAMILIES, *ACCOUNT_FAMILIES, *EXPORTER_FAMILIES)
-"""All of them, in the order of the page."""
+"""All families, in the order of the exposition."""

@@ -1,4 +1,4 @@
-"""The same families for prometheus_client: for people who embed the exporter, and the oracle for the rendered page."""
+"""The families as a prometheus_client collector, for embedding. Tests compare the rendered exposition with it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -24,15 +24,15 @@ Views = tuple[Sequence[SpaceView], Sequence[AccountView], ExporterView]
 
 
 class ExporterCollector(Collector):
-    """Every family whose name starts with `chatapp_`. Safe to collect from another thread. Register one in a registry:
-    a second one has families of the same names."""
+    """Collects all families with the prefix `chatapp_`. Safe to collect from another thread. Register only one in a
+    registry: family names must be unique."""
 
     def __init__(self, views: Callable[[], Views], instruments: Instruments) -> None:
         self._views = views
         self._instruments = instruments
 
     def describe(self) -> Iterator[Metric]:
-        """Every family without samples; without this a registry answers nothing to `name[]`."""
+        """Return all families without samples. A registry needs this method to select families by `name[]`."""
         yield from (Metric(family.name, family.help, family.type) for family in FAMILIES)
         yield from self._instruments.describe()
 

@@ -1,4 +1,4 @@
-"""Sample lines as both formats have them, text 0.0.4 and OpenMetrics 1.0; only the families' headers differ."""
+"""Formats sample lines. They are the same in text format 0.0.4 and OpenMetrics 1.0; only the headers differ."""
 
 from collections.abc import Collection, Iterable
 from functools import lru_cache
@@ -9,62 +9,60 @@ from exporter.metrics.catalogue import Family, Labels, Subject
 
 
 def header(family: Family[Subject], *, openmetrics: bool) -> bytes:
-    """The lines before a family's samples."""
+    """Return the HELP and TYPE lines of a family."""
     name = family.name if openmetrics else sample_name(family)
     return f"# HELP {name} {family.help}\n# TYPE {name} {family.type}\n".encode()
 
 
 def sample_name(family: Family[Subject]) -> str:
-    """The name that its samples have."""
+    """Return the name of the family's samples: counters have the suffix `_total`."""
     return f"{family.name}_total" if family.type == "counter" else family.name
 
 
-def is_wanted(family: Family[Subject], names: Collection[str]) -> bool:
-    """Whether the names include its own or that of its samples; without names, every family is wanted."""
+def is_selected(family: Family[Subject], names: Collection[str]) -> bool:
+    """Whether `names` contains the name of the family or of its samples. Without names, all families are selected."""
     return not names or family.name in names or sample_name(family) in names
 
 
-def spell(labels: Labels) -> str:
-    """Labels as they are written between the braces."""
+def format_labels(labels: Labels) -> str:
+    """Format labels as in a sample line, without the braces."""
     return ",".join([f'{name}="{_escape(text)}"' for name, text in labels])
 
 
-def lines(family: Family[Subject], subjects: Iterable[tuple[Subject, str]]) -> bytes:
-    """The sample lines of these subjects, each given with its own labels as text; b"" where there are none.
-
-    A subject has lines in a dozen families, so its labels are written once for all of them.
-    """
+def sample_lines(family: Family[Subject], subjects: Iterable[tuple[Subject, str]]) -> bytes:
+    """Return the sample lines of the subjects, each given with its formatted labels: they are formatted only once for
+    all families of a subject."""
     name = sample_name(family)
     return "".join(
         [
-            f"{name}{{{identity}{(_cached_end if type(value) is int else _end)(labels, value)}"
+            f"{name}{{{identity}{(_cached_after_identity if type(value) is int else _after_identity)(labels, value)}"
             if identity
-            else f"{name}{_alone(labels, value)}"
+            else f"{name}{_after_name(labels, value)}"
             for subject, identity in subjects
             for labels, value in family.samples(subject)
         ]
     ).encode()
 
 
-def _end(labels: Labels, value: float) -> str:
-    """The rest of a line."""
-    more = f",{spell(labels)}" if labels else ""
-    return f"{more}}} {_number(value)}\n"
+def _after_identity(labels: Labels, value: float) -> str:
+    """Return the part of a line after the labels of the subject."""
+    more = f",{format_labels(labels)}" if labels else ""
+    return f"{more}}} {_format_value(value)}\n"
 
 
-# mostly one of a few dozen, such as a rating and 1; a timestamp would never be found again
-_cached_end = lru_cache(maxsize=10_000)(_end)
+# there are few combinations with integer values, such as a rating and 1; timestamps are not worth caching
+_cached_after_identity = lru_cache(maxsize=10_000)(_after_identity)
 
 
-def _alone(labels: Labels, value: float) -> str:
-    """The rest of a line whose subject has no labels."""
-    return f"{{{spell(labels)}}} {_number(value)}\n" if labels else f" {_number(value)}\n"
+def _after_name(labels: Labels, value: float) -> str:
+    """Return the part of a line after the metric name, for a subject without labels."""
+    return f"{{{format_labels(labels)}}} {_format_value(value)}\n" if labels else f" {_format_value(value)}\n"
 
 
-def _number(value: float) -> str:
+def _format_value(value: float) -> str:
     return str(value) if isinstance(value, int) else str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 
 def _escape(text: str) -> str:
-    # three scans that find nothing take a fraction of one translation
+    # faster than str.translate, because most texts need no replacement
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,6 +1,6 @@
-"""The rendered page: a block of sample lines for each space, replaced when a poll changes it, and joined at a scrape.
+"""The rendered exposition: one block of sample lines for each space, updated after each poll and joined at a scrape.
 
-prometheus_client needs seconds for ten thousand numbers and holds the interpreter meanwhile.
+prometheus_client needs 2.4 to 5.5 s to render 10,000 phone numbers. It holds the interpreter lock (GIL) in that time.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -16,47 +16,48 @@ from exporter.metrics.catalogue import (
     AccountView,
     ExporterView,
     Family,
-    Named,
+    Labeled,
     SpaceView,
 )
-from exporter.metrics.lines import header, is_wanted, lines, spell
+from exporter.metrics.lines import format_labels, header, is_selected, sample_lines
 from exporter.state.store import Key
 
 _BLOCK_FAMILIES: tuple[Family[Any], ...] = (*NUMBER_FAMILIES, *SPACE_FAMILIES)
-"""The families of a space's block."""
-_SPACES_AT_ONCE = 1000
-"""Joined in one step, in about a millisecond."""
+"""The families in the block of a space."""
+_SPACES_PER_STEP = 1000
+"""Blocks that are joined in one step. A step takes about a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """What the page shows of a space, as values and as lines by family."""
+    """The values of a space, and their sample lines for each of `_BLOCK_FAMILIES`."""
 
     view: SpaceView
     lines: tuple[bytes, ...]
 
 
 class RenderedMetrics:
-    """The blocks of all spaces."""
+    """The rendered sample lines of all spaces."""
 
     def __init__(self) -> None:
         self._blocks: dict[Key, _Block] = {}
 
     def update(self, view: SpaceView) -> None:
-        """Render a space's new state."""
-        self._blocks[view.account, view.space.id] = _Block(view, tuple(_lines_of(view)))
+        """Render the new values of a space."""
+        self._blocks[view.account, view.space.id] = _Block(view, tuple(_lines_by_family(view)))
 
     def retain(self, keys: Collection[Key]) -> None:
-        """Remove all other spaces."""
+        """Remove all spaces except these."""
         for key in self._blocks.keys() - set(keys):
             del self._blocks[key]
 
     def expire(self, now: Now, max_age: float) -> Iterator[None]:
-        """Remove the numbers that are too old at `now`, one space at each step, for there can be thousands."""
+        """Remove the phone numbers that are too old at `now`. Each step handles one space, because there can be
+        thousands."""
         for key, block in list(self._blocks.items()):
             fresh = block.view.record.is_fresh(now, max_age)
             if fresh != block.view.fresh and self._blocks.get(key) is block:
-                # old ones return where the clock was wrong and is corrected
+                # values can become fresh again when a wrong system clock is corrected
                 self.update(replace(block.view, fresh=fresh))
                 yield
 
@@ -68,19 +69,19 @@ class RenderedMetrics:
         openmetrics: bool,
         names: Collection[str] = (),
     ) -> Iterator[bytes]:
-        """The page as it is at the first step, a part of a family at each step, without OpenMetrics' last line; `names`
-        selects families or samples."""
+        """Render the exposition, part of a family at each step, with the values at the time of the first step. `names`
+        selects families by the name of the family or of its samples. Omits the `# EOF` line of OpenMetrics."""
         blocks = [block.lines for block in self._blocks.values()]
         for index, family in enumerate(_BLOCK_FAMILIES):
-            if is_wanted(family, names):
+            if is_selected(family, names):
                 yield header(family, openmetrics=openmetrics)
-                for start in range(0, len(blocks), _SPACES_AT_ONCE):
-                    yield b"".join([block[index] for block in blocks[start : start + _SPACES_AT_ONCE]])
+                for start in range(0, len(blocks), _SPACES_PER_STEP):
+                    yield b"".join([block[index] for block in blocks[start : start + _SPACES_PER_STEP]])
         for families, subjects in ((ACCOUNT_FAMILIES, accounts), (EXPORTER_FAMILIES, [exporter])):
-            yield _rendered(families, subjects, openmetrics=openmetrics, names=names)
+            yield _render_families(families, subjects, openmetrics=openmetrics, names=names)
 
     def views(self, now: Now, max_age: float) -> Iterator[SpaceView]:
-        """What the page shows, as values. Safe to call from another thread."""
+        """Return the values of all spaces. Safe to call from another thread."""
         for block in self._blocks.copy().values():
             record = block.view.record
             yield replace(
@@ -88,17 +89,17 @@ class RenderedMetrics:
             )
 
 
-def _lines_of(view: SpaceView) -> Iterator[bytes]:
-    """A space's lines, by family."""
-    numbers = [(number, spell(number.labels)) for number in view.numbers]
-    yield from (lines(family, numbers) for family in NUMBER_FAMILIES)
-    space = [(view, spell(view.labels))]
-    yield from (lines(family, space) for family in SPACE_FAMILIES)
+def _lines_by_family(view: SpaceView) -> Iterator[bytes]:
+    """Return the sample lines of a space for each of `_BLOCK_FAMILIES`."""
+    numbers = [(number, format_labels(number.labels)) for number in view.numbers]
+    yield from (sample_lines(family, numbers) for family in NUMBER_FAMILIES)
+    space = [(view, format_labels(view.labels))]
+    yield from (sample_lines(family, space) for family in SPACE_FAMILIES)
 
 
-def _rendered(
-    families: Sequence[Family[Any]], subjects: Sequence[Named], *, openmetrics: bool, names: Collection[str]
+def _render_families(
+    families: Sequence[Family[Any]], subjects: Sequence[Labeled], *, openmetrics: bool, names: Collection[str]
 ) -> bytes:
-    spelled = [(subject, spell(subject.labels)) for subject in subjects]
-    wanted = [family for family in families if is_wanted(family, names)]
-    return b"".join([header(family, openmetrics=openmetrics) + lines(family, spelled) for family in wanted])
+    labeled = [(subject, format_labels(subject.labels)) for subject in subjects]
+    selected = [family for family in families if is_selected(family, names)]
+    return b"".join([header(family, openmetrics=openmetrics) + sample_lines(family, labeled) for family in selected])

@@ -52,7 +52,7 @@ class Recorder:
         state = self._store.record(outcome)
         if outcome.answer:
             lost = [field for number, field in state.missing if (number, field) not in before]
-            self.instruments.answered(outcome.answer, self._limits, lost)
+            self.instruments.count_unknown_values(outcome.answer, self._limits, lost)
         if self.state_file:
             self._save([key])
         else:

@@ -31,7 +31,7 @@ from exporter.metrics.catalogue import (
 )
 from exporter.metrics.collector import ExporterCollector
 from exporter.metrics.instruments import Instruments
-from exporter.metrics.lines import lines as lines_of
+from exporter.metrics.lines import sample_lines
 from exporter.metrics.rendered import RenderedMetrics
 from exporter.model import MESSAGING_LIMITS, AccountHealth, AccountState, Callback, PhoneNumber
 from exporter.source import Reason
@@ -383,7 +383,7 @@ def test_a_number_is_spelt_as_it_is_whatever_was_spelt_before() -> None:
     values = iter((1, 1.0, 1, 1.0))
     family: Family[AccountView] = Family("x", "x", ("account",), lambda _: [((), next(values))])
 
-    assert [lines_of(family, [(ACCOUNT, 'account="acme"')]).split()[-1] for _ in range(4)] == [
+    assert [sample_lines(family, [(ACCOUNT, 'account="acme"')]).split()[-1] for _ in range(4)] == [
         b"1",
         b"1.0",
         b"1",
