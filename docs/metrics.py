@@ -1,6 +1,7 @@
-"""The page about metrics: every family of the catalogue and of the instruments, with example samples."""
+"""Generates the metrics page from the catalogue and the instruments, with example samples."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from exporter.metrics.catalogue import (
     ACCOUNT_FAMILIES,
     EXPORTER_FAMILIES,
     NUMBER_FAMILIES,
+    NUMBER_LABELS,
     SPACE_FAMILIES,
+    SPACE_LABELS,
     AccountView,
     DiscoveryView,
     ExporterView,
@@ -24,39 +27,80 @@ from exporter.metrics.catalogue import (
 from exporter.metrics.instruments import Instruments
 from exporter.metrics.lines import format_labels, sample_lines, sample_name
 from exporter.model import MESSAGING_LIMITS, AccountHealth, AccountState, Answer, Callback, PhoneNumber, Space
-from exporter.source import PermanentError, Reason, TemporaryError, ThrottledError
+from exporter.source import REQUEST_TIMEOUT_SECONDS, Reason, ThrottledError
 from exporter.state.state_file import StateFile
 from exporter.state.store import Change, SpaceRecord
 
-_TOP = """\
+_INTRODUCTION = """\
 # Metrics
 
-Written from the code by `make generate`.
+This page lists all metrics, for authors of queries, alerts and dashboards. `make generate` writes it from the code.
 
-Values are those of the last successful poll of a space. A failed poll sets `chatapp_space_up` to 0 and keeps the last
-numbers; after `max_age` (1 h) without a success they leave, and `chatapp_space_up` 0 stays. Numbers that a successful
-answer no longer lists leave at once. Values of the API are shown as it spells them, in capitals and without spaces
-around them, also those that this version does not know. A field that the API does not report has no series.
+- The values of phone numbers are those of the last successful poll of their space.
+- A failed poll sets `chatapp_space_up` to 0 and keeps the values. After `max_age` (default 1h) without a successful
+  poll, the series of the phone numbers are removed. `chatapp_space_up` stays 0.
+- A phone number that a successful response no longer lists is removed immediately.
+- Ratings, tiers and statuses are in upper case. Values that this version does not know are exported too. A field that
+  the API does not report has no series.
 
-`/metrics` is text 0.0.4 or, where the client prefers it, OpenMetrics 1.0; packed where it takes gzip. `?name[]=` picks
-families, by their own names or those of their samples. Counters stand here with the names of their samples.
+`/metrics` returns the text format 0.0.4 or OpenMetrics 1.0, depending on the `Accept` header, and gzip if the client
+accepts it. `?name[]=` selects metrics by name, for example `/metrics?name[]=chatapp_space_up`.
+
+## Useful queries
+
+```promql
+# phone numbers with the quality rating RED
+chatapp_phone_number_quality_rating{quality_rating="RED"} == 1
+# number of phone numbers by quality rating
+sum by (quality_rating) (chatapp_phone_number_quality_rating)
+# spaces without a successful poll in the last 15 minutes; the value is the time since the last success in seconds
+time() - chatapp_space_last_success_timestamp_seconds > 900
+# failed polls per second, by account and reason
+sum by (account, reason) (rate(chatapp_space_poll_failures_total[15m]))
+```
+
+For alerts, use the recorded series of [chatapp.rules.yml](../config/prometheus/chatapp.rules.yml): they keep the last
+known values if polls fail or the exporter restarts.
 """
-_GROUPS = {
-    "Phone numbers": "What on-call and account managers look at. Alerts are made from these.",
-    "Spaces": "Whether a customer space is seen, and how old what is known of it is.",
-    "Accounts": "The state of an account, and how its polls fit its budget.",
-    "API": "What happens between the exporter and the API.",
-    "Exporter": "How the exporter itself is.",
+_SECTIONS = {
+    "Phone numbers": ("Labels of all these metrics: `account`, `space` and `phone_number`.", NUMBER_LABELS),
+    "Spaces": ("Labels of all these metrics: `account` and `space`.", SPACE_LABELS),
+    "Accounts": ("Label of all these metrics: `account`.", ("account",)),
+    "API": ("Requests to the API, and delays of polls.", ()),
+    "Exporter": ("The exporter process, its configuration and its files.", ()),
 }
+"""Maps the title of each section to its text and to the labels that the table omits."""
 _PROCESS = """
-Besides these, `process_*`, `python_gc_*` and `python_info` come as prometheus_client has them: memory, CPU time, open
-files and when the process began.
+The metrics `process_*`, `python_gc_*` and `python_info` of prometheus_client are also exported: memory, CPU time, open
+file descriptors and start time.
 """
+_UNITS = {
+    "_timestamp_seconds$": "Unix timestamp",
+    "_seconds$": "seconds",
+    "_messaging_limit$": "unique users",
+    "_qps_": "queries per second",
+}
+"""Maps patterns of metric names to units."""
+_REASONS = {
+    Reason.THROTTLED: "The API throttled the request: too many requests.",
+    Reason.TIMEOUT: f"No complete response within {REQUEST_TIMEOUT_SECONDS:g} seconds.",
+    Reason.TRANSPORT: "No response: connection refused or reset, host name not resolved, or TLS error.",
+    Reason.DENIED: "The API does not authorize the account: access key, permission, subscription or clock.",
+    Reason.REJECTED: "The API does not accept the space: its id or parameters.",
+    Reason.MALFORMED: "The response does not match the documentation of the API.",
+    Reason.SERVER: "The API returned a server error.",
+}
+_ACCOUNT_STATES = {
+    AccountState.OK: "The API responds and authorizes the account.",
+    AccountState.DENIED: "The API does not authorize the account: access key, permission, subscription or clock.",
+    AccountState.UNREACHABLE: "Network error, timeout, server error, or a response that is not from the API.",
+    AccountState.THROTTLED: "The API throttled requests. The rate is still below the configured budget.",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A family as the page shows it, with the lines of its samples."""
+    """A family in a table, with example sample lines."""
 
     name: str
     type: str
@@ -66,24 +110,34 @@ class _Row:
 
 
 def metrics_page() -> str:
-    """The whole page."""
-    space = _space()
+    """Return the page in Markdown."""
+    space = _example_space()
     groups = (
         [_row(family, space.numbers) for family in NUMBER_FAMILIES],
         [_row(family, [space]) for family in SPACE_FAMILIES],
-        [_row(family, [_account()]) for family in ACCOUNT_FAMILIES],
-        list(_instruments()),
-        [_row(family, [_exporter()]) for family in EXPORTER_FAMILIES],
+        [_row(family, [_example_account()]) for family in ACCOUNT_FAMILIES],
+        list(_instrument_rows()),
+        [_row(family, [_example_exporter()]) for family in EXPORTER_FAMILIES],
     )
-    sections = [_section(title, text, rows) for (title, text), rows in zip(_GROUPS.items(), groups, strict=True)]
-    return "\n".join([_TOP, *sections]) + _PROCESS + _reasons() + _limits()
+    sections = [
+        _section(title, text, omitted, rows)
+        for (title, (text, omitted)), rows in zip(_SECTIONS.items(), groups, strict=True)
+    ]
+    return "\n".join([_INTRODUCTION, *sections]) + _PROCESS + _reasons() + _account_states() + _tiers()
 
 
-def _section(title: str, text: str, rows: Sequence[_Row]) -> str:
-    shown = [(code(row.name), row.type, ", ".join(map(code, row.labels)), row.help) for row in rows]
+def _section(title: str, text: str, omitted: Collection[str], rows: Sequence[_Row]) -> str:
+    header = f"metric | type | unit | {'other ' if omitted else ''}labels | meaning"
+    cells = [
+        (code(row.name), row.type, _unit(row.name), ", ".join(map(code, row.labels[len(omitted) :])), row.help)
+        for row in rows
+    ]
     example = "".join(row.example for row in rows)
-    families = table("metric | type | labels | value", shown)
-    return f"## {title}\n\n{text}\n\n{families}\nFor example:\n\n```text\n{example}```\n"
+    return f"## {title}\n\n{text}\n\n{table(header, cells)}\nExample:\n\n```text\n{example}```\n"
+
+
+def _unit(name: str) -> str:
+    return next((unit for pattern, unit in _UNITS.items() if re.search(pattern, name)), "–")
 
 
 def _row(family: Family[Any], subjects: Iterable[Labeled]) -> _Row:
@@ -91,7 +145,7 @@ def _row(family: Family[Any], subjects: Iterable[Labeled]) -> _Row:
     return _Row(sample_name(family), family.type, family.labels, family.help, example)
 
 
-def _space() -> SpaceView:
+def _example_space() -> SpaceView:
     number = PhoneNumber(
         "15550100001",
         "Contoso",
@@ -107,13 +161,13 @@ def _space() -> SpaceView:
     )
     changes = {(number.phone_number, "quality_rating"): Change(1_795_012_345.6, "GREEN")}
     failures = {Reason.TIMEOUT: 2}
-    state = SpaceRecord(True, 1_795_600_042.7, (number,), changes, polls=288, failures=failures)
+    record = SpaceRecord(True, 1_795_600_042.7, (number,), changes, polls=288, failures=failures)
     return SpaceView(
-        "acme", Space(id="29348393884000", name="Contoso", labels={"team": "emea"}), state, True, MESSAGING_LIMITS
+        "acme", Space(id="29348393884000", name="Contoso", labels={"team": "emea"}), record, True, MESSAGING_LIMITS
     )
 
 
-def _account() -> AccountView:
+def _example_account() -> AccountView:
     return AccountView(
         "acme",
         AccountHealth(AccountState.OK, 1_795_600_000.0),
@@ -127,15 +181,15 @@ def _account() -> AccountView:
     )
 
 
-def _exporter() -> ExporterView:
+def _example_exporter() -> ExporterView:
     state_file = StateFile(Path("state.db"), SystemClock())
     state_file.up = True
     state_file.failures["unwritable"] += 1
     return ExporterView(True, 1_795_599_000.3, {"spaces/emea.yml": True}, state_file)
 
 
-def _instruments() -> Iterator[_Row]:
-    """Counters and histograms, each with a sample of something that happened."""
+def _instrument_rows() -> Iterator[_Row]:
+    """Return the counters and histograms, with samples of an example request."""
     instruments = Instruments(["acme"])
     instruments.poll_started("acme", 0.2)
     instruments.request_ended("acme", 0.08, None)
@@ -148,10 +202,10 @@ def _instruments() -> Iterator[_Row]:
 
 
 def _samples(family: Any) -> str:
-    """Of a histogram the first bucket, the count and the sum; of any other family all samples."""
-    page = generate_latest(_Registry(family)).decode().splitlines(keepends=True)
-    shown = [line for line in page if not line.startswith("#")]
-    return "".join(shown if family.type != "histogram" else [shown[0], *shown[-2:]])
+    """Return all sample lines of a family, or for a histogram the first bucket, the count and the sum."""
+    text = generate_latest(_Registry(family)).decode().splitlines(keepends=True)
+    samples = [line for line in text if not line.startswith("#")]
+    return "".join(samples if family.type != "histogram" else [samples[0], *samples[-2:]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +217,20 @@ class _Registry:
 
 
 def _reasons() -> str:
-    errors = [*TemporaryError.__subclasses__(), *PermanentError.__subclasses__()]
-    meanings = [(code(error.reason), str(error.__doc__).splitlines()[0].split(" `")[0]) for error in errors]
-    text = "\n## Why a poll failed\n\nThe label `reason` of `chatapp_space_poll_failures_total`:\n\n"
-    return text + table("reason | meaning", meanings)
+    rows = [(code(reason), _REASONS[reason]) for reason in Reason]
+    return "\n## Reasons of failed polls\n\nLabel `reason` of `chatapp_space_poll_failures_total`:\n\n" + table(
+        "reason | meaning", rows
+    )
 
 
-def _limits() -> str:
+def _account_states() -> str:
+    rows = [(code(state), _ACCOUNT_STATES[state]) for state in AccountState]
+    return "\n## Account states\n\nLabel `state` of `chatapp_account_state`:\n\n" + table("state | meaning", rows)
+
+
+def _tiers() -> str:
     rows = [(code(tier), f"{limit:g}".replace("inf", "+Inf")) for tier, limit in MESSAGING_LIMITS.items()]
-    return "\n## Tiers that stand for a number\n\nThe configuration maps others with `messaging_limits`.\n\n" + table(
+    text = "Set the limits of other tiers with `messaging_limits` in the configuration.\n\n"
+    return f"\n## Messaging limit tiers\n\n{text}" + table(
         "messaging_limit_tier | chatapp_phone_number_messaging_limit", rows
     )

@@ -228,8 +228,8 @@ def _state_file_failures(view: ExporterView) -> Iterator[Sample]:
             yield (("file", str(view.state_file.path)), ("reason", reason)), float(count)
 
 
-_NUMBER_LABELS = ("account", "space", "phone_number")
-_SPACE_LABELS = ("account", "space")
+NUMBER_LABELS = ("account", "space", "phone_number")
+SPACE_LABELS = ("account", "space")
 
 
 def _value_family(field: str, subject: str) -> Family[NumberView]:
@@ -240,7 +240,7 @@ def _value_family(field: str, subject: str) -> Family[NumberView]:
     return Family(
         f"chatapp_phone_number_{field}",
         f"{subject} of the phone number at the last successful poll, as reported by the API (always 1).",
-        (*_NUMBER_LABELS, field),
+        (*NUMBER_LABELS, field),
         samples,
     )
 
@@ -250,14 +250,14 @@ NUMBER_FAMILIES: tuple[Family[NumberView], ...] = (
         "chatapp_phone_number_quality_rating",
         "Quality rating of the phone number at the last successful poll (1 for the current rating, 0 for the others)."
         " No series if the API does not report a rating.",
-        (*_NUMBER_LABELS, "quality_rating"),
+        (*NUMBER_LABELS, "quality_rating"),
         _quality_rating,
     ),
     Family(
         "chatapp_phone_number_messaging_limit",
         "Number of unique users that the phone number may message in a rolling 24 hours, at the last successful poll."
         " No series for a tier without a known limit.",
-        _NUMBER_LABELS,
+        NUMBER_LABELS,
         _messaging_limit,
     ),
     _value_family("messaging_limit_tier", "Messaging limit tier"),
@@ -269,14 +269,14 @@ NUMBER_FAMILIES: tuple[Family[NumberView], ...] = (
         "chatapp_phone_number_info",
         "Information about the phone number at the last successful poll (always 1)."
         " The values of the callback labels are none, url, queue and both.",
-        (*_NUMBER_LABELS, "verified_name", "is_official", "inbound_callback", "status_callback"),
+        (*NUMBER_LABELS, "verified_name", "is_official", "inbound_callback", "status_callback"),
         _info,
     ),
     Family(
         "chatapp_phone_number_last_change_timestamp_seconds",
         "Unix timestamp of the last change of the field that a successful poll observed."
         " No series before the first observed change.",
-        (*_NUMBER_LABELS, "field"),
+        (*NUMBER_LABELS, "field"),
         _last_change,
     ),
 )
@@ -286,38 +286,38 @@ SPACE_FAMILIES: tuple[Family[SpaceView], ...] = (
         "chatapp_space_up",
         "Whether the last poll of the space succeeded (1 = yes, 0 = no)."
         " Also 0 before the first poll and if the values are older than max_age.",
-        _SPACE_LABELS,
+        SPACE_LABELS,
         lambda view: [((), int(view.record.up and view.fresh))],
     ),
     Family(
         "chatapp_space_last_success_timestamp_seconds",
         "Unix timestamp of the last successful poll of the space. No series before the first success.",
-        _SPACE_LABELS,
+        SPACE_LABELS,
         _last_success,
     ),
     Family(
         "chatapp_space_phone_numbers",
         "Number of phone numbers of the space at the last successful poll. No series before the first success.",
-        _SPACE_LABELS,
+        SPACE_LABELS,
         _phone_number_count,
     ),
     Family(
         "chatapp_space_info",
         "Name and configured labels of the space (always 1).",
-        (*_SPACE_LABELS, "name"),
+        (*SPACE_LABELS, "name"),
         lambda view: [((("name", view.space.name), *view.space.labels.items()), 1)],
     ),
     Family(
         "chatapp_space_polls",
         "Total number of completed polls of the space, successful or failed.",
-        _SPACE_LABELS,
+        SPACE_LABELS,
         lambda view: [((), view.record.polls)],
         type="counter",
     ),
     Family(
         "chatapp_space_poll_failures",
         "Total number of failed polls of the space, by reason.",
-        (*_SPACE_LABELS, "reason"),
+        (*SPACE_LABELS, "reason"),
         _poll_failures,
         type="counter",
     ),
