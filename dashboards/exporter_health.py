@@ -48,9 +48,7 @@ def _state(builder: DashboardBuilder) -> None:
     builder.add_panels(
         count_panel("Exporters down", "Scrape targets of the job that do not respond.", down, BAD),
         count_panel("Accounts down", "Accounts that are denied or unreachable.", accounts_down, BAD),
-        count_panel(
-            "Spaces failing", "Spaces without a successful last poll, or with values older than max_age.", failing, BAD
-        ),
+        count_panel("Spaces failing", "Spaces whose last poll failed, or that have no current values.", failing, BAD),
         count_panel(
             "Config errors",
             "Exporters with a failed reload or errors in the web configuration. They keep the current configuration.",
@@ -64,7 +62,7 @@ def _state(builder: DashboardBuilder) -> None:
 def _budget() -> Panel:
     panel = time_series(
         "Requests and budget",
-        "API requests per second: sent, configured limit, current limit after throttling, and needed for the interval.",
+        "Sent API requests per second, configured limit, current limit after throttling, and needed rate.",
         "reqps",
         range_query(
             f"sum by (account) (rate(chatapp_api_requests_total{{{ACCOUNTS}}}[$__rate_interval]))", "{{account}} used"
@@ -72,7 +70,7 @@ def _budget() -> Panel:
         range_query(f"sum by (account) (chatapp_account_qps_limit{{{ACCOUNTS}}})", "{{account}} limit", ref="B"),
         range_query(f"sum by (account) (chatapp_account_qps_current{{{ACCOUNTS}}})", "{{account}} current", ref="C"),
         range_query(f"sum by (account) (chatapp_account_qps_needed{{{ACCOUNTS}}})", "{{account}} needed", ref="D"),
-        no_value="No request was made",
+        no_value="No requests",
     )
     return dashed(panel, "(limit|current)")
 
@@ -92,7 +90,7 @@ def _throttled() -> Panel:
 def _intervals() -> Panel:
     panel = time_series(
         "Poll interval",
-        "Time between two polls of a space: configured, and effective (longer if budget or latency require it).",
+        "Configured and effective time between two polls of a space. Budget, latency and throttling can lengthen it.",
         "s",
         range_query(
             f"max by (account) (chatapp_account_poll_interval_seconds{{{ACCOUNTS}}})", "{{account}} configured"
@@ -111,7 +109,7 @@ def _delay() -> Panel:
     buckets = f"sum by (account, le) (rate(chatapp_poll_delay_seconds_bucket{{{ACCOUNTS}}}[$__rate_interval]))"
     return time_series(
         "Poll delay",
-        "Time between the due time of a poll and its first request: median and 95th percentile.",
+        "Delay from the due time of a poll to its first request: median and 95th percentile.",
         "s",
         range_query(f"histogram_quantile(0.5, {buckets})", "{{account}} median"),
         range_query(f"histogram_quantile(0.95, {buckets})", "{{account}} 95th percentile", ref="B"),
@@ -134,10 +132,10 @@ def _codes() -> Panel:
     requests = f"chatapp_api_requests_total{{{ACCOUNTS}}}"
     return time_series(
         "Requests by response code",
-        "API requests per second, by the code of the API or, without such a code, by the failure.",
+        "API requests per second, by the response code of the API or by the kind of failure.",
         "reqps",
         range_query(f"sum by (code) (rate({requests}[$__rate_interval]))", "{{code}}"),
-        no_value="No request was made",
+        no_value="No requests",
     )
 
 
@@ -169,7 +167,7 @@ def _scrapes() -> Panel:
         "Duration of a scrape of the exporter.",
         "s",
         range_query(f"scrape_duration_seconds{{{JOB}}}", "{{instance}}"),
-        no_value="Nothing is scraped",
+        no_value="No scrapes",
     )
 
 
@@ -179,7 +177,7 @@ def _samples() -> Panel:
         "Number of samples in a scrape.",
         "short",
         range_query(f"scrape_samples_scraped{{{JOB}}}", "{{instance}}"),
-        no_value="Nothing is scraped",
+        no_value="No scrapes",
     )
 
 
@@ -189,7 +187,7 @@ def _cpu() -> Panel:
         "CPU time per second (100 % = one core).",
         "percentunit",
         range_query(f"rate(process_cpu_seconds_total{{{JOB}}}[$__rate_interval])", "{{instance}}"),
-        no_value="Nothing is scraped",
+        no_value="No scrapes",
     )
 
 
@@ -199,5 +197,5 @@ def _memory() -> Panel:
         "Resident memory of the exporter process.",
         "bytes",
         range_query(f"process_resident_memory_bytes{{{JOB}}}", "{{instance}}"),
-        no_value="Nothing is scraped",
+        no_value="No scrapes",
     )

@@ -136,7 +136,7 @@ def _by_severity() -> Panel:
     panel = table_panel(
         f"Phone numbers by severity (at most {_MAX_ROWS})",
         "Sorted by severity: down, RED, restricted, YELLOW. Click a number to open its dashboard."
-        " Last change: of the quality rating or the status.",
+        " Last change: time of the last change of the quality rating or status.",
         *_severity_queries(),
         columns={
             "phone_number": "Number",
@@ -193,7 +193,7 @@ def _recent_changes() -> Panel:
     changes = f"max by (job, {NUMBER}, field) (chatapp_phone_number_last_change_timestamp_seconds{{{SELECTED}}})"
     panel = table_panel(
         "Recent changes",
-        f"Changes of quality rating, messaging limit tier or status in the last 24 hours; the newest {_MAX_ROWS}.",
+        f"Changes of rating, messaging limit tier or status in the last 24 hours. Shows the newest {_MAX_ROWS}.",
         table_query(
             f"1000 * topk({_MAX_ROWS}, {changes} > time() - 86400)"
             f" * on (job, {NUMBER}) group_left (verified_name, name) {_NAMES}"
@@ -218,7 +218,7 @@ def _blind() -> Panel:
     names = "topk by (job, account, space) (1, group by (job, account, space, name) (chatapp_space_info))"
     panel = table_panel(
         "Blind spaces",
-        f"Blind spaces and the time since their last successful poll; the {_MAX_ROWS} longest.",
+        f"Blind spaces and the time since their last successful poll. Shows the {_MAX_ROWS} longest times.",
         table_query(
             f"topk({_MAX_ROWS}, {SINCE_SUCCESS} and on (job, account, space) {BLIND})"
             f" * on (job, account, space) group_left (name) {names}"
@@ -260,7 +260,7 @@ def _by_account() -> Panel:
 def _by_space() -> Panel:
     panel = table_panel(
         "Spaces with problems",
-        f"Phone numbers that are YELLOW, RED, restricted or down, by space; the {_MAX_ROWS} spaces with the most.",
+        f"Count of YELLOW, RED, restricted and down phone numbers by space. Shows the {_MAX_ROWS} highest counts.",
         table_query(
             f"topk({_MAX_ROWS}, count by (account, space) (max by ({NUMBER}) ({RANK} >= 2 or {STATUS_RANK} >= 1)))"
         ),

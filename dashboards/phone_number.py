@@ -37,7 +37,7 @@ def phone_number() -> DashboardBuilder:
     builder.add_text_box(
         "phone_number",
         "Phone number",
-        "Digits without +, complete or in part. If several match, the worst quality rating is shown.",
+        "Digits without +, complete or in part. Shows the match with the worst quality rating.",
     )
     alerts = (
         f'max by (alertname, severity) (ALERTS{{alertstate="firing",alertname=~"ChatApp.*",{MATCHING}}} {_SELECTED})'

@@ -50,7 +50,7 @@ class SpaceView:
 
     `fresh` is False before the first success and if the values are older than `max_age`. `limits` maps each messaging
     limit tier to unique users per rolling 24 hours. `seconds_since_success` is the time since the last successful poll
-    or, before the first success, since the space was added; it is only set in views for pages."""
+    or, before the first success, since the space was added. Only views for pages set it."""
 
     account: str
     space: Space
