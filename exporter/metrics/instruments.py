@@ -61,12 +61,7 @@ class Instruments(Collector):
         self._throttled = self._counter(
             "chatapp_api_throttled", "Total number of requests that the API throttled.", "account"
         )
-        self._unknown_values = self._counter(
-            "chatapp_api_unknown_values",
-            _UNKNOWN_HELP,
-            "field",
-            "value",
-        )
+        self._unknown_values = self._counter("chatapp_api_unknown_values", _UNKNOWN_HELP, "field", "value")
         for field in WATCHED_FIELDS:  # start at 0: increase() must see the first one
             self._unknown_values.labels(field, _MISSING)
         self._delay = self._histogram(

@@ -62,12 +62,7 @@ class RenderedMetrics:
                 yield
 
     def render(
-        self,
-        accounts: Sequence[AccountView],
-        exporter: ExporterView,
-        *,
-        openmetrics: bool,
-        names: Collection[str] = (),
+        self, accounts: Sequence[AccountView], exporter: ExporterView, *, openmetrics: bool, names: Collection[str] = ()
     ) -> Iterator[bytes]:
         """Render the exposition, part of a family at each step, with the values at the time of the first step. `names`
         selects families by the name of the family or of its samples. Omits the `# EOF` line of OpenMetrics."""
