@@ -42,7 +42,7 @@ _WEB = """\
 ## Web configuration
 
 The file of `--web.config.file`, in the format of Prometheus' exporter-toolkit: TLS and logins for whoever asks the
-exporter. Keys of the toolkit that are not listed are refused. More in [operations](operations.md#who-may-ask).
+exporter. Keys of the toolkit that are not listed are refused. More in [operations](operations.md#tls-and-basic-auth).
 """
 _ENVIRONMENT = """\
 ## Environment
