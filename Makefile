@@ -59,7 +59,7 @@ config/compose/datasource.yml: config/grafana/provisioning/datasources/prometheu
 	@sed -e 1d -e 's/localhost/prometheus/' $< >>$@
 
 config/compose/alertmanager.yml: config/alertmanager/alertmanager.yml Makefile
-	@printf '%s\n\n' '# Written by make generate from $<. Its receivers tell nobody.' >$@
+	@printf '%s\n\n' '# Written by make generate from $<. Its receivers send no notifications.' >$@
 	@sed -e '/^route:/,/^templates:/!d; /^templates:/d' $< >>$@
 	@printf '%s\n' receivers: >>$@
 	@grep '^  - name:' $< >>$@

@@ -46,9 +46,9 @@ def alert(number: int, *, name: str = "ChatAppPhoneNumberDown", severity: str = 
             **labels,
         },
         "annotations": {
-            "summary": "A phone number can neither send nor receive.",
+            "summary": "A phone number cannot send or receive messages.",
             "description": f"+1555{number:07} (Contoso Customer Care, Contoso) in space 29348393884000 of account acme "
-            "has been down for 10 minutes: BANNED.",
+            "has been down for at least 10 minutes (status BANNED). It cannot send or receive messages.",
             "runbook_url": f"https://github.com/chatapp-exporter/chatapp-exporter/blob/main/docs/runbooks/{name}.md",
         },
     }
@@ -252,10 +252,10 @@ def test_the_text_lists_the_worst_alerts_first(
 
 def test_the_text_of_one_alert_says_what_happened_and_what_to_do(tmp_path: Path) -> None:
     assert rendered("chatapp.text", [in_notification("firing", 7)], tmp_path) == (
-        "FIRING (critical): A phone number can neither send nor receive.\n"
+        "FIRING (critical): A phone number cannot send or receive messages.\n"
         "+15550000007 (Contoso Customer Care, Contoso) in space 29348393884000 of account acme has been down for "
-        "10 minutes: BANNED.\n"
-        "What to do: https://github.com/chatapp-exporter/chatapp-exporter/blob/main/docs/runbooks/ChatAppPhoneNumberDown.md"
+        "at least 10 minutes (status BANNED). It cannot send or receive messages.\n"
+        "Runbook: https://github.com/chatapp-exporter/chatapp-exporter/blob/main/docs/runbooks/ChatAppPhoneNumberDown.md"
     )
 
 
@@ -264,7 +264,7 @@ def test_long_values_are_cut(tmp_path: Path) -> None:
     long["annotations"] |= {"summary": "s" * 300, "description": "号\n" * 1000}
     text = rendered("chatapp.text", [long] * 1000, tmp_path)
 
-    assert text.startswith("FIRING (critical): " + "s" * 300 + "\n" + "号\n" * 149 + "号…\nWhat to do: ")
+    assert text.startswith("FIRING (critical): " + "s" * 300 + "\n" + "号\n" * 149 + "号…\nRunbook: ")
     assert len(text) < 16_383  # Mattermost takes no more
 
 
