@@ -1,4 +1,4 @@
-"""The files that people copy to Prometheus, its operator and Alertmanager: valid, whole, and of one mind."""
+"""The files for Prometheus, its operator and Alertmanager: valid, complete and consistent."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ GROUPS = yaml.safe_load(RULES.read_text())["groups"]
 ALERTS = [rule for group in GROUPS for rule in group["rules"] if "alert" in rule]
 RECORDS = {rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule}
 ALERTMANAGER = yaml.safe_load((CONFIG / "alertmanager" / "alertmanager.yml").read_text())
-DESIGNED = {
+EXPECTED_ALERTS = {
     "ChatAppPhoneNumberQualityRed": ("critical", "10m"),
     "ChatAppPhoneNumberQualityYellow": ("warning", "6h"),
     "ChatAppMessagingLimitDropped": ("warning", "10m"),
@@ -40,12 +40,13 @@ DESIGNED = {
 
 
 def families() -> set[str]:
-    own = {sample.name for family in Instruments(["acme"]).collect() for sample in family.samples} | {
+    """Return the names of all metrics of the exporter."""
+    instruments = {sample.name for family in Instruments(["acme"]).collect() for sample in family.samples} | {
         "chatapp_api_unknown_values_total",
         "chatapp_api_requests_total",
-    }  # without a series at the start
+    }  # no series at startup
     catalogue = [(row.name, row.type) for row in FAMILIES]
-    return own | {f"{name}_total" if kind == "counter" else name for name, kind in catalogue}
+    return instruments | {f"{name}_total" if kind == "counter" else name for name, kind in catalogue}
 
 
 @pytest.mark.parametrize(
@@ -57,14 +58,14 @@ def families() -> set[str]:
         ("amtool", "prometheus-alertmanager", ["check-config", CONFIG / "alertmanager" / "alertmanager.yml"]),
     ],
 )
-def test_its_own_tool_accepts_the_file(command: str, package: str, arguments: list[Any]) -> None:
-    checked = subprocess.run([installed(command, package=package), *arguments], capture_output=True, text=True)
+def test_promtool_or_amtool_accepts_the_file(command: str, package: str, arguments: list[Any]) -> None:
+    process = subprocess.run([installed(command, package=package), *arguments], capture_output=True, text=True)
 
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
-def test_the_alerts_are_those_of_the_design() -> None:
-    assert {rule["alert"]: (rule["labels"]["severity"], rule.get("for")) for rule in ALERTS} == DESIGNED
+def test_the_alerts_have_the_documented_names_severities_and_times() -> None:
+    assert {rule["alert"]: (rule["labels"]["severity"], rule.get("for")) for rule in ALERTS} == EXPECTED_ALERTS
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
@@ -77,15 +78,15 @@ def test_an_alert_has_a_static_summary_a_description_and_a_runbook(rule: dict[st
     assert (CONFIG.parent / page).is_file(), page
 
 
-def test_every_metric_of_the_rules_is_one_of_ours_or_recorded_above() -> None:
-    written = " ".join(rule["expr"] for group in GROUPS for rule in group["rules"])
-    described = " ".join(rule["annotations"]["description"] for rule in ALERTS)
-    names = set(re.findall(r"(?:\w+:)?chatapp_\w+(?::\w+)?", written + described))
+def test_the_rules_use_only_metrics_of_the_exporter_and_recorded_series() -> None:
+    expressions = " ".join(rule["expr"] for group in GROUPS for rule in group["rules"])
+    descriptions = " ".join(rule["annotations"]["description"] for rule in ALERTS)
+    names = set(re.findall(r"(?:\w+:)?chatapp_\w+(?::\w+)?", expressions + descriptions))
 
     assert names <= families() | RECORDS
 
 
-def test_the_rules_call_the_same_statuses_down_and_restricted_as_the_program() -> None:
+def test_the_rules_and_the_exporter_agree_on_down_and_restricted_statuses() -> None:
     (ranks,) = (
         rule["expr"]
         for group in GROUPS
@@ -101,24 +102,24 @@ def test_the_rules_call_the_same_statuses_down_and_restricted_as_the_program() -
 
 
 @pytest.mark.parametrize("name", ["space:chatapp_space_blind:group", "ChatAppSpaceBlind", "ChatAppAccountUnreachable"])
-def test_the_rules_count_as_many_intervals_as_the_pages(name: str) -> None:
+def test_the_rules_and_the_pages_use_the_same_number_of_intervals(name: str) -> None:
     rules = [rule for group in GROUPS for rule in group["rules"]]
     (expression,) = (rule["expr"] for rule in rules if name in (rule.get("record"), rule.get("alert")))
 
     assert re.findall(r"(\d+) \* \S*effective_poll_interval_seconds", expression) == [str(BLIND_INTERVALS)]
 
 
-def test_remote_write_sends_every_series_and_removes_the_instance_from_those_of_spaces_and_numbers() -> None:
-    ((sent, *without_instance),) = [
+def test_remote_write_sends_all_series_and_removes_the_instance_from_spaces_and_phone_numbers() -> None:
+    ((kept, *without_instance),) = [
         [re.compile(config["regex"]) for config in remote["write_relabel_configs"]]
         for remote in yaml.safe_load(REMOTE_WRITE.read_text())["remote_write"]
     ]
     names = families() | RECORDS
     rows = [(row.name, row.type) for row in NUMBER_FAMILIES] + [(row.name, row.type) for row in SPACE_FAMILIES]
-    of_spaces = {f"{name}_total" if kind == "counter" else name for name, kind in rows}
+    expected = {f"{name}_total" if kind == "counter" else name for name, kind in rows}
 
-    assert all(sent.fullmatch(name) for name in names if "chatapp_" in name)
-    assert {name for name in names if without_instance[0].fullmatch(name)} == of_spaces
+    assert all(kept.fullmatch(name) for name in names if "chatapp_" in name)
+    assert {name for name in names if without_instance[0].fullmatch(name)} == expected
     assert len({pattern.pattern for pattern in without_instance}) == 1
 
 
@@ -128,10 +129,11 @@ def test_the_prometheus_rule_has_the_same_groups() -> None:
     assert (manifest["kind"], manifest["spec"]) == ("PrometheusRule", {"groups": GROUPS}), "run: make generate"
 
 
-def test_alertmanager_names_alerts_and_receivers_that_there_are() -> None:
-    named = set(re.findall(r"ChatApp\w+", str(ALERTMANAGER)))
+def test_alertmanager_names_only_existing_alerts_and_receivers() -> None:
+    names = set(re.findall(r"ChatApp\w+", str(ALERTMANAGER)))
     receivers = {receiver["name"] for receiver in ALERTMANAGER["receivers"]}
-    routed = {ALERTMANAGER["route"]["receiver"], *(route["receiver"] for route in ALERTMANAGER["route"]["routes"])}
+    root = ALERTMANAGER["route"]
+    route_receivers = {root["receiver"], *(route["receiver"] for route in root["routes"])}
 
-    assert named <= set(DESIGNED)
-    assert routed == receivers
+    assert names <= set(EXPECTED_ALERTS)
+    assert route_receivers == receivers
