@@ -255,13 +255,13 @@ def check(config_file: Path | None, expand: bool, shard: "Shard") -> None:
     get. The API is not queried. Exit status: 0, with warnings too; 2 if the file has errors.
     """
     from exporter.config.effective import effective_settings
-    from exporter.polling.plan import plans_of, warnings
+    from exporter.polling.plan import plans_by_account, warnings
     from exporter.report import print_plan
 
     settings = effective_settings(_load(config_file, expand=expand), {}, shard)
     with _printing():
         print_plan(settings)
-    for warning in (*warnings(plans_of(settings), settings.max_age), *settings.polled_twice):
+    for warning in (*warnings(plans_by_account(settings), settings.max_age), *settings.polled_twice):
         click.echo(f"warning: {warning}", err=True)
     if settings.state_file and not (directory := Path(settings.state_file).parent).is_dir():
         click.echo(f"warning: state_file: no directory {directory}, so values will not be kept; create it", err=True)

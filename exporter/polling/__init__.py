@@ -1,1 +1,1 @@
-"""When and how fast the API is asked: the plan, the budget, one poll, the schedule."""
+"""When and how fast the API is queried: plan, rate limit, one poll, schedule, account state."""

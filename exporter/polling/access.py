@@ -1,4 +1,4 @@
-"""What the results of polls say about an account: whether the API answers, and admits it. Values only."""
+"""Derives the state of an account from the results of polls. Values only."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -16,95 +16,98 @@ from exporter.source import (
     TransportError,
 )
 
-_IN_A_ROW = 3
+_FAILURE_THRESHOLD = 3
 
 
 @dataclass(frozen=True, slots=True)
 class AccountAccess:
-    """What the results so far say.
+    """The account state after the polls so far.
 
-    Once three spaces in a row (or all, if there are fewer) got no answer from the API, the account is unreachable; once
-    as many were denied without a success between, it is denied. When a space is answered, the failures before it are
-    `own`: they are about these spaces, not about the account. A space with a failure of its own says nothing about the
-    account until it succeeds: a few such spaces must not make it unreachable, nor stop the polls of all others. The
-    failures of most spaces are no spaces' own.
+    After three consecutive spaces without a response from the API, the account is unreachable. After three spaces were
+    denied without a success between them, the account is denied. With fewer than three spaces, all of them must fail.
+
+    If the API responds to another space first, the failed spaces are excluded: the cause is the space, not the account.
+    A few failing spaces must not make the account unreachable, because that would stop the polls of all other spaces.
+    Failures of an excluded space do not count until the API responds to it. If most spaces got no response, they are
+    not excluded, because the cause is not likely to be the spaces.
     """
 
-    spaces: int
+    space_count: int
     denied: frozenset[str] = frozenset()
     unanswered: frozenset[str] = frozenset()
-    own: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
     rejected: frozenset[str] = frozenset()
-    """Spaces whose last result was a rejection: another one says nothing new."""
+    """Spaces whose last result was a rejection. A repeated rejection does not change the account state."""
     state: AccountState | None = None
-    """`OK`, `DENIED` or `UNREACHABLE`; None before the first verdict. While it is `DENIED`, only probes are sent, and
-    only a success or a rejection ends it."""
+    """`OK`, `DENIED` or `UNREACHABLE`; None until the polls determine it. While the state is `DENIED`, only probes are
+    sent. Only a success or a rejection ends `DENIED`."""
 
-    def among(self, spaces: Collection[str]) -> "AccountAccess":
-        """The same with these spaces. If none is left that can be probed, the `own` failures are cleared."""
-        kept = frozenset(spaces)
-        own = frozenset[str]() if kept <= self.own else self.own & kept
-        state = self.state if kept else None
-        return AccountAccess(len(kept), self.denied & kept, self.unanswered & kept, own, self.rejected & kept, state)
+    def with_spaces(self, spaces: Collection[str]) -> "AccountAccess":
+        """Return the access with these spaces only. If all of them are excluded, the exclusions are cleared, because at
+        least one space must be available for probes."""
+        ids = frozenset(spaces)
+        excluded = frozenset[str]() if ids <= self.excluded else self.excluded & ids
+        state = self.state if ids else None
+        return AccountAccess(len(ids), self.denied & ids, self.unanswered & ids, excluded, self.rejected & ids, state)
 
     def after(self, outcome: Outcome) -> "AccountAccess":
-        """A poll has ended."""
+        """Return the access after this result of a poll."""
         space, error = outcome.space, outcome.error
         rejected = isinstance(error, RejectedError) and error.from_api
         if rejected and space in self.rejected and self.state is not AccountState.DENIED:
             return self
         access = replace(self, rejected=self.rejected | {space} if rejected else self.rejected - {space})
-        if not is_answer(error):
-            return access._after_no_answer(space)
+        if not is_api_response(error):
+            return access._after_no_response(space)
         if isinstance(error, DeniedError):
             return access._after_denial(space)
         if isinstance(error, TemporaryError):  # throttled, or malformed
             state = self.state if self.state is AccountState.DENIED else AccountState.OK
-            return replace(access, unanswered=frozenset(), own=access._own_after(space), state=state)
-        own = (access._own_after(space) | self.denied) - {space}
-        return replace(access, denied=frozenset(), unanswered=frozenset(), own=own, state=AccountState.OK)
+            return replace(access, unanswered=frozenset(), excluded=access._excluded_after(space), state=state)
+        excluded = (access._excluded_after(space) | self.denied) - {space}
+        return replace(access, denied=frozenset(), unanswered=frozenset(), excluded=excluded, state=AccountState.OK)
 
-    def _after_no_answer(self, space: str) -> "AccountAccess":
-        if space in self.own or self.state is AccountState.DENIED:
+    def _after_no_response(self, space: str) -> "AccountAccess":
+        if space in self.excluded or self.state is AccountState.DENIED:
             return self
         unanswered = self.unanswered | {space}
-        state = AccountState.UNREACHABLE if len(unanswered) >= self._enough else self.state
+        state = AccountState.UNREACHABLE if len(unanswered) >= self._threshold else self.state
         return replace(self, unanswered=unanswered, state=state)
 
     def _after_denial(self, space: str) -> "AccountAccess":
-        # the API answers, but whether it admits the account is not known yet
+        # the API is reachable, but one denial does not show whether it denies the account or only this space
         state = None if self.state is AccountState.UNREACHABLE else self.state
-        access = replace(self, unanswered=frozenset(), own=self._own_after(space), state=state)
-        if self.state is AccountState.DENIED or space in self.own:
+        access = replace(self, unanswered=frozenset(), excluded=self._excluded_after(space), state=state)
+        if self.state is AccountState.DENIED or space in self.excluded:
             return access
         denied = self.denied | {space}
-        return replace(access, denied=denied, state=AccountState.DENIED if len(denied) >= self._enough else state)
+        return replace(access, denied=denied, state=AccountState.DENIED if len(denied) >= self._threshold else state)
 
     @property
-    def _enough(self) -> int:
-        """How many failures in a row are about the account."""
-        return max(1, min(_IN_A_ROW, self.spaces - len(self.own)))
+    def _threshold(self) -> int:
+        """The number of failed spaces that counts as a failure of the account."""
+        return max(1, min(_FAILURE_THRESHOLD, self.space_count - len(self.excluded)))
 
-    def _own_after(self, space: str) -> frozenset[str]:
-        """The spaces with a failure of their own, now that this space was answered."""
-        most = len(self.unanswered) > (self.spaces - len(self.own)) / 2
-        return self.own if most else (self.own | self.unanswered) - {space}
+    def _excluded_after(self, space: str) -> frozenset[str]:
+        """Return the excluded spaces after the API responded to this space."""
+        is_majority = len(self.unanswered) > (self.space_count - len(self.excluded)) / 2
+        return self.excluded if is_majority else (self.excluded | self.unanswered) - {space}
 
 
-def is_answer(error: QueryError | None) -> bool:
-    """Whether the API itself answered. What a proxy or a portal sends instead is no answer."""
+def is_api_response(error: QueryError | None) -> bool:
+    """Return whether the API itself responded. A response of a proxy or captive portal does not count."""
     if error is None or isinstance(error, DeniedError):
         return True
     return error.from_api and not isinstance(error, TransportError | RequestTimeout | ServerError)
 
 
 def explains(error: QueryError | None, state: AccountState | None) -> bool:
-    """Whether the error is what this state of an account consists of."""
+    """Return whether the error is a failure of the account in this state, not of a space."""
     match state:
         case AccountState.DENIED:
             return isinstance(error, DeniedError)
         case AccountState.UNREACHABLE:
-            return not is_answer(error)
+            return not is_api_response(error)
         case AccountState.THROTTLED:
             return isinstance(error, ThrottledError)
     return False

@@ -1,8 +1,8 @@
-"""The polling of one account: a due space waits in its queue, once, and is polled as fast as the budget allows.
+"""Polls one account. Due spaces wait in a queue, each at most once, and are polled as fast as the budget allows.
 
-After a temporary failure a space is due again with exponential backoff, after a permanent one at a longer interval. A
-denied account is probed by one space per interval until access is restored. While the account is not ok, the log has
-one line for it, and none for the spaces that fail for the same reason.
+After a temporary failure, a space is due again with exponential backoff; after a permanent failure, at a longer
+interval. A denied account is probed with one space per interval until access is restored. An account failure is logged
+once, without a line for each space that fails for the same reason.
 """
 
 import asyncio
@@ -23,36 +23,39 @@ from exporter.polling.budget import Budget
 from exporter.polling.plan import Plan
 from exporter.polling.poller import Poller
 from exporter.polling.schedule import Schedule
-from exporter.polling.timing import next_due, pause_after_failure, pause_after_rejection, starts
+from exporter.polling.timing import next_due, pause_after_failure, pause_after_rejection, start_times
 from exporter.source import DeniedError, Outcome, PermanentError, TemporaryError, ThrottledError
 
-_STOP_SECONDS = 6.0
-"""How long polls in flight may take to end at a stop."""
+_STOP_TIMEOUT_SECONDS = 6.0
+"""How long `stop` waits for polls in flight."""
 
-_PROBE_SHARE = 0.99
-"""Between two probes of a denied account: a little less than one interval, for rounding can make a slot early."""
+_PROBE_INTERVAL_SHARE = 0.99
+"""Minimum time between two probes, as a share of the interval; less than 1, because rounding can make a slot early."""
 
 _log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class _Entry:
-    """A space's place in the schedule. `waiting`: it is due, and its poll has not ended. `first`: it has no value,
-    and was not polled yet. `turn` is its place in the queue, which a throttled poll keeps. `reported`: the log has a
-    line that it fails."""
+    """The schedule entry of a space.
+
+    `pending`: the space is due, and its poll has not ended. `unpolled`: the space has no stored value and was never
+    polled. `queue_position`: lowest first; kept after a throttled poll. `failure_logged`: the log has a line about the
+    failure.
+    """
 
     space: Space
     slot: float
     due: float
-    first: bool
-    waiting: bool = False
+    unpolled: bool
+    pending: bool = False
     failures: int = 0
-    turn: int | None = None
-    reported: bool = False
+    queue_position: int | None = None
+    failure_logged: bool = False
 
 
 class AccountPolling:
-    """Polls every space of an account until it is stopped. `on_outcome` gets the result of each poll."""
+    """Polls the spaces of an account until `stop`. `on_outcome` is called with the result of each poll."""
 
     def __init__(
         self,
@@ -70,87 +73,88 @@ class AccountPolling:
         self._budget = budget
         self._access = AccountAccess(self.plan.spaces)
         self._health: AccountHealth | None = None
-        self._logged: AccountState | None = None
+        self._logged_state: AccountState | None = None
         self._last_probe = -math.inf
-        self._prober: _Entry | None = None
+        self._last_probed: _Entry | None = None
         self._poller = poller
         self._schedule = schedule
         self._clock = clock
         self._on_outcome = on_outcome
         self._random = random
         self._queue: asyncio.PriorityQueue[tuple[bool, int, _Entry]] = asyncio.PriorityQueue()
-        self._turns = count()
+        self._queue_positions = count()
         self._entries: dict[str, _Entry] = {}
         self._workers: list[asyncio.Task[None]] = []
         self._stopping = False
 
     @property
     def denied(self) -> bool:
-        """Whether the API does not admit the account."""
+        """Whether the API does not accept the account: its key, permission, subscription or clock."""
         return self._access.state is AccountState.DENIED
 
     @property
     def health(self) -> AccountHealth | None:
-        """The state of the account; None before the first answers."""
+        """The state of the account; None until the first polls determine it."""
         health = self._health
         if health and health.state is AccountState.THROTTLED and not self._budget.is_throttled:
-            return AccountHealth(AccountState.OK, health.since)  # it recovered, and no poll has ended since
+            return AccountHealth(AccountState.OK, health.since)  # the rate has recovered since the last poll
         return health
 
     @property
     def current_plan(self) -> Plan:
-        """The plan at the rate that throttling leaves and the measured latency."""
+        """The plan with the current rate (lower while throttled) and the measured latency."""
         return replace(self.plan, qps=self._budget.sustained_qps(), latency=self._budget.latency.mean)
 
-    def start(self, known: Mapping[str, float]) -> None:
-        """Put every space into the schedule. `known` has the next slots (monotonic seconds) of the spaces whose values
-        are known; the others are due now."""
+    def start(self, next_slots: Mapping[str, float]) -> None:
+        """Schedule every space. `next_slots` maps spaces with stored values to their next slot (monotonic seconds).
+        All other spaces are due now."""
         self.started = True
-        self._add(self.account.polled_spaces, known)
+        self._add(self.account.polled_spaces, next_slots)
         self._start_workers()
 
     def apply(self, account: Account, *, new_source: bool) -> None:
-        """Apply other settings of the account. Spaces that stay keep their slot, new ones are polled first. A space
-        that fails is due now if its settings, or the source, are new."""
+        """Apply new settings of the account. Existing spaces keep their slots, new spaces are polled first. A failing
+        space is due now if its settings or the source changed."""
         interval = self.plan.interval
         self.account, self.plan = account, Plan.of(account)
         self._budget.set_limit(account.qps)
         spaces = {space.id: space for space in account.polled_spaces}
-        self._access = self._access.among(spaces)
+        self._access = self._access.with_spaces(spaces)
         if self._access.state is None:
             self._health = None
         if not self.started:
             return
-        unpolled = {name for name, entry in self._entries.items() if entry.first and not entry.waiting}
+        unpolled = {name for name, entry in self._entries.items() if entry.unpolled and not entry.pending}
         self._remove((self._entries.keys() - spaces.keys()) | unpolled)
         changed = [entry for entry in self._entries.values() if new_source or entry.space != spaces[entry.space.id]]
         for entry in self._entries.values():
             entry.space = spaces[entry.space.id]
         if self.plan.interval != interval:
-            self._spread_again()
+            self._redistribute_slots()
         for entry in changed:
-            if entry.failures and not entry.waiting:
-                self._plan_next(entry, self._clock.monotonic())
+            if entry.failures and not entry.pending:
+                self._reschedule(entry, self._clock.monotonic())
         self._add([space for name, space in spaces.items() if name not in self._entries], {})
         self._start_workers()
 
     def probe_now(self) -> None:
-        """The credentials have changed: a denied account is probed now, not after an interval."""
+        """Probe a denied account now instead of after an interval, because its credentials have changed."""
         if self.denied:
-            self._last_probe, self._prober = -math.inf, None
-            able = [e for name, e in self._entries.items() if name not in self._access.own and not e.waiting]
-            for entry in able[:1]:
-                self._plan_next(entry, self._clock.monotonic())
+            self._last_probe, self._last_probed = -math.inf, None
+            excluded = self._access.excluded
+            candidates = [entry for name, entry in self._entries.items() if name not in excluded and not entry.pending]
+            for entry in candidates[:1]:
+                self._reschedule(entry, self._clock.monotonic())
 
     async def sweep(self, on_polled: Callable[[Outcome], None]) -> None:
-        """Poll every space once, outside the schedule; `on_polled` gets each result. Once the account is denied, no
-        more requests are sent, and the spaces that are left have no result."""
+        """Poll every space once, without the schedule; `on_polled` is called with each result. If the account becomes
+        denied, no more requests are sent, and the remaining spaces have no result."""
         now, spaces = self._clock.monotonic(), iter(self.account.polled_spaces)
 
         async def work() -> None:
             for space in spaces:
                 outcome = await self._poller.poll(space, due=now, retry=True)
-                if not self.denied:  # a request from before the denial says nothing about the account now
+                if not self.denied:  # the result of a request from before the denial is outdated
                     self._access = self._access.after(outcome)
                     self._health = self._health_after(outcome)
                 self._on_outcome(outcome)
@@ -171,17 +175,17 @@ class AccountPolling:
                 worker.result()
 
     def remove_spaces(self) -> None:
-        """The account is no longer configured: nothing is due any more, and polls in flight are not recorded."""
+        """Remove all spaces from the schedule. Results of polls in flight are discarded."""
         self._remove(set(self._entries))
 
     async def stop(self) -> None:
-        """Let polls in flight end, for a few seconds, then stop."""
+        """Stop. Polls in flight may take up to 6 seconds to end, then they are cancelled."""
         self._stopping = True
         for worker in self._workers:
             if worker not in self._poller.in_flight:
                 worker.cancel()
         if self._workers:
-            await asyncio.wait(self._workers, timeout=_STOP_SECONDS)
+            await asyncio.wait(self._workers, timeout=_STOP_TIMEOUT_SECONDS)
         for worker in self._workers:
             worker.cancel()
 
@@ -189,29 +193,30 @@ class AccountPolling:
         for name in names:
             self._schedule.remove(self._key(self._entries.pop(name)))
 
-    def _add(self, spaces: Sequence[Space], known: Mapping[str, float]) -> None:
+    def _add(self, spaces: Sequence[Space], next_slots: Mapping[str, float]) -> None:
         plan = replace(self.plan, spaces=len(spaces))
         by_id = {space.id: space for space in spaces}
-        for name, start in starts(list(by_id), known, plan, self._clock.monotonic()).items():
-            entry = _Entry(by_id[name], start.slot, start.due, first=name not in known)
-            self._put_into_schedule(entry, entry.due)
+        for name, start in start_times(list(by_id), next_slots, plan, self._clock.monotonic()).items():
+            entry = _Entry(by_id[name], start.slot, start.due, unpolled=name not in next_slots)
+            self._schedule_entry(entry, entry.due)
             self._entries[name] = entry
 
-    def _spread_again(self) -> None:
-        """Slots over another interval. A failing space that is due before its new slot stays due then."""
+    def _redistribute_slots(self) -> None:
+        """Spread the slots over the new interval. A failing space keeps its due time if that is
+        before its new slot."""
         now = self._clock.monotonic()
         for index, entry in enumerate(self._entries.values()):
             entry.slot = now + self.plan.interval * (index + 1) / len(self._entries)
             due = entry.slot if not entry.failures else min(entry.due, entry.slot)
-            entry.due = entry.due if entry.waiting else due
-            self._put_into_schedule(entry, due)
+            entry.due = entry.due if entry.pending else due
+            self._schedule_entry(entry, due)
 
-    def _put_into_schedule(self, entry: _Entry, due: float) -> None:
+    def _schedule_entry(self, entry: _Entry, due: float) -> None:
         on_due = partial(self._enqueue, entry)
         self._schedule.add(self._key(entry), due=due, interval=self.plan.interval, on_due=on_due)
 
     def _start_workers(self) -> None:
-        """As many workers as requests can be in flight."""
+        """Start one worker for each request that may be in flight at once."""
         for _ in range(self._budget.concurrency - len(self._workers)):
             self._workers.append(asyncio.create_task(self._work()))
 
@@ -219,11 +224,11 @@ class AccountPolling:
         return repr((self.account.name, entry.space.id))
 
     def _enqueue(self, entry: _Entry) -> None:
-        if not entry.waiting:
-            entry.waiting = True
-            entry.turn = next(self._turns) if entry.turn is None else entry.turn
-            # spaces without a value before all others that wait
-            self._queue.put_nowait((not entry.first, entry.turn, entry))
+        if not entry.pending:
+            entry.pending = True
+            entry.queue_position = next(self._queue_positions) if entry.queue_position is None else entry.queue_position
+            # unpolled spaces first
+            self._queue.put_nowait((not entry.unpolled, entry.queue_position, entry))
 
     async def _work(self) -> None:
         while not self._stopping:
@@ -231,65 +236,67 @@ class AccountPolling:
             try:
                 await self._poll(entry)
             except Exception:
-                # the schedule calls again after an interval; a worker that ended would leave the account blind
-                _log.exception("poll lost by a bug, please report it", account=self.account.name, space=entry.space.id)
+                # the worker must continue; the space is due again after an interval
+                event = "poll result lost because of a bug, please report it"
+                _log.exception(event, account=self.account.name, space=entry.space.id)
             finally:
-                entry.waiting = entry.first = False
+                entry.pending = entry.unpolled = False
 
     async def _poll(self, entry: _Entry) -> None:
         now = self._clock.monotonic()
         if self._is_removed(entry):
             return
         probe = self.denied
-        if probe and not self._may_probe(entry, now):
-            self._plan_next(entry, self._next_slot(entry))
+        if probe and not self._can_probe(entry, now):
+            self._reschedule(entry, self._next_slot(entry))
             return
-        self._last_probe, self._prober = now, entry
+        self._last_probe, self._last_probed = now, entry
         outcome = await self._poller.poll(entry.space, due=entry.due, retry=not probe)
         if self._is_removed(entry):
             return
-        if probe or not self.denied:  # a request from before the denial says nothing about the account now
-            self._judge(outcome)
-        self._log_change(entry, outcome)
+        if probe or not self.denied:  # the result of a request from before the denial is outdated
+            self._update_access(outcome)
+        self._log_space_change(entry, outcome)
         entry.failures = entry.failures + 1 if outcome.error else 0
-        if not isinstance(outcome.error, ThrottledError):  # otherwise it would wait for a complete sweep again
-            entry.turn = None
-        outcome = replace(outcome, next_slot=self._in_unix_seconds(self._next_slot(entry)))
-        self._plan_next(entry, self._due_after(entry, outcome))
+        if not isinstance(outcome.error, ThrottledError):  # a throttled space would wait for a complete sweep otherwise
+            entry.queue_position = None
+        outcome = replace(outcome, next_slot=self._to_unix_seconds(self._next_slot(entry)))
+        self._reschedule(entry, self._due_after_poll(entry, outcome))
         self._on_outcome(outcome)
 
     def _is_removed(self, entry: _Entry) -> bool:
-        """Whether the space was removed from the configuration since it was due."""
+        """Return whether the space was removed from the configuration after it became due."""
         return self._entries.get(entry.space.id) is not entry
 
-    def _may_probe(self, entry: _Entry, now: float) -> bool:
-        """A denied account is probed by one space per interval, a different one each time: a space with a denial of its
-        own would keep the account denied."""
-        able = self.plan.spaces - len(self._access.own)
+    def _can_probe(self, entry: _Entry, now: float) -> bool:
+        """Return whether this space may probe a denied account: one probe per interval, each with a different space. A
+        space that alone is denied must not keep the account denied."""
+        candidates = self.plan.spaces - len(self._access.excluded)
         return (
-            now - self._last_probe >= _PROBE_SHARE * self.plan.interval
-            and entry.space.id not in self._access.own
-            and (entry is not self._prober or able == 1)
+            now - self._last_probe >= _PROBE_INTERVAL_SHARE * self.plan.interval
+            and entry.space.id not in self._access.excluded
+            and (entry is not self._last_probed or candidates == 1)
         )
 
-    def _judge(self, outcome: Outcome) -> None:
-        """What an outcome says about the account."""
+    def _update_access(self, outcome: Outcome) -> None:
+        """Update the state of the account after a poll, and reschedule spaces if the state changed."""
         before, self._access = self._access, self._access.after(outcome)
         self._health = self._health_after(outcome)
-        self._log_health()
+        self._log_account_change()
         now = self._clock.monotonic()
         if before.state is self._access.state:
             if self.denied and isinstance(outcome.error, TemporaryError):
-                self._last_probe = -math.inf  # this probe was inconclusive: the next space that is due probes
+                self._last_probe = -math.inf  # the probe was inconclusive: probe with the next due space
         elif self.denied:
-            for entry in self._entries.values():  # the denials were not these spaces' own: no backoff
-                if not entry.waiting and entry.space.id in self._access.denied:
-                    self._plan_next(entry, next_due(due=now, slot=entry.slot, interval=self.plan.interval, now=now))
-        elif before.state in (AccountState.DENIED, AccountState.UNREACHABLE):  # poll what was not polled, or failed
+            for entry in self._entries.values():  # the account was denied, not these spaces: no backoff
+                if not entry.pending and entry.space.id in self._access.denied:
+                    self._reschedule(entry, next_due(due=now, slot=entry.slot, interval=self.plan.interval, now=now))
+        elif before.state in (AccountState.DENIED, AccountState.UNREACHABLE):
+            # poll the spaces that failed or were not polled
             was_denied = before.state is AccountState.DENIED
             for entry in self._entries.values():
-                if (was_denied or entry.failures) and not entry.waiting and entry.space.id not in before.own:
-                    self._plan_next(entry, now)
+                if (was_denied or entry.failures) and not entry.pending and entry.space.id not in before.excluded:
+                    self._reschedule(entry, now)
 
     def _health_after(self, outcome: Outcome) -> AccountHealth | None:
         state, error, before = self._access.state, outcome.error, self._health
@@ -302,12 +309,12 @@ class AccountPolling:
             return AccountHealth(state, since, error.code, error.detail, error.request_id)
         return replace(before, since=since) if before and before.state is state else AccountHealth(state, since)
 
-    def _log_health(self) -> None:
-        """One line when the account is not ok any more, and one when it is again."""
+    def _log_account_change(self) -> None:
+        """Log a change of the account state."""
         health = self._health
-        if health is None or health.state is self._logged:
+        if health is None or health.state is self._logged_state:
             return
-        before, self._logged = self._logged, health.state
+        before, self._logged_state = self._logged_state, health.state
         match before:
             case AccountState.DENIED:
                 _log.info("account access restored", account=self.account.name)
@@ -319,13 +326,13 @@ class AccountPolling:
         fields |= {"request_id": health.request_id} if health.request_id else {}
         match health.state:
             case AccountState.DENIED:
-                _log.error("account denied, probing once per interval", **fields)
+                _log.error("account authorization failed, probing once per interval", **fields)
             case AccountState.UNREACHABLE:
                 _log.error("account unreachable", **fields)
             case AccountState.THROTTLED:
                 _log.warning("account throttled, polling at a lower rate", **fields)
 
-    def _due_after(self, entry: _Entry, outcome: Outcome) -> float:
+    def _due_after_poll(self, entry: _Entry, outcome: Outcome) -> float:
         now, interval = self._clock.monotonic(), self.plan.interval
         if outcome.error is None or (isinstance(outcome.error, DeniedError) and self.denied):
             return self._next_slot(entry)
@@ -337,22 +344,22 @@ class AccountPolling:
         now = self._clock.monotonic()
         return next_due(due=entry.due, slot=entry.slot, interval=self.plan.interval, now=now)
 
-    def _in_unix_seconds(self, monotonic: float) -> float:
+    def _to_unix_seconds(self, monotonic: float) -> float:
         return self._clock.now() + monotonic - self._clock.monotonic()
 
-    def _plan_next(self, entry: _Entry, due: float) -> None:
+    def _reschedule(self, entry: _Entry, due: float) -> None:
         entry.due = due
         self._schedule.reschedule(self._key(entry), due)
 
-    def _log_change(self, entry: _Entry, outcome: Outcome) -> None:
-        where, error = {"account": self.account.name, "space": entry.space.id}, outcome.error
-        of_account = self._health is not None and explains(error, self._health.state)
-        if error and not entry.reported and not of_account:
-            entry.reported = True
+    def _log_space_change(self, entry: _Entry, outcome: Outcome) -> None:
+        fields, error = {"account": self.account.name, "space": entry.space.id}, outcome.error
+        is_account_failure = self._health is not None and explains(error, self._health.state)
+        if error and not entry.failure_logged and not is_account_failure:
+            entry.failure_logged = True
             ids = {"request_id": error.request_id} if error.request_id else {}
             _log.warning(
-                "space failing", **where, reason=error.reason.value, code=error.code, detail=error.detail, **ids
+                "space polls failing", **fields, reason=error.reason.value, code=error.code, detail=error.detail, **ids
             )
-        elif entry.reported and not error:
-            entry.reported = False
-            _log.info("space recovered", **where, failed_polls=entry.failures)
+        elif entry.failure_logged and not error:
+            entry.failure_logged = False
+            _log.info("space recovered", **fields, failed_polls=entry.failures)

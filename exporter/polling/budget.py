@@ -1,15 +1,17 @@
-"""The budget: never more than `qps` queries per second, as the server sees it.
+"""Limits the requests of an account to `qps` per second, counted when they arrive at the server.
 
-A limiter that counts sends cannot promise that, because latency bunches requests on the way. This one releases a permit
-only when the *answer* has arrived and a hold time has passed. There are ceil(qps) permits, each held for ceil(qps)/qps
-seconds, at least one second: 10 permits for 1 s, 2 permits for 1.05 s at 1.9 qps, 1 permit for 2 s at 0.5 qps. A
-request reaches the server between its send and its answer, so all arrivals within one second hold a permit at the end
-of that second: never more than ceil(qps), and never more than qps on average. Sends are also spaced by 1/qps.
+A limiter that counts requests when they are sent cannot guarantee this, because requests that were sent evenly can
+arrive in bursts. Here a permit is released only after the response has arrived and a hold time has passed. There are
+ceil(qps) permits, and the hold time is ceil(qps)/qps seconds, at least one second: 10 permits and 1 s at 10 qps, 2
+permits and 1.05 s at 1.9 qps, 1 permit and 2 s at 0.5 qps. A request arrives at the server between its send and its
+response, so every request that arrives within one second still has its permit at the end of that second. Therefore at
+most ceil(qps) requests arrive in any second, and at most qps per second on average. Sends are also 1/qps apart.
 
-What it cannot bound: a request that timed out counts as answered. A server that hung may still read it from its socket
-later, together with other requests that timed out.
+Limitation: a request that timed out counts as answered. A server that hung may read several of these requests later, in
+a burst.
 
-`Permits` is the arithmetic, `Rate` is the effect of throttling, `Latency` measures requests, `Budget` waits.
+`Permits` calculates when a request may be sent, `Rate` the effect of throttling, `Latency` the mean duration of
+requests. `Budget` waits.
 """
 
 import asyncio
@@ -21,112 +23,112 @@ from contextlib import asynccontextmanager, suppress
 from exporter.clock import Clock
 
 MAX_PAUSE_SECONDS = 60.0
-ASSUMED_LATENCY_SECONDS = 0.2
-"""Of a request, until one was measured. Between 0.1 and 0.3 s are usual."""
+DEFAULT_LATENCY_SECONDS = 0.2
+"""Latency of a request before the first measurement. Typical values are 0.1 to 0.3 s."""
 _RECOVERY_SECONDS = 240.0
-"""How long the rate takes to rise from zero to the limit, after the end of a pause."""
-_LOWEST_SHARE = 1 / 16
-_MEAN_SECONDS = 600.0
-"""The time over which the mean rate is taken."""
-_MEASURED_REQUESTS = 100
+"""Time in which the rate rises from zero to the limit after a pause."""
+_MIN_SHARE = 1 / 16
+_MEAN_WINDOW_SECONDS = 600.0
+"""The window of the mean rate."""
+_MAX_MEASURED_REQUESTS = 100
 _MAX_UNANSWERED = 3
 
 
 def reached_qps(qps: float, latency: float) -> float:
-    """Queries per second that a budget of `qps` reaches when a request takes `latency` seconds on average."""
+    """Return the queries per second that a budget of `qps` reaches with a mean latency of `latency` seconds."""
     permits = math.ceil(qps)
     return permits / (permits / qps + latency)
 
 
 class Permits:
-    """When the next request may be sent. Every method takes the time and none waits; `qps` may change between calls."""
+    """Calculates when the next request may be sent. No method waits. `qps` may change between calls."""
 
     def __init__(self) -> None:
         self._in_flight = 0
-        self._answered: deque[float] = deque()
+        self._ended: deque[float] = deque()
         self._last_slot = -math.inf
-        self._rested = -math.inf
+        self._held_off_at = -math.inf
 
     def delay(self, now: float, qps: float) -> float:
-        """Seconds until a request may be sent; 0 for now, infinity while only an answer can free a permit."""
+        """Return the seconds until the next request may be sent; infinity if a request in flight must end first."""
         size = math.ceil(qps)
         hold = size / qps
-        next_slot = max(self._last_slot + 1 / qps, self._rested + hold)
-        while self._answered and self._answered[0] + hold <= now:
-            self._answered.popleft()
-        excess = self._in_flight + len(self._answered) - size
+        next_slot = max(self._last_slot + 1 / qps, self._held_off_at + hold)
+        while self._ended and self._ended[0] + hold <= now:
+            self._ended.popleft()
+        excess = self._in_flight + len(self._ended) - size
         if excess < 0:
             return max(0.0, next_slot - now)
-        if excess >= len(self._answered):
+        if excess >= len(self._ended):
             return math.inf
-        return max(self._answered[excess] + hold, next_slot) - now
+        return max(self._ended[excess] + hold, next_slot) - now
 
     def hold_off(self, now: float) -> None:
-        """Release no permit before one hold time has passed: another process may have sent requests until now."""
-        self._rested = now
+        """Send nothing for one hold time, because another process may have sent requests until now."""
+        self._held_off_at = now
 
-    def take(self, now: float, qps: float) -> None:
-        """A request is sent. If it is a little late for its slot, the next slot is not later."""
+    def start_request(self, now: float, qps: float) -> None:
+        """Record a request that is sent now. If it is late by less than half of 1/qps, the next slot does not move."""
         self._in_flight += 1
         slot = self._last_slot + 1 / qps
         self._last_slot = slot if now - slot < 0.5 / qps else now
 
-    def answered(self, now: float) -> None:
-        """Its answer arrived, or the exporter stopped waiting for it: the permit is released after its hold time."""
+    def end_request(self, now: float) -> None:
+        """Record the end of a request (a response or an error). Its permit is released after the hold time."""
         self._in_flight -= 1
-        self._answered.append(now)
+        self._ended.append(now)
 
 
 class Rate:
-    """The limit after throttling, in queries per second: halved when the API throttles, then rising slowly."""
+    """The limit in queries per second, halved when the API throttles a request; it then rises slowly."""
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self._share = 1.0
-        """Of the limit, at the time of the last throttled request."""
+        """Share of the limit immediately after the last reduction."""
         self._lowered_at = -math.inf
         self._paused_until = -math.inf
         self._lowered = deque([(-math.inf, -math.inf, 1.0)])
-        """When the rate was lowered, from when it rises, and its share then; as far back as the mean needs."""
+        """Each reduction in the window of `mean`: its time, the time when the rate starts to rise, and the share."""
 
     def current(self, now: float) -> float:
-        """Between a sixteenth of the limit and the limit."""
+        """Return the current rate: from 1/16 of the limit up to the limit."""
         risen = max(0.0, now - max(self._lowered_at, self._paused_until)) / _RECOVERY_SECONDS
         return self.limit * min(1.0, self._share + risen)
 
     def mean(self, now: float) -> float:
-        """The mean of the last ten minutes, with pauses as 0."""
-        start, total = now - _MEAN_SECONDS, 0.0
+        """Return the mean rate of the last 10 minutes; the rate is 0 in a pause."""
+        start, total = now - _MEAN_WINDOW_SECONDS, 0.0
         ends = [*(at for at, _, _ in list(self._lowered)[1:]), now]
         for (at, rises_from, share), end in zip(self._lowered, ends, strict=True):
-            origin = max(rises_from, start - _RECOVERY_SECONDS)  # it has reached 1 by then
+            origin = max(rises_from, start - _RECOVERY_SECONDS)  # the share is 1 at the end of this time
             if end > start:
-                total += _sum_of_shares(share, end - origin) - _sum_of_shares(share, max(at, start) - origin)
-        return self.limit * total / _MEAN_SECONDS
+                total += _share_integral(share, end - origin) - _share_integral(share, max(at, start) - origin)
+        return self.limit * total / _MEAN_WINDOW_SECONDS
 
     def is_lowered(self, now: float) -> bool:
-        """Whether throttling still lowers the rate."""
+        """Return whether the rate is below the limit because of throttling."""
         return self.current(now) < self.limit
 
     def pause_left(self, now: float) -> float:
-        """Seconds for which nothing may be sent."""
+        """Return the remaining seconds of the pause."""
         return max(0.0, self._paused_until - now)
 
-    def throttled(self, now: float, *, sent_at: float, wait_seconds: float) -> None:
-        """The API throttled a request: pause, for a minute at most, and halve the rate. Requests that were in flight
-        when the rate was lowered do not lower it again."""
+    def on_throttled(self, now: float, *, sent_at: float, wait_seconds: float) -> None:
+        """Pause for `wait_seconds` (at most 60) and halve the rate, because the API throttled a request. Requests that
+        were in flight at the last reduction do not reduce the rate again."""
         if sent_at > self._lowered_at:
-            self._share = max(self.current(now) / self.limit / 2, _LOWEST_SHARE)
+            self._share = max(self.current(now) / self.limit / 2, _MIN_SHARE)
             self._lowered_at = now
             self._lowered.append((now, now, self._share))
-            while self._lowered[1][0] < now - _MEAN_SECONDS:
+            while self._lowered[1][0] < now - _MEAN_WINDOW_SECONDS:
                 self._lowered.popleft()
         self._paused_until = max(self._paused_until, now + min(wait_seconds, MAX_PAUSE_SECONDS))
         self._lowered[-1] = (self._lowered_at, max(self._lowered_at, self._paused_until), self._share)
 
 
-def _sum_of_shares(share: float, seconds: float) -> float:
-    """The integral of a share that rises to 1, over these seconds."""
+def _share_integral(share: float, seconds: float) -> float:
+    """Return the integral over `seconds` of a share that rises to 1."""
     if seconds <= 0:
         return 0.0
     rising = min(seconds, _RECOVERY_SECONDS * (1 - share))
@@ -134,85 +136,86 @@ def _sum_of_shares(share: float, seconds: float) -> float:
 
 
 class Latency:
-    """Mean duration of the latest requests.
+    """Mean duration of the last 100 requests.
 
-    A request without an answer counts too, because it holds a permit. Of several in a row only the first three count,
-    and none before the first answer: they are an outage, and must not lengthen the interval by which it is noticed.
+    A request without a response counts, because it has a permit. Only the first three consecutive requests without a
+    response count, and none before the first response: more of them are an outage, and an outage must not lengthen the
+    effective interval, because the alerts wait for a multiple of it.
     """
 
     def __init__(self) -> None:
-        self._seconds: deque[float] = deque(maxlen=_MEASURED_REQUESTS)
+        self._seconds: deque[float] = deque(maxlen=_MAX_MEASURED_REQUESTS)
         self._unanswered = _MAX_UNANSWERED
 
     @property
     def mean(self) -> float:
-        """In seconds."""
-        return sum(self._seconds) / len(self._seconds) if self._seconds else ASSUMED_LATENCY_SECONDS
+        """The mean latency in seconds."""
+        return sum(self._seconds) / len(self._seconds) if self._seconds else DEFAULT_LATENCY_SECONDS
 
     def add(self, seconds: float, *, answered: bool) -> None:
-        """A request ended after these seconds."""
+        """Record a request that took `seconds`."""
         self._unanswered = 0 if answered else self._unanswered + 1
         if self._unanswered <= _MAX_UNANSWERED:
             self._seconds.append(seconds)
 
 
 class Budget:
-    """The permits of one account, in the order of the requests for them."""
+    """Gives the permits of one account, first come, first served."""
 
     def __init__(self, qps: float, clock: Clock) -> None:
         self.latency = Latency()
         self._rate = Rate(qps)
         self._permits = Permits()
         self._clock = clock
-        self._order = asyncio.Lock()
+        self._queue_lock = asyncio.Lock()
         self._changed = asyncio.Event()
 
     @property
     def concurrency(self) -> int:
-        """How many requests can be in flight at once."""
+        """The maximum number of requests in flight."""
         return math.ceil(self._rate.limit)
 
     def set_limit(self, qps: float) -> None:
-        """Change the configured queries per second; earlier requests still count."""
+        """Change the configured queries per second. Requests from before the change still count."""
         self._rate.limit = qps
         self._changed.set()
 
     def hold_off(self) -> None:
-        """Send nothing until the requests that another process sent no longer count."""
+        """Send nothing for one hold time, because another process may have sent requests until now."""
         self._permits.hold_off(self._clock.monotonic())
 
     @property
     def is_throttled(self) -> bool:
-        """Whether throttling still lowers the rate."""
+        """Whether the rate is below the limit because of throttling."""
         return self._rate.is_lowered(self._clock.monotonic())
 
     def current_qps(self) -> float:
-        """The limit after throttling."""
+        """Return the current rate: the limit, or less after throttling."""
         return self._rate.current(self._clock.monotonic())
 
     def sustained_qps(self) -> float:
-        """The limit after throttling or, if that is lower, its mean of the last ten minutes with pauses as 0."""
+        """Return the current rate or the mean rate of the last 10 minutes, whichever is lower."""
         now = self._clock.monotonic()
         return min(self._rate.current(now), self._rate.mean(now))
 
     @asynccontextmanager
-    async def permit(self, before: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
-        """Wait until a request may be sent, and hold the permit while it is in flight. `before` is called when the
-        wait is over; if it raises an exception, no permit is used."""
-        async with self._order:
+    async def permit(self, check: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
+        """Wait until a request may be sent, and use a permit until the request ends. `check` is called after the wait;
+        if it raises an exception, no permit is used."""
+        async with self._queue_lock:
             await self._wait()
-            before()
+            check()
             now = self._clock.monotonic()
-            self._permits.take(now, self._rate.current(now))
+            self._permits.start_request(now, self._rate.current(now))
         try:
             yield
         finally:
-            self._permits.answered(self._clock.monotonic())
+            self._permits.end_request(self._clock.monotonic())
             self._changed.set()
 
-    def throttled(self, *, sent_at: float, wait_seconds: float) -> None:
-        """The API throttled a request that was sent at `sent_at`: pause for `wait_seconds`, at most 60."""
-        self._rate.throttled(self._clock.monotonic(), sent_at=sent_at, wait_seconds=wait_seconds)
+    def on_throttled(self, *, sent_at: float, wait_seconds: float) -> None:
+        """Pause for `wait_seconds` (at most 60) and reduce the rate: a request sent at `sent_at` was throttled."""
+        self._rate.on_throttled(self._clock.monotonic(), sent_at=sent_at, wait_seconds=wait_seconds)
 
     async def _wait(self) -> None:
         while (delay := self._delay()) > 0:

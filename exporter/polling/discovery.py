@@ -1,6 +1,6 @@
-"""Lists the spaces of an account: at the start, then once an hour. Polls none of them.
+"""Lists the spaces of an account at the start and once an hour. Does not poll them.
 
-Only a complete list counts. A failure changes nothing, and is retried with exponential backoff.
+Only a complete list is applied. A failure changes nothing and is retried with exponential backoff.
 """
 
 import asyncio
@@ -24,9 +24,12 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Discovered:
-    """The spaces of the last complete list, as names by id, and when it was read (Unix seconds). `up` and `failed` are
-    about the last attempt; `health` is what the attempts say about the account."""
+class DiscoveryResult:
+    """The result of space discovery: the names of the spaces by id, from the last complete list.
+
+    `last_success` is the time of that list (Unix seconds). `up` and `failed` are the result of the last attempt.
+    `health` is the account state that the attempts show.
+    """
 
     spaces: Mapping[str, str] = field(default_factory=dict)
     up: bool = False
@@ -36,14 +39,15 @@ class Discovered:
 
     @property
     def is_unknown(self) -> bool:
-        """Whether it is not known yet which spaces there are."""
+        """Whether no list is available, neither from the API nor from the state file."""
         return self.last_success is None and not self.spaces
 
 
 class Discovery:
-    """Lists one account's spaces while it is on and `may_list`. `on_listed` is called when `found` is new.
+    """Lists the spaces of one account while enabled. `may_list` is called before each attempt, and `on_listed` after
+    each complete list.
 
-    Before the first list, `spaces` count as found: those that were known before a restart.
+    `spaces` are the spaces from the state file. They are used until the first complete list.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class Discovery:
         random: Random,
         spaces: Mapping[str, str],
     ) -> None:
-        self.found = Discovered(spaces)
+        self.result = DiscoveryResult(spaces)
         self._poller = poller
         self._may_list = may_list
         self._clock = clock
@@ -65,34 +69,35 @@ class Discovery:
         self._max_pause = LIST_INTERVAL_SECONDS
         self._task: asyncio.Task[None] | None = None
 
-    def switch(self, *, on: bool, max_pause: float) -> None:
-        """Start, or stop and forget what was found. Pauses after failures grow up to `max_pause` seconds."""
+    def set_enabled(self, *, enabled: bool, max_pause: float) -> None:
+        """Start or stop; a stop clears the result. The backoff after failures is at most `max_pause` seconds."""
         self._max_pause = min(max_pause, LIST_INTERVAL_SECONDS)
-        if not on:
+        if not enabled:
             self.stop()
-            self.found, self._failures = Discovered(), 0
+            self.result, self._failures = DiscoveryResult(), 0
         elif not self._task:
             self._task = asyncio.create_task(self._run())
 
     def stop(self) -> None:
-        """Do not list any more."""
+        """Stop listing."""
         if self._task:
             self._task.cancel()
             self._task = None
 
     async def list_once(self) -> QueryError | None:
-        """List the spaces now; the error if that failed."""
+        """List the spaces now. Return the error if the list failed."""
         try:
             spaces = await self._poller.list_spaces()
-            if self.found.spaces and not spaces:  # a narrowed permission, rather than no customers any more
+            if self.result.spaces and not spaces:  # a reduced permission is more likely than the loss of all customers
                 raise MalformedError("malformed", "expected spaces, found none")
-            self._apply(dict(sorted(spaces.items())))
+            self._apply_list(dict(sorted(spaces.items())))
         except QueryError as error:
-            return self._failed(error)
+            return self._record_failure(error)
         except Exception as error:
-            # a bug fails this list, is logged, and stops no poll
-            _log.exception("listing failed by a bug, please report it", account=self._poller.account)
-            return self._failed(MalformedError("internal", type(error).__name__))
+            # a bug must not stop the polls
+            event = "space discovery failed because of a bug, please report it"
+            _log.exception(event, account=self._poller.account)
+            return self._record_failure(MalformedError("internal", type(error).__name__))
         return None
 
     async def _run(self) -> None:
@@ -101,30 +106,31 @@ class Discovery:
             pause = pause_after_failure(self._failures, self._max_pause, self._random)
             await asyncio.sleep(LIST_INTERVAL_SECONDS if listed else pause)
 
-    def _apply(self, spaces: Mapping[str, str]) -> None:
+    def _apply_list(self, spaces: Mapping[str, str]) -> None:
         now = self._clock.now()
         health = AccountHealth(AccountState.OK, now)
-        before, self.found = self.found, Discovered(spaces, up=True, health=health, last_success=now)
+        before, self.result = self.result, DiscoveryResult(spaces, up=True, health=health, last_success=now)
         self._on_listed()
         account, failures, self._failures = self._poller.account, self._failures, 0
         if failures:
-            _log.info("spaces listed again", account=account, failed_attempts=failures)
+            _log.info("space discovery recovered", account=account, failed_attempts=failures)
         added, removed = spaces.keys() - before.spaces.keys(), before.spaces.keys() - spaces.keys()
         if added or removed:
             _log.info("spaces discovered", account=account, spaces=len(spaces), added=len(added), removed=len(removed))
 
-    def _failed(self, error: QueryError) -> QueryError:
-        self.found = replace(self.found, up=False, failed=True, health=self._health_after(error))
+    def _record_failure(self, error: QueryError) -> QueryError:
+        self.result = replace(self.result, up=False, failed=True, health=self._health_after(error))
         if not self._failures:
             ids = {"request_id": error.request_id} if error.request_id else {}
-            where = {"account": self._poller.account, "reason": error.reason.value, "code": error.code}
-            _log.warning("spaces not listed", **where, detail=error.detail, **ids)
+            fields = {"account": self._poller.account, "reason": error.reason.value, "code": error.code}
+            _log.warning("space discovery failed", **fields, detail=error.detail, **ids)
         self._failures += 1
         return error
 
     def _health_after(self, error: QueryError) -> AccountHealth | None:
-        """As with polls, only an answer from the API ends a denial. A list that is not complete says nothing."""
-        before = self.found.health
+        """Return the account state after a failure. A temporary error does not end a denial, and an incomplete list
+        does not change the state."""
+        before = self.result.health
         denied = before is not None and before.state is AccountState.DENIED
         incomplete = isinstance(error, MalformedError) and error.from_api
         if incomplete or (denied and isinstance(error, TemporaryError)):

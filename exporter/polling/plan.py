@@ -1,4 +1,4 @@
-"""How an account's spaces fit its budget, as arithmetic: intervals, ages, warnings, and the progress of a sweep."""
+"""Calculates whether the budget of an account is sufficient for its spaces, and the progress of a sweep."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -7,63 +7,62 @@ from typing import Self
 
 from exporter.config.fields import format_duration
 from exporter.config.settings import API_LIMIT_QPS, Account, Settings
-from exporter.polling.budget import ASSUMED_LATENCY_SECONDS, reached_qps
+from exporter.polling.budget import DEFAULT_LATENCY_SECONDS, reached_qps
 from exporter.source import REQUEST_TIMEOUT_SECONDS
 
 _HEADROOM = 1.1
-"""How much more than the minimum is recommended, because the number of spaces grows."""
-_ROUNDING = 1e-6
+"""Factor by which recommended values exceed the minimum, because the number of spaces grows."""
+_ROUNDING_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How an account's spaces fit its budget: `interval` and `latency` (of a request, on average) in seconds."""
+    """The spaces and the budget of an account. `interval` and `latency` (mean of a request) are in seconds."""
 
     spaces: int
     interval: float
     qps: float
-    latency: float = ASSUMED_LATENCY_SECONDS
+    latency: float = DEFAULT_LATENCY_SECONDS
 
     @classmethod
     def of(cls, account: Account) -> Self:
-        """The plan of an account."""
+        """Return the plan of an account."""
         return cls(len(account.polled_spaces), account.poll_interval, account.qps)
 
     @property
     def needed_qps(self) -> float:
-        """Queries per second that the configured interval needs."""
+        """Queries per second that the configured interval requires."""
         return self.spaces / self.interval
 
     @property
     def reached_qps(self) -> float:
-        """Queries per second that the budget reaches at this latency."""
+        """Queries per second that the budget reaches with this latency."""
         return reached_qps(self.qps, self.latency)
 
     @property
     def sweep(self) -> float:
-        """Seconds that it takes to poll every space once."""
+        """Duration of a sweep in seconds."""
         return self.spaces / self.reached_qps
 
     @property
     def effective_interval(self) -> float:
-        """Seconds between two polls of one space: the configured interval, or the time of a sweep (rounded up to whole
-        seconds) if that is longer."""
-        return max(self.interval, float(math.ceil(self.sweep - _ROUNDING)))
+        """Seconds between two polls of a space: the configured interval, or the duration of a sweep (rounded up to
+        whole seconds) if the sweep takes longer."""
+        return max(self.interval, float(math.ceil(self.sweep - _ROUNDING_TOLERANCE)))
 
     @property
     def oldest_age(self) -> float:
-        """Seconds: how old a value can get while polls succeed, with the slowest poll."""
+        """Maximum age of a value in seconds while all polls succeed."""
         return self.effective_interval + REQUEST_TIMEOUT_SECONDS
 
     def slot(self, index: int) -> float:
-        """A space's first regular time, in seconds after the start: the spaces are spread evenly over the interval
-        that follows the first sweep. If slots started earlier, some spaces would be polled twice before others have
-        a value."""
+        """Return the first slot of a space in seconds after the start. The slots are spread evenly over the interval
+        after the first sweep. Earlier slots would poll some spaces twice before other spaces have a value."""
         return self.spaces / self.qps + self.interval * (index + 1) / self.spaces
 
     @property
-    def facts(self) -> dict[str, float]:
-        """The plan as fields of a log line; times in seconds."""
+    def log_fields(self) -> dict[str, float]:
+        """The plan as fields of a log line; durations in seconds."""
         return {
             "spaces": self.spaces,
             "qps": self.qps,
@@ -75,46 +74,46 @@ class Plan:
         }
 
 
-def plans_of(settings: Settings) -> dict[str, Plan]:
-    """The plan of every account, by name."""
+def plans_by_account(settings: Settings) -> dict[str, Plan]:
+    """Return the plan of each account by name."""
     return {account.name: Plan.of(account) for account in settings.accounts}
 
 
 def warnings(plans: Mapping[str, Plan], max_age: float) -> Iterator[str]:
-    """Settings that are probably mistakes, and which value would fit."""
+    """Yield a warning with a recommended value for each setting that is probably wrong."""
     if not plans:
-        yield "no account is assigned to this shard; it polls nothing"
+        yield "no account is assigned to this shard, so nothing is polled"
     for name, plan in plans.items():
         effective = format_duration(plan.effective_interval)
         if plan.effective_interval > plan.interval:
             yield (
                 f"account {name}: {plan.spaces} spaces at {plan.qps:g} queries per second and"
                 f" {format_duration(plan.latency)} latency are polled every {effective}, not every"
-                f" {format_duration(plan.interval)}; {_what_fits(plan)}"
+                f" {format_duration(plan.interval)}; {_suggestion(plan)}"
             )
         if plan.oldest_age >= max_age:
-            longer = format_duration(_rounded_up(3 * plan.oldest_age))
+            longer = format_duration(_round_up(3 * plan.oldest_age))
             yield (
-                f"account {name}: values are polled every {effective} and removed after max_age"
-                f" {format_duration(max_age)}, so series will come and go; max_age: {longer} would fit"
+                f"account {name}: spaces are polled every {effective}, but values are removed after max_age"
+                f" {format_duration(max_age)}, so series will have gaps; set max_age: {longer}"
             )
 
 
-def _what_fits(plan: Plan) -> str:
-    longer = format_duration(_rounded_up(_HEADROOM * plan.sweep))
+def _suggestion(plan: Plan) -> str:
+    longer = format_duration(_round_up(_HEADROOM * plan.sweep))
     qps = math.ceil(_HEADROOM * plan.needed_qps * (1 + plan.latency))
-    return f"{f'qps: {qps} or ' if qps <= API_LIMIT_QPS else ''}poll_interval: {longer} would fit"
+    return f"set {f'qps: {qps} or ' if qps <= API_LIMIT_QPS else ''}poll_interval: {longer}"
 
 
-def _rounded_up(seconds: float) -> float:
-    """To whole minutes above ten minutes, else to ten seconds."""
+def _round_up(seconds: float) -> float:
+    """Round up to whole minutes above 10 minutes, otherwise to 10 seconds."""
     unit = 60 if seconds > 600 else 10
     return math.ceil(seconds / unit) * unit
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Progress of a sweep: the spaces that are left and the queries per second that are reached, both by account."""
+    """Progress of a sweep: remaining spaces and reached queries per second, both by account."""
 
     left: Mapping[str, int]
     qps: Mapping[str, float]
@@ -124,19 +123,19 @@ class Progress:
 
     @classmethod
     def of(cls, plans: Mapping[str, Plan]) -> Self:
-        """The progress at the start."""
+        """Return the progress before the first poll."""
         return cls(
             {name: plan.spaces for name, plan in plans.items()},
             {name: plan.reached_qps for name, plan in plans.items()},
         )
 
     def after(self, account: str, *, failed: bool) -> "Progress":
-        """A space of the account was polled."""
+        """Return the progress after a poll of this account."""
         left = {**self.left, account: self.left[account] - 1}
         return replace(self, left=left, done=self.done + 1, failed=self.failed + failed)
 
     def ended(self, account: str) -> "Progress":
-        """No more spaces of the account are polled."""
+        """Return the progress after the sweep of this account ended; its remaining spaces count as not polled."""
         return replace(self, left={**self.left, account: 0}, not_polled=self.not_polled + self.left[account])
 
     @property
@@ -145,5 +144,5 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds that the slowest account needs."""
+        """Remaining seconds of the slowest account."""
         return max((left / self.qps[account] for account, left in self.left.items()), default=0.0)

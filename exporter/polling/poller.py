@@ -1,6 +1,6 @@
-"""One poll of one space: a permit for each request, and the outcome as a value.
+"""Polls one space: waits for a permit before each request, and returns the result as an `Outcome`.
 
-A poll has one retry at most. If an answer lists no numbers and the space had some, the space is queried once more.
+Each query has at most one retry. If a response has no phone numbers and the space had some, a second query confirms it.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from exporter.source import (
 from exporter.threads import READ_SECONDS, BlockingCalls
 
 _DEFAULT_PAUSE_SECONDS = 1.0
-"""After a throttled request, where the API names no pause."""
+"""Pause after a throttled request whose response has no Retry-After value."""
 
 Result = TypeVar("Result")
 
@@ -36,12 +36,12 @@ _log = structlog.get_logger()
 
 
 class _SourceReplaced(Exception):
-    """The account got another source while a poll waited for its permit: the poll starts again."""
+    """The source was replaced while a poll waited for its permit. The poll must start again."""
 
 
 @dataclass(slots=True, eq=False)
-class _Opened:
-    """A source, the API's limit that its requests count against, and the number of its requests in flight."""
+class _SourceHandle:
+    """An open source. `limit` is the rate limit of its access key, `requests` the number of requests in flight."""
 
     source: Source
     limit: Budget
@@ -49,10 +49,10 @@ class _Opened:
 
 
 class Poller:
-    """Polls the spaces of one account. A poll never raises: a failure is an outcome too.
+    """Polls the spaces of one account. A poll never raises an exception: a failure is an `Outcome` with an error.
 
-    A request takes a permit of the account's `budget`, and one of the API's `limit`, which accounts with the same
-    access key share. `has_numbers` says whether numbers of a space are known.
+    A request needs a permit of the account's `budget` and a permit of `limit`, the rate limit that accounts with the
+    same access key share. `has_numbers` returns whether phone numbers of a space are stored.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class Poller:
         self.account = account
         self.in_flight: set[asyncio.Task[object] | None] = set()
         """Tasks with a request in flight (not waiting for a permit)."""
-        self._current = _Opened(source, limit)
-        self._replaced: set[_Opened] = set()
+        self._current = _SourceHandle(source, limit)
+        self._replaced: set[_SourceHandle] = set()
         self._budget = budget
         self._clock = clock
         self._instruments = instruments
@@ -77,13 +77,13 @@ class Poller:
         self._has_numbers = has_numbers
 
     def replace(self, source: Source, limit: Budget) -> None:
-        """Use another source for all requests that are not in flight."""
+        """Use another source for all new requests. Requests in flight are not interrupted."""
         self._replaced.add(self._current)
-        self._current = _Opened(source, limit)
+        self._current = _SourceHandle(source, limit)
 
     async def close_replaced(self) -> None:
-        """Close the replaced sources that have no request in flight. The others are closed when their last one ends."""
-        unused = {opened for opened in self._replaced if not opened.requests}
+        """Close the replaced sources without requests in flight. The others are closed after their last request."""
+        unused = {handle for handle in self._replaced if not handle.requests}
         self._replaced -= unused
         await self._close(unused)
 
@@ -91,30 +91,34 @@ class Poller:
         """Close all sources."""
         await self._close({self._current, *self._replaced})
 
-    async def _close(self, sources: set[_Opened]) -> None:
-        for opened in sources:
+    async def _close(self, sources: set[_SourceHandle]) -> None:
+        for handle in sources:
             try:
-                await opened.source.aclose()
+                await handle.source.aclose()
             except Exception:
-                _log.exception("source not closed by a bug, please report it", account=self.account)
+                event = "closing the source failed because of a bug, please report it"
+                _log.exception(event, account=self.account)
 
     async def credentials_changed(self) -> bool:
-        """Whether the credentials differ from those of the last request."""
+        """Return whether the credentials differ from those of the last request."""
         try:
             return await self._reads.run(self._current.source.credentials_changed, seconds=READ_SECONDS)
         except TimeoutError:
             return False
 
     async def poll(self, space: Space, *, due: float, retry: bool) -> Outcome:
-        """Poll now. The space was due at `due` (monotonic seconds); `retry` allows a second attempt."""
-        waiting = [due]
+        """Poll now. `due` is when the space was due (monotonic seconds); `retry` allows one retry."""
+        due_times = [due]
         try:
-            answer = await self._with_source(lambda opened: self._believed(opened, space, waiting, retry=retry))
+            answer = await self._with_current_source(
+                lambda handle: self._query_confirmed(handle, space, due_times, retry=retry)
+            )
         except QueryError as error:
             return self._outcome(space, error=error)
         except Exception as error:
-            # a bug fails this poll, is logged, and stops no other space
-            _log.exception("poll failed by a bug, please report it", account=self.account, space=space.id)
+            # a bug must not stop the polls of other spaces
+            event = "poll failed because of a bug, please report it"
+            _log.exception(event, account=self.account, space=space.id)
             return self._outcome(space, error=MalformedError("internal", type(error).__name__))
         return self._outcome(space, answer)
 
@@ -123,76 +127,80 @@ class Poller:
         return Outcome(self.account, space.id, unix, answer, error, monotonic=monotonic)
 
     async def list_spaces(self) -> Mapping[str, str]:
-        """The spaces of the account, as names by id.
+        """Return the names of the account's spaces by id.
 
         Raises:
-            QueryError: no complete list; its class says why.
+            QueryError: the list is not complete; its class gives the reason.
         """
-        return await self._with_source(lambda opened: opened.source.list_spaces(self._attempt(opened, [])))
+        return await self._with_current_source(lambda handle: handle.source.list_spaces(self._attempt(handle, [])))
 
-    async def _with_source(self, work: Callable[[_Opened], Awaitable[Result]]) -> Result:
+    async def _with_current_source(self, work: Callable[[_SourceHandle], Awaitable[Result]]) -> Result:
         while True:
             try:
                 return await work(self._current)
             except _SourceReplaced:
                 continue
 
-    async def _believed(self, opened: _Opened, space: Space, waiting: list[float], *, retry: bool) -> Answer:
-        answer = await self._query(opened, space, waiting, retry=retry)
+    async def _query_confirmed(
+        self, handle: _SourceHandle, space: Space, due_times: list[float], *, retry: bool
+    ) -> Answer:
+        answer = await self._query_with_retry(handle, space, due_times, retry=retry)
         if answer.phone_numbers or not self._has_numbers(space.id):
             return answer
-        # it removes all numbers and ends their alerts: one wrong answer must not do that
-        return await self._query(opened, space, waiting, retry=retry)
+        # an empty response removes all numbers and ends their alerts: one wrong response must not do that
+        return await self._query_with_retry(handle, space, due_times, retry=retry)
 
-    async def _query(self, opened: _Opened, space: Space, waiting: list[float], *, retry: bool) -> Answer:
+    async def _query_with_retry(
+        self, handle: _SourceHandle, space: Space, due_times: list[float], *, retry: bool
+    ) -> Answer:
         try:
-            return await opened.source.query(space, self._attempt(opened, waiting))
+            return await handle.source.query(space, self._attempt(handle, due_times))
         except QueryError as error:
             if not (retry and error.retry_at_once):
                 raise
-        return await opened.source.query(space, self._attempt(opened, waiting))
+        return await handle.source.query(space, self._attempt(handle, due_times))
 
-    def _attempt(self, opened: _Opened, waiting: list[float]) -> Attempt:
-        """What the source enters around each request. `waiting` has the due time of a poll. Its first
-        request removes the time, and records the delay."""
+    def _attempt(self, handle: _SourceHandle, due_times: list[float]) -> Attempt:
+        """Return the context manager for each request. `due_times` is a list with the due time of the poll; the first
+        request removes the due time and records the delay."""
 
         def require_current() -> None:
-            if opened is not self._current:
+            if handle is not self._current:
                 raise _SourceReplaced
 
         @asynccontextmanager
         async def attempt() -> AsyncIterator[None]:
-            async with self._budget.permit(require_current), opened.limit.permit(require_current):
+            async with self._budget.permit(require_current), handle.limit.permit(require_current):
                 sent_at = self._clock.monotonic()
-                if waiting:
-                    self._instruments.poll_started(self.account, max(0.0, sent_at - waiting.pop()))
+                if due_times:
+                    self._instruments.poll_started(self.account, max(0.0, sent_at - due_times.pop()))
                 try:
-                    async with self._in_flight(opened):
+                    async with self._in_flight(handle):
                         yield
                 except QueryError as error:
-                    self._ended(sent_at, error)
+                    self._record_request(sent_at, error)
                     raise
-                self._ended(sent_at, None)
+                self._record_request(sent_at, None)
 
         return attempt
 
     @asynccontextmanager
-    async def _in_flight(self, opened: _Opened) -> AsyncIterator[None]:
+    async def _in_flight(self, handle: _SourceHandle) -> AsyncIterator[None]:
         task = asyncio.current_task()
         self.in_flight.add(task)
-        opened.requests += 1
+        handle.requests += 1
         try:
             yield
         finally:
             self.in_flight.discard(task)
-            opened.requests -= 1
+            handle.requests -= 1
             if self._replaced:
                 await self.close_replaced()
 
-    def _ended(self, sent_at: float, error: QueryError | None) -> None:
+    def _record_request(self, sent_at: float, error: QueryError | None) -> None:
         seconds = self._clock.monotonic() - sent_at
         self._instruments.request_ended(self.account, seconds, error)
         self._budget.latency.add(seconds, answered=not isinstance(error, RequestTimeout | TransportError))
         if isinstance(error, ThrottledError):
             wait = _DEFAULT_PAUSE_SECONDS if error.wait_seconds is None else error.wait_seconds
-            self._budget.throttled(sent_at=sent_at, wait_seconds=wait)
+            self._budget.on_throttled(sent_at=sent_at, wait_seconds=wait)

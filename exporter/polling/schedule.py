@@ -1,4 +1,4 @@
-"""When something is due, by APScheduler: an interval job each. The only module that knows APScheduler."""
+"""Schedules callbacks with APScheduler, one interval job for each key. No other module uses APScheduler."""
 
 import asyncio
 import sys
@@ -12,9 +12,9 @@ from exporter.clock import Clock
 
 
 class Schedule:
-    """Calls back when something is due, and every interval after that. Times are the clock's monotonic seconds.
+    """Calls `on_due` of each entry when it is due, and then every interval. Times are monotonic seconds of the clock.
 
-    A late call is made as soon as possible. Several missed times become one call.
+    A late callback is called as soon as possible. Several missed times result in one callback.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -28,56 +28,56 @@ class Schedule:
         return len(self._scheduler.get_jobs())
 
     def start(self) -> None:
-        """Start to call back, if that has not started; needs a running event loop."""
+        """Start the scheduler if it is not running. Requires a running event loop."""
         if not self._scheduler.running:
             self._scheduler.start()
 
     def add(self, key: str, *, due: float, interval: float, on_due: Callable[[], None]) -> None:
-        """Call `on_due` at `due` and every `interval` seconds after it; replaces an earlier entry of this key."""
+        """Call `on_due` at `due`, and then every `interval` seconds. Replaces an existing entry of this key."""
 
-        async def call() -> None:  # a coroutine, for APScheduler runs plain functions in a thread
+        async def call() -> None:  # a coroutine, because APScheduler runs functions in a thread
             on_due()
 
-        every = _Every(timedelta(seconds=interval))
-        self._scheduler.add_job(call, every, id=key, next_run_time=self._zone.moment(due), replace_existing=True)
+        trigger = _IntervalTrigger(timedelta(seconds=interval))
+        self._scheduler.add_job(call, trigger, id=key, next_run_time=self._zone.to_datetime(due), replace_existing=True)
 
     def reschedule(self, key: str, due: float) -> None:
-        """Call back at `due` next, earlier or later than planned, then every interval after it."""
-        self._scheduler.modify_job(key, next_run_time=self._zone.moment(due))
+        """Move the next callback to `due`. The following callbacks are at intervals after it."""
+        self._scheduler.modify_job(key, next_run_time=self._zone.to_datetime(due))
 
     def remove(self, key: str) -> None:
-        """Do not call back for this key any more."""
+        """Remove the entry of this key."""
         self._scheduler.remove_job(key)
 
     def pause(self) -> None:
-        """Do not call back any more; entries can still be changed."""
+        """Stop all callbacks. Entries can still be changed."""
         if self._scheduler.running:
             self._scheduler.pause()
 
     async def stop(self) -> None:
-        """Remove everything."""
+        """Shut down the scheduler."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
-        await asyncio.sleep(0)  # the shutdown itself waits for the loop's next iteration
+        await asyncio.sleep(0)  # the shutdown runs in the next iteration of the event loop
 
 
 class _Scheduler(AsyncIOScheduler):  # type: ignore[misc]  # APScheduler has no types
-    """Looks for due jobs once for all changes of one moment: ten thousand looks would hold the event loop."""
+    """Wakes up once for all changes in one iteration of the event loop. 10,000 wake-ups would block the loop."""
 
-    _waking = False
+    _wakeup_pending = False
 
     def wakeup(self) -> None:
-        if not self._waking:
-            self._waking = True
-            asyncio.get_running_loop().call_soon(self._wake_up)
+        if not self._wakeup_pending:
+            self._wakeup_pending = True
+            asyncio.get_running_loop().call_soon(self._wake_up_once)
 
-    def _wake_up(self) -> None:
-        self._waking = False
+    def _wake_up_once(self) -> None:
+        self._wakeup_pending = False
         super().wakeup()
 
 
-class _Every(BaseTrigger):  # type: ignore[misc]  # the same
-    """Every interval. APScheduler's own trigger converts times between zones, which `_MonotonicZone` cannot."""
+class _IntervalTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """Fires at each interval. APScheduler's `IntervalTrigger` converts time zones, and `_MonotonicZone` cannot."""
 
     def __init__(self, interval: timedelta) -> None:
         self._interval = interval
@@ -87,20 +87,23 @@ class _Every(BaseTrigger):  # type: ignore[misc]  # the same
 
 
 class _MonotonicZone(tzinfo):
-    """A time zone whose now is the clock's monotonic time. APScheduler calls `datetime.now(zone)`, and its zone is
-    the only way in: so a step of the system's clock neither stops nor hurries the schedule, and tests own the time.
-    Times of other zones cannot be converted to it: the result would be now."""
+    """A time zone in which the current time is the clock's monotonic time.
+
+    APScheduler calls `datetime.now(zone)` and has no other hook for a clock. With this zone, a change of the system
+    clock does not affect the schedule, and tests control the time. Times of other zones cannot be converted: the result
+    would be the current time.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._epoch = datetime(2000, 1, 1, tzinfo=self)
 
-    def moment(self, monotonic: float) -> datetime:
-        """The clock's monotonic seconds as a time of this zone."""
+    def to_datetime(self, monotonic: float) -> datetime:
+        """Return monotonic seconds as a time of this zone."""
         return self._epoch + timedelta(seconds=monotonic)
 
     def fromutc(self, _: datetime) -> datetime:
-        return self.moment(self._clock.monotonic())
+        return self.to_datetime(self._clock.monotonic())
 
     def utcoffset(self, _: datetime | None) -> timedelta:
         return timedelta(0)

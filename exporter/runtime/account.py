@@ -89,7 +89,7 @@ class AccountRuntime:
 
     def view(self, *, configured: bool) -> AccountView:
         """The account as a scrape sees it; `configured` says whether the configuration lists spaces of it."""
-        account, plan, found = self.account, self.polling.current_plan, self.discovery.found
+        account, plan, found = self.account, self.polling.current_plan, self.discovery.result
         # without a space to poll, only the list says something about the account
         health = found.health if not configured and not plan.spaces else self.polling.health
         discovery = DiscoveryView(found.up, found.last_success, len(found.spaces)) if account.discover else None
@@ -108,4 +108,4 @@ class AccountRuntime:
 
     def _switch_discovery(self) -> None:
         if self.polling.started:
-            self.discovery.switch(on=self.account.discover, max_pause=self.account.poll_interval)
+            self.discovery.set_enabled(enabled=self.account.discover, max_pause=self.account.poll_interval)

@@ -15,7 +15,7 @@ from exporter.config.effective import UNSHARDED, Shard, effective_settings
 from exporter.config.problems import ConfigError, Problem, read_timeout_error
 from exporter.config.settings import API_LIMIT_QPS, Account, Settings
 from exporter.polling.budget import Budget
-from exporter.polling.plan import Plan, plans_of, warnings
+from exporter.polling.plan import Plan, plans_by_account, warnings
 from exporter.polling.schedule import Schedule
 from exporter.runtime.account import AccountRuntime, Opened
 from exporter.runtime.recorder import Known, Recorder
@@ -198,7 +198,7 @@ class Service:
         )
 
     def _effective(self, configured: Settings) -> Settings:
-        found = {name: running.discovery.found.spaces for name, running in self.accounts.items()}
+        found = {name: running.discovery.result.spaces for name, running in self.accounts.items()}
         return effective_settings(configured, found, self.shard)
 
     def _apply_discovered(self) -> None:
@@ -211,9 +211,9 @@ class Service:
     def _log_plans(self, started: Mapping[str, Plan]) -> None:
         """Log the plans of accounts that start, and each warning that is new."""
         for name, plan in started.items():
-            _log.info("polling", account=name, **plan.facts)
+            _log.info("polling", account=name, **plan.log_fields)
         before, twice = self._warned, set(self.configured.polled_twice)
-        self._warned = twice | set(warnings(plans_of(self._settings), self._settings.max_age))
+        self._warned = twice | set(warnings(plans_by_account(self._settings), self._settings.max_age))
         for warning in sorted(self._warned - before - twice):
             _log.warning("plan does not fit", warning=warning)
         for warning in sorted(twice - before):

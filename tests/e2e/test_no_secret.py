@@ -168,5 +168,5 @@ def test_a_bug_s_traceback_shows_no_secret(tmp_path: Path) -> None:
             until(answers_at(f"http://127.0.0.1:{port}/-/healthy"), "the exporter answers")
             until(lambda: "ZeroDivisionError" in log.read_text(), "the bug is told")
 
-    assert "poll failed by a bug, please report it" in log.read_text()
+    assert "poll failed because of a bug, please report it" in log.read_text()
     assert secrets_in(log.read_text()) == []

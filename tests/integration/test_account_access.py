@@ -346,7 +346,7 @@ def test_an_account_shows_no_state_before_the_first_answers() -> None:
             "InvalidAccessKeyId.NotFound",
             "denied",
             "0",
-            "account denied, probing once per interval",
+            "account authorization failed, probing once per interval",
             "account access restored",
         ),
         (
@@ -431,7 +431,7 @@ def test_a_space_that_fails_for_itself_has_its_lines_also_while_the_account_is_u
         run(main())
 
     lines = [line["event"] for line in logs if line.get("reason") == "rejected" or "reachable" in line["event"]]
-    assert lines == ["account unreachable", "account reachable again", "space failing"]
+    assert lines == ["account unreachable", "account reachable again", "space polls failing"]
 
 
 def test_after_an_outage_every_space_is_polled_at_once() -> None:

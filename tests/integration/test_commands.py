@@ -83,9 +83,9 @@ def test_check_warns_of_a_schedule_that_does_not_fit_and_of_values_that_leave_to
 
     assert done.stderr == (
         "warning: account acme: 60 spaces at 0.5 queries per second and 200ms latency are polled every 2m12s, not"
-        " every 30s; qps: 3 or poll_interval: 2m30s would fit\n"
-        "warning: account acme: values are polled every 2m12s and removed after max_age 1m,"
-        " so series will come and go; max_age: 7m10s would fit\n"
+        " every 30s; set qps: 3 or poll_interval: 2m30s\n"
+        "warning: account acme: spaces are polled every 2m12s, but values are removed after max_age 1m,"
+        " so series will have gaps; set max_age: 7m10s\n"
     )
     assert done.returncode == 0
 
@@ -107,7 +107,7 @@ def test_check_prints_the_plan_of_a_shard(tmp_path: Path) -> None:
         ("account-2", "2"),
         ("account-3", "3"),
     ]
-    idle = "warning: no account is assigned to this shard; it polls nothing\n"
+    idle = "warning: no account is assigned to this shard, so nothing is polled\n"
     assert all((done.stderr, done.returncode) == ("" if "account-" in done.stdout else idle, 0) for done in plans)
 
 

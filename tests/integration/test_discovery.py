@@ -157,8 +157,8 @@ def test_a_listing_that_fails_keeps_every_space_and_is_told_and_tried_again_afte
     for pause, longest in zip(pauses, (10, 20, 40, 80, 160, 300, 300), strict=False):
         assert longest / 2 <= pause <= longest + 0.1
     assert up == ["chatapp_account_up{} 1"] + ["chatapp_space_up{} 1"] * 5
-    told = [(line["event"], line.get("code")) for line in logs if "listed" in line["event"]]
-    assert told == [("spaces not listed", "NoPermission"), ("spaces listed again", None)]
+    told = [(line["event"], line.get("code")) for line in logs if "space discovery" in line["event"]]
+    assert told == [("space discovery failed", "NoPermission"), ("space discovery recovered", None)]
 
 
 def test_the_budget_holds_with_listings() -> None:
@@ -424,7 +424,7 @@ def test_a_bug_in_what_follows_a_listing_is_told_and_mended_by_the_next() -> Non
             "acme", Lister(), Budget(10, clock), Budget(10, clock), clock, Instruments(["acme"]), lambda _: False
         )
         discovery = Discovery(poller, lambda: True, clock, fails_once, Random(1), {})
-        return [(str(await discovery.list_once()), discovery.found.up) for _ in range(2)]
+        return [(str(await discovery.list_once()), discovery.result.up) for _ in range(2)]
 
     assert run(main()) == [("internal: ZeroDivisionError", False), ("None", True)]
     assert len(calls) == 2

@@ -15,7 +15,7 @@ from world import World, scenario
 
 from exporter import sources
 from exporter.config.settings import Settings
-from exporter.polling.plan import plans_of, warnings
+from exporter.polling.plan import plans_by_account, warnings
 
 
 def settings_of(spaces: int, *, max_age: str = "1d", **account: object) -> Settings:
@@ -26,7 +26,7 @@ def settings_of(spaces: int, *, max_age: str = "1d", **account: object) -> Setti
 
 
 def warned(settings: Settings) -> list[str]:
-    return list(warnings(plans_of(settings), settings.max_age))
+    return list(warnings(plans_by_account(settings), settings.max_age))
 
 
 def test_check_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_a_max_age_that_polls_cannot_keep_is_told_with_one_that_they_can() -> No
     (warning,) = warned(settings_of(10, poll_interval="2h", max_age="1h"))
 
     assert warning == (
-        "account acme: values are polled every 2h and removed after max_age 1h, so series will come and go;"
-        " max_age: 6h1m would fit"
+        "account acme: spaces are polled every 2h, but values are removed after max_age 1h, so series will have gaps;"
+        " set max_age: 6h1m"
     )
     assert warned(settings_of(10, poll_interval="2h", max_age="6h1m")) == []
 

@@ -859,7 +859,7 @@ def test_a_source_that_cannot_be_closed_holds_up_no_account() -> None:
         run(main())
 
     assert len(new.queries) == 3
-    assert "source not closed by a bug, please report it" in [line["event"] for line in logs]
+    assert "closing the source failed because of a bug, please report it" in [line["event"] for line in logs]
 
 
 class Listed(Numbers):

@@ -108,12 +108,12 @@ def test_one_shard_has_the_series_of_an_account_and_one_without_an_account_is_re
 
     assert answers == [200, 200]
     assert [line["warning"] for line in logs if line["event"] == "plan does not fit"] == [
-        "no account is assigned to this shard; it polls nothing",
-        "no account is assigned to this shard; it polls nothing",
+        "no account is assigned to this shard, so nothing is polled",
+        "no account is assigned to this shard, so nothing is polled",
         "account acme: 60 spaces at 3 queries per second and 200ms latency are polled every 24s, not every 5s;"
-        " poll_interval: 30s would fit",
-        "no account is assigned to this shard; it polls nothing",
-        "no account is assigned to this shard; it polls nothing",
+        " set poll_interval: 30s",
+        "no account is assigned to this shard, so nothing is polled",
+        "no account is assigned to this shard, so nothing is polled",
     ]
     assert [samples[0], samples[1], samples[3], samples[4]] == [[], [], [], []]
     assert 'chatapp_account_up{account="acme"} 1' in samples[2]

@@ -21,7 +21,7 @@ YEAR = 365 * 86_400.0
 def test_sends_are_spaced_evenly() -> None:
     permits = Permits()
     assert permits.delay(now=100, qps=4) == 0
-    permits.take(now=100, qps=4)
+    permits.start_request(now=100, qps=4)
     assert permits.delay(now=100, qps=4) == 0.25
     assert permits.delay(now=100.125, qps=4) == 0.125
     assert permits.delay(now=100.25, qps=4) == 0
@@ -29,8 +29,8 @@ def test_sends_are_spaced_evenly() -> None:
 
 def test_a_permit_comes_back_one_second_after_the_answer() -> None:
     permits = Permits()
-    permits.take(now=100, qps=1)
-    permits.answered(now=103)
+    permits.start_request(now=100, qps=1)
+    permits.end_request(now=103)
     assert permits.delay(now=103, qps=1) == 1
     assert permits.delay(now=103.75, qps=1) == 0.25
     assert permits.delay(now=104, qps=1) == 0
@@ -38,10 +38,10 @@ def test_a_permit_comes_back_one_second_after_the_answer() -> None:
 
 def test_only_an_answer_helps_while_every_permit_is_under_way() -> None:
     permits = Permits()
-    permits.take(now=100, qps=2)
-    permits.take(now=100.5, qps=2)
+    permits.start_request(now=100, qps=2)
+    permits.start_request(now=100.5, qps=2)
     assert permits.delay(now=200, qps=2) == math.inf
-    permits.answered(now=200)
+    permits.end_request(now=200)
     assert permits.delay(now=200, qps=2) == 1
     assert permits.delay(now=201, qps=2) == 0
 
@@ -50,26 +50,26 @@ def test_a_fraction_has_one_permit_more_and_each_is_held_for_longer() -> None:
     permits = Permits()
     for sent in (100, 101):
         assert permits.delay(now=sent, qps=1.6) == 0
-        permits.take(now=sent, qps=1.6)
+        permits.start_request(now=sent, qps=1.6)
     assert permits.delay(now=110, qps=1.6) == math.inf
-    permits.answered(now=110)
+    permits.end_request(now=110)
     assert permits.delay(now=110, qps=1.6) == 1.25
     assert permits.delay(now=110, qps=2) == 1
 
 
 def test_a_higher_rate_shortens_the_wait_for_the_next_slot() -> None:
     permits = Permits()
-    permits.take(now=100, qps=0.01)
-    permits.answered(now=100)
+    permits.start_request(now=100, qps=0.01)
+    permits.end_request(now=100)
     assert permits.delay(now=101, qps=0.01) == 99
     assert permits.delay(now=101, qps=5) == 0
 
 
 def test_below_one_query_a_second_a_single_permit_is_held_for_longer() -> None:
     permits = Permits()
-    permits.take(now=100, qps=0.25)
+    permits.start_request(now=100, qps=0.25)
     assert permits.delay(now=101, qps=0.25) == math.inf
-    permits.answered(now=102)
+    permits.end_request(now=102)
     assert permits.delay(now=102, qps=0.25) == 4
     assert permits.delay(now=106, qps=0.25) == 0
 
@@ -77,9 +77,9 @@ def test_below_one_query_a_second_a_single_permit_is_held_for_longer() -> None:
 def test_a_lower_rate_waits_for_as_many_permits_as_it_lacks() -> None:
     permits = Permits()
     for sent in (100.0, 100.25, 100.5, 100.75):
-        permits.take(now=sent, qps=4)
+        permits.start_request(now=sent, qps=4)
     for answered in (101.0, 101.25, 101.5):
-        permits.answered(now=answered)
+        permits.end_request(now=answered)
     assert permits.delay(now=101.5, qps=4) == 0.5
     assert permits.delay(now=101.5, qps=2) == 1
     assert permits.delay(now=101.5, qps=1) == math.inf
@@ -96,7 +96,7 @@ def test_the_rate_starts_at_the_limit_without_a_pause() -> None:
 
 def test_throttling_pauses_as_long_as_asked_and_halves_the_rate() -> None:
     rate = Rate(10)
-    rate.throttled(now=100, sent_at=99, wait_seconds=20)
+    rate.on_throttled(now=100, sent_at=99, wait_seconds=20)
     assert rate.pause_left(now=100) == 20
     assert rate.pause_left(now=115) == 5
     assert rate.pause_left(now=120) == 0
@@ -105,23 +105,23 @@ def test_throttling_pauses_as_long_as_asked_and_halves_the_rate() -> None:
 
 def test_the_rate_climbs_back_to_the_limit_and_no_further() -> None:
     rate = Rate(10)
-    rate.throttled(now=100, sent_at=99, wait_seconds=0)
+    rate.on_throttled(now=100, sent_at=99, wait_seconds=0)
     assert [rate.current(now=now) for now in (100, 124, 160, 220, 500)] == [5, 6, 7.5, 10, 10]
 
 
 def test_requests_under_way_when_the_rate_was_halved_do_not_halve_it_again() -> None:
     rate = Rate(10)
     for sent_at in (99.0, 99.5, 100.0):
-        rate.throttled(now=100, sent_at=sent_at, wait_seconds=0)
+        rate.on_throttled(now=100, sent_at=sent_at, wait_seconds=0)
     assert rate.current(now=100) == 5
-    rate.throttled(now=124, sent_at=100.5, wait_seconds=0)
+    rate.on_throttled(now=124, sent_at=100.5, wait_seconds=0)
     assert rate.current(now=124) == 3
 
 
 def test_the_rate_never_falls_below_a_sixteenth_of_the_limit() -> None:
     rate = Rate(16)
     for now in range(100, 120):
-        rate.throttled(now=now, sent_at=now - 0.5, wait_seconds=0)
+        rate.on_throttled(now=now, sent_at=now - 0.5, wait_seconds=0)
     assert rate.current(now=119) == 1
 
 
@@ -142,9 +142,9 @@ def test_the_mean_rate_is_that_of_the_last_ten_minutes_with_pauses_as_zero(
     look(now + 700)
     for wait, pause, again in story:
         look(now + wait)
-        rate.throttled(now, sent_at=now, wait_seconds=pause)
+        rate.on_throttled(now, sent_at=now, wait_seconds=pause)
         if again:  # a request that was in flight
-            rate.throttled(now, sent_at=now - 1, wait_seconds=pause)
+            rate.on_throttled(now, sent_at=now - 1, wait_seconds=pause)
     look(now + then)
 
     latest = allowed[-round(600 / step) :]
@@ -164,7 +164,7 @@ def test_a_rest_is_one_hold_time_of_the_limit_now() -> None:
 
 def test_another_limit_keeps_the_share_that_throttling_left() -> None:
     rate = Rate(10)
-    rate.throttled(now=100, sent_at=99, wait_seconds=0)
+    rate.on_throttled(now=100, sent_at=99, wait_seconds=0)
     rate.limit = 4
 
     assert [rate.current(now=now) for now in (100, 160, 220)] == [2, 3, 4]
@@ -172,7 +172,7 @@ def test_another_limit_keeps_the_share_that_throttling_left() -> None:
 
 def test_the_rate_does_not_climb_while_nothing_may_be_sent() -> None:
     rate = Rate(limit=10)
-    rate.throttled(now=100, sent_at=100, wait_seconds=60)
+    rate.on_throttled(now=100, sent_at=100, wait_seconds=60)
 
     assert (rate.current(now=160), rate.current(now=208)) == (5, 7)
 
@@ -183,7 +183,7 @@ def test_the_rate_does_not_climb_while_nothing_may_be_sent() -> None:
 )
 def test_an_absurd_wait_pauses_for_nothing_to_a_minute(asked: float, granted: float) -> None:
     rate = Rate(10)
-    rate.throttled(now=100, sent_at=99, wait_seconds=asked)
+    rate.on_throttled(now=100, sent_at=99, wait_seconds=asked)
     assert rate.pause_left(now=100) == granted
     assert rate.current(now=100) == 5
 
@@ -191,8 +191,8 @@ def test_an_absurd_wait_pauses_for_nothing_to_a_minute(asked: float, granted: fl
 @pytest.mark.parametrize("second", [0.0, 5.0, -5.0, math.nan])
 def test_a_shorter_wait_does_not_shorten_the_pause(second: float) -> None:
     rate = Rate(10)
-    rate.throttled(now=100, sent_at=99, wait_seconds=30)
-    rate.throttled(now=101, sent_at=99, wait_seconds=second)
+    rate.on_throttled(now=100, sent_at=99, wait_seconds=30)
+    rate.on_throttled(now=101, sent_at=99, wait_seconds=second)
     assert rate.pause_left(now=101) == 29
 
 
@@ -344,7 +344,7 @@ def test_a_pause_applies_to_those_who_already_wait() -> None:
     async def story(budget: Budget, sends: list[float]) -> None:
         requests = [asyncio.create_task(request(budget, sends, lasts=0.25)) for _ in range(3)]
         await asyncio.sleep(0.75)
-        budget.throttled(sent_at=0.5, wait_seconds=30)
+        budget.on_throttled(sent_at=0.5, wait_seconds=30)
         await asyncio.gather(*requests)
 
     sent = sends_of(2, story)
@@ -366,7 +366,7 @@ def test_what_is_sustained_counts_the_pauses_of_the_last_ten_minutes() -> None:
     async def main() -> list[tuple[float, float]]:
         budget = Budget(10, VirtualClock())
         await asyncio.sleep(1000)
-        budget.throttled(sent_at=999, wait_seconds=60)
+        budget.on_throttled(sent_at=999, wait_seconds=60)
         seen = []
         for seconds in (0, 300, 600):
             await asyncio.sleep(seconds)
@@ -380,8 +380,8 @@ def test_throttling_lowers_the_rate_of_what_is_sent_and_leaves_the_limit() -> No
     async def main() -> tuple[float, int]:
         budget = Budget(10, VirtualClock())
         await asyncio.sleep(1)
-        budget.throttled(sent_at=0.5, wait_seconds=0)
-        budget.throttled(sent_at=0.75, wait_seconds=0)
+        budget.on_throttled(sent_at=0.5, wait_seconds=0)
+        budget.on_throttled(sent_at=0.75, wait_seconds=0)
         return budget.current_qps(), budget.concurrency
 
     assert run(main()) == (5, 10)
@@ -469,7 +469,7 @@ def arrivals_at_server(qps: float, fleet: list[Caller]) -> list[float]:
                 if planned.end is End.TIMED_OUT:
                     raise TimeoutError
                 if planned.end is End.THROTTLED:
-                    budget.throttled(sent_at=sent_at, wait_seconds=planned.latency / 2)
+                    budget.on_throttled(sent_at=sent_at, wait_seconds=planned.latency / 2)
                 if planned.end is not End.ANSWERED:
                     raise ConnectionError
             finally:  # also where the caller was cancelled: what was sent may have arrived until then
@@ -527,15 +527,15 @@ def test_every_caller_that_was_not_cancelled_is_served() -> None:
 
 def test_a_request_that_is_a_little_late_for_its_slot_makes_the_next_one_no_later() -> None:
     permits = Permits()
-    permits.take(0.0, 10)  # slots at 0.1, 0.2, …
-    permits.take(0.14, 10)
+    permits.start_request(0.0, 10)  # slots at 0.1, 0.2, …
+    permits.start_request(0.14, 10)
 
     assert permits.delay(0.14, 10) == pytest.approx(0.06)
 
 
 def test_one_that_is_late_by_half_a_gap_or_more_begins_anew_so_that_nothing_bursts() -> None:
     permits = Permits()
-    permits.take(0.0, 10)
-    permits.take(0.16, 10)
+    permits.start_request(0.0, 10)
+    permits.start_request(0.16, 10)
 
     assert permits.delay(0.16, 10) == pytest.approx(0.1)
