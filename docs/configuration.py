@@ -9,7 +9,7 @@ import click
 from docs.tables import code, table
 from exporter import sources
 from exporter.cli import main
-from exporter.sources.cams.credentials import variable
+from exporter.sources.cams.credentials import variable_name
 from exporter.web.web_config import WebConfig
 
 _TOP = """\
@@ -49,9 +49,9 @@ _ENVIRONMENT = """\
 
 """
 _VARIABLES = {
-    variable("access_key_id"): "the access key's id, for accounts that name no part of a key",
-    variable("access_key_secret"): "its secret, for the same accounts",
-    variable("security_token"): "the token of a temporary key (STS), for the same accounts",
+    variable_name("access_key_id"): "the access key's id, for accounts that name no part of a key",
+    variable_name("access_key_secret"): "its secret, for the same accounts",
+    variable_name("security_token"): "the token of a temporary key (STS), for the same accounts",
     "HTTPS_PROXY, ALL_PROXY": "the proxy for the API: `http://` or `https://`, a host and a port; reserved characters"
     " of a user and password are percent-encoded; SOCKS is not supported. No proxy is used for an endpoint on loopback",
     "NO_PROXY": "hosts without a proxy, separated by commas: `*`, `example.com` (with its subdomains), `.example.com`,"

@@ -20,7 +20,7 @@ from exporter.metrics.catalogue import AccountView, SpaceView
 from exporter.model import PHONE_NUMBER_STATES, RANKS, WATCHED_FIELDS, PhoneNumber, State
 from exporter.polling.access import explains
 from exporter.polling.plan import Plan, Progress
-from exporter.source import QueryError, Reason, quoted
+from exporter.source import QueryError, Reason, sanitized
 from exporter.state.store import SpaceRecord
 from exporter.web.next_steps import WHAT_TO_CHECK
 
@@ -142,7 +142,7 @@ def _cells(view: SpaceView, number: PhoneNumber) -> Iterator[Text]:
     of_space = view.account, view.space.id, view.space.name
     for value in (number.phone_number, number.verified_name, rating, status, tier, *of_space):
         # others wrote it: no markup, and nothing that would do something to a terminal
-        yield Text(quoted(value, (), _LONGEST_VALUE))
+        yield Text(sanitized(value, (), _LONGEST_VALUE))
 
 
 def _value(view: SpaceView, number: PhoneNumber, field: str) -> str:

@@ -1,15 +1,15 @@
-"""What a source of phone numbers is to the rest of the program, and every way in which it can fail.
+"""The interface of a source of phone numbers, and its errors.
 
-A source is one account's way to its API. Polling, state, metrics and pages know no more of it than this module says.
+A source connects one account to its API. Polling, state, metrics and pages use only what this module defines.
 
 QueryError
-├── TemporaryError        time solves it; the space is polled again soon
-│   ├── ThrottledError    the API said: too many requests
-│   ├── RequestTimeout    no complete answer in time
-│   ├── TransportError    no answer at all: connection refused or reset, name not found, TLS
-│   ├── ServerError       the API reported an error of its own
-│   └── MalformedError    an answer that is not what the API's description says
-└── PermanentError        a person must act; the space is polled again at a longer interval
+├── TemporaryError        a retry can succeed; the space is polled again with exponential backoff
+│   ├── ThrottledError    the API throttled the request
+│   ├── RequestTimeout    no complete response within the timeout
+│   ├── TransportError    no response: connection refused or reset, name not found, TLS
+│   ├── ServerError       the API reported an internal error
+│   └── MalformedError    a response that does not match the API's description
+└── PermanentError        a person must fix the cause; the space is polled again at a longer interval
     ├── DeniedError       the account: its key, permission, subscription or clock
     └── RejectedError     the space: its id or parameters
 """
@@ -40,12 +40,12 @@ class Reason(StrEnum):
 
 
 class QueryError(Exception):
-    """Base of them all.
+    """Base class of all errors of a source.
 
-    `code` is the API's own code or, where it gave none, `http_503` or the reason's name. Text from outside is
-    bounded and holds no secret (`quoted`). `request_id` is what the API's support needs, "" where there is none.
-    `retry_at_once` says that a new attempt can succeed without a pause, for example with a new date. `from_api` is
-    False where a proxy or the like may have answered: that does not prove that the API can be reached.
+    `code` is the code from the API; without a code, it is `http_503` or the name of the reason. `detail` is text from
+    the API or the network, limited in length and without secrets (see `sanitized`). `request_id` is for the API's
+    support team; "" if there is none. `retry_at_once`: a new attempt can succeed without a pause, for example with a
+    new date. `from_api` is False if a proxy may have sent the response: then the API may be unreachable.
     """
 
     reason: ClassVar[Reason]
@@ -71,15 +71,15 @@ class QueryError(Exception):
 
 
 class TemporaryError(QueryError):
-    """Time solves it."""
+    """A retry can succeed."""
 
 
 class PermanentError(QueryError):
-    """A person must act."""
+    """A retry fails until a person fixes the cause."""
 
 
 class ThrottledError(TemporaryError):
-    """Too many requests. `wait_seconds` is the pause that the API wants, 0 to 60; None where it names none."""
+    """The API throttled the request. `wait_seconds` is the Retry-After value, 0 to 60; None if the response has none."""
 
     reason = Reason.THROTTLED
 
@@ -89,54 +89,57 @@ class ThrottledError(TemporaryError):
 
 
 class RequestTimeout(TemporaryError):
-    """No complete answer in time."""
+    """No complete response within the timeout."""
 
     reason = Reason.TIMEOUT
 
 
 class TransportError(TemporaryError):
-    """No answer at all."""
+    """No response: connection refused or reset, name not found, or a TLS error."""
 
     reason = Reason.TRANSPORT
 
 
 class ServerError(TemporaryError):
-    """The API reported an error of its own."""
+    """The API reported an internal error."""
 
     reason = Reason.SERVER
 
 
 class MalformedError(TemporaryError):
-    """An answer that is not what the API's description says."""
+    """A response that does not match the API's description."""
 
     reason = Reason.MALFORMED
 
 
 class DeniedError(PermanentError):
-    """The account's credentials, permission, subscription or clock."""
+    """The API does not accept the account's credentials, permission, subscription or clock."""
 
     reason = Reason.DENIED
 
 
 class RejectedError(PermanentError):
-    """The space's id or parameters."""
+    """The API does not accept the space's id or parameters."""
 
     reason = Reason.REJECTED
 
 
-def quoted(text: str, secrets: Iterable[str], longest: int) -> str:
-    """Text from outside, for logs and terminals: without these secrets, up to `longest` characters, and without control
-    characters."""
-    if known := sorted(filter(None, secrets), key=len, reverse=True):  # in one pass, so that no replacement is searched
-        text = re.sub("|".join(map(re.escape, known)), "<secret>", text)
-    # cut after the replacement: the rest of a secret that was cut would be shown
-    return "".join(character if character.isprintable() else "?" for character in text[:longest])
+def sanitized(text: str, secrets: Iterable[str], max_length: int) -> str:
+    """Return external text for logs and terminals: secrets and control characters replaced, cut to `max_length`."""
+    if found := sorted(filter(None, secrets), key=len, reverse=True):
+        # one pass, so that a replacement is not searched for the next secret
+        text = re.sub("|".join(map(re.escape, found)), "<secret>", text)
+    # cut after the replacement: a secret that is cut first would not be found
+    return "".join(character if character.isprintable() else "?" for character in text[:max_length])
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a poll: an answer or an error, never both. `at` is when it ended, `next_slot` the space's next
-    regular time in the schedule, both in Unix seconds; `monotonic` is when it ended by the monotonic clock."""
+    """The result of a poll: either an `answer` or an `error`.
+
+    `at` is the end of the poll and `next_slot` the next regular time of the space in the schedule, both in Unix
+    seconds. `monotonic` is the end of the poll on the monotonic clock.
+    """
 
     account: str
     space: str
@@ -148,49 +151,49 @@ class Outcome:
 
 
 Attempt = Callable[[], AbstractAsyncContextManager[None]]
-"""Entered around each HTTP request: waits for a permit, then counts the request and its QueryError. Sign a request
-inside it, for the wait can be longer than a signature is valid."""
+"""The context manager for one HTTP request. It waits for a permit, then counts the request and its QueryError. Sign the
+request inside it, because the wait can be longer than a signature is valid."""
 
 
 REQUEST_TIMEOUT_SECONDS = 10.0
-"""How long a source may wait for an answer; the official SDK reads as long."""
+"""The timeout of a request. The official SDK has the same read timeout."""
 
 
 class Source:
-    """One account's way to its API. Subclass it, and leave out what does not apply."""
+    """Connects one account to its API. A subclass implements `query`, and the other methods if they apply."""
 
     async def query(self, space: Space, attempt: Attempt) -> Answer:
-        """The phone numbers of a space, or of the account itself for `OWN_NUMBERS`.
+        """Return the phone numbers of a space. For `OWN_NUMBERS`, return those of the account itself.
 
         Raises:
-            QueryError: no numbers; its class says why.
+            QueryError: the query failed; its class gives the reason.
         """
         raise NotImplementedError
 
     async def list_spaces(self, attempt: Attempt) -> Mapping[str, str]:
-        """Every space of the account, as names by id. Called only where the account's settings have `discover`.
+        """Return the names of all spaces by id. Called only if the account's settings have `discover`.
 
         Raises:
-            QueryError: no complete list; its class says why.
+            QueryError: the list is not complete; its class gives the reason.
         """
         raise NotImplementedError
 
     def credentials_changed(self) -> bool:
-        """Whether the credentials differ from those of the last request. May read files; called in a thread."""
+        """Return whether the credentials differ from those of the last request. May read files; called in a thread."""
         return False
 
     async def aclose(self) -> None:
-        """Close what is open."""
+        """Close all connections and files."""
         return
 
 
 HttpFactory = Callable[[str], httpx.AsyncClient]
-"""Gives the HTTP client for an endpoint."""
+"""Returns the HTTP client for an endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """What a source gets from outside: environment variables, the clock and HTTP clients."""
+    """The dependencies of a source: environment variables, the clock and HTTP clients."""
 
     environ: Mapping[str, str]
     clock: Clock
@@ -198,7 +201,7 @@ class SourceContext:
 
 
 class SourceError(ValueError):
-    """A source cannot be opened. `key` is the configuration key at fault, the text says what is wrong."""
+    """A source cannot be opened. `key` is the invalid configuration key, the text describes the problem."""
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(problem)

@@ -1,7 +1,7 @@
-"""The sources that an account can name by its key `source`. To add one: a package beside this file, and a name here."""
+"""The values of the key `source` of an account. To add a source, add a package here and its account class below."""
 
 from exporter.config.settings import settings_of
 from exporter.sources.cams.settings import CamsAccount
 
 Settings = settings_of(CamsAccount)
-"""The shape of the configuration file."""
+"""The schema of the configuration file."""

@@ -12,7 +12,7 @@ from typing import Any
 from exporter import sources
 from exporter.clock import SystemClock
 from exporter.config.loading import Configuration
-from exporter.sources.cams.wire import decode_answer
+from exporter.sources.cams.wire import decode_phone_numbers
 from exporter.state.state_file import StateFile
 from exporter.state.store import Change, Key, SpaceRecord
 
@@ -56,7 +56,7 @@ class Fleet:
     def states(self, now: float) -> Iterator[tuple[Key, SpaceRecord]]:
         """What is known of each space, polled within the last five minutes; one number in ten has changed once."""
         for index, (space, body) in enumerate(self.answers.items()):
-            numbers = decode_answer(200, {}, body).phone_numbers
+            numbers = decode_phone_numbers(200, {}, body).phone_numbers
             change = Change(now - 86_400.0 + index, "GREEN")
             changes = {(number.phone_number, "quality_rating"): change for number in numbers[::10]}
             key = (f"account-{index % self.accounts}", space)

@@ -33,7 +33,7 @@ from processes import answers as answers_at
 from processes import free_port, program, until
 
 from exporter.simulator.scenario import Scenario
-from exporter.sources.cams.wire import decode_answer
+from exporter.sources.cams.wire import decode_phone_numbers
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ FAULTS = (
     *(refuses("System.LimitControl"), refuses("SignatureNonceUsed"), never_ends, huge),
 )
 EXPECTED_ERRORS = (
-    "account denied, probing once per interval",
+    "account authorization failed, probing once per interval",
     "account unreachable",
     "config reload failed, keeping the current configuration",
 )
@@ -117,7 +117,7 @@ def truth(apis: list[HostileApi]) -> dict[tuple[str, str], tuple[str, str, str]]
         for space in api.api.fleet.spaces[api.scenario.accounts[0].name]:
             entries = space.numbers_at(SECONDS + 60)
             body = json.dumps({"Code": "OK", "PhoneNumbers": [dict(entry) for entry in entries]}).encode()
-            for n in decode_answer(200, {}, body).phone_numbers:
+            for n in decode_phone_numbers(200, {}, body).phone_numbers:
                 known[space.id, n.phone_number] = (n.quality_rating, n.status, n.messaging_limit_tier)
     return known
 

@@ -175,4 +175,4 @@ def test_a_key_whose_file_becomes_a_fifo_is_used_as_it_was(tmp_path: Path) -> No
             after = await key.current()
         return [before.access_key_secret, after.access_key_secret, *(line["event"] for line in logs)]
 
-    assert run(main()) == ["s1", "s1", "access key not readable, using the last one"]
+    assert run(main()) == ["s1", "s1", "access key cannot be read, using the last one"]

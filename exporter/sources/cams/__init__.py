@@ -1,1 +1,1 @@
-"""Alibaba Cloud's Chat App Message Service (CAMS): keys, credentials, signature, wire format and requests."""
+"""Alibaba Cloud's Chat App Message Service (CAMS): configuration, credentials, signature, wire format, requests."""

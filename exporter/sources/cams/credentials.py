@@ -1,6 +1,6 @@
-"""An account's access key: from the configuration, from files that it names, or from the environment.
+"""The access key of an account: from the configuration, from files or from environment variables.
 
-A key comes from one place: the environment counts only for an account that names no part of a key.
+Environment variables are used only if the account sets no part of the key.
 """
 
 import re
@@ -11,20 +11,22 @@ import structlog
 
 from exporter.files import read_text
 from exporter.source import DeniedError, SourceError
-from exporter.sources.cams.signing import Credentials, require_plain
+from exporter.sources.cams.signing import Credentials, require_printable_ascii
 from exporter.threads import READ_SECONDS, BlockingCalls
 
 _log = structlog.get_logger()
 
 _PARTS = ("access_key_id", "access_key_secret", "security_token")
 _ASSIGNMENT = re.compile(r"^\s*(?:export\s|[A-Za-z][\w.-]*\s*[=:]\s*[^=\s]|[A-Z0-9]+(?:_[A-Z0-9]+)+=$)", re.MULTILINE)
-"""NAME=value or name: value, as in a file of environment variables. A token in base64 has "=" at its end only."""
-_QUOTES = ('"', "'")
+"""NAME=value or name: value, as in a file of environment variables. A base64 token has "=" only at its end."""
+_QUOTE_CHARACTERS = ('"', "'")
 
 
 class AccessKey:
-    """One account's key, of which the configuration has `literals` and `files` by name. Files are read for each
-    request, in a thread; while one cannot be read, or not in time, the last complete key is used."""
+    """The access key of one account: `literals` and `files` are its parts from the configuration.
+
+    Files are read in a thread for each request. If a file cannot be read in time, the last complete key is used.
+    """
 
     def __init__(
         self,
@@ -36,144 +38,144 @@ class AccessKey:
         self._account = account
         self._literals = literals
         self._files = {key: Path(file) for key, file in files.items() if file is not None}
-        named = [key for key, text in literals.items() if text is not None]
-        self._named = named + [f"{key}_file" for key in self._files]
-        self._environ = {} if self._named else environ
-        self._last_good: Credentials | None = None
-        self._used: Credentials | None = None
+        configured = [key for key, text in literals.items() if text is not None]
+        self._configured_keys = configured + [f"{key}_file" for key in self._files]
+        self._environ = {} if self._configured_keys else environ
+        self._last_readable: Credentials | None = None
+        self._last_used: Credentials | None = None
         self._failing = False
         self._reads = BlockingCalls()
 
     def read(self) -> Credentials:
-        """The key as it is now.
+        """Return the current key.
 
         Raises:
             SourceError: a part is missing, or its file cannot be read.
         """
-        self._last_good = Credentials(*map(self._part, _PARTS))
-        return self._last_good
+        self._last_readable = Credentials(*map(self._read_part, _PARTS))
+        return self._last_readable
 
     def read_id(self) -> str | None:
-        """The key's id as it is now; None while it cannot be read."""
+        """Return the current ID of the key; None if it cannot be read."""
         try:
-            return self._part("access_key_id")
+            return self._read_part("access_key_id")
         except SourceError:
             return None
 
     @property
     def is_temporary(self) -> bool:
-        """Whether it has a security token."""
+        """Whether the key has a security token."""
         return "security_token" in self._files or bool(self._variable("security_token"))
 
     def problems(self) -> Iterator[SourceError]:
-        """What is wrong with each part, where `read` stops at the first."""
+        """Yield the problem of each part. (`read` raises only the first one.)"""
         for key in _PARTS:
             try:
-                self._part(key)
+                self._read_part(key)
             except SourceError as problem:
                 yield problem
 
     async def current(self) -> Credentials:
-        """The key for a request.
+        """Return the key for a request.
 
         Raises:
-            DeniedError: it could never be read.
+            DeniedError: the key cannot be read, and no earlier read succeeded.
         """
         try:
-            self._used = await self._read_in_time() if self._files else self.read()
-            self._report(None)
+            self._last_used = await self._read_with_time_limit() if self._files else self.read()
+            self._log_change(None)
         except SourceError as problem:
-            if self._last_good is None:
+            if self._last_readable is None:
                 raise DeniedError("credentials", f"{problem.key}: {problem}") from problem
-            self._used = self._last_good
-            self._report(problem)
-        return self._used
+            self._last_used = self._last_readable
+            self._log_change(problem)
+        return self._last_used
 
     def changed(self) -> bool:
-        """Whether it differs from the key of the last request."""
+        """Return whether the key differs from the key of the last request."""
         try:
-            return self._used is not None and self._used != self.read()
+            return self._last_used is not None and self._last_used != self.read()
         except SourceError:
             return False
 
-    async def _read_in_time(self) -> Credentials:
+    async def _read_with_time_limit(self) -> Credentials:
         try:
-            if self._reads.hangs and self._last_good:  # the requests of an account do not wait for it again and again
+            if self._reads.hangs and self._last_readable:  # only the first request waits for a read that hangs
                 raise TimeoutError
             return await self._reads.run(self.read, seconds=READ_SECONDS)
         except TimeoutError as error:
             key = f"{next(iter(self._files))}_file"
             raise SourceError(key, f"reading this file timed out after {READ_SECONDS:g} s") from error
 
-    def _report(self, problem: SourceError | None) -> None:
-        """One line when the files stop being readable, and one when they are readable again."""
+    def _log_change(self, problem: SourceError | None) -> None:
+        """Log when the files become unreadable, and when they are readable again."""
         if problem and not self._failing:
-            event = "access key not readable, using the last one"
+            event = "access key cannot be read, using the last one"
             _log.error(event, account=self._account, key=problem.key, problem=str(problem))
         elif self._failing and not problem:
             _log.info("access key readable again", account=self._account)
         self._failing = problem is not None
 
-    def _part(self, key: str) -> str:
+    def _read_part(self, key: str) -> str:
         literal, file = self._literals.get(key), self._files.get(key)
         if literal is not None and file is not None:
             raise SourceError(key, f"expected either {key} or {key}_file, found both")
         if file is not None:
             return _read_secret(f"{key}_file", file)
         if literal is not None:
-            return _checked(key, literal)
+            return _require_usable(key, literal)
         if text := self._variable(key):
-            return _checked(key, text, of=f" in the variable {variable(key)}")
+            return _require_usable(key, text, place=f" in the variable {variable_name(key)}")
         if key == "security_token":
             return ""
-        raise SourceError(key, self._missing(key))
+        raise SourceError(key, self._missing_part_text(key))
 
     def _variable(self, key: str) -> str:
-        return self._environ.get(variable(key), "").strip()
+        return self._environ.get(variable_name(key), "").strip()
 
-    def _missing(self, key: str) -> str:
-        if self._named:
-            found = f"found only {', '.join(self._named)}"
-            why = "environment variables are used only if the account names none of these keys"
+    def _missing_part_text(self, key: str) -> str:
+        if self._configured_keys:
+            found = f"found only {', '.join(self._configured_keys)}"
+            why = "environment variables are used only if the account sets none of these keys"
             return f"expected {key} or {key}_file, {found}; {why}"
-        if variables := [variable(part) for part in _PARTS if self._variable(part)]:
-            return f"expected the variable {variable(key)}, found only {', '.join(variables)}"
-        return f"expected {key}, {key}_file or the variable {variable(key)}, found none of them"
+        if variables := [variable_name(part) for part in _PARTS if self._variable(part)]:
+            return f"expected the variable {variable_name(key)}, found only {', '.join(variables)}"
+        return f"expected {key}, {key}_file or the variable {variable_name(key)}, found none of them"
 
 
-def variable(key: str) -> str:
-    """The environment variable with this part of the key, for accounts that name no part."""
+def variable_name(key: str) -> str:
+    """Return the name of the environment variable with this part of the key."""
     return f"ALIBABA_CLOUD_{key.upper()}"
 
 
 def _read_secret(key: str, path: Path) -> str:
-    """A file's trimmed text. Errors do not show its name, which may be the secret itself by mistake."""
+    """Return the trimmed text of a file. Errors do not contain the path, which can be the secret itself by mistake."""
     try:
         text = read_text(path).strip()
         _require_secret(text)
     except (OSError, ValueError) as error:
-        raise SourceError(key, f"expected a secret in this file, found {_why(error)}") from error
+        raise SourceError(key, f"expected a secret in this file, found {_error_text(error)}") from error
     return text
 
 
-def _why(error: OSError | ValueError) -> str:
+def _error_text(error: OSError | ValueError) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "bytes that are not UTF-8"
     return error.strerror or "no such path" if isinstance(error, OSError) else str(error)
 
 
-def _checked(key: str, text: str, of: str = "") -> str:
+def _require_usable(key: str, text: str, place: str = "") -> str:
     try:
         _require_secret(text)
     except ValueError as error:
-        raise SourceError(key, f"expected a usable value{of}, found {error}") from error
+        raise SourceError(key, f"expected a usable value{place}, found {error}") from error
     return text
 
 
 def _require_secret(text: str) -> None:
-    """Raises ValueError, without the text, for what is no secret alone."""
+    """Raise ValueError if the text is not only a secret. The error does not contain the text."""
     if _ASSIGNMENT.search(text):
         raise ValueError("NAME=value; remove the name")
-    if text.startswith(_QUOTES) or text.endswith(_QUOTES):
+    if text.startswith(_QUOTE_CHARACTERS) or text.endswith(_QUOTE_CHARACTERS):
         raise ValueError("a value in quotes; remove the quotes")
-    require_plain(text)
+    require_printable_ascii(text)

@@ -1,4 +1,4 @@
-"""The keys of an account at Alibaba Cloud, and its source."""
+"""The configuration keys of an Alibaba Cloud account."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
@@ -14,52 +14,56 @@ from exporter.sources.cams.credentials import AccessKey
 from exporter.sources.cams.source import CamsSource
 
 MIN_INTERVAL_SECONDS = 30.0
-_KEY = ("access_key_id", "access_key_id_file", "access_key_secret", "access_key_secret_file", "security_token_file")
+_KEY_SETTINGS = (
+    "access_key_id",
+    "access_key_id_file",
+    "access_key_secret",
+    "access_key_secret_file",
+    "security_token_file",
+)
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class CamsSpace(ConfiguredSpace):
     """A customer space."""
 
-    isv_code: Id | None = Field(default=None, description="its IsvCode, if it is not the account's")
+    isv_code: Id | None = Field(default=None, description="IsvCode of the space. Overrides the IsvCode of the account.")
 
 
 class CamsAccount(Account):
-    """An Alibaba Cloud account: an endpoint, a credential and one budget."""
+    """An Alibaba Cloud account: an endpoint, an access key and a rate limit."""
 
-    source: Literal["cams"] = Field("cams", description="where the phone numbers come from: Alibaba Cloud's CAMS")
+    source: Literal["cams"] = Field("cams", description="Type of the API: Alibaba Cloud CAMS.")
     endpoint: Endpoint = Field(
         "https://cams.ap-southeast-1.aliyuncs.com",
-        description="address of the API: https://, a host and an optional port; http:// only for loopback",
+        description="URL of the API: https://, a host and an optional port. http:// is allowed only for loopback.",
     )
     access_key_id: Annotated[Text, PlainSerializer(lambda _: "<secret>", when_used="json")] | None = Field(
         None,
         repr=False,
-        description="the access key's id; or `access_key_id_file`; ALIBABA_CLOUD_ACCESS_KEY_ID if the account names no"
-        " part of a key",
+        description="ID of the access key. If no part of the key is set, ALIBABA_CLOUD_ACCESS_KEY_ID is used.",
     )
     access_key_id_file: FileName | None = Field(
-        None, description="a file with the access key's id; read for each request"
+        None, description="File with the ID of the access key. Read for each request."
     )
     access_key_secret: Secret | None = Field(
         None,
-        description="the access key's secret; or `access_key_secret_file`; ALIBABA_CLOUD_ACCESS_KEY_SECRET if the"
-        " account names no part of a key",
+        description="Secret of the access key. If no part of the key is set, ALIBABA_CLOUD_ACCESS_KEY_SECRET is used.",
     )
     access_key_secret_file: FileName | None = Field(
-        None, description="a file with the access key's secret; read for each request"
+        None, description="File with the secret of the access key. Read for each request."
     )
     security_token_file: FileName | None = Field(
         None,
-        description="a file with the token of a temporary key (STS); read for each request;"
-        " ALIBABA_CLOUD_SECURITY_TOKEN if the account names no part of a key",
+        description="File with the security token of a temporary key (STS). Read for each request. If no part of the"
+        " key is set, ALIBABA_CLOUD_SECURITY_TOKEN is used.",
     )
     credentials: Literal["default"] | None = Field(
         None,
-        description="instead of a key: temporary ones from Alibaba Cloud's default chain (RAM roles, OIDC, profiles);"
-        " needs the extra `chatapp-exporter[credentials]`",
+        description="`default`: use temporary credentials from Alibaba Cloud's default chain (RAM role, OIDC, profile)"
+        " instead of an access key. Requires the extra `chatapp-exporter[credentials]`.",
     )
-    isv_code: Id | None = Field(None, description="the IsvCode of all its spaces, if the API needs one")
+    isv_code: Id | None = Field(None, description="IsvCode of all spaces of the account, if the API requires one.")
     spaces: list[CamsSpace] | None = Field(None, description=Account.model_fields["spaces"].description)
 
     @classmethod
@@ -75,8 +79,9 @@ class CamsAccount(Account):
         return not is_loopback(self.endpoint)
 
     def shared_limit(self, environ: Mapping[str, str]) -> str | None:
-        """The access key's id, whatever the endpoint: the API has one region, so another address, on this machine too,
-        can be another way to the same limit. The default chain has one key, and takes that of the environment first."""
+        """Return the ID of the access key, for any endpoint. The API has one region, so another address, also on
+        loopback, can lead to the same rate limit. All accounts with the default chain share a key; the chain uses the
+        key from the environment first."""
         return self.access_key(environ).read_id() or self.credentials
 
     def has_temporary_key(self, environ: Mapping[str, str]) -> bool:
@@ -89,11 +94,11 @@ class CamsAccount(Account):
         if self.credentials is None:
             yield from self.access_key(environ).problems()
             return
-        if any(getattr(self, key) is not None for key in _KEY):
-            yield SourceError("credentials", "expected either credentials or a key, found both")
+        if any(getattr(self, key) is not None for key in _KEY_SETTINGS):
+            yield SourceError("credentials", "expected either credentials or an access key, found both")
         if not default_chain.is_installed():
             install = "pip install -r requirements-credentials.lock"
-            yield SourceError("credentials", f"expected its extra ({install}), found none")
+            yield SourceError("credentials", f"expected the extra `credentials` to be installed; run `{install}`")
 
     def open(self, context: SourceContext) -> Source:
         key = default_chain.DefaultChain() if self.credentials else self.access_key(context.environ)
@@ -102,7 +107,7 @@ class CamsAccount(Account):
         return CamsSource(context.http(self.endpoint), self.endpoint, key, context.clock, self.isv_code)
 
     def access_key(self, environ: Mapping[str, str]) -> AccessKey:
-        """The account's key, from its keys here or from the environment."""
+        """Return the access key from the configuration or from the environment."""
         secret = self.access_key_secret
         literals = {
             "access_key_id": self.access_key_id,

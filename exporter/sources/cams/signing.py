@@ -1,4 +1,4 @@
-"""ACS3-HMAC-SHA256, the signature of Alibaba Cloud's V3 requests. Pure: knows neither the time nor the network.
+"""ACS3-HMAC-SHA256, the signature of Alibaba Cloud's V3 requests. Pure functions, without a clock or network.
 
 Source: alibabacloud.com/help/en/sdk/product-overview/v3-request-structure-and-signature.
 """
@@ -22,13 +22,13 @@ class Credentials:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The parts that are set, which no text may show; longest first, for one may be a part of another."""
+        """The parts that are set and must be redacted. Longest first, because one can contain another."""
         parts = (self.access_key_id, self.access_key_secret, self.security_token)
         return tuple(sorted(filter(None, parts), key=len, reverse=True))
 
 
-def require_plain(text: str) -> None:
-    """Credentials travel in headers, where other characters fail with an error that names no cause.
+def require_printable_ascii(text: str) -> None:
+    """Credentials are sent in headers, where other characters cause errors that do not name the cause.
 
     Raises:
         ValueError: the text is empty, or has characters other than printable ASCII.
@@ -40,18 +40,18 @@ def require_plain(text: str) -> None:
 
 
 def canonical_query(parameters: Mapping[str, str]) -> str:
-    """The parameters, sorted and encoded by RFC 3986; can be sent unchanged."""
+    """Return the parameters, sorted and encoded as in RFC 3986. The result can be sent unchanged."""
     return "&".join(f"{_encode(name)}={_encode(value)}" for name, value in sorted(parameters.items()))
 
 
 def authorization(
     method: str, query: str, headers: Mapping[str, str], body_sha256: str, credentials: Credentials
 ) -> str:
-    """The Authorization header that signs all of `headers`; `query` is canonical, the path is "/"."""
+    """Return the Authorization header for all of `headers`. `query` must be canonical; the path is "/"."""
     signed = sorted((name.lower(), value.strip()) for name, value in headers.items())
     names = ";".join(name for name, _ in signed)
     lines = "".join(f"{name}:{value}\n" for name, value in signed)
-    # `lines` ends with a newline and another follows: the blank line is part of the format
+    # `lines` ends with a newline: the blank line after it is part of the format
     canonical_request = f"{method}\n/\n{query}\n{lines}\n{names}\n{body_sha256}"
     string_to_sign = f"{ALGORITHM}\n{_sha256(canonical_request)}"
     signature = hmac.digest(credentials.access_key_secret.encode(), string_to_sign.encode(), "sha256").hex()

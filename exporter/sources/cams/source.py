@@ -1,6 +1,6 @@
-"""One account at Alibaba Cloud: signed requests over HTTP, and every way they can fail as a QueryError.
+"""Queries the API for one account: signed requests over HTTP. Each failure is raised as a QueryError.
 
-Knows no budget and no schedule. A request is made inside an attempt, with a date, a nonce and a signature of its own.
+Does not use the budget or the schedule. Each request is sent inside an attempt, with its own date, nonce and signature.
 """
 
 import asyncio
@@ -21,48 +21,48 @@ from exporter.source import (
     RequestTimeout,
     Source,
     TransportError,
-    quoted,
+    sanitized,
 )
 from exporter.sources.cams.signing import Credentials
 from exporter.sources.cams.wire import (
     LIST_INSTANCES,
-    MAX_DETAIL,
+    MAX_DETAIL_LENGTH,
     PAGE_SIZE,
     QUERY_PHONE_NUMBERS,
     Instance,
     Parameters,
-    decode_answer,
     decode_instances,
+    decode_phone_numbers,
     encode_request,
 )
 from exporter.transport import NEW_CONNECTION, StaleConnection
 
 CREDENTIALS_TIMEOUT_SECONDS = 5.0
-MAX_ANSWER_BYTES = 2 * 1024 * 1024
-"""Some five thousand numbers, at 400 bytes each as in the API's samples; other polls wait while an answer is read."""
+MAX_RESPONSE_BYTES = 2 * 1024 * 1024
+"""About 5,000 numbers of 400 bytes, as in the API's samples. Decoding a response delays other polls."""
 _MAX_PAGES = 400
 
 Result = TypeVar("Result")
 Decode = Callable[[int, Mapping[str, str], bytes, Collection[str]], Result]
-"""Reads an answer's status, headers and body, which may repeat these secrets. Raises QueryError."""
+"""Decodes a response: status, headers, body. Its text can contain these secrets. Raises QueryError."""
 
 
 class _StaleConnectionError(TransportError):
-    """The server had closed the connection before the request: another attempt on a new one can succeed."""
+    """The server closed the connection before the request. A retry on a new connection can succeed."""
 
 
 class CredentialProvider(Protocol):
-    """Where the credentials come from."""
+    """Provides the credentials of an account."""
 
     async def current(self) -> Credentials:
-        """The credentials as they are now. Raises QueryError."""
+        """Return the current credentials. Raises QueryError."""
 
     def changed(self) -> bool:
-        """Whether they differ from those that a request used last."""
+        """Return whether the credentials differ from those of the last request."""
 
 
 class CamsSource(Source):
-    """Queries one account's endpoint. Credentials are fetched for each request, so a rotated key is used at once."""
+    """Queries the endpoint of one account. Credentials are read for each request, so a new key is used at once."""
 
     def __init__(
         self,
@@ -83,13 +83,13 @@ class CamsSource(Source):
             "CustSpaceId": None if space == OWN_NUMBERS else space.id,
             "IsvCode": getattr(space, "isv_code", None) or self._isv_code,
         }
-        return await self._request(attempt, QUERY_PHONE_NUMBERS, parameters, decode_answer)
+        return await self._request(attempt, QUERY_PHONE_NUMBERS, parameters, decode_phone_numbers)
 
     async def list_spaces(self, attempt: Attempt) -> Mapping[str, str]:
-        instances = await self._instances(attempt)
+        instances = await self._list_instances(attempt)
         spaces = {instance.space_id: instance.name for instance in instances}
         spaces.pop("", None)
-        if instances and not spaces:  # a narrowed permission or a format that changed, rather than no customers
+        if instances and not spaces:  # a reduced permission or a changed format is more likely than no customers
             raise MalformedError("malformed", f"expected spaces, found none among {len(instances)} instances")
         return spaces
 
@@ -99,9 +99,9 @@ class CamsSource(Source):
     async def aclose(self) -> None:
         await self._http.aclose()
 
-    async def _instances(self, attempt: Attempt) -> Collection[Instance]:
-        """The instances of all pages. Where some are added or removed meanwhile, a page can miss one: then the total
-        and the number of different instances do not agree."""
+    async def _list_instances(self, attempt: Attempt) -> Collection[Instance]:
+        """Return the instances of all pages. A page can miss an instance if instances are added or removed during the
+        list. In that case the reported total differs from the number of distinct instances."""
         found: dict[str, Instance] = {}
         totals: set[int] = set()
         for number in range(1, _MAX_PAGES + 1):
@@ -117,11 +117,11 @@ class CamsSource(Source):
 
     async def _request(self, attempt: Attempt, action: str, parameters: Parameters, decode: Decode[Result]) -> Result:
         try:
-            return await self._attempted(attempt, action, parameters, decode)
+            return await self._send_once(attempt, action, parameters, decode)
         except _StaleConnectionError:
-            return await self._attempted(attempt, action, parameters, decode, new_connection=True)
+            return await self._send_once(attempt, action, parameters, decode, new_connection=True)
 
-    async def _attempted(
+    async def _send_once(
         self,
         attempt: Attempt,
         action: str,
@@ -131,21 +131,21 @@ class CamsSource(Source):
         new_connection: bool = False,
     ) -> Result:
         async with attempt():
-            credentials = await self._credentials_in_time()
-            request = self._signed(action, parameters, credentials)
+            credentials = await self._credentials_with_time_limit()
+            request = self._signed_request(action, parameters, credentials)
             request.extensions[NEW_CONNECTION] = new_connection
             try:
                 async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
                     return await self._exchange(request, credentials, decode)
             except (TimeoutError, httpx.TimeoutException) as error:
-                detail = f"no complete answer within {REQUEST_TIMEOUT_SECONDS:g} s"
+                detail = f"no complete response within {REQUEST_TIMEOUT_SECONDS:g} s"
                 raise RequestTimeout("timeout", detail) from error
             except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-                kind = _StaleConnectionError if isinstance(error, StaleConnection) else TransportError
-                detail = quoted(f"{type(error).__name__}: {error}", credentials.secrets, MAX_DETAIL)
-                raise kind("transport", detail) from error
+                error_class = _StaleConnectionError if isinstance(error, StaleConnection) else TransportError
+                detail = sanitized(f"{type(error).__name__}: {error}", credentials.secrets, MAX_DETAIL_LENGTH)
+                raise error_class("transport", detail) from error
 
-    async def _credentials_in_time(self) -> Credentials:
+    async def _credentials_with_time_limit(self) -> Credentials:
         try:
             async with asyncio.timeout(CREDENTIALS_TIMEOUT_SECONDS):
                 return await self._credentials.current()
@@ -153,11 +153,11 @@ class CamsSource(Source):
             detail = f"no credentials within {CREDENTIALS_TIMEOUT_SECONDS:g} s"
             raise DeniedError("credentials", detail) from error
 
-    def _signed(self, action: str, parameters: Parameters, credentials: Credentials) -> httpx.Request:
+    def _signed_request(self, action: str, parameters: Parameters, credentials: Credentials) -> httpx.Request:
         host = self._endpoint.netloc.decode("ascii")
         now, nonce = self._clock.now(), secrets.token_hex(16)
         signed = encode_request(host, action, parameters, credentials, now=now, nonce=nonce)
-        # as part of the URL, for httpx encodes `params=` in its own way and breaks the signature
+        # in the URL, because httpx encodes `params=` differently, which invalidates the signature
         url = self._endpoint.join(f"/?{signed.query}") if signed.query else self._endpoint
         return httpx.Request("POST", url, headers=dict(signed.headers), content=b"")
 
@@ -171,6 +171,6 @@ async def _read_bounded(response: httpx.Response) -> bytes:
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk
-        if len(body) > MAX_ANSWER_BYTES:
-            raise MalformedError("malformed", f"answer of more than {MAX_ANSWER_BYTES} bytes", from_api=False)
+        if len(body) > MAX_RESPONSE_BYTES:
+            raise MalformedError("malformed", f"response larger than {MAX_RESPONSE_BYTES} bytes", from_api=False)
     return bytes(body)

@@ -1,8 +1,8 @@
-"""The wire format of the two operations: a request is written, an answer is read.
+"""The wire format of the two operations: encodes requests and decodes responses.
 
-Parameters travel in the query, the body is empty. An answer counts as success only with HTTP 2xx, a JSON object and
-Code "OK": the API also sends its errors with HTTP 200, and reading those as "no numbers" would hide an outage. The same
-holds for ListInstance (its page, and the SDKs: Code "OK indicates that the request was successful").
+Parameters are in the query, and the body is empty. A response is a success only with HTTP 2xx, a JSON object and Code
+"OK". The API also sends errors with HTTP 200; decoding them as "no numbers" would hide an outage. The same applies to
+ListInstance (its API reference and the SDKs: Code "OK indicates that the request was successful").
 """
 
 import json
@@ -24,7 +24,7 @@ from exporter.source import (
     RejectedError,
     ServerError,
     ThrottledError,
-    quoted,
+    sanitized,
 )
 from exporter.sources.cams.signing import Credentials, authorization, canonical_query
 
@@ -34,18 +34,18 @@ VERSION = "2020-06-06"
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 DATE_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 MAX_WAIT_SECONDS = 60.0
-"""The longest pause that a wait hint can impose; the official command line has the same bound."""
-MAX_DETAIL = 200
-"""Characters of an error's text that are shown."""
-_MAX_CODE = 64
-_MOST_NUMBERS = 5_000
-"""Of a space; more would take so long to read that other spaces wait."""
+"""Maximum Retry-After value. The official command line tool has the same maximum."""
+MAX_DETAIL_LENGTH = 200
+"""Maximum number of characters of an error text."""
+_MAX_CODE_LENGTH = 64
+_MAX_NUMBERS = 5_000
+"""Maximum phone numbers of a space. Decoding more would delay the polls of other spaces."""
 PAGE_SIZE = 50
-"""Instances that a page is asked for; the most that the API gives is not documented."""
-_MAX_TEXT = 512
-"""Characters of a field that are kept, so that no answer can blow up the page."""
+"""Instances per requested page. The maximum of the API is not documented."""
+_MAX_TEXT_LENGTH = 512
+"""Maximum characters of a field. A response must not make the metrics page arbitrarily large."""
 
-_CODES: Mapping[type[QueryError], str] = {
+_ERROR_CODES: Mapping[type[QueryError], str] = {
     ThrottledError: "Throttling Throttling.* System.LimitControl",
     ServerError: "InternalError UnknownError ServiceUnavailable* SignatureNonceUsed"
     " 999999 CHAT.APIError ERR-COMMON-001",
@@ -55,18 +55,16 @@ _CODES: Mapping[type[QueryError], str] = {
     " Forbidden Forbidden.* NoPermission Ram.PermissionDeny Product.Unsubscript InvalidTimeStamp*"
     " InvalidApi.NotFound InvalidAction.NotFound InvalidVersion UnsupportedHTTPMethod",
 }
-"""Codes by what they mean. They decide before the HTTP status does: throttling comes as 400, a revoked key as 404."""
-
-
-_RETRY_AT_ONCE = "InvalidTimeStamp.Expired InvalidSecurityToken*"
-"""Codes for an expired date or token: a new attempt has a new date and the current token."""
+"""Codes by error class. They take precedence over the HTTP status: throttling has 400, a revoked key 404."""
+_RETRY_AT_ONCE_CODES = "InvalidTimeStamp.Expired InvalidSecurityToken*"
+"""Codes for an expired date or token. A retry has a new date and the current token."""
 Parameters = Mapping[str, str | None]
-"""What is None is left out."""
+"""Parameters with the value None are not sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """An entry of ListInstance. `space_id` is "" where it is no customer space with WhatsApp."""
+    """An entry of ListInstance. `space_id` is "" if the instance is not a customer space with WhatsApp."""
 
     id: str
     space_id: str
@@ -75,7 +73,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class InstancePage:
-    """One page of a list, and the number of instances on all pages together."""
+    """One page of a list. `total` is the number of instances on all pages."""
 
     instances: tuple[Instance, ...]
     total: int
@@ -83,7 +81,7 @@ class InstancePage:
 
 @dataclass(frozen=True, slots=True)
 class WireRequest:
-    """A signed POST to "/": `query` is canonical and goes out byte for byte; one request is sent once."""
+    """A signed POST to "/". `query` is canonical and must be sent unchanged. Send each request only once."""
 
     query: str
     headers: Mapping[str, str]
@@ -92,7 +90,7 @@ class WireRequest:
 def encode_request(
     host: str, action: str, parameters: Parameters, credentials: Credentials, *, now: float, nonce: str
 ) -> WireRequest:
-    """Write one attempt. `host` is as it stands on the wire, `now` in Unix seconds, `nonce` never used before."""
+    """Encode a request. `host` is the value of the header, `now` is in Unix seconds, and `nonce` must be unique."""
     query = canonical_query({name: value for name, value in parameters.items() if value is not None})
     headers = {
         "host": host,
@@ -106,7 +104,7 @@ def encode_request(
         **_credential_headers(credentials),
     }
     signed = authorization("POST", query, headers, EMPTY_SHA256, credentials)
-    # identity: the answer's size is bounded as it arrives, which a compressed one would get around
+    # identity, because the size limit counts the received bytes, before decompression
     return WireRequest(query, {**headers, "authorization": signed, "accept-encoding": "identity"})
 
 
@@ -120,75 +118,81 @@ def _credential_headers(credentials: Credentials) -> dict[str, str]:
     }
 
 
-def decode_answer(status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str] = ()) -> Answer:
-    """Read the numbers of a space; `headers` must find names in any case. The answer may repeat `secrets` that were
-    sent; no error does.
+def decode_phone_numbers(status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str] = ()) -> Answer:
+    """Decode the phone numbers of a space. `headers` must be case-insensitive. The response may contain `secrets` of
+    the request; errors never contain them.
 
     Raises:
-        QueryError: the answer is anything but a success; its class says what to do.
+        QueryError: the response is not a success; its class gives the reason.
     """
-    return _read_numbers(_success(status, headers, body, secrets))
+    return _read_numbers(_require_success(status, headers, body, secrets))
 
 
 def decode_instances(
     status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str] = ()
 ) -> InstancePage:
-    """Read a page of instances, in the same way."""
-    return _read_instances(_success(status, headers, body, secrets))
+    """Decode a page of instances; see `decode_phone_numbers`."""
+    return _read_instances(_require_success(status, headers, body, secrets))
 
 
-def _success(status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str]) -> dict[str, Any]:
+def _require_success(status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str]) -> dict[str, Any]:
     document = _json_object(body)
-    # no other spelling and no XML: those are errors' ways, and reading them as a success would show no numbers
+    # `code` and XML are used by errors only: accepting them as a success would show no numbers
     if 200 <= status < 300 and document and _text(document.get("Code")) == "OK":
         return document
-    code = _field(document, "Code") or _xml_code(body)
-    message = quoted(_field(document, "Message"), secrets, MAX_DETAIL)
-    detail = message or f"HTTP {status}, {len(body)} bytes, {_kind(document)}"
-    request_id = headers.get("x-acs-request-id") or _field(document, "RequestId")
-    raise _error(status, quoted(code, secrets, _MAX_CODE), detail, quoted(request_id, secrets, _MAX_CODE), headers)
+    code = _envelope_field(document, "Code") or _xml_code(body)
+    message = sanitized(_envelope_field(document, "Message"), secrets, MAX_DETAIL_LENGTH)
+    detail = message or f"HTTP {status}, {len(body)} bytes, {_body_description(document)}"
+    request_id = headers.get("x-acs-request-id") or _envelope_field(document, "RequestId")
+    raise _error(
+        status,
+        sanitized(code, secrets, _MAX_CODE_LENGTH),
+        detail,
+        sanitized(request_id, secrets, _MAX_CODE_LENGTH),
+        headers,
+    )
 
 
 def _error(status: int, code: str, detail: str, request_id: str, headers: Mapping[str, str]) -> QueryError:
-    kind = _class_of_code(code) or _class_of_status(status, code)
+    error_class = _error_class_of_code(code) or _error_class_of_status(status, code)
     from_api = code not in ("", "OK")
-    if not from_api:  # a failure is never counted under the code of a success
-        code = "malformed" if kind is MalformedError else f"http_{status}"
-    if kind is ThrottledError:
+    if not from_api:  # a failure must not be counted with the code OK
+        code = "malformed" if error_class is MalformedError else f"http_{status}"
+    if error_class is ThrottledError:
         return ThrottledError(code, detail, request_id=request_id, wait_seconds=retry_after(headers))
-    again = _matches(code, _RETRY_AT_ONCE)
-    return kind(code, detail, request_id=request_id, retry_at_once=again, from_api=from_api)
+    retry_at_once = _matches(code, _RETRY_AT_ONCE_CODES)
+    return error_class(code, detail, request_id=request_id, retry_at_once=retry_at_once, from_api=from_api)
 
 
 def _matches(code: str, patterns: str) -> bool:
     return any(fnmatchcase(code, pattern) for pattern in patterns.split())
 
 
-def _class_of_code(code: str) -> type[QueryError] | None:
-    for kind, patterns in _CODES.items():
+def _error_class_of_code(code: str) -> type[QueryError] | None:
+    for error_class, patterns in _ERROR_CODES.items():
         if _matches(code, patterns):
-            return kind
+            return error_class
     return None
 
 
-def _class_of_status(status: int, code: str) -> type[QueryError]:
+def _error_class_of_status(status: int, code: str) -> type[QueryError]:
     if status == 429:
         return ThrottledError
     if status >= 500:
         return ServerError
     if status in (401, 403):
         return DeniedError
-    # a Code that we do not know is the API speaking; no Code at all below 400 is somebody else
+    # an unknown Code is from the API; a response below 400 without a Code is not
     return RejectedError if status >= 400 or code not in ("", "OK") else MalformedError
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """How long the API asks us to pause, in seconds, at most 60; None where it does not say so in numbers.
+    """Return the Retry-After value in seconds, at most 60; None if the response has no valid value.
 
-    `x-acs-retry-after` is in milliseconds (tea-openapi >= 0.4.5), `TimeLeft` of the older `x-ratelimit-…` headers too,
-    the standard `Retry-After` in seconds.
+    `x-acs-retry-after` (tea-openapi >= 0.4.5) and `TimeLeft` of the older `x-ratelimit-…` headers are in milliseconds.
+    The standard `Retry-After` is in seconds.
     """
-    for text, unit in _hints(headers):
+    for text, unit in _wait_hints(headers):
         try:
             seconds = float(text) * unit
         except ValueError:
@@ -198,7 +202,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def _hints(headers: Mapping[str, str]) -> Iterator[tuple[str, float]]:
+def _wait_hints(headers: Mapping[str, str]) -> Iterator[tuple[str, float]]:
     yield headers.get("x-acs-retry-after", ""), 0.001
     for name in ("x-ratelimit-user-api", "x-ratelimit-user"):
         found = re.search(r"TimeLeft:([^,]+)", headers.get(name, ""))
@@ -214,10 +218,10 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def _field(document: dict[str, Any] | None, name: str) -> str:
-    """A text field of the envelope; the gateway spells it `Code` or `code`."""
+def _envelope_field(document: dict[str, Any] | None, name: str) -> str:
+    """Return a text field of the envelope. The gateway writes `Code` or `code`."""
     for spelling in (name, name[0].lower() + name[1:]):
-        if document and (value := _whole_text(document.get(spelling))):
+        if document and (value := _full_text(document.get(spelling))):
             return value
     return ""
 
@@ -227,26 +231,26 @@ def _xml_code(body: bytes) -> str:
     return found[1].decode("ascii", "replace") if found else ""
 
 
-def _kind(document: dict[str, Any] | None) -> str:
-    return "not a JSON object" if document is None else "no Message in it"
+def _body_description(document: dict[str, Any] | None) -> str:
+    return "not a JSON object" if document is None else "no Message"
 
 
-def _entries(document: dict[str, Any], name: str, most: int) -> list[Any]:
+def _entries(document: dict[str, Any], name: str, max_entries: int) -> list[Any]:
     entries = document.get(name)
     if entries is None:
         return []
     if not isinstance(entries, list):
         raise MalformedError("malformed", f"{name}: expected a list, found {type(entries).__name__}")
-    if len(entries) > most:
-        raise MalformedError("malformed", f"{name}: expected at most {most}, found {len(entries)}")
+    if len(entries) > max_entries:
+        raise MalformedError("malformed", f"{name}: expected at most {max_entries}, found {len(entries)}")
     return entries
 
 
 def _read_instances(document: dict[str, Any]) -> InstancePage:
     entries = _entries(document, "Data", PAGE_SIZE)
     total = _text(document.get("TotalCount"))
-    if not total.isdecimal():  # without it nobody knows whether a listing is whole
-        raise MalformedError("malformed", f"TotalCount: expected a number, found {total[:_MAX_CODE]!r}")
+    if not total.isdecimal():  # the total shows whether the list is complete
+        raise MalformedError("malformed", f"TotalCount: expected a number, found {total[:_MAX_CODE_LENGTH]!r}")
     instances = [_read_instance(entry) for entry in entries if isinstance(entry, dict)]
     return InstancePage(tuple(instance for instance in instances if instance.id), int(total))
 
@@ -262,17 +266,17 @@ def _read_instance(entry: dict[str, Any]) -> Instance:
 
 
 def _read_numbers(document: dict[str, Any]) -> Answer:
-    entries = _entries(document, "PhoneNumbers", _MOST_NUMBERS)
+    entries = _entries(document, "PhoneNumbers", _MAX_NUMBERS)
     numbers = [_read_number(entry) if isinstance(entry, dict) else PhoneNumber("") for entry in entries]
-    # by number, for a number listed twice would be two series alike and cost the whole scrape
-    named: dict[str, PhoneNumber] = {}
+    # by number, because a duplicate number would cause duplicate series, and the scrape would fail
+    by_number: dict[str, PhoneNumber] = {}
     for number in numbers:
         if name := number.phone_number:
-            named[name] = worse_of(named[name], number) if name in named else number
+            by_number[name] = worse_of(by_number[name], number) if name in by_number else number
     unnamed = sum(1 for number in numbers if not number.phone_number)
-    if entries and not named:
-        raise MalformedError("malformed", f"{len(entries)} entries in PhoneNumbers, and none has a PhoneNumber")
-    return Answer(tuple(named.values()), unnamed)
+    if entries and not by_number:
+        raise MalformedError("malformed", f"PhoneNumbers: none of {len(entries)} entries has a PhoneNumber")
+    return Answer(tuple(by_number.values()), unnamed)
 
 
 def _read_number(entry: dict[str, Any]) -> PhoneNumber:
@@ -293,8 +297,8 @@ def _read_number(entry: dict[str, Any]) -> PhoneNumber:
 
 
 def _phone_number(value: object) -> str:
-    """Its digits. Other text that has a digit is kept as it is: an entry that may be bad must not be lost. "" for what
-    is no number, such as `true` and NaN."""
+    """Return the digits of a phone number. Other text with a digit is returned unchanged, because the number may be
+    in a bad state and must not be lost. Return "" for all other values, such as `true` or NaN."""
     text = _text(value) if isinstance(value, str | int) else ""
     return phone_digits(text) or (text if any(map(str.isdecimal, text)) else "")
 
@@ -306,15 +310,15 @@ def _callback(url: object, queue: object) -> Callback:
 
 
 def _enumeration(value: object) -> str:
-    return intern(_text(value).upper())  # one text for fifty thousand numbers
+    return intern(_text(value).upper())  # saves memory: 50,000 numbers share a few texts
 
 
 def _text(value: object) -> str:
-    return _whole_text(value)[:_MAX_TEXT]
+    return _full_text(value)[:_MAX_TEXT_LENGTH]
 
 
-def _whole_text(value: object) -> str:
-    """The value as trimmed text; "" for what is no scalar. A lone surrogate, legal in JSON, would break the scrape."""
+def _full_text(value: object) -> str:
+    """Return a scalar as trimmed text, otherwise "". Lone surrogates are replaced, because the scrape would fail."""
     if isinstance(value, str | int | float):
         return str(value).encode("utf-8", "replace").decode("utf-8").strip()
     return ""

@@ -19,7 +19,7 @@ from exporter.source import (
     ServerError,
     ThrottledError,
 )
-from exporter.sources.cams.wire import decode_answer
+from exporter.sources.cams.wire import decode_phone_numbers
 
 RESPONSES = {
     path.stem: json.loads(path.read_text()) for path in (Path(__file__).parents[2] / "data/responses").iterdir()
@@ -76,11 +76,11 @@ WAITS = {
 def decode(name: str) -> Answer:
     stored = RESPONSES[name]
     body = stored["raw_body"] if "raw_body" in stored else json.dumps(stored["body"])
-    return decode_answer(stored["http_status"], httpx.Headers(stored["headers"]), body.encode())
+    return decode_phone_numbers(stored["http_status"], httpx.Headers(stored["headers"]), body.encode())
 
 
 def decode_document(document: Any, status: int = 200) -> Answer:
-    return decode_answer(status, {}, json.dumps(document).encode())
+    return decode_phone_numbers(status, {}, json.dumps(document).encode())
 
 
 def test_each_of_the_31_files_has_an_expectation() -> None:
@@ -208,7 +208,7 @@ def test_the_sdk_s_newer_fields_are_read_or_left_alone() -> None:
 )
 def test_what_is_no_answer_of_this_api_is_malformed_and_never_no_numbers(body: bytes) -> None:
     with pytest.raises(MalformedError):
-        decode_answer(200, {}, body)
+        decode_phone_numbers(200, {}, body)
 
 
 def test_an_unknown_code_with_http_200_is_a_failure_of_the_space() -> None:
@@ -233,7 +233,7 @@ def test_an_unknown_code_with_http_200_is_a_failure_of_the_space() -> None:
 )
 def test_without_a_code_the_http_status_decides(status: int, kind: type[QueryError]) -> None:
     with pytest.raises(QueryError) as caught:
-        decode_answer(status, {}, b"")
+        decode_phone_numbers(status, {}, b"")
 
     assert type(caught.value) is kind
     assert caught.value.code == ("malformed" if status == 302 else f"http_{status}")
@@ -375,7 +375,7 @@ def test_a_message_is_bounded_for_it_is_not_ours() -> None:
 )
 def test_an_absurd_wait_is_bounded_or_not_heard(headers: dict[str, str], wait: float | None) -> None:
     with pytest.raises(ThrottledError) as caught:
-        decode_answer(429, httpx.Headers(headers), b"")
+        decode_phone_numbers(429, httpx.Headers(headers), b"")
 
     assert caught.value.wait_seconds == wait
 
@@ -422,4 +422,4 @@ def test_any_answer_is_numbers_or_one_of_our_errors(document: Any, status: int) 
 )
 def test_what_only_looks_like_a_success_is_malformed_and_never_no_numbers(body: bytes) -> None:
     with pytest.raises(MalformedError):
-        decode_answer(200, {}, body)
+        decode_phone_numbers(200, {}, body)

@@ -16,10 +16,10 @@ from world import Given
 
 from exporter.http import http_client
 from exporter.model import OWN_NUMBERS
-from exporter.source import DeniedError, MalformedError, QueryError, RequestTimeout, TransportError, quoted
+from exporter.source import DeniedError, MalformedError, QueryError, RequestTimeout, TransportError, sanitized
 from exporter.sources.cams.settings import CamsSpace
 from exporter.sources.cams.signing import Credentials, authorization, canonical_query
-from exporter.sources.cams.source import MAX_ANSWER_BYTES, CamsSource
+from exporter.sources.cams.source import MAX_RESPONSE_BYTES, CamsSource
 
 CAPTURES = json.loads((Path(__file__).parents[2] / "data/wire-captures.json").read_text())
 OURS = [c for c in CAPTURES["captures"] if "status" not in c["inputs"] and not c["name"].startswith("legacy")]
@@ -155,10 +155,10 @@ class Endless(httpx.AsyncByteStream):
 def test_an_answer_is_read_to_2_mib_and_no_further() -> None:
     body = Endless()
 
-    with pytest.raises(MalformedError, match="more than 2097152 bytes"):
+    with pytest.raises(MalformedError, match="larger than 2097152 bytes"):
         send(Wire(body), "1")
 
-    assert body.taken == MAX_ANSWER_BYTES + 65_536
+    assert body.taken == MAX_RESPONSE_BYTES + 65_536
 
 
 def test_a_large_answer_within_the_bound_is_read() -> None:
@@ -253,7 +253,7 @@ def test_a_secret_that_an_answer_repeats_is_left_out_wherever_the_text_is_cut(be
 
 
 def test_a_short_secret_is_not_looked_for_in_what_replaced_another() -> None:
-    assert quoted("connection lost", ["i", "s", "", "lost"], 100) == "connect<secret>on <secret>"
+    assert sanitized("connection lost", ["i", "s", "", "lost"], 100) == "connect<secret>on <secret>"
 
 
 def test_a_secret_that_stands_for_a_code_or_a_request_id_is_left_out() -> None:

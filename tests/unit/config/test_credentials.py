@@ -102,8 +102,7 @@ def test_half_a_key_names_what_is_missing_and_what_was_found(
     found = [str(problem) for problem in naming(parts, secret).access_key(ENVIRON).problems()]
 
     assert found == [
-        f"{problem}; environment variables are used only if the account names none of these keys"
-        for problem in problems
+        f"{problem}; environment variables are used only if the account sets none of these keys" for problem in problems
     ]
 
 
@@ -181,7 +180,7 @@ def test_a_secret_file_that_disappears_keeps_its_last_value_and_is_logged_once(
 
     assert logs == [
         {
-            "event": "access key not readable, using the last one",
+            "event": "access key cannot be read, using the last one",
             "log_level": "error",
             "account": "acme",
             "key": "access_key_secret_file",
@@ -371,7 +370,7 @@ def test_every_part_that_is_wrong_is_reported() -> None:
         (
             "access_key_secret",
             "expected access_key_secret or access_key_secret_file, found only access_key_id, access_key_id_file,"
-            " security_token_file; environment variables are used only if the account names none of these keys",
+            " security_token_file; environment variables are used only if the account sets none of these keys",
         ),
         (
             "security_token_file",

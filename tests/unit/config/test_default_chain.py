@@ -22,7 +22,7 @@ def test_it_stands_for_a_key_and_not_beside_one(tmp_path: Path) -> None:
     file = tmp_path / "exporter.yml"
     file.write_text("accounts: [{name: acme, credentials: default, access_key_id: x}]")
 
-    with pytest.raises(ConfigError, match="expected either credentials or a key, found both"):
+    with pytest.raises(ConfigError, match="expected either credentials or an access key, found both"):
         load(file, {})
 
 
