@@ -79,7 +79,7 @@ class PermanentError(QueryError):
 
 
 class ThrottledError(TemporaryError):
-    """The API throttled the request. `wait_seconds` is the Retry-After value, 0 to 60; None if the response has none."""
+    """The API throttled the request. `wait_seconds` is the Retry-After value, 0 to 60, or None without a value."""
 
     reason = Reason.THROTTLED
 

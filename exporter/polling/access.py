@@ -24,7 +24,7 @@ class AccountAccess:
     """The account state after the polls so far.
 
     After three consecutive spaces without a response from the API, the account is unreachable. After three spaces were
-    denied without a success between them, the account is denied. With fewer than three spaces, all of them must fail.
+    denied without a success between them, the account is denied. If fewer than three spaces count, all must fail.
 
     If the API responds to another space first, the failed spaces are excluded: the cause is the space, not the account.
     A few failing spaces must not make the account unreachable, because that would stop the polls of all other spaces.

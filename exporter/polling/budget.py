@@ -5,7 +5,7 @@ arrive in bursts. Here a permit is released only after the response has arrived 
 ceil(qps) permits, and the hold time is ceil(qps)/qps seconds, at least one second: 10 permits and 1 s at 10 qps, 2
 permits and 1.05 s at 1.9 qps, 1 permit and 2 s at 0.5 qps. A request arrives at the server between its send and its
 response, so every request that arrives within one second still has its permit at the end of that second. Therefore at
-most ceil(qps) requests arrive in any second, and at most qps per second on average. Sends are also 1/qps apart.
+most ceil(qps) requests arrive in any second, and at most qps per second on average. Sends are spaced by 1/qps.
 
 Limitation: a request that timed out counts as answered. A server that hung may read several of these requests later, in
 a burst.
@@ -28,6 +28,7 @@ DEFAULT_LATENCY_SECONDS = 0.2
 _RECOVERY_SECONDS = 240.0
 """Time in which the rate rises from zero to the limit after a pause."""
 _MIN_SHARE = 1 / 16
+"""The lowest rate, as a share of the limit."""
 _MEAN_WINDOW_SECONDS = 600.0
 """The window of the mean rate."""
 _MAX_MEASURED_REQUESTS = 100
@@ -92,7 +93,7 @@ class Rate:
         """Each reduction in the window of `mean`: its time, the time when the rate starts to rise, and the share."""
 
     def current(self, now: float) -> float:
-        """Return the current rate: from 1/16 of the limit up to the limit."""
+        """Return the current rate, at most the limit."""
         risen = max(0.0, now - max(self._lowered_at, self._paused_until)) / _RECOVERY_SECONDS
         return self.limit * min(1.0, self._share + risen)
 
@@ -138,9 +139,9 @@ def _share_integral(share: float, seconds: float) -> float:
 class Latency:
     """Mean duration of the last 100 requests.
 
-    A request without a response counts, because it has a permit. Only the first three consecutive requests without a
+    A request without a response counts, because it uses a permit. Only the first three consecutive requests without a
     response count, and none before the first response: more of them are an outage, and an outage must not lengthen the
-    effective interval, because the alerts wait for a multiple of it.
+    effective interval, because alerts wait for a multiple of this interval.
     """
 
     def __init__(self) -> None:
@@ -160,7 +161,7 @@ class Latency:
 
 
 class Budget:
-    """Gives the permits of one account, first come, first served."""
+    """Gives the permits of one rate limit, first come, first served."""
 
     def __init__(self, qps: float, clock: Clock) -> None:
         self.latency = Latency()
@@ -194,7 +195,7 @@ class Budget:
         return self._rate.current(self._clock.monotonic())
 
     def sustained_qps(self) -> float:
-        """Return the current rate or the mean rate of the last 10 minutes, whichever is lower."""
+        """Return the current rate or the mean rate of the last 10 minutes: the lower of the two."""
         now = self._clock.monotonic()
         return min(self._rate.current(now), self._rate.mean(now))
 
