@@ -1,7 +1,7 @@
-"""Spaces, phone numbers and their states. Knows the values that the API documents; accepts any other.
+"""Spaces, phone numbers and their states. Has the documented values of the API, and accepts unknown values.
 
-Sources: the operation's page (QueryChatappPhoneNumbers, 2020-06-06), Alibaba's "Phone number management" page, and
-Meta's phone number reference for NA and TIER_2K. New values appear without notice.
+Sources: the API page of QueryChatappPhoneNumbers (2020-06-06), Alibaba's page "Phone number management", and Meta's
+phone number reference for NA and TIER_2K. The API can return new values without notice.
 """
 
 import math
@@ -18,9 +18,9 @@ STATUSES = frozenset(
 )
 
 DOWN_STATUSES = frozenset("BANNED DELETED DISCONNECTED MIGRATED OFFLINE".split())
-"""The number sends nothing; the alert ChatAppPhoneNumberDown."""
+"""The number cannot send messages. Alert: ChatAppPhoneNumberDown."""
 RESTRICTED_STATUSES = frozenset("FLAGGED PAUSED RATE_LIMITED RESTRICTED".split())
-"""It sends less, or soon will; the alert ChatAppPhoneNumberRestricted."""
+"""The number can send fewer messages, or will be restricted soon. Alert: ChatAppPhoneNumberRestricted."""
 
 MESSAGING_LIMITS: Mapping[str, float] = {
     "TIER_50": 50,
@@ -32,14 +32,14 @@ MESSAGING_LIMITS: Mapping[str, float] = {
     "TIER_UNLIMITED": math.inf,
     "UNLIMITED": math.inf,
 }
-"""Unique users that a number may message in a rolling 24 hours. TIER_10 and TIER_1000 are left out: two pages of the
-API contradict each other about them, so the configuration may map them."""
+"""Unique users that a number may message in a rolling 24 hours. Without TIER_10 and TIER_1000, because two pages of the
+API documentation contradict each other about them. The configuration can define them."""
 
 _TIERS_WITHOUT_A_LIMIT = frozenset({"", "TIER_NOT_SET"})
 
 
 class Callback(StrEnum):
-    """Where the API delivers a number's events. The address itself can carry a token and is never kept."""
+    """How the API delivers the events of a number. The URL is never stored, because it can contain a token."""
 
     NONE = "none"
     URL = "url"
@@ -48,9 +48,9 @@ class Callback(StrEnum):
 
 
 class State(StrEnum):
-    """The state of a phone number or space in one word, worst first.
+    """The state of a phone number or space, in order of severity.
 
-    A number is down, red, restricted, yellow, unknown or green; the others are states of a space.
+    The states of a phone number are down, red, restricted, yellow, unknown and green. A space can have any state.
     """
 
     DOWN = "down"
@@ -65,7 +65,7 @@ class State(StrEnum):
 
 
 RANKS: Mapping[State, int] = {state: rank for rank, state in enumerate(State)}
-"""0 for the worst state."""
+"""0 for the most severe state."""
 PHONE_NUMBER_STATES = tuple(state for state in State if state not in (State.BLIND, State.EMPTY, State.WAITING))
 
 
@@ -74,16 +74,16 @@ class AccountState(StrEnum):
 
     OK = "ok"
     DENIED = "denied"
-    """The API does not admit it: key, permission, subscription or clock."""
+    """The API does not accept the key, permission, subscription or clock."""
     UNREACHABLE = "unreachable"
-    """The API does not answer: transport, timeout or server errors."""
+    """No response from the API: transport errors, timeouts or server errors."""
     THROTTLED = "throttled"
-    """The API throttled requests; the rate is still lower than the configured one."""
+    """The API throttled requests, and the current rate is still lower than the configured rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccountHealth:
-    """The state of an account `since` a time (Unix seconds), with the last failure that belongs to the state."""
+    """The state of an account, its start `since` (Unix seconds), and the last failure that caused the state."""
 
     state: AccountState
     since: float
@@ -93,13 +93,13 @@ class AccountHealth:
 
     @property
     def up(self) -> bool:
-        """Whether the API answers and admits the account."""
+        """Whether the API responds and accepts the account."""
         return self.state not in (AccountState.DENIED, AccountState.UNREACHABLE)
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """A customer space, as the configuration or a listing names it. A source may add fields of its own."""
+    """A customer space from the configuration or from discovery. A source can add fields in a subclass."""
 
     id: str
     name: str = ""
@@ -107,12 +107,12 @@ class Space:
 
 
 OWN_NUMBERS = Space("own")
-"""Stands for an account's own numbers where no customer space is polled."""
+"""Placeholder for the account's own numbers, if no customer space is polled."""
 
 
 @dataclass(frozen=True, slots=True)
 class PhoneNumber:
-    """One number of a space. Enumerations are trimmed and upper-cased; "" means that the field was not reported."""
+    """A phone number of a space. Enum values are trimmed and in upper case. "" means that a field was not reported."""
 
     phone_number: str
     verified_name: str = ""
@@ -128,7 +128,7 @@ class PhoneNumber:
 
     @property
     def state(self) -> State:
-        """The worst state that applies. Without a known rating and status it is unknown, never green."""
+        """The most severe state that applies. Without a known rating and status, it is unknown, never green."""
         if self.status in DOWN_STATUSES:
             return State.DOWN
         if self.quality_rating == "RED":
@@ -144,10 +144,10 @@ class PhoneNumber:
 _GREEN = PhoneNumber("", quality_rating="GREEN", status="CONNECTED")
 
 
-def worse_of(one: PhoneNumber, other: PhoneNumber) -> PhoneNumber:
-    """Of two entries for one number the one in the worse state, with the worse rating, tier and status of both: a field
-    that is missing in one of them must not hide a bad value in the other."""
-    entries = (one, other)
+def worse_of(first: PhoneNumber, second: PhoneNumber) -> PhoneNumber:
+    """Merge two entries for one number: the entry in the more severe state, with the worse rating, tier and status of
+    both. So a field that is missing in one entry does not hide a bad value in the other entry."""
+    entries = (first, second)
     return replace(
         min(entries, key=lambda entry: RANKS[entry.state]),
         quality_rating=min(
@@ -165,35 +165,35 @@ def worse_of(one: PhoneNumber, other: PhoneNumber) -> PhoneNumber:
     )
 
 
-_BETWEEN_DIGITS = frozenset({"Cc", "Cf", "Pd", "Pe", "Ps", "Zl", "Zp", "Zs"})
-"""Unicode's categories of invisible characters, dashes, brackets and spaces."""
+_SEPARATOR_CATEGORIES = frozenset({"Cc", "Cf", "Pd", "Pe", "Ps", "Zl", "Zp", "Zs"})
+"""The Unicode categories of invisible characters, dashes, brackets and spaces."""
 
 
 def phone_digits(text: str) -> str:
-    """The digits of a phone number in one of its usual spellings: without `+`, spaces, invisible characters, dashes,
-    dots and brackets. "" if there is any other character, or no digit. The API's page masks digits with `*`."""
-    if text.isascii() and text.isdecimal():  # as nearly all of fifty thousand are
+    """Return the digits of a phone number, without `+`, spaces, invisible characters, dashes, dots and brackets. Return
+    "" if there is any other character, or no digit. `*` is kept: the API documentation uses it for masked digits."""
+    if text.isascii() and text.isdecimal():  # fast path for nearly all phone numbers
         return text
-    kept = [one for one in normalize("NFKC", text) if one not in "+.·\u2212" and category(one) not in _BETWEEN_DIGITS]
-    if not any(map(str.isdecimal, kept)) or not all(one.isdecimal() or one == "*" for one in kept):
+    chars = [c for c in normalize("NFKC", text) if c not in "+.·\u2212" and category(c) not in _SEPARATOR_CATEGORIES]
+    if not any(map(str.isdecimal, chars)) or not all(c.isdecimal() or c == "*" for c in chars):
         return ""
-    return "".join(one if one == "*" else str(decimal(one)) for one in kept)
+    return "".join(c if c == "*" else str(decimal(c)) for c in chars)
 
 
 WATCHED_FIELDS = ("quality_rating", "messaging_limit_tier", "status")
-"""The fields whose changes are dated."""
+"""The fields whose changes are recorded with a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A successful answer: the numbers it listed, and how many of its entries named no number."""
+    """A successful response: its phone numbers, and the number of its entries without a phone number."""
 
     phone_numbers: tuple[PhoneNumber, ...]
-    unnamed: int = 0
+    entries_without_number: int = 0
 
 
 def unknown_values(number: PhoneNumber, limits: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-    """The (field, value) pairs that this version does not know, given the tiers that have a number."""
+    """Yield the (field, value) pairs with unknown values. `limits` are the tiers whose messaging limit is known."""
     if number.quality_rating and number.quality_rating not in QUALITY_RATINGS:
         yield "quality_rating", number.quality_rating
     if number.status and number.status not in STATUSES:

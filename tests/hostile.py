@@ -117,7 +117,7 @@ class HostileApi:
         method, target, _ = first.split(" ")
         query = target.partition("?")[2]
         headers = Headers(dict(line.split(": ", 1) for line in lines if line))
-        return Exchange(query, headers, lambda: self.api.answer(method, query, headers, b""), writer)
+        return Exchange(query, headers, lambda: self.api.respond(method, query, headers, b""), writer)
 
 
 def busiest_second(arrivals: list[float]) -> int:

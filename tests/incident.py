@@ -26,7 +26,7 @@ from exporter.config.fields import Duration, Strict
 from exporter.config.problems import ConfigError, Problem
 from exporter.config.settings import Settings
 from exporter.config.validation import load_document
-from exporter.runtime.reload import Fixed
+from exporter.runtime.reload import StaticLoader
 from exporter.simulator.demo import demo_settings
 from exporter.simulator.scenario import Moment
 
@@ -229,7 +229,7 @@ async def _reload(world: World, exporter: Exporter, reload: Reload) -> None:
         await exporter.reloader(_Reloaded(world.settings, reload)).reload()
 
 
-class _Reloaded(Fixed):
+class _Reloaded(StaticLoader):
     def __init__(self, settings: Settings, reload: Reload) -> None:
         super().__init__(settings)
         self._reload = reload

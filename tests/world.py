@@ -17,7 +17,7 @@ from exporter.config.effective import UNSHARDED, Shard
 from exporter.config.settings import Settings
 from exporter.polling.plan import Progress
 from exporter.runtime.reload import Loader, Reloader
-from exporter.runtime.service import Change, Service
+from exporter.runtime.service import ConfigChange, Service
 from exporter.runtime.sweep import SweepResult, sweep
 from exporter.runtime.view import ReloadState, View
 from exporter.simulator.api import SimulatedApi, create_simulator
@@ -73,7 +73,7 @@ class Exporter:
         self.reloads = ReloadState(context.clock.now())
         self.view = View(self.service, self.reloads, context.clock)
         self._clock = context.clock
-        self._waiting: list[Change] | None = []
+        self._waiting: list[ConfigChange] | None = []
         self._commit(settings)
 
     async def start(self, *, may_follow_another: bool = False) -> None:
@@ -90,7 +90,7 @@ class Exporter:
     def _commit(self, settings: Settings) -> None:
         change = at_once(self.service.prepare(settings))
         self.service.commit(change)
-        self.service.recorder.sync_state_file(change.unsaved)
+        self.service.recorder.sync_state_file(change.unsaved_spaces)
         self._waiting = [*(self._waiting or []), change]
 
     def reloader(self, loader: Loader) -> Reloader:
@@ -153,7 +153,7 @@ class World:
         credentials = Credentials("key-acme", "secret-acme")
         nonce = f"another-{self._asked_as_another}"
         signed = encode_request("simulator", QUERY_PHONE_NUMBERS, {}, credentials, now=self.clock.now(), nonce=nonce)
-        self.api.answer("POST", signed.query, httpx.Headers(dict(signed.headers)), b"")
+        self.api.respond("POST", signed.query, httpx.Headers(dict(signed.headers)), b"")
 
     def _client(self, endpoint: str) -> httpx.AsyncClient:
         self.endpoints.append(endpoint)
@@ -173,12 +173,12 @@ class _Watched(SimulatedApi):
         self.slips: dict[str, list[Response]] = {}
         """By space, what its next queries are answered instead."""
 
-    def answer(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> Response:
+    def respond(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> Response:
         self.arrivals.append(self._clock.monotonic())
         of_listings = self.portal_of_listings if headers["x-acs-action"] == LIST_INSTANCES else None
         if slips := self.slips.get(dict(parse_qsl(query)).get("CustSpaceId", "")):
             return slips.pop(0)
-        return self.portal or of_listings or super().answer(method, query, headers, body)
+        return self.portal or of_listings or super().respond(method, query, headers, body)
 
 
 class _Recording(httpx.AsyncBaseTransport):

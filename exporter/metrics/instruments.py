@@ -116,8 +116,8 @@ class Instruments(Collector):
         for number in answer.phone_numbers:
             for field, value in unknown_values(number, limits):
                 self._unknown_values.labels(*self._values(field, value)).inc()
-        if answer.unnamed:
-            self._unknown_values.labels("phone_number", _MISSING).inc(answer.unnamed)
+        if answer.entries_without_number:
+            self._unknown_values.labels("phone_number", _MISSING).inc(answer.entries_without_number)
         for field in newly_missing:
             self._unknown_values.labels(field, _MISSING).inc()
 

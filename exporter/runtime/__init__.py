@@ -1,1 +1,1 @@
-"""The running exporter: what it holds open, and the step to another configuration."""
+"""The running exporter: its accounts and open resources, and the change to a new configuration."""

@@ -1,4 +1,4 @@
-"""What one account holds open: its source, its budget, its polls and its list of spaces."""
+"""The runtime of one account: its source, budget, polls and discovered spaces."""
 
 from collections.abc import Callable, Mapping
 from random import Random
@@ -13,17 +13,17 @@ from exporter.polling.schedule import Schedule
 from exporter.runtime.recorder import Recorder
 from exporter.source import Source, SourceContext
 
-Opened = tuple[Source, Budget]
-"""A source, and the API's limit that its requests count against."""
+SourceAndLimit = tuple[Source, Budget]
+"""A source, and the API's rate limit for its access key."""
 
 
 class AccountRuntime:
-    """One account. `apply` changes its settings while it runs."""
+    """A running account. `apply` changes its settings."""
 
     def __init__(
         self,
         account: Account,
-        opened: Opened,
+        source_and_limit: SourceAndLimit,
         context: SourceContext,
         schedule: Schedule,
         recorder: Recorder,
@@ -32,7 +32,7 @@ class AccountRuntime:
         discovered: Mapping[str, str],
     ) -> None:
         self._budget = Budget(account.qps, context.clock)
-        source, limit = opened
+        source, limit = source_and_limit
         self._poller = Poller(
             account.name,
             source,
@@ -51,46 +51,46 @@ class AccountRuntime:
 
     @property
     def account(self) -> Account:
-        """Its settings, with the spaces that it discovered."""
+        """The settings of the account, with its discovered spaces."""
         return self.polling.account
 
-    def start(self, known: Mapping[str, float], *, hold_off: bool) -> None:
-        """Start to poll; `known` has the next slots of spaces whose values are known. With `hold_off`, first wait a
-        second (or 1/qps), so that requests of an earlier process or account no longer count for the API's limit."""
+    def start(self, slots: Mapping[str, float], *, hold_off: bool) -> None:
+        """Start polling. `slots` has the next slots of spaces with stored values. With `hold_off`, first wait 1 second
+        (or 1/qps), until requests of an earlier process or account no longer count toward the API's rate limit."""
         if hold_off:
             self._budget.hold_off()
-        self.polling.start(known)
-        self._switch_discovery()
+        self.polling.start(slots)
+        self._update_discovery()
 
-    def apply(self, account: Account, opened: Opened | None = None) -> None:
-        """Apply these settings, with another source if there is one."""
-        if opened:
-            self._poller.replace(*opened)
-        if opened or account != self.account:
-            self.polling.apply(account, new_source=opened is not None)
-        if opened:
+    def apply(self, account: Account, new_source: SourceAndLimit | None = None) -> None:
+        """Apply these settings, and replace the source if there is a new one."""
+        if new_source:
+            self._poller.replace(*new_source)
+        if new_source or account != self.account:
+            self.polling.apply(account, new_source=new_source is not None)
+        if new_source:
             self.polling.probe_now()
-        self._switch_discovery()
+        self._update_discovery()
 
     async def close_replaced_sources(self) -> None:
-        """Close the sources that `apply` replaced, once they have no request in flight."""
+        """Close the sources that `apply` replaced, after their requests in flight have ended."""
         await self._poller.close_replaced()
 
     async def probe_with_new_credentials(self) -> None:
-        """If the account is denied and its credentials have changed, probe it now."""
+        """Probe the account immediately if it is denied and its credentials have changed."""
         if self.polling.denied and await self._poller.credentials_changed():
             self.polling.probe_now()
 
     async def stop(self) -> None:
-        """Let polls in flight end, within a few seconds, and close the source."""
+        """Wait for polls in flight, with a time limit, then close the source."""
         self.discovery.stop()
         await self.polling.stop()
         await self._poller.close()
 
     def view(self, *, configured: bool) -> AccountView:
-        """The account as a scrape sees it; `configured` says whether the configuration lists spaces of it."""
+        """Return the account for `/metrics` and pages. `configured`: the configuration lists spaces of the account."""
         account, plan, found = self.account, self.polling.current_plan, self.discovery.result
-        # without a space to poll, only the list says something about the account
+        # without spaces to poll, only discovery shows the health of the account
         health = found.health if not configured and not plan.spaces else self.polling.health
         discovery = DiscoveryView(found.up, found.last_success, len(found.spaces)) if account.discover else None
         return AccountView(
@@ -106,6 +106,6 @@ class AccountRuntime:
             spaces_unknown=account.discover and found.is_unknown and not (configured and found.failed),
         )
 
-    def _switch_discovery(self) -> None:
+    def _update_discovery(self) -> None:
         if self.polling.started:
             self.discovery.set_enabled(enabled=self.account.discover, max_pause=self.account.poll_interval)

@@ -1,4 +1,4 @@
-"""Reloads: the configuration is loaded and prepared completely, then applied; or the current one is kept."""
+"""Reloads: a new configuration is loaded and prepared completely, then applied. After an error, nothing changes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -16,7 +16,7 @@ from exporter.runtime.view import ReloadState
 from exporter.threads import LOAD_SECONDS, BlockingCalls
 
 FOLLOW_SECONDS = 10.0
-"""How often followed files are compared with what was loaded."""
+"""Time between two checks of the followed files for changes."""
 
 Result = TypeVar("Result")
 
@@ -24,21 +24,21 @@ _log = structlog.get_logger()
 
 
 class Loader(Protocol):
-    """Where the configuration comes from."""
+    """Loads the configuration from its source."""
 
     def load(self) -> Settings:
-        """The settings as they are now. Raises ConfigError."""
+        """Load the current settings. Raises ConfigError."""
 
     def changed(self, *, retry: bool) -> bool:
-        """Whether a followed file differs from what was loaded last, or in any case if `retry`; not while one
-        changes."""
+        """Whether a followed file has changed since the last load, or `retry` is set. False while a file is being
+        written."""
 
     def space_files(self) -> Mapping[str, bool]:
-        """By space file, whether the last `load` found it good."""
+        """Maps each space file to whether it was valid in the last `load`."""
 
 
-class Fixed:
-    """A configuration without a file."""
+class StaticLoader:
+    """A loader for settings that do not come from a file."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -54,7 +54,7 @@ class Fixed:
 
 
 class Reloader:
-    """Reloads one at a time: on request, and when a followed file has changed."""
+    """Reloads on request and after a change of a followed file. Only one reload runs at a time."""
 
     def __init__(
         self,
@@ -69,9 +69,9 @@ class Reloader:
         self._state = state
         self._clock = clock
         self._follow_web_config = follow_web_config
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._reads = BlockingCalls()
-        self._problems = ""
+        self._logged_problems = ""
         self._retry = False
         state.space_files = self._applied_files = loader.space_files()
 
@@ -79,23 +79,23 @@ class Reloader:
         """Load the configuration and apply it.
 
         Raises:
-            ConfigError: it has errors, and the current one is kept.
+            ConfigError: the configuration has errors. The current configuration is kept.
         """
-        self._problems = ""
+        self._logged_problems = ""
         await self._reload()
 
     async def _reload(self) -> None:
-        async with self._one_at_a_time:
+        async with self._lock:
             with self._reporting_failure():
                 settings = await self._read(self._loader.load)
                 await self._service.apply(settings)
             self._state.space_files = self._applied_files = self._loader.space_files()
-            self._problems, self._retry = "", False
+            self._logged_problems, self._retry = "", False
             self._state.successful, self._state.last_success = True, self._clock.now()
             _log.info("config reloaded", accounts=len(settings.accounts))
 
     async def _read(self, read: Callable[[], Result]) -> Result:
-        """The result of a call of the loader, with a time limit. Raises ConfigError."""
+        """Call the loader with a time limit and return the result. Raises ConfigError."""
         try:
             return await self._reads.run(read, seconds=LOAD_SECONDS)
         except TimeoutError as error:
@@ -107,15 +107,15 @@ class Reloader:
             yield
         except Exception as error:
             self._state.successful = False
-            if isinstance(error, ConfigError) and str(error) != self._problems:
-                self._problems = str(error)
+            if isinstance(error, ConfigError) and str(error) != self._logged_problems:
+                self._logged_problems = str(error)
                 _log.error("config reload failed, keeping the current configuration", problems=str(error))
-            broken = {file: False for file, good in self._loader.space_files().items() if not good}
-            self._state.space_files = {**self._applied_files, **broken}
+            invalid = {file: False for file, valid in self._loader.space_files().items() if not valid}
+            self._state.space_files = {**self._applied_files, **invalid}
             raise
 
     async def run(self, requested: asyncio.Event) -> None:
-        """Follow the files, and reload when it is `requested`, until cancelled."""
+        """Check the followed files periodically, and reload when `requested` is set, until cancelled."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FOLLOW_SECONDS):
@@ -127,19 +127,19 @@ class Reloader:
                 else:
                     await self.follow_once()
             except ConfigError:
-                pass  # logged, and a metric
+                pass  # already logged, and shown by a metric
             except Exception:
-                _log.exception("reload failed by a bug, please report it")
+                _log.exception("config reload failed because of a bug, please report it")
 
     async def follow_once(self) -> None:
-        """Look once at everything that is followed: state file, credentials of denied accounts, web configuration and
-        space files. A change of a space file reloads, and a reload that failed for one is tried again."""
-        await self._service.recorder.follow_state_file()
-        await self._service.follow_credentials()
+        """Check the state file, the credentials of denied accounts, the web configuration and the space files once.
+        Reload after a change of a space file, and retry a reload that failed after such a change."""
+        await self._service.recorder.reopen_state_file()
+        await self._service.check_credentials()
         if self._follow_web_config:
-            self._state.web_config_good = await self._follow_web_config()
+            self._state.web_config_valid = await self._follow_web_config()
         if await self._has_changed():
-            self._retry = True  # until it succeeds: the cause of a failure can be outside the followed files
+            self._retry = True  # until a reload succeeds: the cause of a failure can be outside the followed files
             await self._reload()
 
     async def _has_changed(self) -> bool:
@@ -147,5 +147,5 @@ class Reloader:
             try:
                 return await self._read(partial(self._loader.changed, retry=self._retry))
             except ConfigError:
-                self._retry = True  # a successful reload ends the failure
+                self._retry = True  # a successful reload resets the failure
                 raise

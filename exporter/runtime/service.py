@@ -1,4 +1,4 @@
-"""The exporter of one configuration, and the three steps to another one: prepare, commit, retire."""
+"""The exporter with one configuration. A new configuration is applied in three steps: prepare, commit, retire."""
 
 import asyncio
 from collections.abc import Mapping, Set
@@ -17,11 +17,11 @@ from exporter.config.settings import API_LIMIT_QPS, Account, Settings
 from exporter.polling.budget import Budget
 from exporter.polling.plan import Plan, plans_by_account, warnings
 from exporter.polling.schedule import Schedule
-from exporter.runtime.account import AccountRuntime, Opened
-from exporter.runtime.recorder import Known, Recorder
+from exporter.runtime.account import AccountRuntime, SourceAndLimit
+from exporter.runtime.recorder import Recorder
 from exporter.source import SourceContext, SourceError
 from exporter.state.state_file import StateFile
-from exporter.state.store import Key
+from exporter.state.store import Key, Records
 from exporter.state.writer import StateWriter
 from exporter.threads import LOAD_SECONDS, BlockingCalls
 
@@ -29,27 +29,27 @@ _log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class Change:
-    """Another configuration, prepared. `opened` closes what was opened for it, if it is not committed."""
+class ConfigChange:
+    """A new configuration that was prepared. If it is not committed, `resources` closes the opened resources."""
 
     configured: Settings
-    own: Settings
-    """The part of this process, without discovered spaces."""
+    shard_settings: Settings
+    """The settings of the accounts that this process polls, without discovered spaces."""
     added: dict[str, AccountRuntime] = field(default_factory=dict)
-    sources: dict[str, Opened] = field(default_factory=dict)
-    """New sources of accounts that stay."""
+    new_sources: dict[str, SourceAndLimit] = field(default_factory=dict)
+    """New sources of accounts that are already running."""
     state_file: StateWriter | None = None
-    known: Known = field(default_factory=dict)
-    new_state_file: bool = False
-    opened: AsyncExitStack = field(default_factory=AsyncExitStack)
+    stored_records: Records = field(default_factory=dict)
+    changes_state_file: bool = False
+    resources: AsyncExitStack = field(default_factory=AsyncExitStack)
     removed: list[AccountRuntime] = field(default_factory=list)
-    """This and the next two are set by `commit`, for `retire`."""
+    """This field and the next two are set by `commit` and used by `retire`."""
     replaced_state_file: StateWriter | None = None
-    unsaved: Set[Key] = frozenset()
+    unsaved_spaces: Set[Key] = frozenset()
 
 
 class Service:
-    """Starts, changes and stops inside a running event loop. The first configuration is a change like every other."""
+    """The running accounts. Requires a running event loop. The first configuration is applied like a later one."""
 
     def __init__(self, context: SourceContext, *, shard: Shard = UNSHARDED, random: Random | None = None) -> None:
         self.shard = shard
@@ -61,102 +61,105 @@ class Service:
         self._random = random or Random()
         self._settings = self.configured
         self._limits: WeakValueDictionary[str, Budget] = WeakValueDictionary()
-        """By access key."""
+        """The API's rate limit of each access key."""
         self._reads = BlockingCalls()
         self._stopped = False
-        self._warned: set[str] = set()
+        self._logged_warnings: set[str] = set()
 
     async def apply(self, configured: Settings, *, hold_off: bool = True) -> None:
         """Apply these settings, or change nothing.
 
         With `hold_off`, new accounts first wait until requests of earlier accounts, in this or another process, no
-        longer count toward the API's limit.
+        longer count toward the API's rate limit.
 
         Raises:
             ConfigError: a source cannot be opened.
         """
         change = await self.prepare(configured)
         if self._stopped:
-            await change.opened.aclose()
+            await change.resources.aclose()
             return
         self.commit(change)
         await self.retire(change, hold_off=hold_off)
 
-    async def prepare(self, configured: Settings) -> Change:
-        """Open everything that these settings need and that is not open yet. Changes nothing that is polled or shown.
+    async def prepare(self, configured: Settings) -> ConfigChange:
+        """Open the sources and the state file that these settings need. Polling and shown values do not change.
 
         Raises:
             ConfigError: a source cannot be opened.
         """
-        change = Change(configured, effective_settings(configured, {}, self.shard))
-        async with AsyncExitStack() as opened:
-            polled, identities = self._settings.identities, change.own.identities
-            added = [account for account in change.own.accounts if polled.get(account.name) != identities[account.name]]
-            for account in change.own.accounts:
+        change = ConfigChange(configured, effective_settings(configured, {}, self.shard))
+        async with AsyncExitStack() as resources:
+            polled, identities = self._settings.identities, change.shard_settings.identities
+            accounts = change.shard_settings.accounts
+            added = [account for account in accounts if polled.get(account.name) != identities[account.name]]
+            for account in accounts:
                 if account in added or not self.accounts[account.name].account.has_source_of(account):
-                    change.sources[account.name] = source, _ = await self._open(account)
-                    opened.push_async_callback(source.aclose)
-            await self._open_state_file(change, opened)  # last: it can rename a damaged file
+                    change.new_sources[account.name] = source, _ = await self._open_source(account)
+                    resources.push_async_callback(source.aclose)
+            await self._open_state_file(change, resources)  # last, because it can rename a damaged file
             for account in added:
-                change.added[account.name] = self._build(account, change.sources.pop(account.name), change.known)
-            change.opened = opened.pop_all()
+                change.added[account.name] = self._create_runtime(
+                    account, change.new_sources.pop(account.name), change.stored_records
+                )
+            change.resources = resources.pop_all()
         return change
 
-    def commit(self, change: Change) -> None:
-        """The step that changes what is polled and shown: no await, no file, no network."""
-        before = self.accounts
-        running = {**before, **change.added}
-        self.accounts = {account.name: running[account.name] for account in change.own.accounts}
-        change.removed = [account for name, account in before.items() if self.accounts.get(name) is not account]
+    def commit(self, change: ConfigChange) -> None:
+        """Switch polling and shown values to the new configuration, without `await`, file access or network access."""
+        old_accounts = self.accounts
+        runtimes = {**old_accounts, **change.added}
+        self.accounts = {account.name: runtimes[account.name] for account in change.shard_settings.accounts}
+        change.removed = [old for name, old in old_accounts.items() if self.accounts.get(name) is not old]
         for removed in change.removed:
             removed.polling.remove_spaces()
-        self.configured, self._settings = change.configured, self._effective(change.configured)
-        if change.new_state_file:
+        self.configured, self._settings = change.configured, self._effective_settings(change.configured)
+        if change.changes_state_file:
             change.replaced_state_file = self.recorder.use_state_file(change.state_file)
         discovered = self._settings.spaces.keys() - self.configured.spaces.keys()
-        unsaved = self.recorder.apply(self._settings, discovered, change.known)
-        change.unsaved = self._settings.spaces.keys() if change.new_state_file else unsaved
+        unsaved_spaces = self.recorder.apply(self._settings, discovered, change.stored_records)
+        change.unsaved_spaces = self._settings.spaces.keys() if change.changes_state_file else unsaved_spaces
         for account in self._settings.accounts:
-            self.accounts[account.name].apply(account, change.sources.get(account.name))
+            self.accounts[account.name].apply(account, change.new_sources.get(account.name))
 
-    async def retire(self, change: Change, *, hold_off: bool = True) -> None:
-        """Let polls of removed accounts end, close what is not used any more, then start the accounts that are
-        added."""
+    async def retire(self, change: ConfigChange, *, hold_off: bool = True) -> None:
+        """Wait for polls of removed accounts, close resources that are no longer used, then start the added
+        accounts."""
         try:
             await asyncio.gather(*(removed.stop() for removed in change.removed))
-            for running in list(self.accounts.values()):
-                await running.close_replaced_sources()
+            for runtime in list(self.accounts.values()):
+                await runtime.close_replaced_sources()
             if change.replaced_state_file:
                 await change.replaced_state_file.close()
         finally:
             if not self._stopped:
-                if not change.new_state_file:
-                    await self.recorder.follow_state_file()
-                self.recorder.sync_state_file(change.unsaved)
+                if not change.changes_state_file:
+                    await self.recorder.reopen_state_file()
+                self.recorder.sync_state_file(change.unsaved_spaces)
                 self._start_added(hold_off=hold_off)
 
     def _start_added(self, *, hold_off: bool) -> None:
         self.schedule.start()
-        added = {name: running for name, running in self.accounts.items() if not running.polling.started}
-        for name, running in added.items():
-            running.start(self.recorder.slots(name, running.account.polled_spaces), hold_off=hold_off)
-        self._log_plans({name: running.polling.plan for name, running in added.items()})
+        added = {name: runtime for name, runtime in self.accounts.items() if not runtime.polling.started}
+        for name, runtime in added.items():
+            runtime.start(self.recorder.slots(name, runtime.account.polled_spaces), hold_off=hold_off)
+        self._log_plans({name: runtime.polling.plan for name, runtime in added.items()})
 
-    async def follow_credentials(self) -> None:
-        """Probe denied accounts now if their credentials have changed."""
-        for running in list(self.accounts.values()):
-            await running.probe_with_new_credentials()
+    async def check_credentials(self) -> None:
+        """Probe denied accounts immediately if their credentials have changed."""
+        for runtime in list(self.accounts.values()):
+            await runtime.probe_with_new_credentials()
 
     async def stop(self) -> None:
-        """Let polls in flight end, within a few seconds, and close everything."""
+        """Wait for polls in flight, with a time limit, then close all resources."""
         self._stopped = True
         self.schedule.pause()
-        await asyncio.gather(*(running.stop() for running in self.accounts.values()))
+        await asyncio.gather(*(runtime.stop() for runtime in self.accounts.values()))
         await self.schedule.stop()
         if self.recorder.state_file:
             await self.recorder.state_file.close()
 
-    async def _open(self, account: Account) -> Opened:
+    async def _open_source(self, account: Account) -> SourceAndLimit:
         try:
             environ = self._context.environ
             source = await self._reads.run(partial(account.open, self._context), seconds=LOAD_SECONDS)
@@ -171,24 +174,24 @@ class Service:
         except TimeoutError as error:
             raise read_timeout_error(LOAD_SECONDS) from error
 
-    async def _open_state_file(self, change: Change, opened: AsyncExitStack) -> None:
-        current, path = self.recorder.state_file, change.own.state_file
-        change.new_state_file = path != (str(current.file.path) if current else None)
-        if change.new_state_file and path is not None:
+    async def _open_state_file(self, change: ConfigChange, resources: AsyncExitStack) -> None:
+        current, path = self.recorder.state_file, change.shard_settings.state_file
+        change.changes_state_file = path != (str(current.file.path) if current else None)
+        if change.changes_state_file and path is not None:
             change.state_file = StateWriter(StateFile(Path(path), self._context.clock), self.recorder.show_saved)
-            opened.push_async_callback(change.state_file.close)
-            change.known = await change.state_file.open(change.own.identities)
+            resources.push_async_callback(change.state_file.close)
+            change.stored_records = await change.state_file.open(change.shard_settings.identities)
 
-    def _build(self, account: Account, opened: Opened, known: Known) -> AccountRuntime:
-        """A new account, with the spaces that the state file knows as discovered."""
+    def _create_runtime(self, account: Account, source: SourceAndLimit, stored_records: Records) -> AccountRuntime:
+        """Create a new account, with the discovered spaces from the state file."""
         discovered = {
-            space: state.discovered_as
-            for (name, space), state in known.items()
-            if name == account.name and state.discovered_as is not None
+            space: record.discovered_as
+            for (name, space), record in stored_records.items()
+            if name == account.name and record.discovered_as is not None
         }
         return AccountRuntime(
             account,
-            opened,
+            source,
             self._context,
             self.schedule,
             self.recorder,
@@ -197,24 +200,25 @@ class Service:
             discovered if account.discover else {},
         )
 
-    def _effective(self, configured: Settings) -> Settings:
-        found = {name: running.discovery.result.spaces for name, running in self.accounts.items()}
+    def _effective_settings(self, configured: Settings) -> Settings:
+        found = {name: runtime.discovery.result.spaces for name, runtime in self.accounts.items()}
         return effective_settings(configured, found, self.shard)
 
     def _apply_discovered(self) -> None:
-        """An account has listed its spaces."""
-        change = Change(self.configured, effective_settings(self.configured, {}, self.shard))
+        """Apply the spaces of an account after discovery."""
+        change = ConfigChange(self.configured, effective_settings(self.configured, {}, self.shard))
         self.commit(change)
-        self.recorder.sync_state_file(change.unsaved)
+        self.recorder.sync_state_file(change.unsaved_spaces)
         self._log_plans({})
 
     def _log_plans(self, started: Mapping[str, Plan]) -> None:
-        """Log the plans of accounts that start, and each warning that is new."""
+        """Log the plans of started accounts, and each new warning."""
         for name, plan in started.items():
-            _log.info("polling", account=name, **plan.log_fields)
-        before, twice = self._warned, set(self.configured.polled_twice)
-        self._warned = twice | set(warnings(plans_by_account(self._settings), self._settings.max_age))
-        for warning in sorted(self._warned - before - twice):
-            _log.warning("plan does not fit", warning=warning)
-        for warning in sorted(twice - before):
-            _log.warning("spaces polled twice", warning=warning)
+            _log.info("account polling started", account=name, **plan.log_fields)
+        logged, duplicates = self._logged_warnings, set(self.configured.polled_twice)
+        schedule = set(warnings(plans_by_account(self._settings), self._settings.max_age))
+        for warning in sorted(schedule - logged - duplicates):
+            _log.warning("poll schedule warning", warning=warning)
+        for warning in sorted(duplicates - logged):
+            _log.warning("spaces polled by several accounts", warning=warning)
+        self._logged_warnings = duplicates | schedule

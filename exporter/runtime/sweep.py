@@ -1,4 +1,4 @@
-"""One poll of every space, without a schedule."""
+"""A sweep: one poll of every space, without a schedule."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -8,36 +8,35 @@ from exporter.config.effective import effective_settings
 from exporter.metrics.catalogue import AccountView, SpaceView
 from exporter.model import PhoneNumber
 from exporter.polling.plan import Progress
-from exporter.runtime.recorder import Known
-from exporter.runtime.service import Change, Service
+from exporter.runtime.service import ConfigChange, Service
 from exporter.runtime.view import account_views
 from exporter.source import DeniedError, Outcome, QueryError
-from exporter.state.store import Key
+from exporter.state.store import Key, Records
 
 
 class NotPolledError(DeniedError):
-    """The account was denied before it was this space's turn: no request was sent for it."""
+    """The account was denied before this space was polled. No request was sent for the space."""
 
     def __init__(self) -> None:
-        super().__init__("not_polled", "the account was denied before it was this space's turn")
+        super().__init__("not_polled", "the account was denied before this space was polled")
 
 
 @dataclass(frozen=True, slots=True)
 class SpaceResult:
-    """A space after one poll, with the error where it failed or was not polled."""
+    """The result of one space. `error` is set if the poll failed or the space was not polled."""
 
     view: SpaceView
     error: QueryError | None
 
     @property
     def phone_numbers(self) -> Sequence[PhoneNumber]:
-        """The numbers that the poll listed, of any age; none if it failed, whatever was known before."""
+        """The phone numbers of this poll. Empty if the poll failed, even if the record has older phone numbers."""
         return () if self.error else self.view.record.phone_numbers
 
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """Every space after one poll, in order; the errors of accounts whose spaces were not listed; and the accounts."""
+    """The results of all spaces, in order; the discovery errors by account; and the accounts."""
 
     spaces: Sequence[SpaceResult]
     list_errors: Mapping[str, QueryError]
@@ -45,32 +44,32 @@ class SweepResult:
 
 
 async def sweep(
-    service: Service, watch: Callable[[Progress], None] = lambda _: None, known: Known | None = None
+    service: Service, on_progress: Callable[[Progress], None] = lambda _: None, stored_records: Records | None = None
 ) -> SweepResult:
-    """Poll every space of a service that is not started, within the budgets; `watch` gets the progress. `known` is what
-    a state file knows: the values before the polls."""
-    discovering = {name: running for name, running in service.accounts.items() if running.account.discover}
-    listed = await asyncio.gather(*(running.discovery.list_once() for running in discovering.values()))
+    """Poll every space of a service that is not started, within the budgets. `on_progress` is called with the progress.
+    `stored_records` are the records of a state file, from before the polls."""
+    discovering = {name: runtime for name, runtime in service.accounts.items() if runtime.account.discover}
+    listed = await asyncio.gather(*(runtime.discovery.list_once() for runtime in discovering.values()))
     list_errors = {name: error for name, error in zip(discovering, listed, strict=True) if error}
-    if known:  # now that all spaces are known
-        own = effective_settings(service.configured, {}, service.shard)
-        service.commit(Change(service.configured, own, known=known))
-    progress = Progress.of({name: running.polling.plan for name, running in service.accounts.items()})
+    if stored_records:  # after discovery, because records of unknown spaces are not used
+        shard_settings = effective_settings(service.configured, {}, service.shard)
+        service.commit(ConfigChange(service.configured, shard_settings, stored_records=stored_records))
+    progress = Progress.of({name: runtime.polling.plan for name, runtime in service.accounts.items()})
     errors: dict[Key, QueryError | None] = {}
-    watch(progress)
+    on_progress(progress)
 
     def on_polled(outcome: Outcome) -> None:
         nonlocal progress
         errors[outcome.account, outcome.space] = outcome.error
         progress = progress.after(outcome.account, failed=outcome.error is not None)
-        watch(progress)
+        on_progress(progress)
 
     async def sweep_account(name: str) -> None:
         nonlocal progress
         await service.accounts[name].polling.sweep(on_polled)
         if progress.left[name]:
             progress = progress.ended(name)
-            watch(progress)
+            on_progress(progress)
 
     await asyncio.gather(*map(sweep_account, service.accounts))
     views = list(service.recorder.views())

@@ -1,4 +1,4 @@
-"""Read-only view of the running exporter, for HTTP and for programs that embed it. `expire` alone changes something."""
+"""Read-only view of the running exporter, for HTTP and for programs that embed it. Only `expire` changes values."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +18,7 @@ from exporter.runtime.service import Service
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The spaces and accounts `at` a moment, in Unix seconds; if several processes share them, those of this
-    `shard`."""
+    """The spaces and accounts of this `shard` at the time `at` (Unix seconds)."""
 
     at: float
     spaces: Sequence[SpaceView]
@@ -28,84 +27,83 @@ class Snapshot:
 
     @property
     def accounts_with_unknown_spaces(self) -> list[str]:
-        """The accounts that may have spaces that are not known."""
-        listed = ((account, account.discovery) for account in self.accounts)
+        """The accounts whose list of spaces can be incomplete."""
         return [
             account.account
-            for account, discovery in listed
-            if account.spaces_unknown or (discovery and not discovery.up)
+            for account in self.accounts
+            if account.spaces_unknown or (account.discovery and not account.discovery.up)
         ]
 
 
 def account_views(service: Service) -> list[AccountView]:
-    """The accounts of a service as they are now."""
+    """Return the current state of all accounts of a service."""
     configured = {account.name for account in service.configured.accounts if account.spaces}
-    return [running.view(configured=name in configured) for name, running in service.accounts.copy().items()]
+    return [runtime.view(configured=name in configured) for name, runtime in service.accounts.copy().items()]
 
 
 @dataclass(slots=True)
 class ReloadState:
-    """The result of the last reload. `last_success` is the last successful one, in Unix seconds; `space_files` says of
-    each file whether it is good."""
+    """The result of the last reload. `last_success` is the time of the last successful reload (Unix seconds).
+    `space_files` maps each file to whether it is valid."""
 
     last_success: float
     successful: bool = True
-    web_config_good: bool = True
+    web_config_valid: bool = True
     space_files: Mapping[str, bool] = field(default_factory=dict)
 
 
 class View:
-    """See the module."""
+    """The values that HTTP handlers and embedding programs read."""
 
     def __init__(self, service: Service, reloads: ReloadState, clock: Clock) -> None:
         self._service = service
         self._reloads = reloads
         self._clock = clock
-        self._shown_config: tuple[Settings, str] | None = None
-        """The last text of `redacted_config`, and what it shows."""
+        self._redacted: tuple[Settings, str] | None = None
+        """Cache of `redacted_config`: the settings and their text."""
         self._process = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._process)
 
     def expire(self) -> Iterator[None]:
-        """Remove the values that are too old to show, one space at each step."""
+        """Remove the values that are older than `max_age`, one space at each step."""
         return self._service.recorder.expire()
 
     def exposition(self, *, openmetrics: bool, names: Collection[str] = ()) -> Iterator[bytes]:
-        """All families, or those of these names, in text 0.0.4 or OpenMetrics 1.0. Spaces and accounts are as at the
-        first step. Call `expire` before."""
+        """All metric families, or only those with these `names`, in text format 0.0.4 or OpenMetrics 1.0. Spaces and
+        accounts are those of the first step. Call `expire` first."""
         recorder = self._service.recorder
-        yield from recorder.page.render(self.accounts(), self._exporter(), openmetrics=openmetrics, names=names)
+        yield from recorder.rendered.render(self.accounts(), self._exporter(), openmetrics=openmetrics, names=names)
         process = self._process.restricted_registry(names) if names else self._process
-        own = _Families([*recorder.instruments.collect(names), *process.collect()])
+        families = _Families([*recorder.instruments.collect(names), *process.collect()])
         encode: Callable[[_Families], bytes] = generate_openmetrics if openmetrics else generate_latest
-        yield encode(own)
+        yield encode(families)
 
     def collector(self) -> ExporterCollector:
-        """The families of the exporter as a prometheus_client collector, without those of the process."""
+        """Return the exporter's families, without the process metrics, as a prometheus_client collector."""
         return ExporterCollector(self._views, self._service.recorder.instruments)
 
     def accounts(self) -> list[AccountView]:
-        """The accounts as they are now."""
+        """Return the current state of all accounts."""
         return account_views(self._service)
 
     def snapshot(self) -> Snapshot:
-        """The spaces and accounts as they are now. Safe to call from another thread."""
+        """Return the current spaces and accounts. Safe to call from another thread."""
         spaces, accounts, _ = self._views()
         return Snapshot(self._clock.now(), spaces, accounts, self._service.shard)
 
     def unpolled(self) -> int:
-        """How many spaces have been neither polled since the start nor known from before."""
+        """Number of spaces without fresh stored values and without a poll since the start, or not shown yet."""
         return self._service.recorder.unpolled
 
     def redacted_config(self) -> str:
-        """The configuration in YAML, without its secrets. Safe to call from another thread: the first
-        call for a configuration takes a second for ten thousand spaces."""
-        configured, shown = self._service.configured, self._shown_config
-        if not shown or shown[0] is not configured:
+        """Return the configuration in YAML, without secrets. Call it in another thread: with 10,000 spaces, the first
+        call after a change of the configuration takes 1 second."""
+        configured, cached = self._service.configured, self._redacted
+        if not cached or cached[0] is not configured:
             document = configured.model_dump(mode="json", exclude_defaults=True)
-            shown = self._shown_config = configured, yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-        return shown[1]
+            cached = self._redacted = configured, yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+        return cached[1]
 
     def _views(self) -> Views:
         return list(self._service.recorder.views()), self.accounts(), self._exporter()
@@ -113,7 +111,7 @@ class View:
     def _exporter(self) -> ExporterView:
         reloads, state_file = self._reloads, self._service.recorder.state_file
         return ExporterView(
-            reloads.successful and reloads.web_config_good,
+            reloads.successful and reloads.web_config_valid,
             reloads.last_success,
             reloads.space_files,
             state_file.file if state_file else None,
@@ -122,7 +120,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class _Families:
-    """Families that were collected, as `generate_latest` wants them."""
+    """Collected families, in the form that `generate_latest` requires."""
 
     families: Sequence[Metric]
 

@@ -1,1 +1,1 @@
-"""A simulated API for the demo and the tests: as strict as the real one."""
+"""A simulated API for the demo and the tests. It checks requests as strictly as the real API."""

@@ -1,7 +1,7 @@
-"""The simulated API: as strict as the gateway about signature, date, nonce and rate, and as it in its errors.
+"""The simulated API. It checks signature, date, nonce and rate limit as strictly as the real gateway, and returns
+the same errors.
 
-One Starlette application serves both: on a loopback socket for the demo, and in process, through httpx's ASGI
-transport, for tests.
+The demo serves the Starlette application on a loopback socket. Tests call it in process, with httpx's ASGI transport.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _AUTHORIZATION = re.compile(
 )
 _DATE_TOLERANCE_SECONDS = 900
 _WINDOW_SECONDS = 1 - 1e-6
-"""One second, less what floating point makes of it."""
+"""1 second, minus a margin for floating-point errors."""
 _ERRORS: Mapping[str, tuple[int, str]] = {
     "Throttling.User": (400, "Request was denied due to user flow control."),
     "System.LimitControl": (400, "The system is under flow control."),
@@ -48,17 +48,17 @@ _ERRORS: Mapping[str, tuple[int, str]] = {
     "InternalError": (500, "The request processing has failed due to some unknown error."),
     "ServiceUnavailable": (503, "The request has failed due to a temporary failure of the server."),
 }
-"""HTTP status and message by Code; an unlisted Code is answered with 400."""
+"""Maps an error Code to its HTTP status and message. The default status is 400."""
 
 
-class _Refusal(Exception):
+class _ApiError(Exception):
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
 
 
 class SimulatedApi:
-    """What the API knows and remembers."""
+    """The state of the simulated API: accounts, recent requests and nonces."""
 
     def __init__(self, scenario: Scenario, clock: Clock) -> None:
         self.scenario = scenario
@@ -66,79 +66,80 @@ class SimulatedApi:
         self._clock = clock
         self._started = clock.monotonic()
         self._keys = {account.access_key_id: account for account in scenario.accounts}
-        self._admitted: dict[str, deque[float]] = {name: deque() for name in self.fleet.accounts}
+        self._request_times: dict[str, deque[float]] = {name: deque() for name in self.fleet.accounts}
         self._nonces: dict[str, float] = {}
         self._request_ids = Random(scenario.seed)
 
-    def answer(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> Response:
-        """The answer to one request; `query` is as it stood on the wire, `headers` find names in any case."""
+    def respond(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> Response:
+        """Return the response to a request. `query` is not decoded. `headers` must be case-insensitive."""
         try:
             if method != "POST":
-                raise _Refusal("UnsupportedHTTPMethod")
+                raise _ApiError("UnsupportedHTTPMethod")
             parameters = dict(parse_qsl(query, keep_blank_values=True))
             account = self._authenticate(method, parameters, headers, body)
             action = headers["x-acs-action"]
-            self._admit(account, action)
-            return (self._instances if action == LIST_INSTANCES else self._numbers)(account, parameters)
-        except _Refusal as refusal:
-            return self._error(refusal.code)
+            self._check_limit(account, action)
+            operation = self._list_instances if action == LIST_INSTANCES else self._query_phone_numbers
+            return operation(account, parameters)
+        except _ApiError as error:
+            return self._error(error.code)
 
     def _authenticate(
         self, method: str, parameters: Mapping[str, str], headers: Mapping[str, str], body: bytes
     ) -> SimulatedAccount:
         claimed = _AUTHORIZATION.fullmatch(headers.get("authorization", ""))
         if not claimed:
-            raise _Refusal("IncompleteSignature")
+            raise _ApiError("IncompleteSignature")
         account = self._keys.get(claimed["id"])
         if not account:
-            raise _Refusal("InvalidAccessKeyId.NotFound")
+            raise _ApiError("InvalidAccessKeyId.NotFound")
         credentials = Credentials(account.access_key_id, account.access_key_secret)
         signed = _signed_headers(headers, claimed["names"])
         body_sha256 = hashlib.sha256(body).hexdigest()
         expected = authorization(method, canonical_query(parameters), signed, body_sha256, credentials)
         if not hmac.compare_digest(expected, claimed[0]) or headers.get("x-acs-content-sha256") != body_sha256:
-            raise _Refusal("SignatureDoesNotMatch")
-        self._check_freshness(headers)
+            raise _ApiError("SignatureDoesNotMatch")
+        self._check_headers(headers)
         return account
 
-    def _check_freshness(self, headers: Mapping[str, str]) -> None:
+    def _check_headers(self, headers: Mapping[str, str]) -> None:
         if headers.get("x-acs-action") not in (QUERY_PHONE_NUMBERS, LIST_INSTANCES):
-            raise _Refusal("InvalidAction.NotFound")
+            raise _ApiError("InvalidAction.NotFound")
         if headers.get("x-acs-version") != VERSION:
-            raise _Refusal("InvalidVersion")
+            raise _ApiError("InvalidVersion")
         now = self._clock.now()
-        if abs(_unix(headers.get("x-acs-date", "")) - now) > _DATE_TOLERANCE_SECONDS:
-            raise _Refusal("InvalidTimeStamp.Expired")
+        if abs(_unix_time(headers.get("x-acs-date", "")) - now) > _DATE_TOLERANCE_SECONDS:
+            raise _ApiError("InvalidTimeStamp.Expired")
         while self._nonces and next(iter(self._nonces.values())) < now - 2 * _DATE_TOLERANCE_SECONDS:
             del self._nonces[next(iter(self._nonces))]
         nonce = headers.get("x-acs-signature-nonce", "")
         if not nonce or nonce in self._nonces:
-            raise _Refusal("SignatureNonceUsed")
+            raise _ApiError("SignatureNonceUsed")
         self._nonces[nonce] = now
 
-    def _admit(self, account: SimulatedAccount, action: str) -> None:
-        now, admitted = self._clock.monotonic(), self._admitted[account.name]
-        while admitted and admitted[0] <= now - _WINDOW_SECONDS:
-            admitted.popleft()
-        if len(admitted) >= self.scenario.limit_qps:
-            raise _Refusal("Throttling.User")
-        admitted.append(now)
+    def _check_limit(self, account: SimulatedAccount, action: str) -> None:
+        now, request_times = self._clock.monotonic(), self._request_times[account.name]
+        while request_times and request_times[0] <= now - _WINDOW_SECONDS:
+            request_times.popleft()
+        if len(request_times) >= self.scenario.limit_qps:
+            raise _ApiError("Throttling.User")
+        request_times.append(now)
         if code := self.fleet.account_error_at(account.name, action, now - self._started):
-            raise _Refusal(code)
+            raise _ApiError(code)
 
-    def _numbers(self, account: SimulatedAccount, parameters: Mapping[str, str]) -> Response:
+    def _query_phone_numbers(self, account: SimulatedAccount, parameters: Mapping[str, str]) -> Response:
         elapsed = self._clock.monotonic() - self._started
         space = self.fleet.find(account.name, parameters.get("CustSpaceId"))
         if not space:
-            raise _Refusal("Unknown.ResourceOwnerId")
+            raise _ApiError("Unknown.ResourceOwnerId")
         if code := space.error_at(elapsed):
-            raise _Refusal(code)
+            raise _ApiError(code)
         return self._success({"PhoneNumbers": space.numbers_at(elapsed)})
 
-    def _instances(self, account: SimulatedAccount, parameters: Mapping[str, str]) -> Response:
+    def _list_instances(self, account: SimulatedAccount, parameters: Mapping[str, str]) -> Response:
         page, size = (parameters.get(name, "") for name in ("PageIndex", "PageSize"))
         if not re.fullmatch("[1-9][0-9]{0,3}", page) or not re.fullmatch("[1-9][0-9]?|100", size):
-            raise _Refusal("InvalidParameter")
+            raise _ApiError("InvalidParameter")
         spaces = self.fleet.spaces[account.name] if parameters.get("ChannelType", "whatsapp") == "whatsapp" else []
         listed = [space.instance for space in spaces[(int(page) - 1) * int(size) :][: int(size)]]
         return self._success({"Data": listed, "TotalCount": len(spaces), "Success": True})
@@ -168,29 +169,29 @@ class SimulatedApi:
 
 
 def create_simulator(api: SimulatedApi) -> Starlette:
-    """The application; an answer takes half to one and a half times the scenario's latency, one half on its way in."""
+    """Create the application. A response takes 0.5 to 1.5 times the latency, half of it before the checks."""
     random = Random(api.scenario.seed)
 
     async def query(request: Request) -> Response:
         delay = api.scenario.latency * random.uniform(0.25, 0.75)
         await asyncio.sleep(delay)
-        answer = api.answer(request.method, request.url.query, request.headers, await request.body())
+        response = api.respond(request.method, request.url.query, request.headers, await request.body())
         await asyncio.sleep(delay)
-        return answer
+        return response
 
     return Starlette(routes=[Route("/", query, methods=["GET", "POST"])])
 
 
 def _signed_headers(headers: Mapping[str, str], names: str) -> dict[str, str]:
-    """The headers that the signature covers; all of host and x-acs-* must be among them."""
+    """Return the signed headers. `host` and all `x-acs-*` headers must be signed."""
     listed = names.split(";")
     required = {"host"} | {name.lower() for name in headers if name.lower().startswith("x-acs-")}
     if not required.issubset(listed) or any(name not in headers for name in listed):
-        raise _Refusal("IncompleteSignature")
+        raise _ApiError("IncompleteSignature")
     return {name: headers[name] for name in listed}
 
 
-def _unix(date: str) -> float:
+def _unix_time(date: str) -> float:
     try:
         return datetime.strptime(date, DATE_FORMAT).replace(tzinfo=UTC).timestamp()
     except ValueError:

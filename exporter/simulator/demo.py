@@ -1,4 +1,4 @@
-"""The demo: the simulated API on a loopback socket, and the exporter polling it for real."""
+"""The demo: the simulated API on a loopback socket, and an exporter that polls it over HTTP."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from exporter.clock import SystemClock
 from exporter.config.fields import format_duration
 from exporter.config.problems import ConfigError, Problem
 from exporter.config.settings import Settings
-from exporter.runtime.reload import Fixed
+from exporter.runtime.reload import StaticLoader
 from exporter.serve import handle_signals, serve
 from exporter.simulator.api import SimulatedApi, create_simulator
 from exporter.simulator.fleet import Fleet
@@ -25,24 +25,25 @@ from exporter.web.server import bind, serving, url_of
 _REGIONS = ("apac", "emea", "latam")
 
 
-async def run_demo(scenario: Scenario, listeners: Sequence[socket], say: Callable[[str], None]) -> None:
+async def run_demo(scenario: Scenario, listeners: Sequence[socket], print_line: Callable[[str], None]) -> None:
     """Serve the simulated API on a free port and the exporter on `listeners`, until SIGTERM, SIGINT or SIGHUP."""
     simulator = bind("127.0.0.1:0")
     async with serving(create_simulator(SimulatedApi(scenario, SystemClock())), simulator):
         settings = demo_settings(scenario, url_of(simulator))
         spaces = sum(account.spaces for account in scenario.accounts)
-        say(f"A simulated fleet of {spaces} spaces; something happens every few seconds.")
+        print_line(f"Demo with {spaces} simulated spaces. Their ratings, limits and statuses change over time.")
         for url in map(url_of, listeners):
-            say(f"  metrics   {url}/metrics")
-            say(f"  overview  {url}/")
-        say("Press Ctrl-C to stop.")
-        await serve(Fixed(settings), settings, {}, listeners, hangup_stops=True)
+            print_line(f"  metrics      {url}/metrics")
+            print_line(f"  status page  {url}/")
+        print_line("Press Ctrl-C to stop.")
+        await serve(StaticLoader(settings), settings, {}, listeners, hangup_stops=True)
 
 
 async def run_simulator(
-    scenario: Scenario, listeners: Sequence[socket], say: Callable[[str], None], write: Path | None = None
+    scenario: Scenario, listeners: Sequence[socket], print_line: Callable[[str], None], config_file: Path | None = None
 ) -> None:
-    """Serve the simulated API on `listeners` until SIGTERM, SIGINT or SIGHUP, and say or write how to poll it.
+    """Serve the simulated API on `listeners` until SIGTERM, SIGINT or SIGHUP. Print a configuration that polls the API,
+    or write it to `config_file`.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -51,24 +52,25 @@ async def run_simulator(
     handle_signals(stop)
     urls = list(map(url_of, listeners))
     document = yaml.safe_dump(demo_document(scenario, urls[0]), sort_keys=False)
-    text = f"# The simulated API listens on {' and '.join(urls)}; this configuration polls it:\n{document}"
+    text = f"# The simulated API listens on {' and '.join(urls)}. This configuration polls it:\n{document}"
     async with serving(create_simulator(SimulatedApi(scenario, SystemClock())), *listeners):
-        if not write:
-            say(text)
-        with _written(text, write) if write else nullcontext():
+        if not config_file:
+            print_line(text)
+        with _temporary_file(text, config_file) if config_file else nullcontext():
             await stop.wait()
 
 
 @contextmanager
-def _written(text: str, file: Path) -> Iterator[None]:
-    """A new file with this text while the context lasts. It never exists with a part of the text."""
+def _temporary_file(text: str, file: Path) -> Iterator[None]:
+    """Create a file with this text, and delete the file at the end of the context. Other programs never see a partial
+    text."""
     try:
         with NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, prefix=f"{file.name}.") as partial:
             partial.write(text)
             partial.flush()
-            file.hardlink_to(partial.name)  # never replaces a file, as that of an earlier run
+            file.hardlink_to(partial.name)  # fails if the file exists
     except (OSError, ValueError) as error:
-        found = error.strerror if isinstance(error, OSError) else "not the name of a file"
+        found = error.strerror if isinstance(error, OSError) else "an invalid file name"
         raise ConfigError([Problem(str(file), (), f"expected a path for a new file, found: {found}")]) from error
     try:
         yield
@@ -77,12 +79,12 @@ def _written(text: str, file: Path) -> Iterator[None]:
 
 
 def demo_settings(scenario: Scenario, endpoint: str) -> Settings:
-    """The configuration that polls the scenario's fleet at `endpoint`."""
+    """Return the settings that poll the scenario's fleet at `endpoint`."""
     return sources.Settings.model_validate(demo_document(scenario, endpoint))
 
 
 def demo_document(scenario: Scenario, endpoint: str) -> dict[str, Any]:
-    """The same as it stands in a file; the made-up secrets of made-up accounts are part of what people need to see."""
+    """Return the same configuration as it is written to a file, including the example secrets."""
     fleet = Fleet(scenario)
     accounts = [
         {

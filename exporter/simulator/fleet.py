@@ -1,4 +1,4 @@
-"""A made-up fleet, and what a scenario makes of it at a moment. The same seed gives the same fleet."""
+"""A simulated fleet and its state at any time of a scenario. The same seed creates the same fleet."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,18 +21,18 @@ _LISTED_NUMBERS = (1, 1, 1, 2, 2, 3, 5)
 
 @dataclass(slots=True)
 class SimulatedSpace:
-    """A customer space: its numbers as the API spells them, and the events that concern it."""
+    """A simulated customer space: its phone numbers in the format of the API, and its events."""
 
     id: str
     name: str
     numbers: tuple[Number, ...]
     events: list[Event] = field(default_factory=list)
     arrivals: list[tuple["SimulatedSpace", Event]] = field(default_factory=list, repr=False)
-    """From where numbers move here, and the events that move them."""
+    """Spaces from which numbers move to this space, and the `move_to` events."""
 
     @property
     def instance(self) -> Mapping[str, str]:
-        """Its entry in a listing, as the API spells it."""
+        """The space as an entry of a ListInstance response."""
         return {
             "InstanceId": self.id.removeprefix("cams-"),
             "InstanceName": self.name,
@@ -42,70 +42,70 @@ class SimulatedSpace:
         }
 
     def numbers_at(self, elapsed: float) -> list[Number]:
-        """The entries of PhoneNumbers so many seconds after the start."""
-        here = [self._entry(position, elapsed) for position in range(1, len(self.numbers) + 1)]
-        arrived = [origin._entry(number, elapsed, arrived=True) for origin, number in self._arrived_at(elapsed)]
-        return [entry for entry in (*here, *arrived) if entry is not None]
+        """Return the PhoneNumbers entries `elapsed` seconds after the start."""
+        own = [self._entry(position, elapsed) for position in range(1, len(self.numbers) + 1)]
+        arrived = [origin._entry(number, elapsed, arrived=True) for origin, number in self._active_arrivals(elapsed)]
+        return [entry for entry in (*own, *arrived) if entry is not None]
 
     def _entry(self, position: int, elapsed: float, *, arrived: bool = False) -> Number | None:
-        """A number at a moment; None where it is removed, or moved away and not asked for where it `arrived`."""
-        holding = [e for e in self.events if e.number in (position, None) and e.holds(elapsed)]
-        if any(event.remove or (event.move_to and not arrived) for event in holding):
+        """Return a number. None if it is removed, or moved to another space and not `arrived` there."""
+        active = [e for e in self.events if e.number in (position, None) and e.is_active(elapsed)]
+        if any(event.remove or (event.move_to and not arrived) for event in active):
             return None
         entry = dict(self.numbers[position - 1])
-        for event in holding:
+        for event in active:
             entry.update(event.set or {})
         return entry
 
-    def _arrived_at(self, elapsed: float) -> list[tuple["SimulatedSpace", int]]:
-        return [(origin, event.number) for origin, event in self.arrivals if event.number and event.holds(elapsed)]
+    def _active_arrivals(self, elapsed: float) -> list[tuple["SimulatedSpace", int]]:
+        return [(origin, event.number) for origin, event in self.arrivals if event.number and event.is_active(elapsed)]
 
     def error_at(self, elapsed: float) -> str | None:
-        """The error Code that it answers with instead, if any."""
-        return next((e.answer for e in self.events if e.answer and e.holds(elapsed)), None)
+        """Return the error Code of the space, if an event sets one."""
+        return next((e.answer for e in self.events if e.answer and e.is_active(elapsed)), None)
 
 
 class Fleet:
-    """Every account of a scenario, by name, and its spaces in order."""
+    """The accounts of a scenario by name, and their spaces in order."""
 
     def __init__(self, scenario: Scenario) -> None:
-        """Raises ConfigError if two accounts have one name, or an event names something that the fleet does not
-        have."""
+        """Raises ConfigError if an account name is duplicate, or an event refers to an account, space or number that
+        does not exist."""
         _require_unique_names(scenario)
         random = Random(scenario.seed)
         self.accounts: dict[str, SimulatedAccount] = {account.name: account for account in scenario.accounts}
         self.spaces: dict[str, list[SimulatedSpace]] = {
-            name: [_space(random) for _ in range(account.spaces)] for name, account in self.accounts.items()
+            name: [_random_space(random) for _ in range(account.spaces)] for name, account in self.accounts.items()
         }
         self._account_events: dict[str, list[Event]] = {name: [] for name in self.accounts}
         for index, event in enumerate(scenario.events):
-            self._place(event, ("events", index))
+            self._add_event(event, ("events", index))
 
-    def _place(self, event: Event, place: Place) -> None:
+    def _add_event(self, event: Event, place: Place) -> None:
         spaces = self.spaces.get(event.account)
         if spaces is None:
-            raise _no_such("account", event.account, f"one of {', '.join(self.spaces)}", place)
+            raise _invalid("account", event.account, f"one of {', '.join(self.spaces)}", place)
         if event.space is None:
             self._account_events[event.account].append(event)
             return
         if event.space > len(spaces):
-            raise _no_such("space", event.space, f"1 to {len(spaces)}", place)
+            raise _invalid("space", event.space, f"1 to {len(spaces)}", place)
         space = spaces[event.space - 1]
         if event.number and event.number > len(space.numbers):
-            raise _no_such("number", event.number, f"1 to {len(space.numbers)}", place)
+            raise _invalid("number", event.number, f"1 to {len(space.numbers)}", place)
         space.events.append(event)
         if event.move_to:
             if event.move_to > len(spaces):
-                raise _no_such("move_to", event.move_to, f"1 to {len(spaces)}", place)
+                raise _invalid("move_to", event.move_to, f"1 to {len(spaces)}", place)
             spaces[event.move_to - 1].arrivals.append((space, event))
 
     def account_error_at(self, account: str, action: str, elapsed: float) -> str | None:
-        """The error Code that the whole account answers an operation with, if any."""
-        holding = (event for event in self._account_events[account] if event.holds(elapsed))
-        return next((event.answer for event in holding if event.action in (None, action)), None)
+        """Return the error Code of the account for this operation, if an event sets one."""
+        active = (event for event in self._account_events[account] if event.is_active(elapsed))
+        return next((event.answer for event in active if event.action in (None, action)), None)
 
     def find(self, account: str, space_id: str | None) -> SimulatedSpace | None:
-        """A space of the account by its id; its first one stands for the account's own numbers."""
+        """Return the space with this id. Without an id, the first space has the account's own numbers."""
         spaces = self.spaces[account]
         if space_id is None:
             return spaces[0]
@@ -113,10 +113,10 @@ class Fleet:
 
 
 def load_scenario(path: Path | None) -> Scenario:
-    """The scenario in a file, whose events name nothing that its fleet does not have; without a file the demo's own.
+    """Load and check a scenario file. Without a path, load the scenario of the demo.
 
     Raises:
-        ConfigError: anything is wrong with it.
+        ConfigError: the file cannot be read, or its content is invalid.
     """
     file = path or _DEMO
     scenario = load_document(file, Scenario)
@@ -135,17 +135,17 @@ def _require_unique_names(scenario: Scenario) -> None:
         names.add(account.name)
 
 
-def _no_such(key: str, found: object, expected: str, place: Place) -> ConfigError:
+def _invalid(key: str, found: object, expected: str, place: Place) -> ConfigError:
     return ConfigError([Problem("scenario", (*place, key), f"expected {expected}, found {found}")])
 
 
-def _space(random: Random) -> SimulatedSpace:
+def _random_space(random: Random) -> SimulatedSpace:
     name = f"{random.choice(_FIRST_WORDS)} {random.choice(_SECOND_WORDS)}"
-    numbers = tuple(_number(random, name) for _ in range(random.choice(_LISTED_NUMBERS)))
+    numbers = tuple(_random_number(random, name) for _ in range(random.choice(_LISTED_NUMBERS)))
     return SimulatedSpace(f"cams-{random.randrange(16**10):010x}", name, numbers)
 
 
-def _number(random: Random, name: str) -> Number:
+def _random_number(random: Random, name: str) -> Number:
     return {
         "PhoneNumber": f"1555{random.randrange(10**7):07d}",
         "VerifiedName": name,

@@ -1,6 +1,6 @@
-"""A scenario: which fleet the simulated API shows, and what happens to it when. The shape of the YAML file.
+"""The schema of a scenario file (YAML): the accounts of the simulated API and the events that change them.
 
-Times count from the simulator's start. An event lasts `for` its duration, or from then on.
+Times are relative to the start of the simulator. An event without `for` never ends.
 """
 
 from typing import Annotated, Literal
@@ -11,15 +11,15 @@ from exporter.config.fields import Duration, Id, Strict, Text, parse_duration
 from exporter.config.settings import API_LIMIT_QPS, MIN_QPS
 
 
-def _moment(text: object) -> float:
+def _parse_moment(text: object) -> float:
     return 0.0 if text in ("0", "0s") else parse_duration(text)
 
 
-Moment = Annotated[float, BeforeValidator(_moment)]
+Moment = Annotated[float, BeforeValidator(_parse_moment)]
 
 
 class SimulatedAccount(Strict):
-    """An account of the fleet; `qps` and `poll_interval` are how the demo's exporter polls it."""
+    """An account of the fleet. `qps` and `poll_interval` are settings of the exporter that polls it."""
 
     name: Id
     access_key_id: Text
@@ -30,10 +30,11 @@ class SimulatedAccount(Strict):
 
 
 class Event(Strict):
-    """Something that happens to an account, to one of its spaces (1 is the first), or to a number in that space.
+    """An event of an account, of a space of the account, or of a phone number of the space. The first space is 1.
 
-    Exactly one of: `set` fields of a number (null: not reported), `move_to` another space of the account with it,
-    `remove` a number or all of a space, or `answer` with an error Code; of an account, perhaps to one `action` only.
+    Each event has exactly one effect: `set` fields of a number (null: not reported), `move_to` another space of the
+    account, `remove` a number or all numbers of a space, or `answer` requests with an error Code. An error of an
+    account can be limited to one `action`.
     """
 
     at: Moment
@@ -48,27 +49,30 @@ class Event(Strict):
     action: Literal["QueryChatappPhoneNumbers", "ListInstance"] | None = None
 
     @model_validator(mode="after")
-    def _one_effect(self) -> "Event":
-        of_number = (self.set is not None) + (self.move_to is not None)
-        effects = of_number + self.remove + (self.answer is not None)
-        placed = self.number if of_number else not self.number or self.remove
-        misplaced = self.action if self.space else self.number or self.remove
-        if effects != 1 or not placed or misplaced:
-            raise ValueError("one of answer (of an account or space), remove (a space's number or all), set or move_to")
+    def _require_one_effect(self) -> "Event":
+        number_effects = (self.set is not None) + (self.move_to is not None)
+        effects = number_effects + self.remove + (self.answer is not None)
+        number_valid = self.number if number_effects else not self.number or self.remove
+        target_invalid = self.action if self.space else self.number or self.remove
+        if effects != 1 or not number_valid or target_invalid:
+            raise ValueError(
+                "one of answer (of an account or space), remove (one or all numbers of a space),"
+                " set (of a number) or move_to (of a number)"
+            )
         return self
 
-    def holds(self, elapsed: float) -> bool:
-        """Whether it is in force so many seconds after the start."""
+    def is_active(self, elapsed: float) -> bool:
+        """Whether the event is active `elapsed` seconds after the start."""
         return self.at <= elapsed and (self.lasts is None or elapsed < self.at + self.lasts)
 
 
 class Scenario(Strict):
-    """A fleet and its events. The same seed gives the same fleet."""
+    """A simulated fleet and its events. The same seed creates the same fleet."""
 
     seed: int = 1
-    limit_qps: float = Field(10, gt=0, description="queries a second that the simulated API allows to an account")
+    limit_qps: float = Field(10, gt=0, description="queries per second that the simulated API allows for each account")
     latency: Moment = Field(
-        0.05, description="an answer takes half to one and a half times as long", validate_default=False
+        0.05, description="mean response time; each response takes 0.5 to 1.5 times as long", validate_default=False
     )
     accounts: Annotated[list[SimulatedAccount], Field(min_length=1)]
-    events: list[Event] = Field([], description="what happens to it, in any order")
+    events: list[Event] = Field([], description="events of the fleet, in any order")

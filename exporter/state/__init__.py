@@ -1,1 +1,1 @@
-"""What is known of every space and account."""
+"""The stored record of each space, in memory and in the state file."""

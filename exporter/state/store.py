@@ -1,4 +1,4 @@
-"""What is known of every space: the values of its last success, and the results of its polls."""
+"""The record of each space: the values of its last successful poll, and the results of its polls."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,24 +9,24 @@ from exporter.model import RANKS, WATCHED_FIELDS, PhoneNumber, State
 from exporter.source import Outcome, QueryError, Reason
 
 Key = tuple[str, str]
-"""Account and space."""
+"""Account name and space id."""
 
 
 class Change(NamedTuple):
-    """A field of a number was seen to change `at` this time (Unix seconds); its value `before` that."""
+    """A change of a field. `at` is when the change was detected (Unix seconds), `before` is the value before it."""
 
     at: float
     before: str = ""
 
 
 Changes = Mapping[tuple[str, str], Change]
-"""By phone number and field."""
+"""Maps (phone number, field) to the last change of the field."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The last failed poll of a space, `at` this time: the last of `in_a_row` failures, the first of which was at
-    `since` (Unix seconds)."""
+    """The last failed poll of a space: its time `at`, and the time `since` of the first of `in_a_row` consecutive
+    failures (Unix seconds)."""
 
     at: float
     since: float
@@ -37,24 +37,24 @@ class Failure:
     request_id: str
 
     @classmethod
-    def of(cls, error: QueryError, at: float, before: "Failure | None") -> "Failure":
-        """`before` is the failure of the poll before it, if that failed too."""
-        since, in_a_row = (before.since, before.in_a_row + 1) if before else (at, 1)
-        # not the error itself: with its traceback it holds every local variable
+    def of(cls, error: QueryError, at: float, previous: "Failure | None") -> "Failure":
+        """Create a Failure. `previous` is the failure of the previous poll, if that poll failed too."""
+        since, in_a_row = (previous.since, previous.in_a_row + 1) if previous else (at, 1)
+        # not the error itself: its traceback would keep all local variables in memory
         return cls(at, since, in_a_row, error.reason, error.code, error.detail, error.request_id)
 
 
 @dataclass(frozen=True, slots=True)
 class SpaceRecord:
-    """What is known of a space. `phone_numbers` are those of the last success, of any age; `next_slot` is its next
-    regular time in the schedule (Unix seconds).
+    """The stored record of a space. `phone_numbers` are those of the last successful poll, of any age. `next_slot` is
+    the next regular time in the schedule (Unix seconds).
 
-    `changes` are the last change of each field, from one reported value to another. `missing` are the fields that the
-    API reported before and does not report now: when that was seen first, and the value before.
+    `changes` has the last change of each field from one reported value to another. `missing` has the fields that the
+    API reported before and does not report now: when this was first detected, and the last reported value.
 
-    `added` is when the space was added (Unix seconds). `seen` is the monotonic time of the last success or, before the
-    first one, of the time when the space was added; None if that was in another process. `discovered_as` is its name in
-    a list, None if it is configured; set only in a state file.
+    `added` is the time when the space was added (Unix seconds). `seen` is the monotonic time of the last success or,
+    before the first success, of the time when the space was added; None if this happened in another process.
+    `discovered_as` is the name of a discovered space, None for a configured space. It is set only in a state file.
     """
 
     up: bool = False
@@ -71,7 +71,7 @@ class SpaceRecord:
     seen: float | None = field(default=None, compare=False)
 
     def after(self, outcome: Outcome) -> "SpaceRecord":
-        """The state after this poll. A failure changes no number."""
+        """Return the record after this poll. A failure changes no phone number."""
         if outcome.error:
             reason = outcome.error.reason
             return replace(
@@ -83,9 +83,9 @@ class SpaceRecord:
                 next_slot=outcome.next_slot,
             )
         numbers = outcome.answer.phone_numbers if outcome.answer else ()
-        if numbers == self.phone_numbers:  # mostly; the new ones are freed at once
+        if numbers == self.phone_numbers:  # the usual case: keep the old tuple and free the new one
             numbers = self.phone_numbers
-        changes, missing = _compared(self, numbers, outcome.at)
+        changes, missing = _compare_fields(self, numbers, outcome.at)
         return replace(
             self,
             up=True,
@@ -98,55 +98,58 @@ class SpaceRecord:
             seen=outcome.monotonic,
         )
 
-    def with_history(self, old: "SpaceRecord") -> "SpaceRecord":
-        """The same with what a state file knew: all of it before the first poll, the values before the first
-        success, and the times of changes."""
+    def with_history(self, stored: "SpaceRecord") -> "SpaceRecord":
+        """Return this record merged with the record from a state file. Before the first poll, that is the stored
+        record. Before the first success, its values are used; later, only its changes and missing fields."""
         if not self.polls:
-            return old
+            return stored
         if self.last_success is None:
             return replace(
-                old,
+                stored,
                 up=False,
                 polls=self.polls,
                 failures=self.failures,
                 last_failure=self.last_failure,
                 next_slot=self.next_slot,
             )
-        # the exact time is not known
-        changes, missing = _compared(old, self.phone_numbers, old.last_success or 0.0)
+        # the exact time of a change between the two processes is not known
+        changes, missing = _compare_fields(stored, self.phone_numbers, stored.last_success or 0.0)
         return replace(self, changes={**changes, **self.changes}, missing={**missing, **self.missing})
 
     def seconds_since_success(self, now: Now) -> float:
-        """Seconds since the last success or, before the first one, since the space was added. If that was in another
-        process, they count by the system's clock. A time in the future means that a clock was wrong: its distance
-        counts as the age."""
+        """Seconds since the last success or, before the first success, since the space was added. If this happened in
+        another process, the system clock is used. A time in the future means that a clock was wrong: then its distance
+        from now is used as the age."""
         if self.seen is not None:
             return now.monotonic - self.seen
         since = self.added if self.last_success is None else self.last_success
         return 0.0 if since is None else abs(now.unix - since)
 
     def is_fresh(self, now: Now, max_age: float) -> bool:
-        """Whether its values may be shown."""
+        """Whether the values are younger than `max_age` seconds and may be shown."""
         return self.last_success is not None and self.seconds_since_success(now) < max_age
 
     def last_reported(self, number: PhoneNumber) -> PhoneNumber:
-        """The number with the value before in place of each field that is missing."""
-        values = {name: lost.before for (of, name), lost in self.missing.items() if of == number.phone_number}
-        return replace(number, **values) if values else number  # type: ignore[arg-type]  # all of them texts
+        """Return the number with each missing field set to its last reported value."""
+        values = {name: lost.before for (key, name), lost in self.missing.items() if key == number.phone_number}
+        return replace(number, **values) if values else number  # type: ignore[arg-type]  # all values are strings
 
     def state_of(self, number: PhoneNumber) -> State:
-        """The number's state. A missing field does not improve it: what was bad counts until a value is reported."""
+        """Return the state of the number. A missing field does not improve it: the last reported value still counts."""
         return min(number.state, self.last_reported(number).state, key=RANKS.__getitem__)
 
 
-def _compared(before: SpaceRecord, numbers: Iterable[PhoneNumber], at: float) -> tuple[Changes, Changes]:
-    """The changes of the numbers that are listed now, and their missing fields. A number that was not known before has
-    not changed."""
-    known = {number.phone_number: number for number in before.phone_numbers}
+Records = Mapping[Key, SpaceRecord]
+
+
+def _compare_fields(before: SpaceRecord, numbers: Iterable[PhoneNumber], at: float) -> tuple[Changes, Changes]:
+    """Return the changes and the missing fields of the listed numbers. A number that is new in the list counts as
+    unchanged."""
+    old_numbers = {number.phone_number: number for number in before.phone_numbers}
     changes: dict[tuple[str, str], Change] = {}
     missing: dict[tuple[str, str], Change] = {}
     for number in numbers:
-        old = known.get(number.phone_number, number)
+        old = old_numbers.get(number.phone_number, number)
         for name in WATCHED_FIELDS:
             key, value = (number.phone_number, name), getattr(number, name)
             lost = before.missing.get(key)
@@ -161,46 +164,46 @@ def _compared(before: SpaceRecord, numbers: Iterable[PhoneNumber], at: float) ->
 
 
 class Store:
-    """Every polled space's state. `on_change` is called with each new state, except those that `record` returns.
+    """The records of all polled spaces. `on_change` is called with each new record, except those that `record` returns.
 
-    `unpolled` are the spaces that were not polled since the start, and have no values that are fresh enough to show.
+    `unpolled` has the spaces that were not polled since the start and have no fresh values.
     """
 
     def __init__(self, on_change: Callable[[Key, SpaceRecord], None]) -> None:
         self.unpolled: set[Key] = set()
-        self._states: dict[Key, SpaceRecord] = {}
+        self._records: dict[Key, SpaceRecord] = {}
         self._on_change = on_change
 
     def __getitem__(self, key: Key) -> SpaceRecord:
-        return self._states[key]
+        return self._records[key]
 
     def retain(self, keys: Collection[Key], *, now: Now) -> None:
-        """Have these spaces: remove all others, and add those that are new."""
-        for key in self._states.keys() - set(keys):
-            del self._states[key]
+        """Remove the records of all other spaces, and add a record for each new space."""
+        for key in self._records.keys() - set(keys):
+            del self._records[key]
             self.unpolled.discard(key)
         for key in keys:
-            if key not in self._states:
+            if key not in self._records:
                 self.unpolled.add(key)
                 self._set(key, SpaceRecord(added=now.unix, seen=now.monotonic))
 
-    def restore(self, known: Mapping[Key, SpaceRecord], *, now: Now, max_age: float) -> None:
-        """Add what a state file knew, of spaces that are known here or new."""
-        for key, old in known.items():
-            if key not in self._states:
+    def restore(self, stored_records: Records, *, now: Now, max_age: float) -> None:
+        """Merge these records from a state file into the existing records. Add the spaces that are new."""
+        for key, stored in stored_records.items():
+            if key not in self._records:
                 self.unpolled.add(key)
-            state = self._set(key, self._states.get(key, SpaceRecord()).with_history(old))
-            if state.is_fresh(now, max_age):
+            record = self._set(key, self._records.get(key, SpaceRecord()).with_history(stored))
+            if record.is_fresh(now, max_age):
                 self.unpolled.discard(key)
 
     def record(self, outcome: Outcome) -> SpaceRecord:
-        """Add the result of a poll. Returns the space's state after it."""
+        """Add the result of a poll. Return the new record of the space."""
         key = (outcome.account, outcome.space)
         self.unpolled.discard(key)
-        self._states[key] = state = self._states[key].after(outcome)
-        return state
+        self._records[key] = record = self._records[key].after(outcome)
+        return record
 
-    def _set(self, key: Key, state: SpaceRecord) -> SpaceRecord:
-        self._states[key] = state
-        self._on_change(key, state)
-        return state
+    def _set(self, key: Key, record: SpaceRecord) -> SpaceRecord:
+        self._records[key] = record
+        self._on_change(key, record)
+        return record

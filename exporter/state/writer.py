@@ -1,145 +1,148 @@
-"""Writes states to a state file without holding the event loop: one operation at a time, in a thread.
+"""Writes records to a state file without blocking the event loop: one operation at a time, in a thread.
 
-States that wait are written together. A state is passed to `on_saved`, which shows it, after it was written: nothing
-is lost that was shown. If the file cannot be written, or not in time, states are passed on without that.
+Pending records are written together. A record is passed to `on_saved`, which shows it, after the write: no record that
+was shown is lost. If the write fails or exceeds its time limit, the record is passed to `on_saved` unsaved.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import partial
 
 import structlog
 
 from exporter.state.state_file import Identities, StateFile
-from exporter.state.store import Key, SpaceRecord
+from exporter.state.store import Key, Records, SpaceRecord
 from exporter.threads import BlockingCalls
 
 OPEN_SECONDS = 20.0
-"""How long a start waits for the file."""
+"""Time limit for opening and reading the file."""
 WRITE_SECONDS = 10.0
-"""How long a state waits for its write before it is shown."""
+"""Time limit for a write. After it, records are shown unsaved."""
 _CLOSE_SECONDS = 2.0
-
-States = Mapping[Key, SpaceRecord]
 
 _log = structlog.get_logger()
 
 
 class StateWriter:
-    """The way to one state file. All that reads or writes the file is called through it."""
+    """Access to one state file. All reads and writes of a running exporter use it."""
 
-    def __init__(self, file: StateFile, on_saved: Callable[[States], None]) -> None:
+    def __init__(self, file: StateFile, on_saved: Callable[[Records], None]) -> None:
         self.file = file
-        self._on_kept = on_saved
+        self._on_saved = on_saved
         self._calls = BlockingCalls()
         self._identities: Identities = {}
-        self._unread = False
-        """The last `open` did not end in time: what the file knows was not passed on."""
+        self._open_timed_out = False
+        """The last `open` exceeded its time limit: the stored records were not returned."""
         self._unsaved: dict[Key, SpaceRecord] = {}
         self._saving: dict[Key, SpaceRecord] = {}
-        self._unshown: dict[Key, SpaceRecord] = {}
+        self._pending: dict[Key, SpaceRecord] = {}
         self._retained: tuple[Collection[Key], Identities] | None = None
         self._writing: asyncio.Task[None] | None = None
 
-    async def open(self, identities: Identities) -> States:
-        """Open the file, or start a new one. Returns what it knows of these accounts; nothing if it cannot be used."""
+    async def open(self, identities: Identities) -> Records:
+        """Open or create the file. Return the records of these accounts, or no records if the file cannot be used."""
         self._identities = identities
         return await self._open(partial(self.file.open, identities)) or {}
 
-    async def reopen(self, identities: Identities) -> States | None:
-        """Open the file if it could not be opened, or was removed or replaced since: what it knows then, or None. Not
-        while a call is in flight: the file is in use, or hangs."""
+    async def reopen(self, identities: Identities) -> Records | None:
+        """Open the file again if it is not open, or was removed or replaced. Return its records, or None if it was not
+        opened. Does nothing while a call is in flight, because the file is in use or does not respond."""
         if self._calls.busy:
             return None
-        unread = self._unread
+        open_timed_out = self._open_timed_out
 
-        def open_again() -> States | None:
-            return self.file.open(identities) if unread or self.file.is_lost() else None
+        def open_again() -> Records | None:
+            return self.file.open(identities) if open_timed_out or self.file.needs_reopen() else None
 
         return await self._open(open_again)
 
-    def save(self, states: States) -> None:
-        """Write these states, and pass them to `on_saved` then."""
-        self._unsaved.update(states)
-        self._unshown.update(states)
+    def save(self, records: Records) -> None:
+        """Write these records, then pass them to `on_saved`."""
+        self._unsaved.update(records)
+        self._pending.update(records)
         if not self.file.up:
-            self._show(states)
-        self._start()
+            self._call_on_saved(records)
+        self._start_writing()
 
     def retain(self, spaces: Collection[Key], identities: Identities) -> None:
-        """Remove all other spaces, and those of accounts that have another identity now."""
+        """Remove the records of all other spaces, and of accounts whose identity has changed."""
+        unchanged = {name for name, identity in identities.items() if self._identities.get(name) == identity}
 
-        def kept(states: States) -> dict[Key, SpaceRecord]:
-            same = {name for name, identity in identities.items() if self._identities.get(name) == identity}
-            return {key: state for key, state in states.items() if key in spaces and key[0] in same}
+        def retained(records: Records) -> dict[Key, SpaceRecord]:
+            return {key: record for key, record in records.items() if key in spaces and key[0] in unchanged}
 
-        self._unsaved, self._saving, self._unshown = kept(self._unsaved), kept(self._saving), kept(self._unshown)
+        self._unsaved, self._saving = retained(self._unsaved), retained(self._saving)
+        self._pending = retained(self._pending)
         self._identities, self._retained = identities, (spaces, identities)
-        self._start()
+        self._start_writing()
 
-    def is_waiting(self, key: Key) -> bool:
-        """Whether the newest state of this space was not passed to `on_saved` yet."""
-        return key in self._unshown
+    def is_pending(self, key: Key) -> bool:
+        """Whether the newest record of this space was not yet passed to `on_saved`."""
+        return key in self._pending
 
     async def close(self) -> None:
-        """Write what waits, and close the file, within a few seconds."""
+        """Write the unsaved records and close the file, within 2 seconds."""
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 while self._writing and not self._writing.done():
                     await asyncio.wait([self._writing])
                 await self._calls.run(self.file.close, seconds=_CLOSE_SECONDS)
         except TimeoutError:
-            _log.error("state file not written before the exit", file=str(self.file.path))
+            _log.error("state file not written before exit", file=str(self.file.path))
         if self._writing:
             self._writing.cancel()
 
-    async def _open(self, call: Callable[[], States | None]) -> States | None:
+    async def _open(self, call: Callable[[], Records | None]) -> Records | None:
         try:
-            known = await self._calls.run(call, seconds=OPEN_SECONDS)
+            records = await self._calls.run(call, seconds=OPEN_SECONDS)
         except TimeoutError:
-            self._unread = True
+            self._open_timed_out = True
             self.file.mark_failed(f"timed out after {OPEN_SECONDS:g} s")
             return None
-        self._unread = False
-        return known
+        self._open_timed_out = False
+        return records
 
-    def _start(self) -> None:
+    def _start_writing(self) -> None:
         if not self._writing or self._writing.done():
             self._writing = asyncio.get_running_loop().create_task(self._write())
 
     async def _write(self) -> None:
-        while (self._unsaved or self._retained) and not self._unread:  # what was not read yet must not be replaced
+        while (
+            self._unsaved or self._retained
+        ) and not self._open_timed_out:  # never replace records that were not read
             retained, self._retained = self._retained, None
             self._saving, self._unsaved = self._unsaved, {}
             write = partial(_write, self.file, self._saving, retained)
             try:
                 needs_checkpoint = await self._calls.run(write, seconds=WRITE_SECONDS)
-                self._show(self._saving)
-                if needs_checkpoint:  # after the states are shown, for it waits for the disk
+                self._call_on_saved(self._saving)
+                if needs_checkpoint:  # after `on_saved`, because a checkpoint waits for the disk
                     await self._calls.run(self.file.checkpoint, seconds=WRITE_SECONDS)
             except TimeoutError:
                 self._unsaved, self._retained = {**self._saving, **self._unsaved}, self._retained or retained
                 self.file.mark_failed(f"timed out after {WRITE_SECONDS:g} s")
-                self._show(self._unshown)
+                self._call_on_saved(self._pending)
             except Exception:
-                _log.exception("state file not written because of a bug, please report it", file=str(self.file.path))
+                _log.exception(
+                    "state file cannot be written because of a bug, please report it", file=str(self.file.path)
+                )
                 self._unsaved = {**self._saving, **self._unsaved}
                 self.file.mark_failed("internal error")
-                self._show(self._unshown)
-                return  # the next state tries again
+                self._call_on_saved(self._pending)
+                return  # the next save tries again
 
-    def _show(self, states: States) -> None:
-        """Pass on those of the states that are the newest of their spaces, and were not passed on."""
-        new = {key: state for key, state in states.items() if self._unshown.get(key) is state}
+    def _call_on_saved(self, records: Records) -> None:
+        """Pass records to `on_saved`, without those that are outdated or were already passed."""
+        new = {key: record for key, record in records.items() if self._pending.get(key) is record}
         for key in new:
-            del self._unshown[key]
-        self._on_kept(new)
+            del self._pending[key]
+        self._on_saved(new)
 
 
-def _write(file: StateFile, states: States, retained: tuple[Collection[Key], Identities] | None) -> bool:
-    """Whether the file's log is large then."""
+def _write(file: StateFile, records: Records, retained: tuple[Collection[Key], Identities] | None) -> bool:
+    """Write to the file. Return whether it needs a checkpoint."""
     if retained:
         file.retain(*retained)
-    if states:
-        file.save(states)
+    if records:
+        file.save(records)
     return file.needs_checkpoint()

@@ -140,7 +140,7 @@ def in_no_folder(file: Path) -> None:
 
 
 RENAMED = "state file damaged, renamed it and started a new one"
-UNUSABLE = "state file unusable, continuing without it"
+UNUSABLE = "state file cannot be used, continuing without it"
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_on_a_full_disk_polling_goes_on_and_what_could_not_be_kept_is_kept_later
             assert state_file(page())[0] == "0.0"
             assert float(state_file(page())[1]) > 1
             log = (tmp_path / "log").read_text()
-            assert log.count("state file not written, continuing without it") == 1
+            assert log.count("state file cannot be written, continuing without it") == 1
 
             allow_files_of(process, resource.RLIM_INFINITY)
             until(lambda: state_file(page())[0] == "1.0", "the state is kept again")

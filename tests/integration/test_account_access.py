@@ -380,7 +380,7 @@ def test_what_happens_to_an_account_is_a_line_when_it_starts_and_one_when_it_end
     assert [line["event"] for line in of_account] == [event, end]
     assert of_account[0]["code"] == code
     # before three spaces failed in a row, it can be these spaces alone
-    assert len([line for line in logs if "space" in line and line["event"] != "polling"]) <= 4
+    assert len([line for line in logs if "space" in line and line["event"] != "account polling started"]) <= 4
 
 
 def test_the_end_of_an_outage_has_its_line_also_where_the_first_answer_is_a_denial() -> None:

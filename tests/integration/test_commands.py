@@ -342,8 +342,8 @@ def test_a_bad_scenario_starts_nothing(tmp_path: Path, command: str) -> None:
     assert done.stderr == (
         f"{path}:2: accounts[0].spaces: expected a valid integer, found text (not shown)\n"
         f"{path}:4: events[0].at: expected this required key, found nothing\n"
-        f"{path}:5: events[1]: expected one of answer (of an account or space), remove (a space's number or all),"
-        " set or move_to, found a mapping\n"
+        f"{path}:5: events[1]: expected one of answer (of an account or space), remove (one or all numbers of a space),"
+        " set (of a number) or move_to (of a number), found a mapping\n"
         "3 problems found, nothing was started; fix that and try again\n"
     )
     assert (done.stdout, done.returncode) == ("", 2)

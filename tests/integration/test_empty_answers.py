@@ -163,7 +163,7 @@ def test_it_holds_for_a_sweep_with_a_state_file(tmp_path: Path) -> None:
         await world.exporter.stop()
         once = world_of()
         once.api.slips[once.space_id(1)] = [empty()]
-        swept = await sweep(once.exporter.service, known=read_state_file(file, once.settings.identities))
+        swept = await sweep(once.exporter.service, stored_records=read_state_file(file, once.settings.identities))
         await once.exporter.stop()
 
         assert len(once.polls) == 2

@@ -103,9 +103,9 @@ def test_the_log_tells_the_plan_at_the_start_and_what_does_not_fit_once() -> Non
     with capture_logs() as logs:
         run(main())
 
-    (plan,) = [line for line in logs if line["event"] == "polling"]
+    (plan,) = [line for line in logs if line["event"] == "account polling started"]
     assert (plan["needed_qps"], plan["effective_interval"], plan["oldest_age"]) == (2, 132, 142)
-    assert [line["warning"].split(" are ")[0] for line in logs if line["event"] == "plan does not fit"] == [
+    assert [line["warning"].split(" are ")[0] for line in logs if line["event"] == "poll schedule warning"] == [
         "account acme: 60 spaces at 0.5 queries per second and 200ms latency",
         "account acme: 60 spaces at 0.25 queries per second and 200ms latency",
     ]

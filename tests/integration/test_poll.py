@@ -56,7 +56,7 @@ NAMES = ("acme", "globex")
 NOT_POLLED = {
     "reason": "denied",
     "code": "not_polled",
-    "detail": "the account was denied before it was this space's turn",
+    "detail": "the account was denied before this space was polled",
 }
 NOT_REPORTED = {"number": 1, "set": {"QualityRating": "", "Status": "", "MessagingLimitTier": ""}}
 
@@ -401,7 +401,7 @@ def test_the_history_of_a_discovered_space_is_known_too(tmp_path: Path) -> None:
         await asyncio.sleep(20)
         known = read_state_file(tmp_path / "state.db", world.settings.identities)
         world.settings = world.settings.model_copy(update={"state_file": None})
-        swept = await sweep(world.fresh_exporter().service, known=known)
+        swept = await sweep(world.fresh_exporter().service, stored_records=known)
         states = [(number, polled.view.record) for polled in swept.spaces for number in polled.phone_numbers]
         return [(number.quality_rating, known.state_of(number).value) for number, known in states]
 

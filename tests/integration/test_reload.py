@@ -21,7 +21,7 @@ from exporter.config.problems import ConfigError, Problem
 from exporter.config.settings import Account, Settings
 from exporter.http import http_client
 from exporter.model import Answer, Space
-from exporter.runtime.reload import Fixed
+from exporter.runtime.reload import StaticLoader
 from exporter.source import Attempt, Source, SourceContext, SourceError
 from exporter.sources.cams.settings import CamsAccount, CamsSpace
 
@@ -587,7 +587,7 @@ def test_a_key_that_is_replaced_in_its_file_lets_a_refused_account_in_within_thi
         world.settings = with_spaces(world, 1, 2, 3, **account)
         world.exporter = world.fresh_exporter()
         await world.exporter.start()
-        reloader = world.exporter.reloader(Fixed(world.settings))
+        reloader = world.exporter.reloader(StaticLoader(world.settings))
         following = asyncio.create_task(reloader.run(asyncio.Event()))
         await asyncio.sleep(replaced_after)
         asked = len(world.polls)

@@ -14,7 +14,7 @@ from world import World, busiest_second, scenario
 
 from exporter.config.effective import Shard
 from exporter.config.settings import Settings
-from exporter.runtime.reload import Fixed
+from exporter.runtime.reload import StaticLoader
 from exporter.web.routes import create_app
 
 ACCOUNTS = ("acme", "globex", "umbrella")
@@ -107,7 +107,7 @@ def test_one_shard_has_the_series_of_an_account_and_one_without_an_account_is_re
         answers, samples = run(main())
 
     assert answers == [200, 200]
-    assert [line["warning"] for line in logs if line["event"] == "plan does not fit"] == [
+    assert [line["warning"] for line in logs if line["event"] == "poll schedule warning"] == [
         "no account is assigned to this shard, so nothing is polled",
         "no account is assigned to this shard, so nothing is polled",
         "account acme: 60 spaces at 3 queries per second and 200ms latency are polled every 24s, not every 5s;"
@@ -132,7 +132,7 @@ def test_a_reload_brings_new_spaces_and_accounts_to_their_shards_and_moves_nothi
         await asyncio.sleep(50)
         polled = len(world.polls)
         for exporter in shards.exporters:
-            await exporter.reloader(Fixed(everything)).reload()
+            await exporter.reloader(StaticLoader(everything)).reload()
         await asyncio.sleep(10)
         await shards.stop()
         new = {space.id for space in (*globex.polled_spaces[50:], *umbrella.polled_spaces)}

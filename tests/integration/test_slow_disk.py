@@ -14,7 +14,7 @@ from world import World, scenario
 
 from exporter.clock import SystemClock
 from exporter.config.settings import Settings
-from exporter.runtime.service import Change
+from exporter.runtime.service import ConfigChange
 from exporter.state.state_file import StateFile
 from exporter.state.store import Key, SpaceRecord
 from exporter.state.writer import StateWriter
@@ -99,8 +99,8 @@ def test_a_disk_that_does_not_answer_stops_no_poll_and_hides_a_value_for_ten_sec
     with capture_logs() as logs:
         assert run(main()) == [60, True, True, UP + "0.0", UP + "1.0", True]
     assert [line["event"] for line in logs if line["event"].startswith("state file")] == [
-        "state file not written, continuing without it",
-        "state file in use again",
+        "state file cannot be written, continuing without it",
+        "state file available again",
     ]
 
 
@@ -151,7 +151,7 @@ def test_what_a_file_knew_that_did_not_answer_at_the_start_is_known_once_it_answ
         await asyncio.sleep(10)
         loop.release()
         await asyncio.sleep(5)
-        await world.exporter.service.recorder.follow_state_file()
+        await world.exporter.service.recorder.reopen_state_file()
         await asyncio.sleep(1)
         await world.exporter.stop()
         return before, world.samples("chatapp_phone_number_last_change")
@@ -207,7 +207,7 @@ def test_a_space_that_is_removed_while_its_write_hangs_is_not_in_the_file(file: 
     assert run(main()) == set()
 
 
-async def reconfigured_while_a_write_hangs(world: World, settings: Settings) -> Change:
+async def reconfigured_while_a_write_hangs(world: World, settings: Settings) -> ConfigChange:
     """A reload that is committed, and not retired yet, when the writes of the first polls end."""
     await world.exporter.start()
     virtual_loop().hangs = lambda call: "_write" in repr(call)
@@ -237,7 +237,7 @@ def test_a_write_to_the_file_before_shows_no_value_that_is_older_than_the_one_th
         another = world.settings.model_copy(update={"state_file": f"{file}.another"})
         change = await reconfigured_while_a_write_hangs(world, another)
         virtual_loop().hangs = lambda _: False
-        world.exporter.service.recorder.sync_state_file(change.unsaved)
+        world.exporter.service.recorder.sync_state_file(change.unsaved_spaces)
         await asyncio.sleep(90)
         seen = [shown_red(world)]
         virtual_loop().release()
@@ -267,7 +267,7 @@ def test_a_write_that_fails_by_a_bug_is_repeated_and_hides_no_value(file: Path) 
 
     with capture_logs() as logs:
         assert run(main()) == [[("unknown", "s1")], False]
-    assert "state file not written because of a bug, please report it" in [line["event"] for line in logs]
+    assert "state file cannot be written because of a bug, please report it" in [line["event"] for line in logs]
     assert stored(file) == ["s2"]
 
 
@@ -314,7 +314,7 @@ def test_a_state_file_that_becomes_a_fifo_stops_no_poll(file: Path) -> None:
         await world.exporter.start()
         await asyncio.sleep(35)
         replace_by_a_fifo(file)
-        await world.exporter.service.recorder.follow_state_file()
+        await world.exporter.service.recorder.reopen_state_file()
         polls = len(world.polls)
         await asyncio.sleep(60)
         seen: list[object] = [len(world.polls) - polls, trouble(world)[0], set(world.samples("chatapp_space_up"))]

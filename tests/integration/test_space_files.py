@@ -558,7 +558,7 @@ def test_spaces_that_are_polled_twice_are_logged_once_at_a_start_and_when_a_relo
         f"{have_one_key} space s1; keep each space in one account",
         f"{have_one_key} spaces s1, s2; keep each space in one account",
     ]
-    assert [line["event"] for line in logs if "warning" in line] == ["spaces polled twice"] * 2
+    assert [line["event"] for line in logs if "warning" in line] == ["spaces polled by several accounts"] * 2
 
 
 def test_a_reload_replaces_placeholders_anew_and_is_refused_where_one_is_not_set(folder: Path) -> None:

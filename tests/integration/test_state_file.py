@@ -20,7 +20,7 @@ from virtual_time import START, run
 from world import World, scenario
 
 from exporter.clock import SystemClock
-from exporter.runtime.reload import Fixed
+from exporter.runtime.reload import StaticLoader
 from exporter.state.state_file import StateFile
 from exporter.state.store import Change, SpaceRecord
 
@@ -134,7 +134,7 @@ def test_what_a_clock_that_was_set_back_dated_is_not_young_again_after_a_restart
     async def main() -> tuple[list[str], list[str]]:
         world = World(scenario(50, poll_interval="5m", events=revoked), state_file=str(file))
         world.clock.offset = 86_400.0  # type: ignore[attr-defined]  # a virtual clock
-        following = asyncio.create_task(world.exporter.reloader(Fixed(world.settings)).run(asyncio.Event()))
+        following = asyncio.create_task(world.exporter.reloader(StaticLoader(world.settings)).run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(160)
         world.clock.offset = 0.0  # type: ignore[attr-defined]
@@ -156,7 +156,7 @@ def test_what_a_clock_that_was_set_back_dated_is_not_young_again_after_a_restart
 def test_a_step_of_the_wall_clock_hides_no_value_that_this_process_polled(jump: float) -> None:
     async def main() -> tuple[list[str], ...]:
         world = World(scenario(3, poll_interval="5m", events=RED))
-        following = asyncio.create_task(world.exporter.reloader(Fixed(world.settings)).run(asyncio.Event()))
+        following = asyncio.create_task(world.exporter.reloader(StaticLoader(world.settings)).run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(330)
         seen = []
@@ -425,7 +425,7 @@ def test_a_file_that_cannot_be_used_is_left_alone(file: Path, damage: Callable[[
 
     assert before == [file.read_bytes() if file.is_file() else file.lstat().st_ino]
     assert kept_aside(file) == []
-    assert after.logged == ["state file unusable, continuing without it"]
+    assert after.logged == ["state file cannot be used, continuing without it"]
     assert after.trouble == [
         "chatapp_exporter_state_file_up{} 0.0",
         f'chatapp_exporter_state_file_failures_total{{reason="{reason}"}} 1.0',
@@ -471,7 +471,7 @@ def test_after_a_kill_a_full_disk_shows_what_was_shown_and_keeps_it_once_there_i
         world.settings = world.settings.model_copy(update={"state_file": str(file)})
         world.exporter = world.fresh_exporter()
         seen.append(values(world))
-        following = asyncio.create_task(world.exporter.reloader(Fixed(world.settings)).run(asyncio.Event()))
+        following = asyncio.create_task(world.exporter.reloader(StaticLoader(world.settings)).run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(5)
         make_room(left)
@@ -561,7 +561,7 @@ def test_what_a_file_knew_that_is_mounted_late_is_known_then(tmp_path: Path) -> 
         folder.rename(elsewhere)
         await asyncio.sleep(600)
         world.exporter = world.fresh_exporter()
-        following = asyncio.create_task(world.exporter.reloader(Fixed(world.settings)).run(asyncio.Event()))
+        following = asyncio.create_task(world.exporter.reloader(StaticLoader(world.settings)).run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(5)
         assert world.samples("chatapp_phone_number_last_change") == []
@@ -589,7 +589,7 @@ def test_what_was_polled_before_a_file_is_mounted_is_in_the_file_then(tmp_path: 
         folder.rename(elsewhere)
         await asyncio.sleep(600)
         world.exporter = world.fresh_exporter()
-        following = asyncio.create_task(world.exporter.reloader(Fixed(world.settings)).run(asyncio.Event()))
+        following = asyncio.create_task(world.exporter.reloader(StaticLoader(world.settings)).run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(5)
         elsewhere.rename(folder)
@@ -771,7 +771,7 @@ def test_a_file_that_comes_back_is_used_again_within_thirty_seconds(file: Path, 
         await polled(world, 30)
         lock = locked(file) if change == "locked at the start" else None
         world.exporter = world.fresh_exporter()
-        reloader = world.exporter.reloader(Fixed(world.settings))
+        reloader = world.exporter.reloader(StaticLoader(world.settings))
         following = asyncio.create_task(reloader.run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(15)
@@ -795,10 +795,10 @@ def test_a_file_that_comes_back_is_used_again_within_thirty_seconds(file: Path, 
     assert len(stored(file)) == 3
     told = [line["event"] for line in logs if line["event"].startswith("state file")]
     trouble_of = {
-        "locked at the start": "state file unusable, continuing without it",
+        "locked at the start": "state file cannot be used, continuing without it",
         "taken away": "state file removed or replaced, opening it again",
     }
-    assert told == [trouble_of[change], "state file in use again"]
+    assert told == [trouble_of[change], "state file available again"]
 
 
 def test_a_lock_of_another_program_holds_up_no_poll(file: Path) -> None:

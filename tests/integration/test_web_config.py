@@ -29,7 +29,7 @@ from world import World, scenario
 
 from exporter.clock import SystemClock
 from exporter.config.problems import ConfigError
-from exporter.runtime.reload import Fixed, Reloader
+from exporter.runtime.reload import Reloader, StaticLoader
 from exporter.runtime.view import View
 from exporter.web.passwords import PasswordVerifier, TooManyPending, matches
 from exporter.web.routes import create_app
@@ -431,7 +431,7 @@ def test_a_web_configuration_with_errors_is_reported_by_the_metric_of_reloads(tm
     async def main() -> list[list[str]]:
         world, of = World(scenario()), access(tmp_path, f"basic_auth_users: {{prometheus: {HASH}}}")
         reloader = Reloader(
-            Fixed(world.settings), world.exporter.service, world.exporter.reloads, world.clock, of.follow
+            StaticLoader(world.settings), world.exporter.service, world.exporter.reloads, world.clock, of.follow
         )
         shown = []
         for text in ("basic_auth_users: {prometheus: not-a-hash}", f"basic_auth_users: {{prometheus: {HASH}}}"):

@@ -150,7 +150,7 @@ def test_a_field_that_is_null_or_missing_does_not_cost_the_number_and_reads_as_n
     first, second = answer.phone_numbers
     assert (first.quality_rating, first.messaging_limit_tier, first.status) == ("", "", "CONNECTED")
     assert (second.quality_rating, second.messaging_limit_tier, second.status) == ("", "", "")
-    assert answer.unnamed == 2
+    assert answer.entries_without_number == 2
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_what_has_no_digit_is_no_number_and_is_counted(value: object) -> None:
     answer = listed({"PhoneNumber": value}, {"PhoneNumber": "1"})
 
     assert [number.phone_number for number in answer.phone_numbers] == ["1"]
-    assert answer.unnamed == 1
+    assert answer.entries_without_number == 1
     with pytest.raises(MalformedError):
         listed({"PhoneNumber": value})
 
@@ -403,7 +403,7 @@ def test_any_answer_is_numbers_or_one_of_our_errors(document: Any, status: int) 
     assert status == 200
     assert document["Code"] == "OK"
     listed = document.get("PhoneNumbers") or []
-    assert len(answer.phone_numbers) + answer.unnamed <= len(listed)
+    assert len(answer.phone_numbers) + answer.entries_without_number <= len(listed)
     for number in answer.phone_numbers:
         number.verified_name.encode()
 
