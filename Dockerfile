@@ -1,19 +1,19 @@
-# both stages begin with it; CI, which reaches no registry of images, gives one of its own
+# base image of both stages; CI sets its own, because it cannot access a container registry
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-# requirements-credentials.lock has what `credentials: default` needs, too
+# requirements-credentials.lock adds the requirements of `credentials: default`
 ARG LOCK=requirements.lock
 COPY ${LOCK} requirements-build.lock ./
-# the build tools stay in this stage; only /opt/venv leaves it
+# only /opt/venv is copied to the final image
 RUN pip install --quiet --require-hashes -r requirements-build.lock \
  && python -m venv --without-pip /opt/venv \
  && pip --python /opt/venv/bin/python install --quiet --no-compile --require-hashes -r "${LOCK}"
 COPY pyproject.toml README.md LICENSE ./
 COPY exporter exporter
-# unchecked bytecode: nothing is written at run time, and builders that reset file times don't spoil it
+# unchecked bytecode stays valid if a builder resets file times, and is never written at run time
 RUN python -m hatchling build -t wheel -d dist \
  && pip --python /opt/venv/bin/python install --quiet --no-compile --no-deps --no-index dist/*.whl \
  && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
@@ -24,10 +24,10 @@ LABEL org.opencontainers.image.title="chatapp-exporter" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.source="https://github.com/chatapp-exporter/chatapp-exporter"
 ENV PYTHONDONTWRITEBYTECODE=1
-# nothing is installed from here on
+# the final image does not need pip
 RUN pip uninstall --quiet --yes --root-user-action ignore pip
 COPY --from=build /opt/venv /opt/venv
-# where a state file may lie: a new volume takes over whose the folder is
+# directory for a state file; a new volume gets the owner of this directory
 RUN install -d -o 65532 -g 65532 /var/lib/chatapp-exporter
 USER 65532:65532
 EXPOSE 10144

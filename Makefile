@@ -1,4 +1,4 @@
-# Every target installs what it needs into .venv, from the lock files. `make help` lists the targets.
+# Each target installs its requirements from the lock files into .venv. `make help` lists the targets.
 
 PYTHON ?= python3
 UV ?= uv
@@ -11,13 +11,13 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: .venv/runtime ## start a simulated API and the exporter on it; no account is needed
+demo: .venv/runtime ## start a simulated API and an exporter that polls it; requires no account
 	@exec $(BIN)/python -m exporter demo
 
 test: .venv/dev ## run the tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: .venv/dev ## check style, format, types, YAML, shell and compositions
+lint: .venv/dev ## check style, format, types, YAML, shell scripts and compose files
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
@@ -28,18 +28,18 @@ lint: .venv/dev ## check style, format, types, YAML, shell and compositions
 notifications: .venv/dev ## send the demo's alerts through Prometheus and Alertmanager to a webhook; 7 minutes
 	@$(BIN)/python -m pytest -s -m slow tests/e2e/test_notifications.py
 
-slow: .venv/dev ## run the tests that take minutes of real time; half an hour
+slow: .venv/dev ## run the slow tests; 30 minutes
 	@$(BIN)/python -m pytest -s -m slow
 
-faults: .venv/dev ## break the API and the network in every way, and print what it did; 3 minutes
+faults: .venv/dev ## simulate failures of the API and the network, and print the effects; 3 minutes
 	@$(BIN)/python -m pytest -q -s -m slow tests/e2e/test_faults.py
 
-soak: .venv/dev ## 200 spaces with random faults for half an hour; SOAK_MINUTES and SOAK_SEED choose another
+soak: .venv/dev ## poll 200 spaces with random failures; 30 minutes (set SOAK_MINUTES and SOAK_SEED to change)
 	@SOAK_MINUTES=$${SOAK_MINUTES:-30} $(BIN)/python -m pytest -q -s -m slow tests/soak
 
 COMPOSED := $(addprefix config/compose/,prometheus.yml alertmanager.yml datasource.yml)
 
-generate: .venv/dev config/kubernetes/prometheusrule.yaml $(COMPOSED) ## write dashboards and what is copied anew
+generate: .venv/dev config/kubernetes/prometheusrule.yaml $(COMPOSED) ## write all generated files: dashboards, documents, schema and copied configuration
 	@$(BIN)/python -m dashboards
 	@$(BIN)/python -m docs
 	@$(BIN)/python -m exporter schema >config/schema.json
@@ -49,7 +49,7 @@ config/kubernetes/prometheusrule.yaml: config/prometheus/chatapp.rules.yml Makef
 	  'metadata: {name: chatapp-exporter, labels: {app.kubernetes.io/name: chatapp-exporter}}' 'spec:' >$@
 	@sed 's/^\(.\)/  \1/' $< >>$@
 
-# the same for containers, where each answers under its own name, and where nobody is to be notified by a demo
+# copies for containers, where each service has its own host name and alerts have no receivers
 config/compose/prometheus.yml: config/prometheus/prometheus.yml Makefile
 	@printf '%s\n' '# Written by make generate from $<.' >$@
 	@sed -e 's/localhost:10144/exporter:10144/' -e 's/localhost:9093/alertmanager:9093/' $< >>$@
@@ -64,18 +64,18 @@ config/compose/alertmanager.yml: config/alertmanager/alertmanager.yml Makefile
 	@printf '%s\n' receivers: >>$@
 	@grep '^  - name:' $< >>$@
 
-pictures: .venv/dev ## take the pictures of the status page anew
+pictures: .venv/dev ## update the screenshots of the status page
 	@WRITE_PICTURES=1 $(BIN)/python -m pytest -q tests/browser/test_pictures.py
 
-incidents: .venv/dev ## print which alerts each incident must raise, and which it raised
+incidents: .venv/dev ## print the expected and the actual alerts of each incident
 	@PYTHONPATH=tests $(BIN)/python tests/incident_table.py
 
-bench: .venv/bench ## measure scrape, memory, poll, budget, start and growth; a quarter of an hour. BENCH picks some
+bench: .venv/bench ## measure scrape, memory, poll, budget, start and growth; 15 minutes (BENCH selects benchmarks)
 	@PYTHONPATH=tests $(BIN)/python tests/benchmarks $(BENCH)
 
-# pins that stand in the lock files stay; UPGRADE=--upgrade takes the newest
-lock: ## write the lock files anew from pyproject.toml; needs uv
-	@command -v $(UV) >/dev/null || { echo 'error: make lock needs uv (pip install uv), or UV=path' >&2; exit 1; }
+# existing pins are kept; UPGRADE=--upgrade updates them to the newest versions
+lock: ## update the lock files from pyproject.toml; requires uv
+	@command -v $(UV) >/dev/null || { echo 'error: make lock requires uv: install it with "pip install uv", or set UV=path' >&2; exit 1; }
 	@$(compile) pyproject.toml --output-file requirements.lock
 	@$(compile) pyproject.toml --extra credentials --constraints requirements.lock \
 	  --output-file requirements-credentials.lock
@@ -86,29 +86,29 @@ lock: ## write the lock files anew from pyproject.toml; needs uv
 compile = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 
-clean: ## remove everything that make has made
+clean: ## remove all files that make created
 	@rm -rf .venv dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find exporter tests -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo 'not there'); choose with: make PYTHON=python3.13" >&2; \
+	  echo "error: expected Python 3.11 or newer, found $$($(PYTHON) --version 2>/dev/null || echo 'no $(PYTHON)'); select another with: make PYTHON=python3.13" >&2; \
 	  exit 1; }
 	@$(PYTHON) -m venv --clear .venv
 	@touch $@
 
 .venv/runtime: .venv/created requirements.lock
-	@echo 'Installing what the exporter needs into .venv'
+	@echo 'Installing the requirements of the exporter into .venv'
 	@$(PIP) install --require-hashes -r requirements.lock
 	@touch $@
 
 .venv/dev: .venv/created requirements-dev.lock pyproject.toml
-	@echo 'Installing what the tests need into .venv'
+	@echo 'Installing the requirements of the tests into .venv'
 	@$(PIP) install --require-hashes -r requirements-dev.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/runtime
 
 .venv/bench: .venv/dev requirements-bench.lock
-	@echo 'Installing what the benchmarks compare with into .venv'
+	@echo 'Installing the requirements of the benchmarks into .venv'
 	@$(PIP) install --require-hashes -r requirements-bench.lock
 	@touch $@

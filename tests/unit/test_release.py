@@ -61,10 +61,14 @@ def test_the_notes_of_a_release_are_its_section_of_the_changelog(tmp_path: Path)
 @pytest.mark.parametrize(
     ("tag", "version", "error"),
     [
-        ("v1.2.2", "1.2.3", "exporter/__init__.py has version 1.2.3, and its tag would be v1.2.3, not v1.2.2"),
-        ("1.2.3", "1.2.3", "exporter/__init__.py has version 1.2.3, and its tag would be v1.2.3, not 1.2.3"),
-        ("v1.3.0", "1.3.0", "CHANGELOG.md dates [1.3.0] as 'Unreleased', not as a day like 2026-11-25"),
-        ("v2.0.0", "2.0.0", "CHANGELOG.md has no section [2.0.0]; it has 1.3.0, 1.2.3, 1.2.2"),
+        ("v1.2.2", "1.2.3", "tag v1.2.2 does not match version 1.2.3 in exporter/__init__.py, expected tag v1.2.3"),
+        ("1.2.3", "1.2.3", "tag 1.2.3 does not match version 1.2.3 in exporter/__init__.py, expected tag v1.2.3"),
+        (
+            "v1.3.0",
+            "1.3.0",
+            "CHANGELOG.md section [1.3.0] has the date 'Unreleased', expected a date such as 2026-11-25",
+        ),
+        ("v2.0.0", "2.0.0", "CHANGELOG.md has no section [2.0.0], found: 1.3.0, 1.2.3, 1.2.2"),
     ],
 )
 def test_a_tag_that_version_and_changelog_do_not_bear_out_is_refused(
