@@ -146,7 +146,7 @@ _GREEN = PhoneNumber("", quality_rating="GREEN", status="CONNECTED")
 
 def worse_of(first: PhoneNumber, second: PhoneNumber) -> PhoneNumber:
     """Merge two entries for one number: the entry in the more severe state, with the worse rating, tier and status of
-    both. So a field that is missing in one entry does not hide a bad value in the other entry."""
+    both. A field that is missing in one entry must not hide a bad value in the other entry."""
     entries = (first, second)
     return replace(
         min(entries, key=lambda entry: RANKS[entry.state]),

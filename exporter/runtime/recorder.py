@@ -57,9 +57,9 @@ class Recorder:
             self._show(key, record)
 
     def apply(self, settings: Settings, discovered: Set[Key], stored_records: Records) -> Set[Key]:
-        """Apply these settings to the store and the rendered metrics. `discovered` are the discovered ones of the
-        spaces, `stored_records` come from a state file. Does not write to the state file: returns the spaces whose
-        records must be saved."""
+        """Apply these settings to the store and the rendered metrics. `discovered` has the discovered spaces,
+        `stored_records` the records that were read from a state file. Return the spaces whose records must be saved
+        with `sync_state_file`."""
         old_settings, self._settings, self._limits = self._settings, settings, settings.limits
         old_spaces, self._spaces = self._spaces, settings.spaces
         old_discovered, self._discovered = self._discovered, discovered
@@ -78,14 +78,14 @@ class Recorder:
         return (old_discovered ^ discovered | renamed) & self._spaces.keys()
 
     def use_state_file(self, state_file: StateWriter | None) -> StateWriter | None:
-        """Use this state file from now on. Return the previous state file."""
+        """Replace the state file. Return the previous state file."""
         previous, self.state_file = self.state_file, state_file
         for key in [key for key in self._spaces if previous and previous.is_pending(key)]:
             self._show(key, self._store[key])
         return previous
 
     def show_saved(self, records: Records) -> None:
-        """Show these records. They were saved, or the state file cannot be written now."""
+        """Show these records. They were saved, or the state file cannot be written."""
         for key, record in records.items():
             # after a reload, the space can have another record, for example of another account
             if key in self._spaces and replace(self._store[key], discovered_as=record.discovered_as) == record:

@@ -260,9 +260,8 @@ def _check_format(path: Path) -> None:
             raise _UnusableError("foreign", "expected a state file, found a database of another program")
         version = int.from_bytes(header[60:64])
         if version > _SCHEMA_VERSION:
-            raise _UnusableError(
-                "newer", f"expected schema version {_SCHEMA_VERSION}, found {version} of a newer exporter"
-            )
+            problem = f"expected schema version {_SCHEMA_VERSION}, found {version} of a newer exporter"
+            raise _UnusableError("newer", problem)
         if version < _SCHEMA_VERSION:
             raise _UnusableError("damaged", f"expected schema version {_SCHEMA_VERSION}, found {version}")
     elif header and _is_text(header):

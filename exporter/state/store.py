@@ -99,8 +99,8 @@ class SpaceRecord:
         )
 
     def with_history(self, stored: "SpaceRecord") -> "SpaceRecord":
-        """Return this record merged with the record from a state file. Before the first poll, that is the stored
-        record. Before the first success, its values are used; later, only its changes and missing fields."""
+        """Merge the record from a state file into this record. Before the first poll, return the stored record. Before
+        the first success, use its values. Later, use only its changes and missing fields."""
         if not self.polls:
             return stored
         if self.last_success is None:

@@ -107,9 +107,8 @@ class StateWriter:
             self._writing = asyncio.get_running_loop().create_task(self._write())
 
     async def _write(self) -> None:
-        while (
-            self._unsaved or self._retained
-        ) and not self._open_timed_out:  # never replace records that were not read
+        # after a timeout of `open`, never replace records that were not read
+        while (self._unsaved or self._retained) and not self._open_timed_out:
             retained, self._retained = self._retained, None
             self._saving, self._unsaved = self._unsaved, {}
             write = partial(_write, self.file, self._saving, retained)
