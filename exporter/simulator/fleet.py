@@ -84,19 +84,19 @@ class Fleet:
     def _add_event(self, event: Event, place: Place) -> None:
         spaces = self.spaces.get(event.account)
         if spaces is None:
-            raise _invalid("account", event.account, f"one of {', '.join(self.spaces)}", place)
+            raise _invalid_event("account", event.account, f"one of {', '.join(self.spaces)}", place)
         if event.space is None:
             self._account_events[event.account].append(event)
             return
         if event.space > len(spaces):
-            raise _invalid("space", event.space, f"1 to {len(spaces)}", place)
+            raise _invalid_event("space", event.space, f"1 to {len(spaces)}", place)
         space = spaces[event.space - 1]
         if event.number and event.number > len(space.numbers):
-            raise _invalid("number", event.number, f"1 to {len(space.numbers)}", place)
+            raise _invalid_event("number", event.number, f"1 to {len(space.numbers)}", place)
         space.events.append(event)
         if event.move_to:
             if event.move_to > len(spaces):
-                raise _invalid("move_to", event.move_to, f"1 to {len(spaces)}", place)
+                raise _invalid_event("move_to", event.move_to, f"1 to {len(spaces)}", place)
             spaces[event.move_to - 1].arrivals.append((space, event))
 
     def account_error_at(self, account: str, action: str, elapsed: float) -> str | None:
@@ -135,7 +135,7 @@ def _require_unique_names(scenario: Scenario) -> None:
         names.add(account.name)
 
 
-def _invalid(key: str, found: object, expected: str, place: Place) -> ConfigError:
+def _invalid_event(key: str, found: object, expected: str, place: Place) -> ConfigError:
     return ConfigError([Problem("scenario", (*place, key), f"expected {expected}, found {found}")])
 
 

@@ -162,7 +162,7 @@ def test_an_account_that_is_unreachable_is_logged_once_when_it_starts_and_once_w
         lines = log.read_text().splitlines()
 
     events = [event for line in lines if (event := json.loads(line)["event"]).startswith(("account", "space"))]
-    assert events == ["account unreachable", "account reachable again"]
+    assert events == ["account polling started", "account unreachable", "account reachable again"]
     assert "marked" not in log.read_text()
 
 

@@ -322,7 +322,8 @@ def test_a_space_that_is_rejected_for_itself_does_not_end_an_outage() -> None:
         seen = run(main())
 
     assert [up["chatapp_account_up{}"] for up in seen] == ["0"] * 44
-    assert len([line for line in logs if line["event"].startswith("account ")]) == 1
+    events = [line["event"] for line in logs if line["event"].startswith("account ")]
+    assert events == ["account polling started", "account unreachable"]
 
 
 def test_an_account_shows_no_state_before_the_first_answers() -> None:
@@ -396,7 +397,7 @@ def test_the_end_of_an_outage_has_its_line_also_where_the_first_answer_is_a_deni
         run(main())
 
     lines = [line["event"] for line in logs if line["event"].startswith("account ")]
-    assert lines == ["account unreachable", "account reachable again"]
+    assert lines == ["account polling started", "account unreachable", "account reachable again"]
 
 
 def test_an_account_that_is_polled_rarely_is_ok_again_once_its_rate_has_recovered() -> None:
