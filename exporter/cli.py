@@ -210,12 +210,14 @@ def serve(
 
     configuration = _configuration(config_file, expand=expand)
     settings = _valid(lambda: _in_time(configuration.load), hint=config_file is None)
-    access = None
+    web_config = None
     if web_config_file:
-        access = _valid(lambda: _in_time(lambda: WebConfigFile(web_config_file, SystemClock())))
+        web_config = _valid(lambda: _in_time(lambda: WebConfigFile(web_config_file, SystemClock())))
     configure_logs(log_level, log_format)
     listeners = _bind(addresses)
-    served = run(configuration, settings, os.environ, listeners, access=access, lifecycle=lifecycle, shard=shard)
+    served = run(
+        configuration, settings, os.environ, listeners, web_config=web_config, lifecycle=lifecycle, shard=shard
+    )
     _valid(lambda: _run(served))
 
 

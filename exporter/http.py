@@ -20,7 +20,11 @@ def http_client(endpoint: str, environ: Mapping[str, str] = os.environ) -> httpx
     Raises:
         ConfigError: the address of the proxy cannot be used.
     """
-    tls = _tls(environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")) if endpoint.startswith("https://") else None
+    tls = (
+        _tls_context(environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR"))
+        if endpoint.startswith("https://")
+        else None
+    )
     url = proxy_of(endpoint, environ)
     proxy = httpx.Proxy(url, ssl_context=tls if url.startswith("https://") else None) if url else None
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
@@ -29,7 +33,7 @@ def http_client(endpoint: str, environ: Mapping[str, str] = os.environ) -> httpx
 
 
 @cache
-def _tls(file: str | None, directory: str | None) -> SSLContext:
+def _tls_context(file: str | None, directory: str | None) -> SSLContext:
     """One for all accounts: each would read all certificates again."""
     if file or directory:
         return create_default_context(cafile=file or None, capath=None if file else directory)

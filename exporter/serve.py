@@ -30,7 +30,7 @@ from exporter.web.routes import create_app
 from exporter.web.server import serving, url_of
 from exporter.web.web_config import WebConfigFile
 
-_SWITCH_SECONDS = 0.0005
+_SWITCH_INTERVAL_SECONDS = 0.0005
 """How long the event loop waits for the interpreter after each of its calls to the system, while a thread makes a page.
 With Python's default of 5 ms, a page of 50,000 numbers blocked the loop for 40 ms."""
 
@@ -43,7 +43,7 @@ async def serve(
     environ: Mapping[str, str],
     listeners: Sequence[socket],
     *,
-    access: WebConfigFile | None = None,
+    web_config: WebConfigFile | None = None,
     lifecycle: bool = False,
     hangup_stops: bool = False,
     shard: Shard = UNSHARDED,
@@ -52,22 +52,22 @@ async def serve(
     `hangup_stops`, stops too. Raises ConfigError if a source cannot be opened."""
     clock, stop, hangup = SystemClock(), asyncio.Event(), asyncio.Event()
     descriptors = raise_descriptor_limit()
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     service = Service(_source_context(environ, clock), shard=shard)
-    first = await service.prepare(settings)
+    change = await service.prepare(settings)
     handle_signals(stop, None if hangup_stops else hangup)  # a signal before this ends the start at once
-    service.commit(first)
+    service.commit(change)
     state = ReloadState(clock.now())
-    reloader = Reloader(loader, service, state, clock, access.follow if access else None)
-    reload, admits = reloader.reload if lifecycle else None, access.admits if access else None
-    app = create_app(View(service, state, clock), reload=reload, admits=admits)
-    tls = access.tls if access else None
-    limit = partial(_max_connections, service, descriptors, tls=bool(tls))
-    async with serving(app, *listeners, tls=tls, max_connections=limit):
-        await service.retire(first)
+    reloader = Reloader(loader, service, state, clock, web_config.reload_if_changed if web_config else None)
+    reload, authenticate = reloader.reload if lifecycle else None, web_config.authenticate if web_config else None
+    app = create_app(View(service, state, clock), reload=reload, authenticate=authenticate)
+    tls = web_config.tls if web_config else None
+    current_limit = partial(_max_connections, service, descriptors, tls=bool(tls))
+    async with serving(app, *listeners, tls=tls, max_connections=current_limit):
+        await service.retire(change)
         for listener in listeners:
             _log.info("listening", url=url_of(listener, tls=bool(tls)), version=__version__, shard=str(shard))
-        await _follow_until(stop, reloader.run(hangup))
+        await _run_until(stop, reloader.run(hangup))
         await service.stop()
     _log.info("stopped")
 
@@ -78,7 +78,7 @@ def _max_connections(service: Service, descriptors: int, *, tls: bool) -> int:
     return max_connections(descriptors, queries, tls=tls)
 
 
-async def poll_once(settings: Settings, environ: Mapping[str, str], watch: Callable[[Progress], None]) -> SweepResult:
+async def poll_once(settings: Settings, environ: Mapping[str, str], report: Callable[[Progress], None]) -> SweepResult:
     """Poll every space once, without a server. A state file is only read, for the values before the polls.
 
     Raises:
@@ -86,23 +86,23 @@ async def poll_once(settings: Settings, environ: Mapping[str, str], watch: Calla
     """
     service = Service(_source_context(environ, SystemClock()))
     service.commit(await service.prepare(settings.model_copy(update={"state_file": None})))
-    known = read_state_file(Path(settings.state_file), settings.identities) if settings.state_file else {}
-    swept = await sweep(service, watch, known)
+    stored = read_state_file(Path(settings.state_file), settings.identities) if settings.state_file else {}
+    result = await sweep(service, report, stored)
     await service.stop()
-    return swept
+    return result
 
 
 def _source_context(environ: Mapping[str, str], clock: Clock) -> SourceContext:
     return SourceContext(environ, clock, partial(http_client, environ=environ))
 
 
-async def _follow_until(stop: asyncio.Event, follow: Coroutine[Any, Any, None]) -> None:
+async def _run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
     gc.freeze()  # the objects of the start are never garbage: the collector need not look at them
     gc.enable()
-    following = asyncio.create_task(follow)
+    task = asyncio.create_task(work)
     await stop.wait()
     _log.info("stopping")
-    following.cancel()
+    task.cancel()
 
 
 def handle_signals(stop: asyncio.Event, hangup: asyncio.Event | None = None) -> None:

@@ -30,20 +30,20 @@ _ERRORS = (
 )
 
 
-class StaleConnection(httpx.ReadError):
+class IdleConnectionClosed(httpx.ReadError):
     """A connection that was used before was closed, and no byte of an answer had arrived. The server closed it while it
     was idle: a new connection can succeed."""
 
 
-class _Stale(httpcore.ReadError):
-    """`StaleConnection`, while it passes through httpcore."""
+class _IdleConnectionClosed(httpcore.ReadError):
+    """`IdleConnectionClosed`, while it passes through httpcore."""
 
 
 class Transport(httpx.AsyncBaseTransport):
     """httpx's own transport, on such connections."""
 
     def __init__(self, tls: ssl.SSLContext | None, proxy: httpx.Proxy | None = None) -> None:
-        self._network = _Network()
+        self._network = _NetworkBackend()
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls,
             proxy=_proxy(proxy) if proxy else None,
@@ -56,15 +56,15 @@ class Transport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if request.extensions.get(NEW_CONNECTION):
             self._network.generation += 1
-        sent = httpcore.Request(
+        core_request = httpcore.Request(
             request.method,
             _url(request.url),
             headers=request.headers.raw,
             content=request.stream,
             extensions=request.extensions,
         )
-        with _errors_of_httpx():
-            response = await self._pool.handle_async_request(sent)
+        with _as_httpx_errors():
+            response = await self._pool.handle_async_request(core_request)
         body = _Body(response)
         return httpx.Response(response.status, headers=response.headers, stream=body, extensions=response.extensions)
 
@@ -77,21 +77,21 @@ class _Body(httpx.AsyncByteStream):
         self._response = response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _errors_of_httpx():
-            async for part in self._response.aiter_stream():
-                yield part
+        with _as_httpx_errors():
+            async for chunk in self._response.aiter_stream():
+                yield chunk
 
     async def aclose(self) -> None:
         await self._response.aclose()
 
 
 @contextmanager
-def _errors_of_httpx() -> Iterator[None]:
+def _as_httpx_errors() -> Iterator[None]:
     """Errors of httpcore as those of httpx, which have the same names."""
     try:
         yield
-    except _Stale as error:
-        raise StaleConnection(str(error)) from error
+    except _IdleConnectionClosed as error:
+        raise IdleConnectionClosed(str(error)) from error
     except _ERRORS as error:
         raise getattr(httpx, type(error).__name__)(str(error)) from error
 
@@ -104,7 +104,7 @@ def _url(url: httpx.URL) -> httpcore.URL:
     return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
 
 
-class _Network(httpcore.AnyIOBackend):
+class _NetworkBackend(httpcore.AnyIOBackend):
     """Opens connections. Those of an earlier `generation` are not used again."""
 
     def __init__(self) -> None:
@@ -129,36 +129,36 @@ class _Stream(httpcore.AsyncNetworkStream):
     must not use the connection again.
     """
 
-    def __init__(self, stream: httpcore.AsyncNetworkStream, network: _Network) -> None:
+    def __init__(self, stream: httpcore.AsyncNetworkStream, network: _NetworkBackend) -> None:
         self._stream = stream
         self._network = network
         self._generation = network.generation
-        self._answer: h11.Connection | None = None
+        self._parser: h11.Connection | None = None
         """None while no answer is expected."""
-        self._answered = self._started = False
+        self._was_used = self._received_bytes = False
         """Whether an answer before this one ended, and whether a byte of this one arrived."""
-        self._pending: asyncio.Task[bytes] | None = None
+        self._pending_read: asyncio.Task[bytes] | None = None
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        if buffer and self._answer is None:
-            await self._expect_answer(buffer)
+        if buffer and self._parser is None:
+            await self._start_response(buffer)
         await self._stream.write(buffer, timeout)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         try:
-            received = await (self._take_pending() or self._stream.read(max_bytes, timeout))
+            received = await (self._pop_pending_read() or self._stream.read(max_bytes, timeout))
         except httpcore.ReadError as error:
-            self._require_fresh(error)
+            self._raise_if_closed_while_idle(error)
             raise
         if not received:
-            self._require_fresh(None)
-        self._started = True
-        if self._answer and self._has_ended(self._answer, received):
-            self._end_answer(self._answer)
+            self._raise_if_closed_while_idle(None)
+        self._received_bytes = True
+        if self._parser and self._is_complete(self._parser, received):
+            self._finish_response(self._parser)
         return received
 
     async def aclose(self) -> None:
-        if pending := self._take_pending():
+        if pending := self._pop_pending_read():
             pending.cancel()
             await asyncio.gather(pending, return_exceptions=True)
         await self._stream.aclose()
@@ -173,40 +173,40 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":  # httpcore closes an idle connection that is
-            return self._generation != self._network.generation or not self._is_clean()
+            return self._generation != self._network.generation or not self._is_reusable()
         return self._stream.get_extra_info(info)
 
-    def _is_clean(self) -> bool:
+    def _is_reusable(self) -> bool:
         """Whether nothing arrived behind the last answer."""
-        return self._pending is not None and not self._pending.done()
+        return self._pending_read is not None and not self._pending_read.done()
 
-    async def _expect_answer(self, request: bytes) -> None:
-        if self._pending:
-            await asyncio.wait([self._pending], timeout=0)  # for what is here already
-        if self._answered and not self._is_clean():
-            raise _Stale("the server closed the idle connection, or sent unexpected data")
-        self._answer, self._started = h11.Connection(h11.CLIENT), False
-        self._answer.send(h11.Request(method=request.split(b" ", 1)[0], target="/", headers=[("host", "server")]))
-        self._answer.send(h11.EndOfMessage())
+    async def _start_response(self, request: bytes) -> None:
+        if self._pending_read:
+            await asyncio.wait([self._pending_read], timeout=0)  # for what is here already
+        if self._was_used and not self._is_reusable():
+            raise _IdleConnectionClosed("the server closed the idle connection, or sent unexpected data")
+        self._parser, self._received_bytes = h11.Connection(h11.CLIENT), False
+        self._parser.send(h11.Request(method=request.split(b" ", 1)[0], target="/", headers=[("host", "server")]))
+        self._parser.send(h11.EndOfMessage())
 
-    def _take_pending(self) -> "asyncio.Task[bytes] | None":
-        pending, self._pending = self._pending, None
+    def _pop_pending_read(self) -> "asyncio.Task[bytes] | None":
+        pending, self._pending_read = self._pending_read, None
         return pending
 
-    def _require_fresh(self, error: Exception | None) -> None:
-        """The connection has ended. Raises `_Stale` if it was used before and no byte of this answer arrived."""
-        if self._answered and not self._started:
-            raise _Stale("the server closed the connection while it was idle") from error
+    def _raise_if_closed_while_idle(self, error: Exception | None) -> None:
+        """The connection has ended. Raises if it was used before and no byte of this answer arrived."""
+        if self._was_used and not self._received_bytes:
+            raise _IdleConnectionClosed("the server closed the connection while it was idle") from error
 
-    def _end_answer(self, answer: h11.Connection) -> None:
-        self._answer, self._answered = None, True
-        if not answer.trailing_data[0]:
-            self._pending = asyncio.create_task(self._stream.read(_READ_BYTES))
+    def _finish_response(self, parser: h11.Connection) -> None:
+        self._parser, self._was_used = None, True
+        if not parser.trailing_data[0]:
+            self._pending_read = asyncio.create_task(self._stream.read(_READ_BYTES))
 
-    def _has_ended(self, answer: h11.Connection, received: bytes) -> bool:
-        answer.receive_data(received)
+    def _is_complete(self, parser: h11.Connection, received: bytes) -> bool:
+        parser.receive_data(received)
         with suppress(h11.RemoteProtocolError):  # httpcore finds it too
-            while (event := answer.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
+            while (event := parser.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
                 if isinstance(event, h11.EndOfMessage):
                     return True
         return False

@@ -8,33 +8,33 @@ from exporter.metrics.catalogue import AccountView
 from exporter.model import WATCHED_FIELDS, AccountState, PhoneNumber, State
 from exporter.runtime.view import Snapshot
 from exporter.state.store import Failure, SpaceRecord
-from exporter.web.overview import Entry, Filter, entries_of, select, utc, worst_of_spaces
+from exporter.web.overview import Entry, Filter, entries_of, select, utc, worst_per_space
 
 
-def phone_numbers(snapshot: Snapshot, asked: Filter) -> str:
+def phone_numbers(snapshot: Snapshot, filters: Filter) -> str:
     """The phone numbers that are asked for."""
     entries = entries_of(snapshot)
-    listed = select((entry for entry in entries if entry.number), asked)
-    page = _page(snapshot, asked, entries, listed.total, listed.pages)
-    return json.dumps({**page, "phone_numbers": [_phone_number(entry) for entry in listed.entries]})
+    selection = select((entry for entry in entries if entry.number), filters)
+    page = _page(snapshot, filters, entries, selection.total, selection.pages)
+    return json.dumps({**page, "phone_numbers": [_phone_number(entry) for entry in selection.entries]})
 
 
-def spaces(snapshot: Snapshot, asked: Filter) -> str:
+def spaces(snapshot: Snapshot, filters: Filter) -> str:
     """The spaces that are asked for."""
     entries = entries_of(snapshot)
-    named = {id(entry.space) for entry in entries if asked.matches_search(entry)}  # by any of its numbers
-    worst = (entry for entry in worst_of_spaces(entries) if id(entry.space) in named)
-    listed = select(worst, asked.model_copy(update={"q": ""}))
-    page = _page(snapshot, asked, entries, listed.total, listed.pages)
-    return json.dumps({**page, "spaces": [_space(entry) for entry in listed.entries]})
+    matching = {id(entry.space) for entry in entries if filters.matches_search(entry)}  # by any of its numbers
+    worst = (entry for entry in worst_per_space(entries) if id(entry.space) in matching)
+    selection = select(worst, filters.model_copy(update={"q": ""}))
+    page = _page(snapshot, filters, entries, selection.total, selection.pages)
+    return json.dumps({**page, "spaces": [_space(entry) for entry in selection.entries]})
 
 
-def _page(snapshot: Snapshot, asked: Filter, entries: list[Entry], total: int, pages: int) -> dict[str, Any]:
-    counts = select(entries, asked).counts
+def _page(snapshot: Snapshot, filters: Filter, entries: list[Entry], total: int, pages: int) -> dict[str, Any]:
+    counts = select(entries, filters).counts
     return {
         "as_of": _moment(snapshot.at),
         "total": total,
-        "page": asked.page,
+        "page": filters.page,
         "pages": pages,
         "blind_spaces": counts[State.BLIND],
         "waiting_spaces": counts[State.WAITING],
@@ -56,13 +56,13 @@ def _account(view: AccountView) -> dict[str, Any]:
     }
 
 
-def reported(known: SpaceRecord, number: PhoneNumber) -> dict[str, Any]:
+def reported(record: SpaceRecord, number: PhoneNumber) -> dict[str, Any]:
     """The fields of a number that can go missing: None if the API does not report them, with what it reported
     before."""
     missing = {
         field: {"before": lost.before, "since": _moment(lost.at)}
         for field in WATCHED_FIELDS
-        if (lost := known.missing.get((number.phone_number, field)))
+        if (lost := record.missing.get((number.phone_number, field)))
     }
     return {**{field: getattr(number, field) or None for field in WATCHED_FIELDS}, "not_reported": missing}
 

@@ -18,17 +18,17 @@ _GZIP = 16 + isal_zlib.MAX_WBITS
 """zlib's value for gzip's header."""
 
 
-def exposition(families: Iterable[bytes], asked: Headers, *, openmetrics: bool) -> Response:
+def exposition(families: Iterable[bytes], request_headers: Headers, *, openmetrics: bool) -> Response:
     """An answer of these families to a request with these headers. A family is rendered when it is sent."""
     headers = {"content-type": OPENMETRICS if openmetrics else TEXT, "vary": "Accept-Encoding"}
-    if accepts_gzip(asked.get("accept-encoding", "")):
-        return StreamingResponse(_in_turns(_compressed(families)), headers={**headers, "content-encoding": "gzip"})
-    return StreamingResponse(_in_turns(_chunks(families)), headers=headers)
+    if accepts_gzip(request_headers.get("accept-encoding", "")):
+        return StreamingResponse(_stream(_compressed(families)), headers={**headers, "content-encoding": "gzip"})
+    return StreamingResponse(_stream(_chunks(families)), headers=headers)
 
 
 def prefers_openmetrics(accept: str) -> bool:
     """Whether an Accept header ranks OpenMetrics 1.0 first; in all other cases text 0.0.4 is the answer."""
-    ranked = sorted(_qualities(accept), key=lambda entry: -entry[0])
+    ranked = sorted(_preferences(accept), key=lambda entry: -entry[0])
     for quality, media_type, version in ranked:
         if quality > 0 and media_type == "application/openmetrics-text" and version in ("", "0.0.1", "1.0.0"):
             return True
@@ -39,15 +39,15 @@ def prefers_openmetrics(accept: str) -> bool:
 
 def accepts_gzip(accept_encoding: str) -> bool:
     """Whether an Accept-Encoding header names gzip, and not to rule it out."""
-    return any(name == "gzip" and quality > 0 for quality, name, _ in _qualities(accept_encoding))
+    return any(name == "gzip" and quality > 0 for quality, name, _ in _preferences(accept_encoding))
 
 
-def _qualities(header: str) -> Iterator[tuple[float, str, str]]:
+def _preferences(header: str) -> Iterator[tuple[float, str, str]]:
     # a header of 16 kB has up to 8,000 entries, which would take 20 ms
-    return map(_quality, header.split(",", _MAX_ENTRIES)[:_MAX_ENTRIES])
+    return map(_preference, header.split(",", _MAX_ENTRIES)[:_MAX_ENTRIES])
 
 
-def _quality(entry: str) -> tuple[float, str, str]:
+def _preference(entry: str) -> tuple[float, str, str]:
     """The rank, the name and the version of an entry of these headers."""
     name, *rest = (part.strip() for part in entry.split(";"))
     parameters = dict(part.split("=", 1) for part in rest if "=" in part)
@@ -58,7 +58,7 @@ def _quality(entry: str) -> tuple[float, str, str]:
     return quality, name.lower(), parameters.get("version", "").strip('"')
 
 
-async def _in_turns(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+async def _stream(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
     for chunk in chunks:
         yield chunk
         await asyncio.sleep(0)  # a client that reads fast would get all of it before any other task runs

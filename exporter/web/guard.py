@@ -15,7 +15,7 @@ MAX_HEADER_BYTES = 16 * 1024
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
 """They change nothing."""
 
-Admits = Callable[[str, str], Awaitable[bool]]
+Authenticate = Callable[[str, str], Awaitable[bool]]
 """Whether a request with this name and password is admitted. Raises TooManyPending."""
 
 _log = structlog.get_logger()
@@ -24,9 +24,9 @@ _log = structlog.get_logger()
 class Guard:
     """An application behind basic auth, if users are configured. It protects all paths, as in the exporter-toolkit."""
 
-    def __init__(self, app: ASGIApp, admits: Admits | None, content_security_policy: str) -> None:
+    def __init__(self, app: ASGIApp, authenticate: Authenticate | None, content_security_policy: str) -> None:
         self._app = app
-        self._admits = admits
+        self._authenticate = authenticate
         self._headers = {
             "content-security-policy": content_security_policy,
             "x-content-type-options": "nosniff",
@@ -45,26 +45,26 @@ class Guard:
             await send(message)
 
         try:
-            refusal = await self._refusal(scope, Headers(scope=scope))
-            await (refusal or self._app)(scope, receive, send_with_headers)
+            rejection = await self._rejection(scope, Headers(scope=scope))
+            await (rejection or self._app)(scope, receive, send_with_headers)
         except Exception:
             _log.exception("page failed by a bug, please report it", path=scope["path"])
             if started:
                 raise  # the server closes the connection, so that the client does not take a part for all
             await PlainTextResponse("Internal error\n", 500)(scope, receive, send_with_headers)
 
-    async def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+    async def _rejection(self, scope: Scope, headers: Headers) -> Response | None:
         lengths = sum(len(name) + len(value) for name, value in headers.raw)
         # h11 limits only headers that arrive in parts
         if len(scope["path"]) + len(scope["query_string"]) + lengths > MAX_HEADER_BYTES:
             return PlainTextResponse("Request header too large\n", 431, {"connection": "close"})
         if scope["method"] not in _SAFE_METHODS and _is_cross_origin(headers):
             return PlainTextResponse("Cross-origin request rejected: a page of another origin sent it\n", 403)
-        return await self._login(headers.get("authorization", "")) if self._admits else None
+        return await self._check_basic_auth(headers.get("authorization", "")) if self._authenticate else None
 
-    async def _login(self, authorization: str) -> Response | None:
+    async def _check_basic_auth(self, authorization: str) -> Response | None:
         try:
-            if self._admits and await self._admits(*_basic_auth(authorization)):
+            if self._authenticate and await self._authenticate(*_basic_auth(authorization)):
                 return None
         except TooManyPending:
             return PlainTextResponse("Too many logins at once\n", 503, {"retry-after": "1"})

@@ -32,7 +32,7 @@ MEANINGS: Mapping[State, str] = {
     State.GREEN: "GREEN and CONNECTED",
 }
 """What the state means. docs/usage.md has the same words."""
-_DATED_BY: Mapping[State, tuple[str, ...]] = {
+_DECIDING_FIELDS: Mapping[State, tuple[str, ...]] = {
     State.DOWN: ("status",),
     State.RED: ("quality_rating",),
     State.RESTRICTED: ("status",),
@@ -68,7 +68,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _SearchTerm:
     """Words of a search that follow each other, with their digits if they can be one phone number."""
 
     words: tuple[str, ...]
@@ -81,13 +81,13 @@ class _Part:
 
 
 @lru_cache(maxsize=16)
-def _parts(search: str) -> Sequence[_Part]:
+def _search_terms(search: str) -> Sequence[_SearchTerm]:
     """All must be found."""
-    parts = [tuple(part) for _, part in groupby(search.casefold().split(), key=_is_of_a_number)]
-    return [_Part(words, phone_digits("".join(words))) for words in parts]
+    terms = [tuple(words) for _, words in groupby(search.casefold().split(), key=_is_phone_like)]
+    return [_SearchTerm(words, phone_digits("".join(words))) for words in terms]
 
 
-def _is_of_a_number(word: str) -> bool:
+def _is_phone_like(word: str) -> bool:
     """Whether it consists of digits and of what people write between them."""
     return phone_digits(f"0{word}") != ""
 
@@ -108,7 +108,7 @@ class Filter(BaseModel):
         if self.account and entry.space.account != self.account:
             return False
         text = entry.text if self.q else ""
-        return all(part.is_in(text, entry.numbers) for part in _parts(self.q))
+        return all(term.is_in(text, entry.numbers) for term in _search_terms(self.q))
 
     def matches_state(self, entry: Entry) -> bool:
         return not self.state or entry.state in self.state or (entry.blind and State.BLIND in self.state)
@@ -125,13 +125,13 @@ class Selection:
     counts: Mapping[State, int]
 
 
-def select(entries: Iterable[Entry], asked: Filter) -> Selection:
+def select(entries: Iterable[Entry], filters: Filter) -> Selection:
     """The page that is asked for; one past the last is empty."""
-    found = [entry for entry in entries if asked.matches_search(entry)]
-    chosen = [entry for entry in found if asked.matches_state(entry)]
-    first = (asked.page - 1) * asked.per_page
-    pages = max(1, ceil(len(chosen) / asked.per_page))
-    return Selection(chosen[first : first + asked.per_page], len(chosen), pages, _counts(found))
+    matching = [entry for entry in entries if filters.matches_search(entry)]
+    selected = [entry for entry in matching if filters.matches_state(entry)]
+    first = (filters.page - 1) * filters.per_page
+    pages = max(1, ceil(len(selected) / filters.per_page))
+    return Selection(selected[first : first + filters.per_page], len(selected), pages, _counts(matching))
 
 
 def _counts(entries: Sequence[Entry]) -> Counter[State]:
@@ -153,7 +153,7 @@ def entries_of(snapshot: Snapshot) -> list[Entry]:
     return sorted(entries, key=lambda entry: (RANKS[entry.state], -(entry.since or 0), entry.space.account))
 
 
-def worst_of_spaces(entries: Iterable[Entry]) -> Iterator[Entry]:
+def worst_per_space(entries: Iterable[Entry]) -> Iterator[Entry]:
     """Of each space the first entry."""
     seen = set()
     for entry in entries:
@@ -176,10 +176,12 @@ def _entries_of_space(space: SpaceView, account: AccountView) -> Iterator[Entry]
 
 
 def _since(space: SpaceView, number: PhoneNumber, state: State) -> float | None:
-    known, fields = space.record, _DATED_BY.get(state, ("quality_rating", "status"))
+    record, fields = space.record, _DECIDING_FIELDS.get(state, ("quality_rating", "status"))
     # a missing field changes the state only where the values before do not decide it
-    kinds = [known.changes] if state in _DATED_BY else [known.changes, known.missing]
-    dates = [change.at for kind in kinds for field in fields if (change := kind.get((number.phone_number, field)))]
+    kinds = [record.changes] if state in _DECIDING_FIELDS else [record.changes, record.missing]
+    dates = [
+        change.at for changes in kinds for field in fields if (change := changes.get((number.phone_number, field)))
+    ]
     return max(dates, default=None)
 
 

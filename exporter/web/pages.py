@@ -38,13 +38,13 @@ class PageFilter(Filter):
 
     refresh: int | None = Field(None, ge=5, le=3600)
 
-    def address(self, **changes: Any) -> str:
+    def url(self, **changes: Any) -> str:
         """The same page with these changes, as a link; what is not asked for is left out."""
-        return _home(self.model_copy(update=changes).model_dump(mode="json", exclude_defaults=True))
+        return _index_url(self.model_copy(update=changes).model_dump(mode="json", exclude_defaults=True))
 
 
 @dataclass(frozen=True, slots=True)
-class _DatedChange:
+class _Change:
     at: float
     number: PhoneNumber
     field: str
@@ -61,26 +61,28 @@ class Pages:
             loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
         )
         environment.filters.update(age=_age, ago=_ago, utc=_utc, duration=_duration, sentence=_sentence)
-        environment.filters.update(address=_space_address, home=_home, seconds_ago=_seconds_ago, next_poll=_next_poll)
+        environment.filters.update(
+            space_url=_space_url, index_url=_index_url, seconds_ago=_seconds_ago, next_poll=_next_poll
+        )
         environment.globals.update(version=__version__, State=State, meanings=MEANINGS, symbols=_SYMBOLS, style=_STYLE)
         environment.globals.update(what_to_check=WHAT_TO_CHECK)
         self._index = environment.get_template("index.html")
         self._space = environment.get_template("space.html")
-        self._refusal = environment.get_template("refusal.html")
+        self._error = environment.get_template("error.html")
 
-    def index(self, snapshot: Snapshot, asked: PageFilter) -> str:
+    def index(self, snapshot: Snapshot, filters: PageFilter) -> str:
         """The fleet, as asked for."""
         return self._index.render(
             now=snapshot.at,
-            asked=asked,
-            link=asked.address,
+            filters=filters,
+            link=filters.url,
             fleet=snapshot,
-            selection=select(entries_of(snapshot), asked),
+            selection=select(entries_of(snapshot), filters),
         )
 
     def space(self, snapshot: Snapshot, account: str, space: str) -> str:
         """A space by itself; "" where there is none."""
-        views = [one for one in snapshot.spaces if (one.account, one.space.id) == (account, space)]
+        views = [view for view in snapshot.spaces if (view.account, view.space.id) == (account, space)]
         found = entries_of(replace(snapshot, spaces=views))
         if not found:
             return ""
@@ -88,41 +90,43 @@ class Pages:
             now=snapshot.at,
             view=found[0].space,
             worst=found[0],
-            account=next(one for one in snapshot.accounts if one.account == account),
+            account=next(view for view in snapshot.accounts if view.account == account),
             states={entry.number.phone_number: entry.state for entry in found if entry.number},
             changes=sorted(_changes(found[0].space), key=lambda change: -change.at),
         )
 
-    def refusal(self, problem: str) -> str:
+    def error(self, problem: str) -> str:
         """What is said of a request that was not understood."""
-        return self._refusal.render(problem=problem)
+        return self._error.render(problem=problem)
 
 
-def _changes(view: SpaceView) -> Iterator[_DatedChange]:
-    known = view.record
-    numbers = {number.phone_number: number for number in known.phone_numbers}
-    for (phone_number, field), change in known.changes.items():
+def _changes(view: SpaceView) -> Iterator[_Change]:
+    record = view.record
+    numbers = {number.phone_number: number for number in record.phone_numbers}
+    for (phone_number, field), change in record.changes.items():
         number = numbers[phone_number]
-        yield _DatedChange(change.at, number, field, change.before, getattr(known.last_reported(number), field))
-    for (phone_number, field), lost in known.missing.items():
-        yield _DatedChange(lost.at, numbers[phone_number], field, lost.before, "")
+        yield _Change(change.at, number, field, change.before, getattr(record.last_reported(number), field))
+    for (phone_number, field), lost in record.missing.items():
+        yield _Change(lost.at, numbers[phone_number], field, lost.before, "")
 
 
 def _seconds_ago(view: SpaceView, now: float) -> float:
     """Seconds since the last success; negative if another process, with another clock, dated it in the future."""
-    known = view.record
+    record = view.record
     return (
-        view.seconds_since_success if known.seen is not None or known.last_success is None else now - known.last_success
+        view.seconds_since_success
+        if record.seen is not None or record.last_success is None
+        else now - record.last_success
     )
 
 
 def _next_poll(view: SpaceView, now: float) -> float:
     """Seconds until the next regular poll of a space whose last poll succeeded; 0 if it is due or not planned."""
-    known = view.record
-    if known.next_slot is None:
+    record = view.record
+    if record.next_slot is None:
         return 0.0
     # both were dated by the last poll: a step of the system's clock since then cancels out
-    ahead = known.next_slot - (known.last_success or now)
+    ahead = record.next_slot - (record.last_success or now)
     return max(0.0, ahead - _seconds_ago(view, now))
 
 
@@ -150,9 +154,9 @@ def _duration(seconds: float) -> str:
     return format_duration(round(seconds, 1))
 
 
-def _space_address(view: SpaceView) -> str:
+def _space_url(view: SpaceView) -> str:
     return f"space?{urlencode({'account': view.account, 'space': view.space.id})}"
 
 
-def _home(query: Mapping[str, Any]) -> str:
+def _index_url(query: Mapping[str, Any]) -> str:
     return f"./?{urlencode(query, doseq=True)}" if query else "./"

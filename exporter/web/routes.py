@@ -17,65 +17,65 @@ from exporter.config.problems import ConfigError
 from exporter.runtime.view import Snapshot, View
 from exporter.web import api
 from exporter.web.exposition import exposition, prefers_openmetrics
-from exporter.web.guard import Admits, Guard
+from exporter.web.guard import Authenticate, Guard
 from exporter.web.overview import Filter
 from exporter.web.pages import CONTENT_SECURITY_POLICY, PageFilter, Pages
 
-Asked = TypeVar("Asked", bound=Filter)
+AnyFilter = TypeVar("AnyFilter", bound=Filter)
 Reload = Callable[[], Awaitable[None]]
 """Reloads the configuration. Raises ConfigError if it has errors."""
 
 
-def create_app(view: View, *, reload: Reload | None = None, admits: Admits | None = None) -> Starlette:
+def create_app(view: View, *, reload: Reload | None = None, authenticate: Authenticate | None = None) -> Starlette:
     """The application; without `reload`, POST /-/reload is not enabled."""
-    answers = _Answers(view, reload)
+    handlers = _Handlers(view, reload)
     routes = [
-        Route("/", answers.home),
-        Route("/space", answers.space),
-        Route("/api/v1/phone-numbers", answers.phone_numbers),
-        Route("/api/v1/spaces", answers.spaces),
-        Route("/metrics", answers.metrics),
-        Route("/-/healthy", answers.healthy),
-        Route("/-/ready", answers.ready),
-        Route("/-/config", answers.config),
-        Route("/-/reload", answers.reload, methods=["POST", "PUT"]),
+        Route("/", handlers.home),
+        Route("/space", handlers.space),
+        Route("/api/v1/phone-numbers", handlers.phone_numbers),
+        Route("/api/v1/spaces", handlers.spaces),
+        Route("/metrics", handlers.metrics),
+        Route("/-/healthy", handlers.healthy),
+        Route("/-/ready", handlers.ready),
+        Route("/-/config", handlers.config),
+        Route("/-/reload", handlers.reload, methods=["POST", "PUT"]),
     ]
-    guard = Middleware(Guard, admits=admits, content_security_policy=CONTENT_SECURITY_POLICY)
+    guard = Middleware(Guard, authenticate=authenticate, content_security_policy=CONTENT_SECURITY_POLICY)
     app = Starlette(routes=routes, middleware=[guard])
     app.router.redirect_slashes = False
     return app
 
 
-class _Answers:
+class _Handlers:
     """One method per path."""
 
     def __init__(self, view: View, reload: Reload | None) -> None:
         self._view = view
         self._reload = reload
         self._pages = Pages()
-        self._one_at_a_time = asyncio.Lock()
+        self._render_lock = asyncio.Lock()
         self._is_ready = False
 
     async def home(self, request: Request) -> Response:
         try:
-            asked = self._asked(PageFilter, request.query_params)
+            filters = self._parse_filters(PageFilter, request.query_params)
         except ValueError as error:
-            return HTMLResponse(self._pages.refusal(str(error)), 400)
-        page = await self._in_thread(lambda: self._pages.index(self._view.snapshot(), asked))
-        return HTMLResponse(page, headers={"refresh": str(asked.refresh)} if asked.refresh else {})
+            return HTMLResponse(self._pages.error(str(error)), 400)
+        page = await self._render_in_thread(lambda: self._pages.index(self._view.snapshot(), filters))
+        return HTMLResponse(page, headers={"refresh": str(filters.refresh)} if filters.refresh else {})
 
     async def space(self, request: Request) -> Response:
         account, space = (request.query_params.get(name, "") for name in ("account", "space"))
-        page = await self._in_thread(lambda: self._pages.space(self._view.snapshot(), account, space))
+        page = await self._render_in_thread(lambda: self._pages.space(self._view.snapshot(), account, space))
         if page:
             return HTMLResponse(page)
-        return HTMLResponse(self._pages.refusal("No such space is polled here."), 404)
+        return HTMLResponse(self._pages.error("No such space is polled here."), 404)
 
     async def phone_numbers(self, request: Request) -> Response:
-        return await self._listing(request, api.phone_numbers)
+        return await self._json_response(request, api.phone_numbers)
 
     async def spaces(self, request: Request) -> Response:
-        return await self._listing(request, api.spaces)
+        return await self._json_response(request, api.spaces)
 
     async def metrics(self, request: Request) -> Response:
         openmetrics = prefers_openmetrics(request.headers.get("accept", ""))
@@ -98,7 +98,7 @@ class _Answers:
         return PlainTextResponse(f"not ready: {missing}\n", status_code=503)
 
     async def config(self, _: Request) -> Response:
-        return PlainTextResponse(await self._in_thread(self._view.redacted_config))
+        return PlainTextResponse(await self._render_in_thread(self._view.redacted_config))
 
     async def reload(self, _: Request) -> Response:
         if self._reload is None:
@@ -109,57 +109,57 @@ class _Answers:
             return PlainTextResponse(f"config reload failed, keeping the current configuration:\n{error}\n", 500)
         return PlainTextResponse("config reloaded\n")
 
-    async def _listing(self, request: Request, listing: Callable[[Snapshot, Filter], str]) -> Response:
+    async def _json_response(self, request: Request, to_json: Callable[[Snapshot, Filter], str]) -> Response:
         try:
-            asked = self._asked(Filter, request.query_params)
+            filters = self._parse_filters(Filter, request.query_params)
         except ValueError as error:
             return JSONResponse({"error": str(error)}, 400)
-        text = await self._in_thread(lambda: listing(self._view.snapshot(), asked))
+        text = await self._render_in_thread(lambda: to_json(self._view.snapshot(), filters))
         return Response(text, media_type="application/json")
 
-    def _asked(self, shape: type[Asked], params: QueryParams) -> Asked:
+    def _parse_filters(self, filter_type: type[AnyFilter], params: QueryParams) -> AnyFilter:
         """Raises ValueError, with a line for each thing that is wrong."""
-        asked = _parsed(shape, params)
-        if asked.account and asked.account not in (accounts := [view.account for view in self._view.accounts()]):
+        filters = _filters_of(filter_type, params)
+        if filters.account and filters.account not in (accounts := [view.account for view in self._view.accounts()]):
             # an empty list would look like a healthy account
-            raise ValueError(f"account: expected one of {', '.join(accounts)}, found {asked.account!r}")
-        return asked
+            raise ValueError(f"account: expected one of {', '.join(accounts)}, found {filters.account!r}")
+        return filters
 
-    async def _in_thread(self, make: Callable[[], str]) -> str:
+    async def _render_in_thread(self, render: Callable[[], str]) -> str:
         """Make a text in a thread: with ten thousand numbers it takes a tenth of a second. One at a time, so that many
         readers leave time and memory for the polls."""
-        async with self._one_at_a_time:
-            return await asyncio.to_thread(_without_garbage_collection, make)
+        async with self._render_lock:
+            return await asyncio.to_thread(_without_garbage_collection, render)
 
 
-def _without_garbage_collection(make: Callable[[], str]) -> str:
+def _without_garbage_collection(render: Callable[[], str]) -> str:
     """A page of ten thousand spaces makes so many objects that the collector would run, with all threads stopped, only
     to find all of them in use. They are freed with the page."""
     enabled = gc.isenabled()
     gc.disable()
     try:
-        return make()
+        return render()
     finally:
         if enabled:
             gc.enable()
 
 
-def _parsed(shape: type[Asked], params: QueryParams) -> Asked:
+def _filters_of(filter_type: type[AnyFilter], params: QueryParams) -> AnyFilter:
     texts: dict[str, list[str]] = {}
     for name, text in params.multi_items():
         if text:
             texts.setdefault(name, []).append(text)
     # the pages spell RED as the API does; each number is compared with each state
     texts["state"] = list({text.lower(): None for text in texts.get("state", [])})
-    given = {name: some if name == "state" or len(some) > 1 else some[0] for name, some in texts.items() if some}
+    given = {name: found if name == "state" or len(found) > 1 else found[0] for name, found in texts.items() if found}
     try:
-        return shape.model_validate(given)
+        return filter_type.model_validate(given)
     except ValidationError as error:
-        raise ValueError("\n".join(_problem(details, shape) for details in error.errors())) from error
+        raise ValueError("\n".join(_problem(details, filter_type) for details in error.errors())) from error
 
 
-def _problem(details: Mapping[str, Any], shape: type[Filter]) -> str:
+def _problem(details: Mapping[str, Any], filter_type: type[Filter]) -> str:
     name = details["loc"][0]
     if details["type"] == "extra_forbidden":
-        return f"{name}: expected one of {', '.join(shape.model_fields)}"
+        return f"{name}: expected one of {', '.join(filter_type.model_fields)}"
     return f"{name}: {details['msg']}, found {details['input']!r}"

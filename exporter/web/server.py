@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from exporter.web.connections import KEEP_ALIVE_SECONDS, MAX_CONNECTIONS, Connection, Connections
 from exporter.web.guard import MAX_HEADER_BYTES
 
-_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[a-zA-Z0-9._-]*)):(?P<port>[0-9]{1,5})")
+_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+)\]|(?P<host>[a-zA-Z0-9._-]*)):(?P<port>[0-9]{1,5})")
 
 
 class AddressError(ValueError):
@@ -30,11 +30,11 @@ def bind(address: str) -> socket.socket:
     found = _ADDRESS.fullmatch(address)
     if not found or int(found["port"]) > 65535:
         raise AddressError(f"expected an address such as :10144 or 127.0.0.1:10144, found {address!r}")
-    host, port = found["six"] or found["host"] or "", int(found["port"])
-    both = not host and socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both or found["six"] else socket.AF_INET
+    host, port = found["ipv6"] or found["host"] or "", int(found["port"])
+    dual_stack = not host and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual_stack or found["ipv6"] else socket.AF_INET
     try:
-        return _without_nagle(socket.create_server((host, port), family=family, dualstack_ipv6=both, backlog=512))
+        return _with_nodelay(socket.create_server((host, port), family=family, dualstack_ipv6=dual_stack, backlog=512))
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (while")[0]  # asyncio's and socket's repeat the address
         raise OSError(f"cannot listen on {address}: {reason}") from error
@@ -48,10 +48,10 @@ def url_of(listener: socket.socket, *, tls: bool = False) -> str:
     return f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _without_nagle(plain: socket.socket) -> socket.socket:
+def _with_nodelay(listener: socket.socket) -> socket.socket:
     """The same socket, with its protocol named: without it asyncio leaves Nagle's algorithm on, and the last part of an
     answer would wait for 40 ms."""
-    return socket.socket(plain.family, plain.type, socket.IPPROTO_TCP, fileno=plain.detach())
+    return socket.socket(listener.family, listener.type, socket.IPPROTO_TCP, fileno=listener.detach())
 
 
 class _Server(uvicorn.Server):
@@ -62,18 +62,19 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._listeners = listeners
         self._connections = connections
-        self._accepting: list[asyncio.Task[None]] = []
+        self._accept_tasks: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])
-        self._accepting = [
-            asyncio.create_task(self._connections.accept(listener, self._connection)) for listener in self._listeners
+        self._accept_tasks = [
+            asyncio.create_task(self._connections.accept(listener, self._create_connection))
+            for listener in self._listeners
         ]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for accepting in self._accepting:
-            accepting.cancel()
-        await asyncio.wait(self._accepting)
+        for task in self._accept_tasks:
+            task.cancel()
+        await asyncio.wait(self._accept_tasks)
         for listener in self._listeners:
             listener.close()
         self._connections.close_handshakes()
@@ -83,7 +84,7 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    def _connection(self, connections: Connections) -> Connection:
+    def _create_connection(self, connections: Connections) -> Connection:
         return Connection(self.config, self.server_state, connections)
 
 

@@ -42,7 +42,7 @@ async def ask(path: str, query: str, method: str, sent: dict[str, str]) -> httpx
     world = World(scenario(1))
     await world.exporter.start()
     await asyncio.sleep(1)
-    app: Any = create_app(world.exporter.view, admits=_nobody if "authorization" in sent else None)
+    app: Any = create_app(world.exporter.view, authenticate=_nobody if "authorization" in sent else None)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
         raw = [(name.encode(), text.strip().encode("latin-1")) for name, text in sent.items()]

@@ -26,7 +26,7 @@ from exporter.polling.poller import Poller
 from exporter.source import QueryError
 from exporter.sources.cams.signing import Credentials
 from exporter.sources.cams.source import CamsSource
-from exporter.transport import StaleConnection, Transport
+from exporter.transport import IdleConnectionClosed, Transport
 
 OTHER = {"PhoneNumber": "1555", "QualityRating": "GREEN", "Status": "CONNECTED"}
 VICTIM = {"PhoneNumber": "1666", "QualityRating": "RED", "Status": "BANNED"}
@@ -373,7 +373,7 @@ def test_fresh_attempts_take_permits_of_their_own_and_are_counted() -> None:
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             self.sent.append((asyncio.get_running_loop().time(), request.headers["x-acs-signature-nonce"]))
             if not request.extensions["new_connection"]:
-                raise StaleConnection("closed")
+                raise IdleConnectionClosed("closed")
             return httpx.Response(200, stream=httpx.ByteStream(body_of(OTHER)))
 
     transport, clock, instruments = Stale(), VirtualClock(), Instruments(["acme"])

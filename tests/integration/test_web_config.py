@@ -59,7 +59,7 @@ def message(folder: Path, text: str) -> str:
 
 
 def get(path: str, of: WebConfigFile | None, method: str = "GET", **headers: str) -> httpx.Response:
-    return ask(create_app(Nothing(), admits=of.admits if of else None), path, method, **headers)
+    return ask(create_app(Nothing(), authenticate=of.authenticate if of else None), path, method, **headers)
 
 
 def login(user: str, password: str) -> str:
@@ -117,7 +117,7 @@ def test_without_users_no_login_is_asked_for(tmp_path: Path) -> None:
 
 def follow(of: WebConfigFile) -> bool:
     """What a reload of the files does every ten seconds."""
-    return asyncio.run(of.follow())
+    return asyncio.run(of.reload_if_changed())
 
 
 def test_users_are_applied_when_the_file_changes_and_a_broken_file_keeps_the_last(tmp_path: Path) -> None:
@@ -206,10 +206,10 @@ def test_a_file_that_could_not_be_read_is_tried_again_though_it_did_not_change(t
         runner.run(asyncio.sleep(0))
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # no file can be opened
         try:
-            assert not runner.run(of.follow())
+            assert not runner.run(of.reload_if_changed())
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert runner.run(of.follow())
+        assert runner.run(of.reload_if_changed())
 
 
 def test_a_web_configuration_that_is_or_becomes_a_fifo_is_an_error_and_not_opened(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_web_configuration_that_is_or_becomes_a_fifo_is_an_error_and_not_opene
     os.mkfifo(path)
 
     with capture_logs() as logs:
-        assert not asyncio.run(of.follow())
+        assert not asyncio.run(of.reload_if_changed())
 
     assert [line["problems"] for line in logs] == [f"{path}: expected a readable file, found: a FIFO"]
     with pytest.raises(ConfigError, match="found: a FIFO"):
@@ -242,9 +242,9 @@ def test_files_that_do_not_answer_are_a_failure_until_they_are_read(tmp_path: Pa
         loop = virtual_loop()
         loop.hangs = lambda _: True
         path.write_text(f"basic_auth_users: {{another: {HASH}}}")
-        seen: list[object] = [await of.follow(), loop.time(), await of.follow()]
+        seen: list[object] = [await of.reload_if_changed(), loop.time(), await of.reload_if_changed()]
         loop.release()
-        return [*seen, await of.follow()]
+        return [*seen, await of.reload_if_changed()]
 
     with capture_logs() as logs:
         assert run(main()) == [False, 60.0, False, True]
@@ -312,7 +312,7 @@ def test_a_password_that_nobody_has_time_for_is_not_called_wrong() -> None:
     async def too_many(user: str, password: str) -> bool:
         raise TooManyPending
 
-    answer = ask(create_app(Nothing(), admits=too_many), "/metrics", authorization=login("prometheus", PASSWORD))
+    answer = ask(create_app(Nothing(), authenticate=too_many), "/metrics", authorization=login("prometheus", PASSWORD))
 
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
@@ -370,10 +370,10 @@ def test_a_flood_of_logins_is_answered_the_same_whether_or_not_the_names_exist(f
     async def main() -> tuple[set[int], set[int]]:
         logins = PasswordVerifier(SystemClock(), when_released)
 
-        async def admits(user: str, password: str) -> bool:
+        async def authenticate(user: str, password: str) -> bool:
             return await logins.verify(users, user, password)
 
-        transport = httpx.ASGITransport(create_app(Nothing(), admits=admits))
+        transport = httpx.ASGITransport(create_app(Nothing(), authenticate=authenticate))
         async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
 
             async def status(name: str, password: str) -> int:
@@ -431,7 +431,11 @@ def test_a_web_configuration_with_errors_is_reported_by_the_metric_of_reloads(tm
     async def main() -> list[list[str]]:
         world, of = World(scenario()), access(tmp_path, f"basic_auth_users: {{prometheus: {HASH}}}")
         reloader = Reloader(
-            StaticLoader(world.settings), world.exporter.service, world.exporter.reloads, world.clock, of.follow
+            StaticLoader(world.settings),
+            world.exporter.service,
+            world.exporter.reloads,
+            world.clock,
+            of.reload_if_changed,
         )
         shown = []
         for text in ("basic_auth_users: {prometheus: not-a-hash}", f"basic_auth_users: {{prometheus: {HASH}}}"):
@@ -566,7 +570,7 @@ def listening(of: WebConfigFile, view: View | None = None) -> Iterator[str]:
     listener, stop, loop = bind("127.0.0.1:0"), asyncio.Event(), asyncio.new_event_loop()
 
     async def main() -> None:
-        async with serving(create_app(view or Nothing(), admits=of.admits), listener, tls=of.tls):
+        async with serving(create_app(view or Nothing(), authenticate=of.authenticate), listener, tls=of.tls):
             await stop.wait()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()))

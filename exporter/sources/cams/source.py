@@ -35,7 +35,7 @@ from exporter.sources.cams.wire import (
     decode_phone_numbers,
     encode_request,
 )
-from exporter.transport import NEW_CONNECTION, StaleConnection
+from exporter.transport import NEW_CONNECTION, IdleConnectionClosed
 
 CREDENTIALS_TIMEOUT_SECONDS = 5.0
 MAX_RESPONSE_BYTES = 2 * 1024 * 1024
@@ -47,7 +47,7 @@ Decode = Callable[[int, Mapping[str, str], bytes, Collection[str]], Result]
 """Decodes a response: status, headers, body. Its text can contain these secrets. Raises QueryError."""
 
 
-class _StaleConnectionError(TransportError):
+class _IdleConnectionClosedError(TransportError):
     """The server closed the connection before the request. A retry on a new connection can succeed."""
 
 
@@ -118,7 +118,7 @@ class CamsSource(Source):
     async def _request(self, attempt: Attempt, action: str, parameters: Parameters, decode: Decode[Result]) -> Result:
         try:
             return await self._send_once(attempt, action, parameters, decode)
-        except _StaleConnectionError:
+        except _IdleConnectionClosedError:
             return await self._send_once(attempt, action, parameters, decode, new_connection=True)
 
     async def _send_once(
@@ -141,7 +141,7 @@ class CamsSource(Source):
                 detail = f"no complete response within {REQUEST_TIMEOUT_SECONDS:g} s"
                 raise RequestTimeout("timeout", detail) from error
             except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-                error_class = _StaleConnectionError if isinstance(error, StaleConnection) else TransportError
+                error_class = _IdleConnectionClosedError if isinstance(error, IdleConnectionClosed) else TransportError
                 detail = sanitized(f"{type(error).__name__}: {error}", credentials.secrets, MAX_DETAIL_LENGTH)
                 raise error_class("transport", detail) from error
 

@@ -24,7 +24,7 @@ from exporter.runtime.view import Snapshot
 from exporter.source import Reason
 from exporter.sources.cams.settings import CamsSpace
 from exporter.state.store import Change, SpaceRecord
-from exporter.web.overview import MEANINGS, Entry, Filter, entries_of, select, worst_of_spaces
+from exporter.web.overview import MEANINGS, Entry, Filter, entries_of, select, worst_per_space
 
 NOW = 1_800_000_000.0
 USAGE = Path(__file__).parents[3] / "docs" / "usage.md"
@@ -368,7 +368,7 @@ def test_what_cannot_be_asked_for_is_refused_and_not_left_aside(asked: Mapping[s
 def test_a_space_is_as_bad_as_the_worst_of_its_numbers() -> None:
     mixed = space("mixed", number("1"), number("2", status="BANNED"), failures={Reason.SERVER: 1})
 
-    assert shown(list(worst_of_spaces(entries(*ONE_OF_EACH[:2], mixed)))) == [
+    assert shown(list(worst_per_space(entries(*ONE_OF_EACH[:2], mixed)))) == [
         ("mixed", "down"),
         ("new", "waiting"),
         ("connected", "green"),
