@@ -1,7 +1,7 @@
-"""Accepts connections, and bounds how many there are and how long a client may take. Knows no path and no answer.
+"""Accepts connections, limits their number and enforces timeouts. Independent of paths and responses.
 
-uvicorn waits without limit for the rest of a request, and for a client that does not read its answer. If no file
-descriptor is left, asyncio tries to accept as often as the backlog is long, and logs a traceback each time.
+uvicorn has no timeout for an incomplete request, or for a client that does not read its response. If no file descriptor
+is available, asyncio retries to accept once per connection in the backlog, and logs a traceback each time.
 """
 
 import asyncio
@@ -18,37 +18,36 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 REQUEST_SECONDS = 10.0
-"""How long a client may take for a TLS handshake, and then until the headers of its request are complete."""
+"""Time limit for a TLS handshake, and then for complete request headers."""
 RESPONSE_SECONDS = 60.0
-"""How long it may take from there until it has read the answer."""
+"""Time limit from complete request headers until the client has read the response."""
 KEEP_ALIVE_SECONDS = 60
-"""How long a connection without a request stays open: longer than most scrape intervals."""
+"""How long an idle connection is kept open: longer than most scrape intervals."""
 MAX_CONNECTIONS = 1000
-"""Also if more descriptors are free: a connection takes up to 30 kB of memory."""
+"""Upper limit, because each connection uses up to 30 kB of memory."""
 MAX_TLS_CONNECTIONS = 200
-"""The same with TLS, where asyncio and OpenSSL take 310 kB for each."""
+"""Upper limit with TLS, because asyncio and OpenSSL use 310 kB per connection."""
 MAX_STALLED = 10
-"""Clients that do not read their answers: for each, up to 3.5 MB of a scrape wait in memory."""
+"""Limit of clients that do not read their response, because each keeps up to 3.5 MB of a scrape in memory."""
 
 _MAX_DESCRIPTORS = 65_536
-"""What the soft limit is raised to at most; containers have a million and more."""
+"""Upper bound for the raised soft limit: in containers, the hard limit can be over a million."""
 _RESERVED_DESCRIPTORS = 32
-"""Descriptors for all that is neither a client nor a poll: standard streams, event loop, listening sockets, state file,
-and the files that a reload or a scrape reads."""
+"""For standard streams, event loop, listening sockets, state file, and files that a reload or a scrape reads."""
 _DESCRIPTORS_PER_QUERY = 2
-"""Its connection; while it connects, one for DNS or for a second address."""
+"""One for the connection and, while it is opened, one for DNS or a second address."""
 _MIN_IDLE_SECONDS = 0.1
-"""How long a connection may wait for its request at least: a scraper sends it at once."""
+"""A connection is not closed earlier, because a scraper sends its request at once."""
 _RECOVERY_SECONDS = 60.0
-"""After so long without a connection that had to be closed, the log says that the crowd is gone."""
+"""The recovery is logged if the limit has not been reached for this time."""
 _BUFFER = memoryview(bytearray(8 * 1024))
-"""Shared by all connections. To parse so many bytes of a body in chunks of one byte takes 10 ms."""
+"""Shared by all connections. Parsing a full buffer of 1-byte chunks takes 10 ms."""
 
 _log = structlog.get_logger()
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of file descriptors to the hard one; how many the process may have then."""
+    """Raise the soft limit of file descriptors to the hard limit, and return the new soft limit."""
     soft, hard = (_capped(limit) for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
     if soft < hard:
         with suppress(OSError, ValueError):  # a sandbox may forbid it
@@ -62,24 +61,24 @@ def _capped(limit: int) -> int:
 
 
 def max_connections(descriptors: int, queries: int, *, tls: bool) -> int:
-    """How many clients may be connected while polls send so many queries at once. Where the descriptors are too few for
-    both, clients get an eighth of them."""
+    """Return the limit of client connections if polls send up to `queries` concurrent queries. If there are too few
+    descriptors for both, clients get one eighth of the descriptors."""
     available = descriptors - _RESERVED_DESCRIPTORS - _DESCRIPTORS_PER_QUERY * queries
     return min(MAX_TLS_CONNECTIONS if tls else MAX_CONNECTIONS, max(available, descriptors // 8, 2))
 
 
 class Connections:
-    """The open connections of one server, on all its sockets. Above the limit, the connection that has waited longest
-    for a request is closed: many that send none do not shut out a scraper."""
+    """The open connections of a server, on all its sockets. Above the limit, the longest idle connection is closed:
+    idle clients must not block a scraper."""
 
     def __init__(self, limit: Callable[[], int]) -> None:
         self._limit = limit
         self._waiting: OrderedDict[Connection, float] = OrderedDict()
-        """For a handshake or a request, with the loop's time when they started to wait."""
+        """Connections that wait for a handshake or a request, with the start of the wait (time of the event loop)."""
         self._active: OrderedDict[Connection, None] = OrderedDict()
-        """Those whose request is being answered."""
+        """Connections with a request in flight."""
         self._stalled: OrderedDict[Connection, None] = OrderedDict()
-        """Those whose client does not read."""
+        """Connections whose client does not read the response."""
         self._limit_reached_at: float | None = None
 
     async def accept(self, listener: socket.socket, create: Callable[["Connections"], "Connection"]) -> None:
@@ -87,12 +86,12 @@ class Connections:
         loop = asyncio.get_running_loop()
         listener.setblocking(False)
         while True:
-            await asyncio.sleep(0)  # others have their turn between two connections
+            await asyncio.sleep(0)  # let other tasks run between two connections
             try:
                 accepted, _ = await loop.sock_accept(listener)
             except ConnectionAbortedError:
                 continue
-            except OSError as error:  # no file descriptor is left
+            except OSError as error:  # no file descriptor is available
                 self._limit_reached(str(error.strerror))
                 await self._close_longest_idle()
                 await asyncio.sleep(_MIN_IDLE_SECONDS)
@@ -103,32 +102,32 @@ class Connections:
             await self._enforce_limit()
 
     def mark_waiting(self, connection: "Connection") -> None:
-        """Note that it waits for another request."""
+        """Record that the connection waits for the next request."""
         if self._active.pop(connection, self) is not self:
             self._waiting[connection] = asyncio.get_running_loop().time()
 
     def mark_active(self, connection: "Connection") -> None:
-        """Note that its request is being answered."""
+        """Record that the connection has a request in flight."""
         if self._waiting.pop(connection, None) is not None:
             self._active[connection] = None
 
     def mark_stalled(self, connection: "Connection") -> None:
-        """Note that its client does not read now."""
+        """Record that the client does not read. Above MAX_STALLED, close the longest stalled connection."""
         self._stalled[connection] = None
         if len(self._stalled) > MAX_STALLED:
             next(iter(self._stalled)).close()
 
     def mark_reading(self, connection: "Connection") -> None:
-        """Note that its client reads again."""
+        """Record that the client reads again."""
         self._stalled.pop(connection, None)
 
     def remove(self, connection: "Connection") -> None:
-        """Note that it is closed."""
+        """Record that the connection is closed."""
         for group in (self._waiting, self._active, self._stalled):
             group.pop(connection, None)
 
     def close_handshakes(self) -> None:
-        """Close those that uvicorn does not know yet, for a stop."""
+        """Close connections without a complete handshake. At shutdown, uvicorn closes only established connections."""
         for connection in [waiting for waiting in self._waiting if not waiting.is_established]:
             connection.close()
 
@@ -139,11 +138,11 @@ class Connections:
             await self._close_longest_idle()
         if self._limit_reached_at is not None and loop.time() > self._limit_reached_at + _RECOVERY_SECONDS:
             self._limit_reached_at = None
-            _log.info("connections within the limit again", limit=limit)
+            _log.info("connections below the limit again", limit=limit)
 
     async def _close_longest_idle(self) -> None:
-        """Close the one that has waited longest, or that has been answered for longest if none waits. If none has
-        waited long enough, wait for that and close none."""
+        """Close the connection that has waited longest or, if none waits, the one with the oldest request in flight. If
+        that wait is shorter than _MIN_IDLE_SECONDS, sleep until then and close no connection."""
         now = asyncio.get_running_loop().time()
         since = next(iter(self._waiting.values()), now - _MIN_IDLE_SECONDS)
         if now < since + _MIN_IDLE_SECONDS:
@@ -153,19 +152,19 @@ class Connections:
 
     def _limit_reached(self, problem: str) -> None:
         if self._limit_reached_at is None:
-            _log.warning("too many connections, closing those that wait longest for a request", problem=problem)
+            _log.warning("connection limit reached, closing the longest idle connections", problem=problem)
         self._limit_reached_at = asyncio.get_running_loop().time()
 
 
 class Connection(H11Protocol, asyncio.BufferedProtocol):
-    """A connection that is closed when its client takes too long."""
+    """A connection with time limits for the request and the response."""
 
     def __init__(self, config: uvicorn.Config, state: ServerState, connections: Connections) -> None:
         super().__init__(config, state, app_state={})
         self._connections = connections
         self._timeout: asyncio.TimerHandle | None = None
         self._is_idle = False
-        """Whether nothing came since the last answer."""
+        """Whether no data has arrived since the last response."""
 
     @property
     def is_established(self) -> bool:
@@ -177,7 +176,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         self._starting = asyncio.create_task(self._start(accepted))
 
     def close(self) -> None:
-        """Close it at once."""
+        """Close the connection immediately."""
         self._connections.remove(self)
         if self.transport:
             self.transport.abort()
@@ -195,7 +194,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
             if not self.is_established:
                 self._connections.remove(self)
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # same as in uvicorn
         super().connection_made(transport)
         self._set_timeout(REQUEST_SECONDS)
 
@@ -223,9 +222,9 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
     def on_response_complete(self) -> None:
         previous = self.cycle
         super().on_response_complete()
-        if self.cycle is not previous:  # another request was there already
+        if self.cycle is not previous:  # the next request has already arrived
             self._set_timeout(RESPONSE_SECONDS)
-        elif self.conn.their_state is h11.IDLE:  # else the rest of the request's body is still to come
+        elif self.conn.their_state is h11.IDLE:  # else the request body is incomplete
             self._is_idle = True
             self._connections.mark_waiting(self)
             self._set_timeout(KEEP_ALIVE_SECONDS)

@@ -1,5 +1,4 @@
-"""Applies to every request and answer: basic auth, a limit on request headers, pages of other origins, and headers for
-browsers."""
+"""ASGI middleware: basic auth, limit of request headers, rejection of cross-origin requests, security headers."""
 
 import base64
 from collections.abc import Awaitable, Callable
@@ -13,16 +12,16 @@ from exporter.web.passwords import TooManyPending
 
 MAX_HEADER_BYTES = 16 * 1024
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
-"""They change nothing."""
+"""Methods that change nothing (RFC 9110)."""
 
 Authenticate = Callable[[str, str], Awaitable[bool]]
-"""Whether a request with this name and password is admitted. Raises TooManyPending."""
+"""Whether this user name and password are valid. Raises TooManyPending."""
 
 _log = structlog.get_logger()
 
 
 class Guard:
-    """An application behind basic auth, if users are configured. It protects all paths, as in the exporter-toolkit."""
+    """Protects an application. If there are basic auth users, all paths require one, as in the exporter-toolkit."""
 
     def __init__(self, app: ASGIApp, authenticate: Authenticate | None, content_security_policy: str) -> None:
         self._app = app
@@ -48,18 +47,18 @@ class Guard:
             rejection = await self._rejection(scope, Headers(scope=scope))
             await (rejection or self._app)(scope, receive, send_with_headers)
         except Exception:
-            _log.exception("page failed by a bug, please report it", path=scope["path"])
+            _log.exception("request failed because of a bug, please report it", path=scope["path"])
             if started:
-                raise  # the server closes the connection, so that the client does not take a part for all
+                raise  # the server closes the connection, so that the client detects the incomplete response
             await PlainTextResponse("Internal error\n", 500)(scope, receive, send_with_headers)
 
     async def _rejection(self, scope: Scope, headers: Headers) -> Response | None:
         lengths = sum(len(name) + len(value) for name, value in headers.raw)
-        # h11 limits only headers that arrive in parts
+        # h11 limits only headers that arrive in several reads
         if len(scope["path"]) + len(scope["query_string"]) + lengths > MAX_HEADER_BYTES:
             return PlainTextResponse("Request header too large\n", 431, {"connection": "close"})
         if scope["method"] not in _SAFE_METHODS and _is_cross_origin(headers):
-            return PlainTextResponse("Cross-origin request rejected: a page of another origin sent it\n", 403)
+            return PlainTextResponse("Cross-origin requests are not allowed\n", 403)
         return await self._check_basic_auth(headers.get("authorization", "")) if self._authenticate else None
 
     async def _check_basic_auth(self, authorization: str) -> Response | None:
@@ -67,21 +66,21 @@ class Guard:
             if self._authenticate and await self._authenticate(*_basic_auth(authorization)):
                 return None
         except TooManyPending:
-            return PlainTextResponse("Too many logins at once\n", 503, {"retry-after": "1"})
+            return PlainTextResponse("Too many pending password checks, retry later\n", 503, {"retry-after": "1"})
         return PlainTextResponse("Unauthorized\n", 401, {"www-authenticate": "Basic"})
 
 
 def _is_cross_origin(headers: Headers) -> bool:
-    """Whether a browser sent the request for a page of another origin; other clients send neither header."""
+    """Whether a page of another origin sent the request. Only browsers send these headers."""
     host = headers.get("host", "").lower()
-    # the scheme is that of a proxy in front of the exporter, if there is one
+    # compare without the scheme, because it can be the scheme of a reverse proxy
     origins = (origin.lower().partition("://")[2] for origin in headers.getlist("origin"))
     sites = headers.getlist("sec-fetch-site")
     return any(not host or origin != host for origin in origins) or bool(set(sites) - {"same-origin", "none"})
 
 
 def _basic_auth(authorization: str) -> tuple[str, str]:
-    """The name and password of an Authorization header; "" for both where it has none."""
+    """Return the user name and password of an Authorization header, or two empty strings if there are none."""
     scheme, _, encoded = authorization.partition(" ")
     if scheme.lower() != "basic":
         return "", ""

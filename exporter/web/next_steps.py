@@ -1,4 +1,4 @@
-"""What to check while an account is not ok. The pages and `poll` say the same."""
+"""What to check if an account is not ok, for the status pages and the command `poll`."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ WHAT_TO_CHECK: Mapping[AccountState, str] = {
     AccountState.DENIED: "check the access key, its permissions (RAM policy), the subscription and this machine's"
     " clock",
     AccountState.UNREACHABLE: "check the network, DNS, the proxy (HTTPS_PROXY), certificates (SSL_CERT_FILE) and the"
-    " endpoint; if the code is http_5xx or InternalError, it is a fault of the API: wait",
-    AccountState.THROTTLED: "check what else uses this access key, or lower qps",
+    " endpoint; if the code is http_5xx or InternalError, the problem is in the API: wait",
+    AccountState.THROTTLED: "check which other programs use this access key, or lower qps",
 }
-"""By state; without OK."""
+"""For each state except OK."""

@@ -1,7 +1,6 @@
-"""The fleet as people look at it: an entry a phone number, or a space that has none to show, the worst first.
+"""The list of phone numbers for the status pages and the JSON API, sorted by severity.
 
-Values in, values out; knows no HTTP. A space that cannot be seen is an entry too: nobody finds out that a number is RED
-by missing it in a list.
+Each entry is a phone number, or a space without current phone numbers. Pure functions, without HTTP.
 """
 
 from collections import Counter
@@ -23,28 +22,32 @@ _LAST_SECOND = 253_402_300_799.0  # of the year 9999
 MEANINGS: Mapping[State, str] = {
     State.DOWN: "banned, deleted, disconnected, migrated or offline",
     State.RED: "the quality rating is RED",
-    State.BLIND: f"no successful poll for {BLIND_INTERVALS} effective intervals, or the account can't be queried",
+    State.BLIND: f"no successful poll for {BLIND_INTERVALS} effective intervals,"
+    " or the account is denied or unreachable",
     State.RESTRICTED: "flagged, paused, rate limited or restricted",
     State.YELLOW: "the quality rating is YELLOW",
-    State.UNKNOWN: "neither good nor bad by what the API reports",
-    State.EMPTY: "the space lists no phone number",
-    State.WAITING: f"no current value yet; becomes blind if no poll succeeds for {BLIND_INTERVALS} effective intervals",
-    State.GREEN: "GREEN and CONNECTED",
+    State.UNKNOWN: "no known problem, but not GREEN and CONNECTED",
+    State.EMPTY: "the API lists no phone number for the space",
+    State.WAITING: f"no current values; blind after {BLIND_INTERVALS} effective intervals without a successful poll",
+    State.GREEN: "the quality rating is GREEN and the status is CONNECTED",
 }
-"""What the state means. docs/usage.md has the same words."""
+"""The meaning of each state. docs/usage.md lists the same texts."""
 _DECIDING_FIELDS: Mapping[State, tuple[str, ...]] = {
     State.DOWN: ("status",),
     State.RED: ("quality_rating",),
     State.RESTRICTED: ("status",),
     State.YELLOW: ("quality_rating",),
 }
-"""The fields that put a number into a state; the others are put there by both."""
+"""The field that decides a state of a phone number. For other states, rating and status decide together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A phone number, or a space without one to show. It is so `since` then (Unix seconds), None where no change was
-    seen; of a `blind` space, whatever is shown may have changed."""
+    """A phone number, or a space without current phone numbers (`number` is None).
+
+    `since` (Unix seconds) is the last change of the fields that decide the state or, if the state is BLIND, the last
+    successful poll. None if there was neither. The values of a `blind` space may be out of date.
+    """
 
     space: SpaceView
     number: PhoneNumber | None
@@ -54,7 +57,7 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """What a search looks through."""
+        """The searchable text."""
         space = self.space.space
         words = [self.space.account, space.id, space.name, *space.labels.values()]
         for number in self.numbers:
@@ -63,13 +66,13 @@ class Entry:
 
     @property
     def numbers(self) -> Sequence[PhoneNumber]:
-        """Its number; if the space shows none, its last known numbers, so that a search still finds the space."""
+        """The number of this entry. Without one, the stored numbers of the space, so that a search finds the space."""
         return (self.number,) if self.number else self.space.record.phone_numbers
 
 
 @dataclass(frozen=True, slots=True)
 class _SearchTerm:
-    """Words of a search that follow each other, with their digits if they can be one phone number."""
+    """Consecutive words of a search, with their digits if they can be a phone number."""
 
     words: tuple[str, ...]
     digits: str
@@ -82,18 +85,18 @@ class _SearchTerm:
 
 @lru_cache(maxsize=16)
 def _search_terms(search: str) -> Sequence[_SearchTerm]:
-    """All must be found."""
+    """Split a search into terms. An entry matches if it contains all of them."""
     terms = [tuple(words) for _, words in groupby(search.casefold().split(), key=_is_phone_like)]
     return [_SearchTerm(words, phone_digits("".join(words))) for words in terms]
 
 
 def _is_phone_like(word: str) -> bool:
-    """Whether it consists of digits and of what people write between them."""
+    """Whether the word has only digits and separators of phone numbers."""
     return phone_digits(f"0{word}") != ""
 
 
 class Filter(BaseModel):
-    """Which entries are asked for, as the address says it; a name that is misspelt must not show everything."""
+    """The filters in a query string. An unknown parameter is an error, because ignoring it would show all entries."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -104,7 +107,7 @@ class Filter(BaseModel):
     per_page: int = Field(100, ge=1, le=1000)
 
     def matches_search(self, entry: Entry) -> bool:
-        """Whether all but its state is as asked for."""
+        """Whether the account and the search text match."""
         if self.account and entry.space.account != self.account:
             return False
         text = entry.text if self.q else ""
@@ -116,8 +119,11 @@ class Filter(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A page of the entries that were asked for; `counts` are of what has the words, whatever its state: numbers by
-    state, and of BLIND, EMPTY and WAITING the spaces."""
+    """A page of matching entries. `total` and `pages` count all matching entries.
+
+    `counts` are the entries of each state that match the account and the search text: spaces for BLIND, EMPTY and
+    WAITING, phone numbers for the other states.
+    """
 
     entries: Sequence[Entry]
     total: int
@@ -126,7 +132,7 @@ class Selection:
 
 
 def select(entries: Iterable[Entry], filters: Filter) -> Selection:
-    """The page that is asked for; one past the last is empty."""
+    """Return a page of the matching entries. A page after the last one is empty."""
     matching = [entry for entry in entries if filters.matches_search(entry)]
     selected = [entry for entry in matching if filters.matches_state(entry)]
     first = (filters.page - 1) * filters.per_page
@@ -142,19 +148,19 @@ def _counts(entries: Sequence[Entry]) -> Counter[State]:
 
 
 def entries_of(snapshot: Snapshot) -> list[Entry]:
-    """All of them: the worst first, and of equal ones what changed last."""
+    """Return all entries, sorted by severity, then with the latest change first."""
     accounts = {account.account: account for account in snapshot.accounts}
     entries = [
         entry
         for space in snapshot.spaces
-        if space.account in accounts  # not while a reload removes it
+        if space.account in accounts  # false if a reload is removing the account
         for entry in _entries_of_space(space, accounts[space.account])
     ]
     return sorted(entries, key=lambda entry: (RANKS[entry.state], -(entry.since or 0), entry.space.account))
 
 
 def worst_per_space(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Of each space the first entry."""
+    """Yield the first entry of each space: the most severe one, if the entries are sorted."""
     seen = set()
     for entry in entries:
         if id(entry.space) not in seen:
@@ -177,7 +183,7 @@ def _entries_of_space(space: SpaceView, account: AccountView) -> Iterator[Entry]
 
 def _since(space: SpaceView, number: PhoneNumber, state: State) -> float | None:
     record, fields = space.record, _DECIDING_FIELDS.get(state, ("quality_rating", "status"))
-    # a missing field changes the state only where the values before do not decide it
+    # a missing field can change the state only if the last reported values do not decide it
     kinds = [record.changes] if state in _DECIDING_FIELDS else [record.changes, record.missing]
     dates = [
         change.at for changes in kinds for field in fields if (change := changes.get((number.phone_number, field)))
@@ -186,5 +192,5 @@ def _since(space: SpaceView, number: PhoneNumber, state: State) -> float | None:
 
 
 def utc(at: float) -> datetime:
-    """A time of ours (Unix seconds) as people and JSON have it; one that no calendar has is its last or first."""
+    """Convert Unix seconds to UTC, limited to the years 1970 to 9999."""
     return datetime.fromtimestamp(min(max(at, 0.0), _LAST_SECOND), UTC).replace(microsecond=0)

@@ -1,5 +1,4 @@
-"""The pages for people, in HTML. No script runs on them, and nothing is loaded anew by itself unless the address asks
-for it: a page that moves is hard to read."""
+"""The status pages in HTML. They have no scripts, and refresh automatically only with the parameter `refresh`."""
 
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
@@ -23,23 +22,23 @@ from exporter.web.overview import MEANINGS, Filter, entries_of, select, utc
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLE = (_TEMPLATES / "style.css").read_text()
 _SYMBOLS = dict(zip(State, "✖●◌◆▲?○…✔", strict=True))
-"""So that a state is told from others without its colour, at a glance."""
+"""A symbol for each state, so that colour is not the only difference."""
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
 CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}';"
     " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-"""Nothing may run, be loaded or framed; the pages' own style, known by its hash, may apply."""
+"""Allows only the style of the pages, by its hash. Scripts, other resources and frames are blocked."""
 
 
 class PageFilter(Filter):
-    """What the page of the fleet can be asked for."""
+    """The filters of the status page. `refresh` is in seconds."""
 
     refresh: int | None = Field(None, ge=5, le=3600)
 
     def url(self, **changes: Any) -> str:
-        """The same page with these changes, as a link; what is not asked for is left out."""
+        """Return a link to the page with these changes, without default values."""
         return _index_url(self.model_copy(update=changes).model_dump(mode="json", exclude_defaults=True))
 
 
@@ -53,7 +52,7 @@ class _Change:
 
 
 class Pages:
-    """The templates, ready to be filled."""
+    """Renders the templates."""
 
     def __init__(self) -> None:
         loader = jinja2.FileSystemLoader(_TEMPLATES)
@@ -71,7 +70,7 @@ class Pages:
         self._error = environment.get_template("error.html")
 
     def index(self, snapshot: Snapshot, filters: PageFilter) -> str:
-        """The fleet, as asked for."""
+        """Render the status page with the entries that match the filters."""
         return self._index.render(
             now=snapshot.at,
             filters=filters,
@@ -81,7 +80,7 @@ class Pages:
         )
 
     def space(self, snapshot: Snapshot, account: str, space: str) -> str:
-        """A space by itself; "" where there is none."""
+        """Render the page of a space. Returns "" if there is no such space."""
         views = [view for view in snapshot.spaces if (view.account, view.space.id) == (account, space)]
         found = entries_of(replace(snapshot, spaces=views))
         if not found:
@@ -95,9 +94,9 @@ class Pages:
             changes=sorted(_changes(found[0].space), key=lambda change: -change.at),
         )
 
-    def error(self, problem: str) -> str:
-        """What is said of a request that was not understood."""
-        return self._error.render(problem=problem)
+    def error(self, title: str, problem: str) -> str:
+        """Render an error page. Each line of `problem` is a paragraph."""
+        return self._error.render(title=title, problem=problem)
 
 
 def _changes(view: SpaceView) -> Iterator[_Change]:
@@ -111,7 +110,7 @@ def _changes(view: SpaceView) -> Iterator[_Change]:
 
 
 def _seconds_ago(view: SpaceView, now: float) -> float:
-    """Seconds since the last success; negative if another process, with another clock, dated it in the future."""
+    """Seconds since the last success. Negative if another process recorded a time in the future."""
     record = view.record
     return (
         view.seconds_since_success
@@ -121,17 +120,17 @@ def _seconds_ago(view: SpaceView, now: float) -> float:
 
 
 def _next_poll(view: SpaceView, now: float) -> float:
-    """Seconds until the next regular poll of a space whose last poll succeeded; 0 if it is due or not planned."""
+    """Seconds until the next regular poll of a space whose last poll succeeded. 0 if it is due or not scheduled."""
     record = view.record
     if record.next_slot is None:
         return 0.0
-    # both were dated by the last poll: a step of the system's clock since then cancels out
+    # both times are from the last poll, so a later step of the system clock has no effect
     ahead = record.next_slot - (record.last_success or now)
     return max(0.0, ahead - _seconds_ago(view, now))
 
 
 def _age(seconds: float) -> str:
-    """How long, for people: in its largest whole unit."""
+    """Format a duration in the largest unit that fits."""
     for unit, name in _AGES:
         if seconds >= unit:
             return f"{int(seconds / unit)} {name}"
@@ -139,7 +138,7 @@ def _age(seconds: float) -> str:
 
 
 def _ago(seconds: float) -> str:
-    return f"{_age(seconds)} ago" if seconds > -1 else "in the future, by a clock that is or was wrong"
+    return f"{_age(seconds)} ago" if seconds > -1 else "in the future (the clock is or was wrong)"
 
 
 def _sentence(text: str) -> str:

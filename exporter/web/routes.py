@@ -1,4 +1,4 @@
-"""The HTTP API: which path answers what, from a `View`. Knows no polling."""
+"""The HTTP paths and their handlers. They read from a `View`, and are independent of polling."""
 
 import asyncio
 import gc
@@ -23,11 +23,11 @@ from exporter.web.pages import CONTENT_SECURITY_POLICY, PageFilter, Pages
 
 AnyFilter = TypeVar("AnyFilter", bound=Filter)
 Reload = Callable[[], Awaitable[None]]
-"""Reloads the configuration. Raises ConfigError if it has errors."""
+"""Reloads the configuration. Raises ConfigError if the configuration has errors."""
 
 
 def create_app(view: View, *, reload: Reload | None = None, authenticate: Authenticate | None = None) -> Starlette:
-    """The application; without `reload`, POST /-/reload is not enabled."""
+    """Create the application. Without `reload`, POST /-/reload is not enabled."""
     handlers = _Handlers(view, reload)
     routes = [
         Route("/", handlers.home),
@@ -47,7 +47,7 @@ def create_app(view: View, *, reload: Reload | None = None, authenticate: Authen
 
 
 class _Handlers:
-    """One method per path."""
+    """One handler per path."""
 
     def __init__(self, view: View, reload: Reload | None) -> None:
         self._view = view
@@ -60,7 +60,7 @@ class _Handlers:
         try:
             filters = self._parse_filters(PageFilter, request.query_params)
         except ValueError as error:
-            return HTMLResponse(self._pages.error(str(error)), 400)
+            return HTMLResponse(self._pages.error("Invalid request", str(error)), 400)
         page = await self._render_in_thread(lambda: self._pages.index(self._view.snapshot(), filters))
         return HTMLResponse(page, headers={"refresh": str(filters.refresh)} if filters.refresh else {})
 
@@ -69,7 +69,7 @@ class _Handlers:
         page = await self._render_in_thread(lambda: self._pages.space(self._view.snapshot(), account, space))
         if page:
             return HTMLResponse(page)
-        return HTMLResponse(self._pages.error("No such space is polled here."), 404)
+        return HTMLResponse(self._pages.error("Space not found", "This exporter does not poll this space."), 404)
 
     async def phone_numbers(self, request: Request) -> Response:
         return await self._json_response(request, api.phone_numbers)
@@ -80,7 +80,7 @@ class _Handlers:
     async def metrics(self, request: Request) -> Response:
         openmetrics = prefers_openmetrics(request.headers.get("accept", ""))
         for _ in self._view.expire():
-            await asyncio.sleep(0)  # after an outage it can be thousands of spaces
+            await asyncio.sleep(0)  # after an outage, thousands of spaces can expire at once
         families = self._view.exposition(openmetrics=openmetrics, names=request.query_params.getlist("name[]"))
         return exposition(families, request.headers, openmetrics=openmetrics)
 
@@ -88,7 +88,7 @@ class _Handlers:
         return PlainTextResponse("healthy\n")
 
     async def ready(self, _: Request) -> Response:
-        # it stays ready when a reload adds spaces: the others can be scraped
+        # the exporter stays ready if a reload adds spaces, because the other spaces can be scraped
         unpolled = self._view.unpolled()
         unknown = sum(view.spaces_unknown for view in self._view.accounts())
         self._is_ready |= not unpolled and not unknown
@@ -118,23 +118,23 @@ class _Handlers:
         return Response(text, media_type="application/json")
 
     def _parse_filters(self, filter_type: type[AnyFilter], params: QueryParams) -> AnyFilter:
-        """Raises ValueError, with a line for each thing that is wrong."""
+        """Return the filters of a query string. Raises ValueError with a line for each error."""
         filters = _filters_of(filter_type, params)
         if filters.account and filters.account not in (accounts := [view.account for view in self._view.accounts()]):
-            # an empty list would look like a healthy account
+            # an empty list would look like an account without problems
             raise ValueError(f"account: expected one of {', '.join(accounts)}, found {filters.account!r}")
         return filters
 
     async def _render_in_thread(self, render: Callable[[], str]) -> str:
-        """Make a text in a thread: with ten thousand numbers it takes a tenth of a second. One at a time, so that many
-        readers leave time and memory for the polls."""
+        """Render a text in a thread, because 10,000 numbers take 0.1 s. Only one text is rendered at a time, so that
+        polls have enough time and memory."""
         async with self._render_lock:
             return await asyncio.to_thread(_without_garbage_collection, render)
 
 
 def _without_garbage_collection(render: Callable[[], str]) -> str:
-    """A page of ten thousand spaces makes so many objects that the collector would run, with all threads stopped, only
-    to find all of them in use. They are freed with the page."""
+    """Render without garbage collection. A page of 10,000 spaces creates so many objects that the collector would run,
+    with all threads stopped, and free nothing. Reference counting frees the objects after rendering."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -149,7 +149,7 @@ def _filters_of(filter_type: type[AnyFilter], params: QueryParams) -> AnyFilter:
     for name, text in params.multi_items():
         if text:
             texts.setdefault(name, []).append(text)
-    # the pages spell RED as the API does; each number is compared with each state
+    # states are accepted in upper case, as pages show RED; duplicates would slow down the comparison of each number
     texts["state"] = list({text.lower(): None for text in texts.get("state", [])})
     given = {name: found if name == "state" or len(found) > 1 else found[0] for name, found in texts.items() if found}
     try:
@@ -161,5 +161,5 @@ def _filters_of(filter_type: type[AnyFilter], params: QueryParams) -> AnyFilter:
 def _problem(details: Mapping[str, Any], filter_type: type[Filter]) -> str:
     name = details["loc"][0]
     if details["type"] == "extra_forbidden":
-        return f"{name}: expected one of {', '.join(filter_type.model_fields)}"
+        return f"{name}: unknown parameter, expected one of {', '.join(filter_type.model_fields)}"
     return f"{name}: {details['msg']}, found {details['input']!r}"

@@ -1,7 +1,7 @@
-"""TLS and basic auth, in the format of Prometheus' exporter-toolkit. Knows no HTTP.
+"""TLS and basic auth, in the format of the Prometheus exporter-toolkit. Independent of HTTP.
 
 Source: github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md. Keys that are not implemented are
-errors: a key without effect would be a protection that its owner relies on.
+errors, because a user would rely on a protection that is not active.
 """
 
 import re
@@ -30,88 +30,89 @@ Result = TypeVar("Result")
 _log = structlog.get_logger()
 
 _BCRYPT_HASH = re.compile(r"\$2[aby]\$(0[4-9]|1[0-9])\$[./A-Za-z0-9]{53}")
-"""What bcrypt writes; a cost above 19 takes minutes to verify."""
+"""A bcrypt hash with a cost of up to 19. Verifying a higher cost takes minutes."""
 
 _CLIENT_CERTIFICATES = {
     "NoClientCert": ssl.CERT_NONE,
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
-"""The toolkit's two types that do not verify a client's certificate are not implemented."""
+"""Without the two types of the toolkit that do not verify client certificates."""
 
 
 def _bcrypt_hash(text: str) -> str:
     try:
         if not _BCRYPT_HASH.fullmatch(text):
             raise ValueError
-        bcrypt.hashpw(b"", b"$2b$04$" + text[7:29].encode())  # quick: whether it can read the salt
+        bcrypt.hashpw(b"", b"$2b$04$" + text[7:29].encode())  # fast check that bcrypt accepts the salt
     except ValueError:
-        raise ValueError("a bcrypt hash of a password, as htpasswd -nBC 10 makes it") from None
+        raise ValueError("a bcrypt hash of the password (htpasswd -nBC 10 NAME creates one)") from None
     return text
 
 
 class TlsServerConfig(Strict):
-    """How connections are encrypted, and which clients may connect."""
+    """TLS settings of the server."""
 
-    cert_file: Text = Field(description="the certificate and those that lead to it, in PEM; read again when it changes")
-    key_file: Text = Field(description="its private key, in PEM; read again when it changes")
+    cert_file: Text = Field(description="certificate and intermediates, in PEM; reloaded when the file changes")
+    key_file: Text = Field(description="private key of the certificate, in PEM; reloaded when the file changes")
     client_ca_file: Text | None = Field(
-        None, description="who signs the certificates of clients, in PEM; read again when it changes"
+        None, description="certificate authorities for client certificates, in PEM; reloaded when the file changes"
     )
     client_auth_type: Literal["NoClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert"] = Field(
-        "NoClientCert", description="whether a client needs a certificate; both that ask for one need `client_ca_file`"
+        "NoClientCert",
+        description="verification of client certificates; all types except `NoClientCert` require `client_ca_file`",
     )
-    min_version: Literal["TLS12", "TLS13"] = Field("TLS12", description="the oldest TLS that is spoken")
+    min_version: Literal["TLS12", "TLS13"] = Field("TLS12", description="minimum TLS version")
 
     @property
     def files(self) -> dict[str, str]:
-        """The files that it names, by key."""
+        """The configured files by key."""
         named = {"cert_file": self.cert_file, "key_file": self.key_file, "client_ca_file": self.client_ca_file}
         return {key: name for key, name in named.items() if name}
 
 
 class WebConfig(Strict):
-    """The file of --web.config.file."""
+    """The content of the web configuration file (--web.config.file)."""
 
-    tls_server_config: TlsServerConfig | None = Field(None, description="TLS; without it, plain HTTP is served")
+    tls_server_config: TlsServerConfig | None = Field(None, description="TLS; if not set, the server uses HTTP")
     basic_auth_users: dict[str, Annotated[str, AfterValidator(_bcrypt_hash)]] = Field(
         {},
         repr=False,
-        description="who may log in, each with the bcrypt hash of the password (`htpasswd -nBC 10 NAME`); without it,"
-        " everyone may ask",
+        description="user names, each with a bcrypt hash of the password (`htpasswd -nBC 10 NAME`); if not set, no"
+        " authentication is required",
     )
 
 
 class WebConfigFile:
-    """A web configuration file. `follow` applies changes of its users and certificates; others require a restart."""
+    """A web configuration file. Users and certificates can be reloaded; other changes require a restart."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        """Raises ConfigError if it has errors."""
+        """Raises ConfigError if the file has errors."""
         self._path = path
         self._verifier = PasswordVerifier(clock)
         self._files: list[Path] = []
-        """The files that the web configuration named when it was last read."""
+        """Certificates and keys in the web configuration file, as of the last read."""
         self._versions: list[Version] = []
-        """Of the web configuration and of `_files`, when they were last read."""
+        """Versions of the web configuration file and of `_files`, as of the last read."""
         self._last_error = ""
         self._retry_read = False
-        """Whether they could not be read."""
+        """Whether a file could not be read at the last attempt."""
         self._reads = BlockingCalls()
         self._config = self._read()
         self._current = self.tls = self._tls_context(self._config.tls_server_config)
         if self.tls:
-            # load_cert_chain on a context in use would keep an ECDSA certificate beside a newer RSA one, and would
-            # leave none if the key does not match
+            # load_cert_chain on a context in use would keep an old ECDSA certificate beside a new RSA certificate, and
+            # would remove the certificate if the key does not match
             self.tls.sni_callback = self._select_context
 
     async def authenticate(self, user: str, password: str) -> bool:
-        """Whether a request with this name and password is admitted; "" for both if it has none."""
+        """Whether the user name and password are valid. Both are "" for a request without credentials."""
         users = self._config.basic_auth_users
         return not users or (bool(user) and await self._verifier.verify(users, user, password))
 
     async def reload_if_changed(self) -> bool:
-        """Apply the file and those that it names if one has changed. False if they have errors: nothing changes then,
-        until one changes. Files that cannot be read, or not in time, are tried again at the next call."""
+        """Apply the file, its certificates and keys if one of them has changed. Returns False if they have errors, and
+        keeps the current configuration until a file changes. A read error or a timeout is retried at the next call."""
         try:
             if self._retry_read or await self._with_time_limit(self._current_versions) != self._versions:
                 self._retry_read = True
@@ -119,7 +120,7 @@ class WebConfigFile:
                 self._retry_read, self._last_error = False, ""
                 _log.info("web config reloaded", file=str(self._path))
         except ConfigError as error:
-            # the cause can be outside the file, such as too many open files
+            # the cause can be outside the files, for example too many open files
             self._retry_read = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, ssl.SSLError)
             if str(error) != self._last_error:
                 _log.error("web config reload failed, keeping the current configuration", problems=str(error))
@@ -136,24 +137,24 @@ class WebConfigFile:
         config, current = self._read(), self._config
         if current.basic_auth_users and not config.basic_auth_users:
             raise self._config_error(
-                "expected users as at the start, found none; removing them requires a restart", "basic_auth_users"
+                "expected at least one user, found none; removing all users requires a restart", "basic_auth_users"
             )
         if _without_certificate(config.tls_server_config) != _without_certificate(current.tls_server_config):
-            text = "expected TLS as at the start but for cert_file and key_file; this change requires a restart"
+            text = "expected no TLS change except cert_file and key_file; other changes require a restart"
             raise self._config_error(text, "tls_server_config")
         return config, self._tls_context(config.tls_server_config)
 
     def _select_context(self, connection: ssl.SSLSocket | ssl.SSLObject, _: str, __: ssl.SSLContext) -> int | None:
-        """Called in each handshake, also of a client that sends no server name."""
+        """Select the current TLS context. Called in each handshake, even if the client sends no server name."""
         assert self._current
         if connection.session_reused and self._current is not self.tls and self._current.verify_mode:
-            # the client's certificate would not be verified again: its CA may have been removed
+            # a resumed session skips the verification of the client certificate, and its CA may have been removed
             return ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE
         connection.context = self._current
         return None
 
     def _read(self) -> WebConfig:
-        self._versions = self._current_versions()  # before the files are read, so that a later change is seen
+        self._versions = self._current_versions()  # before the files are read, to detect later changes
         config = load_document(self._path, WebConfig)
         tls = config.tls_server_config
         self._files = [self._path.parent / name for name in (tls.files.values() if tls else ())]
@@ -167,10 +168,10 @@ class WebConfigFile:
         if not tls:
             return None
         if bool(tls.client_ca_file) != (tls.client_auth_type != "NoClientCert"):
-            text = "expected client_ca_file and a client_auth_type that verifies, found one of them"
+            text = "expected both client_ca_file and a client_auth_type that verifies certificates, found only one"
             raise self._config_error(text, "tls_server_config")
         directory, context = self._path.parent, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        for key, name in tls.files.items():  # ssl does not say which file it cannot read
+        for key, name in tls.files.items():  # errors of ssl do not contain the file name
             with self._expecting(key, "a readable file"):
                 require_regular(directory / name)
                 (directory / name).open("rb").close()
@@ -179,7 +180,7 @@ class WebConfigFile:
         if tls.client_ca_file:
             with self._expecting("client_ca_file", "certificates, in PEM"):
                 context.load_verify_locations(directory / tls.client_ca_file)
-        # only TLS 1.2 with a session ID can resume a session then, see _select_context
+        # without tickets, only TLS 1.2 with a session ID can resume a session; see _select_context
         context.num_tickets, context.options = 0, context.options | ssl.OP_NO_TICKET
         context.verify_mode = _CLIENT_CERTIFICATES[tls.client_auth_type]
         context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.min_version == "TLS13" else ssl.TLSVersion.TLSv1_2

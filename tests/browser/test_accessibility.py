@@ -35,12 +35,12 @@ BROKEN_WORDS = """() => {
 }"""
 AXE = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
 READ = """
-- link "To the content"
+- link "Skip to content"
 - banner:
   - navigation "Pages"
 - main:
   - heading "Phone numbers" [level=1]
-  - list "How many there are of each state":
+  - list "Counts by state":
     - listitem:
       - link "1 down"
     - listitem:
@@ -48,7 +48,7 @@ READ = """
   - search:
     - searchbox "Name, number, space or label"
     - combobox "Account"
-    - button "Show"
+    - button "Filter"
   - table "2 found, page 1 of 2":
     - rowgroup:
       - row:
@@ -59,13 +59,13 @@ READ = """
         - columnheader "Messaging limit tier"
         - columnheader "Status"
         - columnheader "Since"
-        - columnheader "Last seen"
+        - columnheader "Last success"
     - rowgroup:
       - row:
         - cell "RED"
         - rowheader "Contoso 49303"
         - cell /Contoso acme · s2/
-  - navigation "Further pages":
+  - navigation "Pagination":
     - link "Next page"
   - heading "Accounts" [level=2]
   - table /State, budget and poll intervals/:
@@ -110,14 +110,14 @@ def test_the_keyboard_reaches_everything_in_the_order_of_reading(visitor: Visito
     page = visitor.visit()
 
     assert tab(page, 19) == [
-        "To the content",
+        "Skip to content",
         "chatapp-exporter",
         "Phone numbers",
         "Accounts",
         "Metrics",
         "API",
         "Configuration",
-        "Refresh by itself every 30 seconds",
+        "Refresh automatically every 30 seconds",
         "1 ✖ down",
         "1 ● RED",
         "2 ◌ blind spaces",
@@ -126,7 +126,7 @@ def test_the_keyboard_reaches_everything_in_the_order_of_reading(visitor: Visito
         "1 ✔ GREEN",
         "Name, number, space or label",
         "Account",
-        "Show",
+        "Filter",
         "Fabrikam",
         "Contoso",
     ]
@@ -151,7 +151,7 @@ def test_the_keyboard_alone_filters(visitor: Visitor) -> None:
     page.keyboard.press("Enter")
     page.wait_for_url("**/?q=care&account=&state=red")
 
-    assert page.get_by_text("Nothing is as asked for.").count() == 1
+    assert page.get_by_text("No phone number or space matches the filters.").count() == 1
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -114,7 +114,7 @@ def test_an_account_of_any_name_can_be_chosen(visitor: Visitor, text: str) -> No
     visitor.site.fleet = fleet(called(text, "1"), called(text, "2"))
     page = visitor.visit()
     page.get_by_label("Account").select_option(index=2)
-    follow(page.get_by_role("button", name="Show"))
+    follow(page.get_by_role("button", name="Filter"))
 
     assert page.locator("caption").first.inner_text() == "1 found"
 

@@ -35,8 +35,8 @@ def test_the_fleet_is_shown_worst_first_with_counts(visitor: Visitor, scripts: b
     assert states(page) == [
         ("✖ down", "Fabrikam"),
         ("● RED", "Contoso"),
-        ("◌ blind", "its numbers cannot be seen"),
-        ("◌ blind", "its numbers cannot be seen"),
+        ("◌ blind", "no current values"),
+        ("◌ blind", "no current values"),
         ("◆ restricted", "Contoso Care"),
         ("▲ YELLOW", "Adatum Care"),
         ("✔ GREEN", "Adatum"),
@@ -79,22 +79,22 @@ def test_the_form_filters_by_text_and_account_and_keeps_the_state(visitor: Visit
     page = visitor.visit("?state=red&state=restricted", java_script_enabled=scripts)
     page.get_by_label("Name, number, space or label").fill("EMEA conto")
     page.get_by_label("Account").select_option("acme")
-    follow(page.get_by_role("button", name="Show"))
+    follow(page.get_by_role("button", name="Filter"))
 
     assert page.url == f"{visitor.site.url}/?q=EMEA+conto&account=acme&state=red&state=restricted"
     assert states(page) == [("● RED", "Contoso"), ("◆ restricted", "Contoso Care")]
     assert counts(page) == ["0 ✖ down", "1 ● RED", "0 ◌ blind spaces", "1 ◆ restricted", "0 ▲ YELLOW"]
     assert page.get_by_label("Name, number, space or label").input_value() == "EMEA conto"
     assert page.get_by_label("Account").input_value() == "acme"
-    follow(page.get_by_role("link", name="Show all"))
+    follow(page.get_by_role("link", name="Clear filters"))
     assert (page.url, len(states(page))) == (f"{visitor.site.url}/", 7)
 
 
 def test_where_nothing_is_as_asked_for_the_page_says_so_and_shows_the_way_back(visitor: Visitor) -> None:
     page = visitor.visit("?q=nobody")
 
-    assert page.locator("main > p").last.inner_text() == "Nothing is as asked for. Show all."
-    follow(page.locator("main > p").get_by_role("link", name="Show all"))
+    assert page.locator("main > p").last.inner_text() == "No phone number or space matches the filters. Clear filters."
+    follow(page.locator("main > p").get_by_role("link", name="Clear filters"))
     assert len(states(page)) == 7
 
 
@@ -111,9 +111,9 @@ def test_a_space_is_reached_by_its_link_and_the_way_back_leads_to_the_same_view(
         "acme",
         "s4",
         "never",
-        "with exponential backoff",
-        "7 since the start, of which failed: 3 rejected",
-        "since 2 h ago, 3 polls in a row; last 1 min ago: rejected, Unknown.ResourceOwnerId:"
+        "retry with exponential backoff",
+        "7 since the start of the exporter; failed: 3 rejected",
+        "3 consecutive polls; first 2 h ago, last 1 min ago: rejected, Unknown.ResourceOwnerId:"
         " The resource does not belong to the current user. (request REQ-1)",
     ]
     page.go_back()
@@ -126,8 +126,8 @@ def test_what_is_too_old_is_blind_on_the_page_of_its_space(visitor: Visitor) -> 
 
     assert states(page) == [("◌ blind", "Tailspin")]
     assert page.locator(".notice").inner_text() == (
-        "The values below are older than max_age and are not exported: no poll of this space has succeeded since"
-        " 2027-01-15 06:00:00Z."
+        "The values below are older than max_age and are not exported. The last successful poll of this space"
+        " was at 2027-01-15 06:00:00Z."
     )
 
 
@@ -146,28 +146,30 @@ def test_a_number_is_no_more_green_on_the_page_of_its_blind_space_than_in_the_fl
     [
         (
             DENIED,
-            "Account globex is denied since 2027-01-15 07:50:00Z (10 min ago): InvalidAccessKeyId.NotFound:"
+            "Account globex has been denied since 2027-01-15 07:50:00Z (10 min ago): InvalidAccessKeyId.NotFound:"
             " Specified access key is not found. (request REQ-2)\n"
-            "The API denies access to the account: all its spaces are blind. Values shown for them are old."
-            " Check the access key, its permissions (RAM policy), the subscription and this machine's clock."
-            " One space per interval is polled until access is restored.",
+            "The API denies access to this account. All spaces of this account are blind: their values may be out of"
+            " date. Check the access key, its permissions (RAM policy), the subscription and this machine's clock."
+            " The exporter polls one space per interval until access is restored.",
             ["globex", "● denied", "5", "5", "5", "5m", "5m"],
         ),
         (
             UNREACHABLE,
-            "Account globex is unreachable since 2027-01-15 07:50:00Z (10 min ago): transport:"
+            "Account globex has been unreachable since 2027-01-15 07:50:00Z (10 min ago): transport:"
             " ConnectError: All connection attempts failed\n"
-            "The API does not answer: all its spaces are blind. Values shown for them are old. Check the network,"
-            " DNS, the proxy (HTTPS_PROXY), certificates (SSL_CERT_FILE) and the endpoint; if the code is http_5xx or"
-            " InternalError, it is a fault of the API: wait. Polling continues, with exponential backoff.",
+            "The API does not respond or returns server errors. All spaces of this account are blind: their values may"
+            " be out of date. Check the network, DNS, the proxy (HTTPS_PROXY), certificates (SSL_CERT_FILE) and the"
+            " endpoint; if the code is http_5xx or InternalError, the problem is in the API: wait. The exporter"
+            " retries with exponential backoff.",
             ["globex", "● unreachable", "5", "5", "5", "5m", "5m"],
         ),
         (
             THROTTLED,
-            "Account globex is throttled since 2027-01-15 07:50:00Z (10 min ago): Throttling.User:"
+            "Account globex has been throttled since 2027-01-15 07:50:00Z (10 min ago): Throttling.User:"
             " Request was denied due to user flow control. (request REQ-2)\n"
-            "The API throttles requests of this access key. The rate is 2.5 of 5 queries per second now, and each space"
-            " is polled every 10m instead of every 5m. Check what else uses this access key, or lower qps.",
+            "The API throttles requests with this access key. The current rate is 2.5 of 5 queries per second. Each"
+            " space is polled every 10m instead of every 5m. Check which other programs use this access key, or"
+            " lower qps.",
             ["globex", "▲ throttled", "5", "2.5 (throttled)", "5", "5m", "10m (limited by throttling)"],
         ),
     ],
@@ -191,7 +193,7 @@ def test_an_account_that_is_not_ok_is_a_banner_before_everything_else(
 def test_the_banner_of_an_account_that_is_down_leads_to_its_spaces(visitor: Visitor) -> None:
     visitor.site.fleet = fleet(*visitor.site.fleet.spaces, globex=UNREACHABLE)
     page = visitor.visit()
-    follow(page.get_by_role("link", name="all its spaces are blind"))
+    follow(page.get_by_role("link", name="All spaces of this account are blind"))
 
     assert states(page) == [("◌ blind", "Adatum"), ("◌ blind", "Adatum Care")]
 
@@ -265,11 +267,11 @@ def test_a_page_of_a_large_fleet_has_no_more_than_it_was_asked_for(
 
 def test_it_is_loaded_anew_only_where_the_address_asks_for_it(visitor: Visitor) -> None:
     page = visitor.visit("?state=red")
-    follow(page.get_by_role("link", name="Refresh by itself"))
+    follow(page.get_by_role("link", name="Refresh automatically"))
 
     assert page.url == f"{visitor.site.url}/?state=red&refresh=30"
-    assert page.locator("main > p").first.inner_text().endswith("Refreshed every 30 seconds; stop.")
-    follow(page.get_by_role("link", name="stop"))
+    assert page.locator("main > p").first.inner_text().endswith("Refreshes automatically every 30 seconds; turn off.")
+    follow(page.get_by_role("link", name="turn off"))
     assert page.url == f"{visitor.site.url}/?state=red"
 
 

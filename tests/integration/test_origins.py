@@ -5,7 +5,7 @@ from served import Nothing, ask
 
 from exporter.web.routes import create_app
 
-REFUSED = (403, "Cross-origin request rejected: a page of another origin sent it\n", 0)
+REFUSED = (403, "Cross-origin requests are not allowed\n", 0)
 RELOADED = (200, "config reloaded\n", 1)
 
 

@@ -68,7 +68,7 @@ def test_the_page_shows_what_is_wrong_first_and_says_since_when() -> None:
     assert "RED was GREEN until 28 s ago" in first
     assert second.startswith("◌ blind Ember Foods")
     assert second.endswith("21 s ago failing: server")
-    assert any(row.startswith("◌ blind its numbers cannot be seen") for row in rows_of(page))
+    assert any(row.startswith("◌ blind no current values") for row in rows_of(page))
     assert "1 ✖" not in text_of(page)
     assert "1 ● RED" in text_of(page)
 
@@ -128,7 +128,7 @@ def test_what_cannot_be_asked_for_is_refused_with_what_can(path: str) -> None:
     assert "page: " in text_of(page)
     assert "found 'x'" in text_of(page)
     assert "'down', 'red', 'blind'" in text_of(state)
-    assert "stat: expected one of q, account, state, page, per_page" in text_of(misspelt)
+    assert "stat: unknown parameter, expected one of q, account, state, page, per_page" in text_of(misspelt)
     assert "account: " in text_of(twice)
 
 
@@ -139,11 +139,13 @@ def test_a_space_tells_how_its_polls_go_and_what_changed() -> None:
 
     assert re.search("status CONNECTED FLAGGED .* quality rating GREEN RED", changed)  # the last one first
     assert "● RED the quality rating is RED" in changed
-    assert re.search(r"Polls \d+ since the start, of which failed: \d+ server", failing)
-    assert re.search(r"Failing since \d+ s ago , 5 polls in a row; last \d+ s ago : server , InternalError", failing)
-    assert re.search(r"Last seen never .* rejected , Unknown.ResourceOwnerId : .* \(request [0-9A-F]{32} \)", rejected)
-    assert "Not known yet." in rejected
-    assert "Failing since the start of the exporter or before" in rejected
+    assert re.search(r"Polls \d+ since the start of the exporter; failed: \d+ server", failing)
+    assert re.search(r"Failing 5 consecutive polls; first \d+ s ago , last \d+ s ago : server , InternalError", failing)
+    assert re.search(
+        r"Last success never .* rejected , Unknown.ResourceOwnerId : .* \(request [0-9A-F]{32} \)", rejected
+    )
+    assert "No successful poll yet." in rejected
+    assert "consecutive polls; first at or before the start of the exporter" in rejected
     assert "✔" not in failing
 
 
@@ -151,7 +153,7 @@ def test_what_is_too_old_to_count_is_shown_as_that() -> None:
     page, fleet = get("/space?account=acme&space={2}", "/?q={2}", seconds=120, max_age=60.0)
 
     assert (
-        "The values below are older than max_age and are not exported : no poll of this space has succeeded since"
+        "The values below are older than max_age and are not exported. The last successful poll of this space was at"
         " 2027-01-15"
     ) in text_of(page)
     assert "✔" not in text_of(page)
@@ -160,7 +162,7 @@ def test_what_is_too_old_to_count_is_shown_as_that() -> None:
 
 def test_a_space_that_is_not_polled_here_is_not_found() -> None:
     for answer in get("/space", "/space?account=acme&space=nothing", "/space?account=globex&space={0}"):
-        assert (answer.status_code, "No such space is polled here." in text_of(answer)) == (404, True)
+        assert (answer.status_code, "This exporter does not poll this space." in text_of(answer)) == (404, True)
 
 
 def of_account(code: str, *, seconds: float = 700, **account: Any) -> list[httpx.Response]:
@@ -186,14 +188,14 @@ def of_account(code: str, *, seconds: float = 700, **account: Any) -> list[httpx
             "InvalidAccessKeyId.NotFound",
             "denied",
             "Specified access key is not found.",
-            "The API denies access to the account: all its spaces are blind",
+            "The API denies access to this account.",
             "Check the access key, its permissions (RAM policy), the subscription and this machine's clock.",
         ),
         (
             "ServiceUnavailable",
             "unreachable",
             "The request has failed due to a temporary failure of the server.",
-            "The API does not answer: all its spaces are blind",
+            "The API does not respond or returns server errors.",
             "Check the network, DNS, the proxy (HTTPS_PROXY), certificates (SSL_CERT_FILE) and the endpoint",
         ),
     ],
@@ -205,12 +207,13 @@ def test_of_an_account_that_is_down_nothing_is_green_and_every_page_says_why_and
 
     for text in (re.sub(" ([:,.])", r"\1", text_of(answer)) for answer in (page, space)):
         since = r"since 2027-01-15 08:0\d:\d\dZ \(\d+ min ago\)"
-        banner = rf"Account acme is {state} {since}: {code}: {re.escape(message)} \(request [0-9A-F]{{32}} ?\)"
-        assert re.search(f"{banner} {re.escape(meaning)}\\. .* {re.escape(check)}", text)
+        banner = rf"Account acme has been {state} {since}: {code}: {re.escape(message)} \(request [0-9A-F]{{32}} ?\)"
+        blind = r"All spaces of this account are blind: their values may be out of date\."
+        assert re.search(f"{banner} {re.escape(meaning)} {blind} {re.escape(check)}", text)
         assert "✔" not in text
-    assert text_of(page).index("Account acme is") < text_of(page).index("found")
+    assert text_of(page).index("Account acme has been") < text_of(page).index("found")
     assert f"acme ● {state}" in text_of(page)
-    assert ("Next poll after access to the account is restored" in text_of(space)) == (state == "denied")
+    assert ("Next poll when access to the account is restored" in text_of(space)) == (state == "denied")
     for answer in (listing.json() for listing in listings):
         (account,) = answer["accounts"]
         assert re.fullmatch(r"2027-01-15T08:0\d:\d\dZ", account.pop("since"))
@@ -225,11 +228,11 @@ def test_a_throttled_account_says_at_which_rate_and_how_often_it_is_polled() -> 
 
     for answer in (page, space):
         text = re.sub(" ([:,.])", r"\1", text_of(answer))
-        banner = r"Account acme is throttled since 2027-01-15 08:00:\d\dZ \(\d+ s ago\): Throttling\.User: .*"
-        rate = r"The rate is 0\.0\d+ of 0\.2 queries per second now, and each space is polled every \d+\w+ instead of"
+        banner = r"Account acme has been throttled since 2027-01-15 08:00:\d\dZ \(\d+ s ago\): Throttling\.User: .*"
+        rate = r"The current rate is 0\.0\d+ of 0\.2 queries per second\. Each space is polled every \d+\w+ instead of"
         assert re.search(
-            rf"{banner} The API throttles requests of this access key\. {rate} every 10s\. Check what else uses this"
-            r" access key, or lower qps\.",
+            rf"{banner} The API throttles requests with this access key\. {rate} every 10s\. Check which other"
+            r" programs use this access key, or lower qps\.",
             text,
         )
     assert re.search(
@@ -244,7 +247,7 @@ def test_an_account_that_is_ok_has_no_banner_and_before_the_first_answers_its_st
     page, numbers = get("/", "/api/v1/phone-numbers")
     early, before = get("/", "/api/v1/phone-numbers", seconds=0)
 
-    assert "Account acme is" not in text_of(page) + text_of(early)
+    assert "Account acme has been" not in text_of(page) + text_of(early)
     assert "acme ok 5" in text_of(page)
     assert "acme not known yet 5" in text_of(early)
     (ok,), (unknown,) = numbers.json()["accounts"], before.json()["accounts"]
@@ -332,7 +335,7 @@ def test_a_step_of_the_clock_by_more_than_max_age_hides_no_number_and_changes_no
 
     assert shown(after) == shown(before)
     assert {re.sub(r"\d+", "N", row[-9:]) for row in rows_of(after[0])} <= {" N min ago", "N min ago", " N s ago"}
-    assert re.search(r"Last seen \d+ (s|min) ago ,", shown(after)[1])
+    assert re.search(r"Last success \d+ (s|min) ago ,", shown(after)[1])
     assert re.search(r"Next poll in \d+ (s|min) ", shown(after)[1])
     for index in (2, 3):
         old, new = before[index].json(), after[index].json()
@@ -394,7 +397,9 @@ def test_spaces_that_could_not_be_listed_are_missed_and_not_left_out() -> None:
 
     page, spaces = run(main())
 
-    assert "The spaces of account acme could not be listed at the last attempt" in text_of(page)
+    assert "Space discovery of account acme failed or is not complete : spaces may be missing on this page." in text_of(
+        page
+    )
     assert spaces.json()["unlisted_accounts"] == ["acme"]
 
 
@@ -409,9 +414,9 @@ def test_a_shard_says_that_it_is_one() -> None:
     page, spaces = run(main(Shard(1, 2)))
     without, none = run(main(Shard(2, 2)))
 
-    assert "This is shard 1 of 2: other accounts are on the pages of the other shards." in text_of(page)
+    assert "This is shard 1 of 2. The pages of the other shards show the other accounts." in text_of(page)
     assert (spaces.json()["shard"], spaces.json()["total"]) == ("1/2", 20)
-    assert "No account belongs to this shard. The accounts are on the pages of the other shards." in text_of(without)
+    assert "No account is assigned to this shard. The pages of the other shards show the accounts." in text_of(without)
     assert (none.json()["shard"], none.json()["total"]) == ("2/2", 0)
 
 
@@ -438,7 +443,7 @@ def test_a_state_may_be_spelt_as_the_page_spells_it_and_a_page_that_is_not_there
     red, far = get("/?state=RED", "/?page=99")
 
     assert [row[:5] for row in rows_of(red)] == ["● RED"]
-    assert "There is no page 99. To the first ." in text_of(far)
+    assert "Page 99 does not exist. Go to the first page ." in text_of(far)
     assert "Previous page" not in text_of(far)
 
 
@@ -453,13 +458,13 @@ def test_an_account_shows_its_budget_and_its_intervals() -> None:
 def test_before_the_first_poll_no_space_is_missing() -> None:
     (page,) = get("/", seconds=0.15)
 
-    assert sum("no current value yet; becomes blind" in row for row in rows_of(page)) == 3
+    assert sum("no current values; blind after 3" in row for row in rows_of(page)) == 3
 
 
 def test_the_document_lists_the_parameters_and_fields_of_each_json_path() -> None:
     document = USAGE.read_text("utf-8")
     numbers, spaces, unknown = get("/api/v1/phone-numbers", "/api/v1/spaces", "/api/v1/spaces?unknown=x")
-    parameters = re.findall(r"\w+", unknown.json()["error"].removeprefix("unknown: expected one of"))
+    parameters = re.findall(r"\w+", unknown.json()["error"].removeprefix("unknown: unknown parameter, expected one of"))
 
     for path, answer, listed in (("phone-numbers", numbers, "phone_numbers"), ("spaces", spaces, "spaces")):
         (row,) = re.findall(rf"(?m)^\| `/api/v1/{path}` \| (.*) \| (.*) \|$", document)

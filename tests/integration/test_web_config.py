@@ -66,7 +66,7 @@ def login(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-NO_USERS = "expected users as at the start, found none; removing them requires a restart"
+NO_USERS = "expected at least one user, found none; removing all users requires a restart"
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -473,7 +473,7 @@ def test_a_bug_in_a_page_is_told_in_the_log_and_nowhere_else() -> None:
 
     assert (answer.status_code, answer.text) == (500, "Internal error\n")
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert [line["event"] for line in logs] == ["page failed by a bug, please report it"]
+    assert [line["event"] for line in logs] == ["request failed because of a bug, please report it"]
 
 
 @pytest.mark.parametrize(
@@ -490,13 +490,13 @@ def test_a_bug_in_a_page_is_told_in_the_log_and_nowhere_else() -> None:
         ),
         (
             "basic_auth_users: {alice: $2b$10$" + "z" * 53 + "}",  # no salt that bcrypt would write
-            "web.yml:1: basic_auth_users.alice: expected a bcrypt hash of a password, as htpasswd -nBC 10 makes it,"
-            " found text (not shown)",
+            "web.yml:1: basic_auth_users.alice: expected a bcrypt hash of the password (htpasswd -nBC 10 NAME creates"
+            " one), found text (not shown)",
         ),
         (
             "basic_auth_users: {alice: hunter2}",
-            "web.yml:1: basic_auth_users.alice: expected a bcrypt hash of a password, as htpasswd -nBC 10 makes it,"
-            " found text (not shown)",
+            "web.yml:1: basic_auth_users.alice: expected a bcrypt hash of the password (htpasswd -nBC 10 NAME creates"
+            " one), found text (not shown)",
         ),
         (
             "tls_server_config: {cert_file: c, key_file: k, min_version: TLS10}",
@@ -509,8 +509,8 @@ def test_a_bug_in_a_page_is_told_in_the_log_and_nowhere_else() -> None:
         ),
         (
             "tls_server_config: {cert_file: c, key_file: k, client_ca_file: ca}",
-            "web.yml:1: tls_server_config: expected client_ca_file and a client_auth_type that verifies,"
-            " found one of them",
+            "web.yml:1: tls_server_config: expected both client_ca_file and a client_auth_type that verifies"
+            " certificates, found only one",
         ),
         (
             "tls_server_config: {cert_file: c, key_file: k}",
@@ -556,7 +556,7 @@ def serial_of(path: Path) -> str:
 
 
 REQUIRES_A_RESTART = (
-    "tls_server_config: expected TLS as at the start but for cert_file and key_file; this change requires a restart"
+    "tls_server_config: expected no TLS change except cert_file and key_file; other changes require a restart"
 )
 TLS = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}"
 TLS_WITH_CLIENTS = (
@@ -879,7 +879,7 @@ def test_an_answer_that_a_bug_breaks_off_is_logged_and_does_not_look_complete(tm
         for encoding in ("identity", "gzip"):
             with pytest.raises(httpx.RemoteProtocolError):
                 httpx.get(f"http://127.0.0.1:{port}/metrics", headers={"accept-encoding": encoding}, trust_env=False)
-    assert [line["event"] for line in logs] == ["page failed by a bug, please report it"] * 2
+    assert [line["event"] for line in logs] == ["request failed because of a bug, please report it"] * 2
 
 
 def test_reload_takes_a_flag_and_a_post() -> None:

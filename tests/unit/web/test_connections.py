@@ -223,7 +223,7 @@ def test_where_no_file_descriptor_is_left_a_client_that_waits_is_closed_and_a_sc
         assert asyncio.run(main()) == b"HTTP/1.1 200 OK\r\n"
 
     assert [(line["event"], line["problem"]) for line in logs] == [
-        ("too many connections, closing those that wait longest for a request", "Too many open files")
+        ("connection limit reached, closing the longest idle connections", "Too many open files")
     ]
 
 

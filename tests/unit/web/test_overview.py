@@ -106,7 +106,9 @@ def test_the_document_says_of_every_state_what_the_pages_say() -> None:
 
 def test_blind_means_the_same_everywhere() -> None:
     """As the design words it; the alert and the dashboards use the same function."""
-    assert MEANINGS[State.BLIND] == "no successful poll for 3 effective intervals, or the account can't be queried"
+    assert MEANINGS[State.BLIND] == (
+        "no successful poll for 3 effective intervals, or the account is denied or unreachable"
+    )
 
 
 def test_the_worst_comes_first() -> None:
