@@ -1,4 +1,4 @@
-"""The HTTP client for the real network."""
+"""Creates HTTP clients."""
 
 import os
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from exporter.transport import Transport
 
 
 def http_client(endpoint: str, environ: Mapping[str, str] = os.environ) -> httpx.AsyncClient:
-    """A client for this endpoint, with the proxy and the certificates of the environment. It keeps no cookies.
+    """Create a client for this endpoint, with the proxy and certificates from the environment. Cookies are not stored.
 
-    It has no time-outs of its own: a source bounds the complete request.
+    The client has no timeouts, because each source sets a timeout for the complete request.
 
     Raises:
-        ConfigError: the address of the proxy cannot be used.
+        ConfigError: the proxy URL is invalid.
     """
     tls = (
         _tls_context(environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR"))
@@ -34,7 +34,7 @@ def http_client(endpoint: str, environ: Mapping[str, str] = os.environ) -> httpx
 
 @cache
 def _tls_context(file: str | None, directory: str | None) -> SSLContext:
-    """One for all accounts: each would read all certificates again."""
+    """Cached for all accounts, because each context reads all certificates."""
     if file or directory:
         return create_default_context(cafile=file or None, capath=None if file else directory)
     return httpx.create_ssl_context(trust_env=False)

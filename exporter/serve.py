@@ -1,4 +1,4 @@
-"""The running program: the exporter behind its HTTP server, with the signals that it handles."""
+"""Runs the exporter with its HTTP server, and handles signals."""
 
 import asyncio
 import gc
@@ -31,8 +31,8 @@ from exporter.web.server import serving, url_of
 from exporter.web.web_config import WebConfigFile
 
 _SWITCH_INTERVAL_SECONDS = 0.0005
-"""How long the event loop waits for the interpreter after each of its calls to the system, while a thread makes a page.
-With Python's default of 5 ms, a page of 50,000 numbers blocked the loop for 40 ms."""
+"""How long the event loop can wait for the interpreter lock after each system call while a thread renders a page. With
+Python's default of 5 ms, a page of 50,000 numbers blocked the event loop for 40 ms."""
 
 _log = structlog.get_logger()
 
@@ -49,13 +49,13 @@ async def serve(
     shard: Shard = UNSHARDED,
 ) -> None:
     """Poll, and serve on the listening sockets, until SIGTERM or SIGINT. SIGHUP reloads the configuration or, with
-    `hangup_stops`, stops too. Raises ConfigError if a source cannot be opened."""
+    `hangup_stops`, also stops the exporter. Raises ConfigError if a source cannot be opened."""
     clock, stop, hangup = SystemClock(), asyncio.Event(), asyncio.Event()
     descriptors = raise_descriptor_limit()
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     service = Service(_source_context(environ, clock), shard=shard)
     change = await service.prepare(settings)
-    handle_signals(stop, None if hangup_stops else hangup)  # a signal before this ends the start at once
+    handle_signals(stop, None if hangup_stops else hangup)  # until here, a signal ends the process at once
     service.commit(change)
     state = ReloadState(clock.now())
     reloader = Reloader(loader, service, state, clock, web_config.reload_if_changed if web_config else None)
@@ -73,13 +73,13 @@ async def serve(
 
 
 def _max_connections(service: Service, descriptors: int, *, tls: bool) -> int:
-    """How many clients may be connected now: a reload can change the number of queries."""
+    """The current limit of client connections. A reload can change the number of concurrent queries."""
     queries = sum(ceil(running.account.qps) for running in service.accounts.values())
     return max_connections(descriptors, queries, tls=tls)
 
 
 async def poll_once(settings: Settings, environ: Mapping[str, str], report: Callable[[Progress], None]) -> SweepResult:
-    """Poll every space once, without a server. A state file is only read, for the values before the polls.
+    """Poll each space once, without an HTTP server. The state file is read for stored values and never written.
 
     Raises:
         ConfigError: a source cannot be opened.
@@ -97,7 +97,7 @@ def _source_context(environ: Mapping[str, str], clock: Clock) -> SourceContext:
 
 
 async def _run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    gc.freeze()  # the objects of the start are never garbage: the collector need not look at them
+    gc.freeze()  # objects from the start are kept until exit: exclude them from garbage collection
     gc.enable()
     task = asyncio.create_task(work)
     await stop.wait()
@@ -106,12 +106,12 @@ async def _run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> No
 
 
 def handle_signals(stop: asyncio.Event, hangup: asyncio.Event | None = None) -> None:
-    """SIGTERM and SIGINT stop. So does SIGHUP where nothing waits for it, unless nohup started the process."""
+    """Set `stop` on SIGTERM and SIGINT. Set `hangup` on SIGHUP or, without `hangup`, `stop` unless SIGHUP is ignored
+    (nohup)."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if hangup or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         loop.add_signal_handler(signal.SIGHUP, (hangup or stop).set)
-    signal.pthread_sigmask(
-        signal.SIG_UNBLOCK, {signal.SIGHUP}
-    )  # one that was received during the start is delivered now
+    # deliver a SIGHUP that was received during the start
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})

@@ -1,8 +1,8 @@
-"""HTTP connections that carry one answer for each request, and nothing else.
+"""An httpx transport that never reuses a connection with unexpected data.
 
-httpcore keeps bytes that arrive after an answer, and reads them as the answer to the next request, which can be another
-space's. Here a connection that received unexpected bytes is never used again, in whichever buffer they are (h11, TLS,
-asyncio or the kernel). h11 finds where an answer ends.
+httpcore keeps bytes that arrive after a response, and parses them as the response to the next request, which can be for
+another space. This transport does not reuse a connection that received unexpected bytes, whether they are in a buffer
+of h11, TLS, asyncio or the kernel. It parses each response with h11 to find its end.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ import httpcore
 import httpx
 
 NEW_CONNECTION = "new_connection"
-"""The extension of a request that must not be sent on a connection that was used before."""
+"""Request extension: send the request on a new connection."""
 _MAX_IDLE_CONNECTIONS = 20
 _IDLE_SECONDS = 4.0
-"""Servers close idle connections after 5 s or more."""
+"""Servers close idle connections after 5 s or later."""
 _READ_BYTES = 64 * 1024
 _ERRORS = (
     httpcore.NetworkError,
@@ -31,16 +31,16 @@ _ERRORS = (
 
 
 class IdleConnectionClosed(httpx.ReadError):
-    """A connection that was used before was closed, and no byte of an answer had arrived. The server closed it while it
-    was idle: a new connection can succeed."""
+    """A reused connection was closed before the first byte of the response. The server closed the connection while it
+    was idle, so a request on a new connection can succeed."""
 
 
 class _IdleConnectionClosed(httpcore.ReadError):
-    """`IdleConnectionClosed`, while it passes through httpcore."""
+    """The same error inside httpcore, which requires its own error types."""
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """httpx's own transport, on such connections."""
+    """Like httpx.AsyncHTTPTransport, with the connections of this module."""
 
     def __init__(self, tls: ssl.SSLContext | None, proxy: httpx.Proxy | None = None) -> None:
         self._network = _NetworkBackend()
@@ -87,7 +87,7 @@ class _Body(httpx.AsyncByteStream):
 
 @contextmanager
 def _as_httpx_errors() -> Iterator[None]:
-    """Errors of httpcore as those of httpx, which have the same names."""
+    """Convert errors of httpcore to the errors of httpx with the same names."""
     try:
         yield
     except _IdleConnectionClosed as error:
@@ -105,7 +105,7 @@ def _url(url: httpx.URL) -> httpcore.URL:
 
 
 class _NetworkBackend(httpcore.AnyIOBackend):
-    """Opens connections. Those of an earlier `generation` are not used again."""
+    """Opens connections. Connections of an earlier `generation` are not reused."""
 
     def __init__(self) -> None:
         self.generation = 0
@@ -123,10 +123,10 @@ class _NetworkBackend(httpcore.AnyIOBackend):
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A connection, and where the answers on it end.
+    """A connection that finds the end of each response.
 
-    Between two requests a read is pending. Whatever it gets then, bytes or the end, belongs to no request, and httpcore
-    must not use the connection again.
+    Between two requests, a read is pending. If this read completes, with bytes or the end of the connection, the data
+    belongs to no request, and httpcore must not reuse the connection.
     """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream, network: _NetworkBackend) -> None:
@@ -134,9 +134,9 @@ class _Stream(httpcore.AsyncNetworkStream):
         self._network = network
         self._generation = network.generation
         self._parser: h11.Connection | None = None
-        """None while no answer is expected."""
+        """Parses the current response; None between a response and the next request."""
         self._was_used = self._received_bytes = False
-        """Whether an answer before this one ended, and whether a byte of this one arrived."""
+        """Whether an earlier response is complete, and whether a byte of the current response has arrived."""
         self._pending_read: asyncio.Task[bytes] | None = None
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
@@ -172,17 +172,17 @@ class _Stream(httpcore.AsyncNetworkStream):
         return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._network)
 
     def get_extra_info(self, info: str) -> Any:
-        if info == "is_readable":  # httpcore closes an idle connection that is
+        if info == "is_readable":  # if true, httpcore closes the idle connection
             return self._generation != self._network.generation or not self._is_reusable()
         return self._stream.get_extra_info(info)
 
     def _is_reusable(self) -> bool:
-        """Whether nothing arrived behind the last answer."""
+        """Whether nothing has arrived after the last response."""
         return self._pending_read is not None and not self._pending_read.done()
 
     async def _start_response(self, request: bytes) -> None:
         if self._pending_read:
-            await asyncio.wait([self._pending_read], timeout=0)  # for what is here already
+            await asyncio.wait([self._pending_read], timeout=0)  # process data that has already arrived
         if self._was_used and not self._is_reusable():
             raise _IdleConnectionClosed("the server closed the idle connection, or sent unexpected data")
         self._parser, self._received_bytes = h11.Connection(h11.CLIENT), False
@@ -194,7 +194,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         return pending
 
     def _raise_if_closed_while_idle(self, error: Exception | None) -> None:
-        """The connection has ended. Raises if it was used before and no byte of this answer arrived."""
+        """Raise if the connection was used before and was closed before the first byte of this response."""
         if self._was_used and not self._received_bytes:
             raise _IdleConnectionClosed("the server closed the connection while it was idle") from error
 
@@ -205,7 +205,7 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     def _is_complete(self, parser: h11.Connection, received: bytes) -> bool:
         parser.receive_data(received)
-        with suppress(h11.RemoteProtocolError):  # httpcore finds it too
+        with suppress(h11.RemoteProtocolError):  # httpcore raises the same error
             while (event := parser.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
                 if isinstance(event, h11.EndOfMessage):
                     return True

@@ -1,4 +1,4 @@
-"""The same as the pages, as JSON for programs. docs/usage.md describes each field."""
+"""The JSON API, with the same content as the status pages. docs/usage.md describes each field."""
 
 import json
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from exporter.web.overview import Entry, Filter, entries_of, select, utc, worst_
 
 
 def phone_numbers(snapshot: Snapshot, filters: Filter) -> str:
-    """The phone numbers that are asked for."""
+    """Return the phone numbers that match the filters, as JSON."""
     entries = entries_of(snapshot)
     selection = select((entry for entry in entries if entry.number), filters)
     page = _page(snapshot, filters, entries, selection.total, selection.pages)
@@ -20,9 +20,9 @@ def phone_numbers(snapshot: Snapshot, filters: Filter) -> str:
 
 
 def spaces(snapshot: Snapshot, filters: Filter) -> str:
-    """The spaces that are asked for."""
+    """Return the spaces that match the filters, as JSON."""
     entries = entries_of(snapshot)
-    matching = {id(entry.space) for entry in entries if filters.matches_search(entry)}  # by any of its numbers
+    matching = {id(entry.space) for entry in entries if filters.matches_search(entry)}  # if any number does
     worst = (entry for entry in worst_per_space(entries) if id(entry.space) in matching)
     selection = select(worst, filters.model_copy(update={"q": ""}))
     page = _page(snapshot, filters, entries, selection.total, selection.pages)
@@ -57,8 +57,8 @@ def _account(view: AccountView) -> dict[str, Any]:
 
 
 def reported(record: SpaceRecord, number: PhoneNumber) -> dict[str, Any]:
-    """The fields of a number that can go missing: None if the API does not report them, with what it reported
-    before."""
+    """Return the watched fields of a number. If the API does not report a field, its value is None, and `not_reported`
+    has its last reported value."""
     missing = {
         field: {"before": lost.before, "since": _moment(lost.at)}
         for field in WATCHED_FIELDS

@@ -1,4 +1,4 @@
-"""The answer to a scrape: its format, its compression, and the chunks between which other tasks run."""
+"""The response to a scrape: content negotiation, compression and streaming in chunks."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -11,15 +11,15 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _CHUNK_BYTES = 256 * 1024
-"""What is compressed and sent at once: some tenths of a millisecond."""
+"""Bytes to compress and send before other tasks run; less than 1 ms."""
 _MAX_ENTRIES = 50
-"""Of such a header; Prometheus sends five."""
+"""Limit of parsed entries per Accept or Accept-Encoding header; Prometheus sends 5."""
 _GZIP = 16 + isal_zlib.MAX_WBITS
-"""zlib's value for gzip's header."""
+"""The zlib window size that selects the gzip format."""
 
 
 def exposition(families: Iterable[bytes], request_headers: Headers, *, openmetrics: bool) -> Response:
-    """An answer of these families to a request with these headers. A family is rendered when it is sent."""
+    """Return a streaming response with these families. Each family is rendered when it is sent."""
     headers = {"content-type": OPENMETRICS if openmetrics else TEXT, "vary": "Accept-Encoding"}
     if accepts_gzip(request_headers.get("accept-encoding", "")):
         return StreamingResponse(_stream(_compressed(families)), headers={**headers, "content-encoding": "gzip"})
@@ -27,7 +27,7 @@ def exposition(families: Iterable[bytes], request_headers: Headers, *, openmetri
 
 
 def prefers_openmetrics(accept: str) -> bool:
-    """Whether an Accept header ranks OpenMetrics 1.0 first; in all other cases text 0.0.4 is the answer."""
+    """Whether an Accept header prefers OpenMetrics 1.0. If not, the response is text 0.0.4."""
     ranked = sorted(_preferences(accept), key=lambda entry: -entry[0])
     for quality, media_type, version in ranked:
         if quality > 0 and media_type == "application/openmetrics-text" and version in ("", "0.0.1", "1.0.0"):
@@ -38,17 +38,17 @@ def prefers_openmetrics(accept: str) -> bool:
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether an Accept-Encoding header names gzip, and not to rule it out."""
+    """Whether an Accept-Encoding header lists gzip with a quality above 0."""
     return any(name == "gzip" and quality > 0 for quality, name, _ in _preferences(accept_encoding))
 
 
 def _preferences(header: str) -> Iterator[tuple[float, str, str]]:
-    # a header of 16 kB has up to 8,000 entries, which would take 20 ms
+    # a header of 16 kB can have 8,000 entries, and parsing all of them takes 20 ms
     return map(_preference, header.split(",", _MAX_ENTRIES)[:_MAX_ENTRIES])
 
 
 def _preference(entry: str) -> tuple[float, str, str]:
-    """The rank, the name and the version of an entry of these headers."""
+    """Return the quality, the name and the version of an entry."""
     name, *rest = (part.strip() for part in entry.split(";"))
     parameters = dict(part.split("=", 1) for part in rest if "=" in part)
     try:
@@ -61,7 +61,7 @@ def _preference(entry: str) -> tuple[float, str, str]:
 async def _stream(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
     for chunk in chunks:
         yield chunk
-        await asyncio.sleep(0)  # a client that reads fast would get all of it before any other task runs
+        await asyncio.sleep(0)  # otherwise, a fast client would block other tasks until the end of the response
 
 
 def _chunks(families: Iterable[bytes]) -> Iterator[bytes]:
@@ -71,7 +71,7 @@ def _chunks(families: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _compressed(families: Iterable[bytes]) -> Iterator[bytes]:
-    # isal's first level compresses our lines as well as zlib's, in a quarter of the time
+    # level 1 of isal compresses metrics as well as level 1 of zlib, in a quarter of the time
     compressor = isal_zlib.compressobj(1, isal_zlib.DEFLATED, _GZIP)
     for chunk in _chunks(families):
         yield compressor.compress(chunk)

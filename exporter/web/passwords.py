@@ -1,4 +1,4 @@
-"""Verifies passwords. Knows neither files nor HTTP."""
+"""Verifies passwords. Independent of files and HTTP."""
 
 import asyncio
 import hashlib
@@ -10,7 +10,7 @@ import bcrypt
 from exporter.clock import Clock
 
 _MAX_PASSWORD_BYTES = 72
-"""Bytes that bcrypt looks at."""
+"""bcrypt ignores further bytes."""
 _CACHE_SECONDS = 300.0
 _MAX_CACHED = 100
 _MAX_CONCURRENT = 2
@@ -18,19 +18,20 @@ _MAX_PENDING = 50
 
 
 class TooManyPending(Exception):
-    """Too many passwords wait to be verified. This one was not verified."""
+    """Too many passwords wait for verification, so this password was not verified."""
 
 
 def matches(password: str, hashed: str) -> bool:
-    """Whether it is the password that was hashed; takes a tenth of a second by design."""
+    """Whether the hash is a hash of the password. Takes about 0.1 s, by the design of bcrypt."""
     return bcrypt.checkpw(password.encode("utf-8", "surrogatepass")[:_MAX_PASSWORD_BYTES], hashed.encode())
 
 
 class PasswordVerifier:
-    """Passwords against bcrypt hashes, off the event loop. A success is remembered for five minutes after its last use.
+    """Verifies passwords with bcrypt in threads. A success is cached until 5 minutes after its last use, so that a
+    scraper does not wait behind other clients.
 
-    So a scraper does not wait while others try passwords. Whether a name exists changes neither the answer to a wrong
-    password nor its time: all wait in one queue, and for as long as the most expensive hash takes.
+    An unknown user name and a wrong password have the same result after the same time: all verifications share a queue,
+    and a failure takes as long as the most expensive hash.
     """
 
     def __init__(self, clock: Clock, matches: Callable[[str, str], bool] = matches) -> None:
@@ -41,10 +42,10 @@ class PasswordVerifier:
         self._pending = 0
 
     async def verify(self, users: Mapping[str, str], user: str, password: str) -> bool:
-        """Whether it is the password of one of `users` (at least one).
+        """Whether the password is the password of `user`. `users` maps user names to hashes and is not empty.
 
         Raises:
-            TooManyPending: it was not verified.
+            TooManyPending: the password was not verified.
         """
         stored = users.get(user)
         most_expensive = max(users.values(), key=_cost)
@@ -74,10 +75,10 @@ class PasswordVerifier:
 
 
 def _padding_hashes(hashed: str, most_expensive: str) -> list[str]:
-    """Hashes that take, together with this one, as long as the most expensive: the cost is an exponent of 2."""
+    """Return hashes that take, together with `hashed`, as long as the most expensive hash: cost is an exponent of 2."""
     return [f"{hashed[:4]}{cost:02}{hashed[6:]}" for cost in range(_cost(hashed), _cost(most_expensive))]
 
 
 def _cost(hashed: str) -> int:
-    """The two digits after $2b$: bcrypt takes 2 to the power of that many rounds."""
+    """Return the two digits after $2b$: bcrypt runs 2 to the power of this cost rounds."""
     return int(hashed[4:6])

@@ -1,4 +1,4 @@
-"""Sockets and uvicorn: a Starlette application on an address, until it is stopped."""
+"""Serves a Starlette application with uvicorn on listening sockets."""
 
 import asyncio
 import re
@@ -17,15 +17,15 @@ _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+)\]|(?P<host>[a-zA-Z0-9._-]*
 
 
 class AddressError(ValueError):
-    """Not an address; the text says what was expected."""
+    """An invalid listen address."""
 
 
 def bind(address: str) -> socket.socket:
-    """A listening socket for host:port, [v6]:port or :port (every interface); port 0 takes a free one.
+    """Open a listening socket for host:port, [ipv6]:port or :port (all interfaces). Port 0 selects a free port.
 
     Raises:
-        AddressError: it is not such an address.
-        OSError: the system does not allow it; the text says why.
+        AddressError: the address is invalid.
+        OSError: the socket cannot be opened.
     """
     found = _ADDRESS.fullmatch(address)
     if not found or int(found["port"]) > 65535:
@@ -36,12 +36,12 @@ def bind(address: str) -> socket.socket:
     try:
         return _with_nodelay(socket.create_server((host, port), family=family, dualstack_ipv6=dual_stack, backlog=512))
     except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (while")[0]  # asyncio's and socket's repeat the address
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # socket repeats the address in its message
         raise OSError(f"cannot listen on {address}: {reason}") from error
 
 
 def url_of(listener: socket.socket, *, tls: bool = False) -> str:
-    """The address of a listening socket for people: localhost if it listens on every interface."""
+    """Return the URL of a listening socket, with localhost if the socket listens on all interfaces."""
     host, port = listener.getsockname()[:2]
     if host in ("::", "0.0.0.0"):  # noqa: S104
         host = "localhost"
@@ -49,14 +49,14 @@ def url_of(listener: socket.socket, *, tls: bool = False) -> str:
 
 
 def _with_nodelay(listener: socket.socket) -> socket.socket:
-    """The same socket, with its protocol named: without it asyncio leaves Nagle's algorithm on, and the last part of an
-    answer would wait for 40 ms."""
+    """Set the protocol of the socket to TCP, so that asyncio sets TCP_NODELAY on connections. Nagle's algorithm delays
+    the end of a response by 40 ms."""
     return socket.socket(listener.family, listener.type, socket.IPPROTO_TCP, fileno=listener.detach())
 
 
 class _Server(uvicorn.Server):
-    """uvicorn with our own way to accept connections, and without signal handlers: it would end the process by the
-    signal, and the exporter ends with 0."""
+    """uvicorn with `Connections`, and without its signal handlers, which end the process with the signal and not with
+    exit status 0."""
 
     def __init__(self, config: uvicorn.Config, listeners: Sequence[socket.socket], connections: Connections) -> None:
         super().__init__(config)
@@ -95,7 +95,7 @@ async def serving(
     tls: ssl.SSLContext | None = None,
     max_connections: Callable[[], int] = lambda: MAX_CONNECTIONS,
 ) -> AsyncIterator[None]:
-    """Serve the application while the context lasts."""
+    """Serve the application until the context exits."""
     config = uvicorn.Config(
         app,
         http="h11",
@@ -104,7 +104,7 @@ async def serving(
         access_log=False,
         server_header=False,
         lifespan="off",
-        workers=1,  # without it, uvicorn reads WEB_CONCURRENCY
+        workers=1,  # the default is the environment variable WEB_CONCURRENCY
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=2,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
