@@ -20,11 +20,8 @@ def http_client(endpoint: str, environ: Mapping[str, str] = os.environ) -> httpx
     Raises:
         ConfigError: the proxy URL is invalid.
     """
-    tls = (
-        _tls_context(environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR"))
-        if endpoint.startswith("https://")
-        else None
-    )
+    certificates = environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")
+    tls = _tls_context(*certificates) if endpoint.startswith("https://") else None
     url = proxy_of(endpoint, environ)
     proxy = httpx.Proxy(url, ssl_context=tls if url.startswith("https://") else None) if url else None
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))

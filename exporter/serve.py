@@ -55,7 +55,7 @@ async def serve(
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     service = Service(_source_context(environ, clock), shard=shard)
     change = await service.prepare(settings)
-    handle_signals(stop, None if hangup_stops else hangup)  # until here, a signal ends the process at once
+    handle_signals(stop, None if hangup_stops else hangup)  # until here, SIGTERM and SIGINT end the process at once
     service.commit(change)
     state = ReloadState(clock.now())
     reloader = Reloader(loader, service, state, clock, web_config.reload_if_changed if web_config else None)

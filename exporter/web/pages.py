@@ -112,11 +112,9 @@ def _changes(view: SpaceView) -> Iterator[_Change]:
 def _seconds_ago(view: SpaceView, now: float) -> float:
     """Seconds since the last success. Negative if another process recorded a time in the future."""
     record = view.record
-    return (
-        view.seconds_since_success
-        if record.seen is not None or record.last_success is None
-        else now - record.last_success
-    )
+    if record.seen is not None or record.last_success is None:
+        return view.seconds_since_success
+    return now - record.last_success
 
 
 def _next_poll(view: SpaceView, now: float) -> float:

@@ -177,7 +177,7 @@ def test_the_worst_numbers_come_first_and_a_line_sums_up(fleet: dict[str, Any], 
             "ServiceUnavailable: The request has failed due to a temporary failure of the server",
             "the network, DNS, the proxy",
         ),
-        ("throttled", "Throttling.User: Request was denied due to user flow control", "what else uses this access key"),
+        ("throttled", "Throttling.User: Request was denied due to user flow control", "which other programs use this"),
     ],
 )
 def test_an_account_that_is_not_ok_is_one_line_with_its_state_code_message_and_next_step(

@@ -97,7 +97,7 @@ def test_one_shard_has_the_series_of_an_account_and_one_without_an_account_is_re
         idle, *_ = shards.exporters
         client = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(idle.view)), base_url="http://exporter")
         answers = [(await client.get("/-/ready")).status_code, (await client.get("/metrics")).status_code]
-        assert "No account belongs to this shard." in (await client.get("/")).text
+        assert "No account is assigned to this shard." in (await client.get("/")).text
         await shards.start()
         await asyncio.sleep(60)
         await shards.stop()
