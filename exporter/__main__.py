@@ -1,4 +1,4 @@
-"""`python -m exporter` is the command `chatapp-exporter`."""
+"""Run `chatapp-exporter` with `python -m exporter`."""
 
 from exporter.cli import main
 

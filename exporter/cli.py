@@ -1,7 +1,7 @@
-"""The command line. Knows names, flags and exit statuses; every command imports what it needs when it runs.
+"""The command line: commands, flags and exit statuses. Each command imports its modules when it runs.
 
-Exit status: 0 well, 1 something failed, 2 the configuration or the command line is wrong, 3 `poll` found a number in
-trouble, 130 interrupted.
+Exit status: 0 success, 1 failure, 2 error in the configuration or the command line, 3 `poll` found a phone number in
+the state of `--fail-on` or a worse one, 130 interrupted.
 """
 
 import gc
@@ -40,11 +40,11 @@ def _parse_shard(_: click.Context, __: click.Parameter, text: str) -> "Shard":
         raise click.BadParameter(str(error)) from error
 
 
-_WITHOUT_A_FILE = """
-To poll an account's own numbers, give the access key of a RAM user:
+_GETTING_STARTED = """
+To poll the account's own phone numbers, set the access key of a RAM user:
   export ALIBABA_CLOUD_ACCESS_KEY_ID=LTAI... ALIBABA_CLOUD_ACCESS_KEY_SECRET=...
-To poll customer spaces, name them in a file:  chatapp-exporter --config.file exporter.yml
-To see it work without an account:             chatapp-exporter demo"""
+To poll customer spaces, use a configuration file:  chatapp-exporter --config.file exporter.yml
+To try the exporter without an account:             chatapp-exporter demo"""
 
 
 def _examples(*lines: str) -> str:
@@ -55,14 +55,15 @@ _config_file = click.option(
     "--config.file",
     "config_file",
     type=click.Path(path_type=Path),
-    help="Configuration file. Without it, one account is polled with the key from the environment.",
+    help="Configuration file. Without it, the own phone numbers of one account are polled, with the access key from"
+    " environment variables.",
 )
 _expand = click.option(
     "--config.expand-environment-variables",
     "expand",
     is_flag=True,
-    help="Replace ${NAME} in values of the configuration file and of space files by the environment variable NAME;"
-    " $${NAME} is a literal ${NAME}.",
+    help="Replace ${NAME} with the environment variable NAME in values of the configuration file and space files."
+    " Write $${NAME} for a literal ${NAME}.",
 )
 _shard = click.option(
     "--shard",
@@ -70,20 +71,20 @@ _shard = click.option(
     default="1/1",
     show_default=True,
     callback=_parse_shard,
-    help="Shard to run, counted from 1. Each account is polled by one shard.",
+    help="Shard to run, counted from 1: 2/5 is the second of 5. Each account is polled by one shard.",
 )
 _scenario = click.option(
     "--scenario",
     type=click.Path(path_type=Path),
-    help="What happens to the simulated fleet, in YAML. [default: the demo's]",
+    help="YAML file with the simulated accounts and events. [default: built-in scenario]",
 )
 
 
-def _choice(flag: str, name: str, choices: list[str], default: str, about: str) -> Callable[[Command], Command]:
-    return click.option(flag, name, type=click.Choice(choices), default=default, show_default=True, help=about)
+def _choice(flag: str, name: str, choices: list[str], default: str, help_text: str) -> Callable[[Command], Command]:
+    return click.option(flag, name, type=click.Choice(choices), default=default, show_default=True, help=help_text)
 
 
-def _listen_address(default: str, about: str) -> Callable[[Command], Command]:
+def _listen_address(default: str, help_text: str) -> Callable[[Command], Command]:
     return click.option(
         "--web.listen-address",
         "addresses",
@@ -91,61 +92,62 @@ def _listen_address(default: str, about: str) -> Callable[[Command], Command]:
         multiple=True,
         default=[default],
         show_default=True,
-        help=f"{about} Can be repeated.",
+        help=f"{help_text} Can be repeated.",
     )
 
 
 def _server_options(command: Command) -> Command:
     for option in (
-        _choice("--log.format", "log_format", ["logfmt", "json"], "logfmt", "How a line of the log looks."),
-        _choice("--log.level", "log_level", ["debug", "info", "warning", "error"], "info", "What is logged at least."),
-        _listen_address(":10144", "Where it listens: host:port, or :port for every interface."),
+        _choice("--log.format", "log_format", ["logfmt", "json"], "logfmt", "Log format."),
+        _choice("--log.level", "log_level", ["debug", "info", "warning", "error"], "info", "Minimum log level."),
+        _listen_address(":10144", "Address to listen on: host:port, or :port for all interfaces."),
     ):
         command = option(command)
     return command
 
 
-_OPTIONS_OF_ALL = ("-h", "--help", "--version")
+_COMMON_OPTIONS = ("-h", "--help", "--version")
 
 
-class _Command(click.Command):
-    """An option that is given twice is an error, unless it can have several values: click would use the last."""
+class _StrictCommand(click.Command):
+    """Rejects a repeated option, unless the option can have several values. click would use the last value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
         for option, times in Counter(given).items():
-            once = isinstance(option, click.Option) and not (option.multiple or option.is_eager)
-            if once and times > 1 and not ctx.resilient_parsing:
+            is_single = isinstance(option, click.Option) and not (option.multiple or option.is_eager)
+            if is_single and times > 1 and not ctx.resilient_parsing:
                 raise click.UsageError(f"Option '{option.opts[0]}' is given {times} times.", ctx)
         try:
             return super().parse_args(ctx, args)
         except OSError:  # the help could not be written
-            with _printing():
+            with _checked_output():
                 raise
             sys.exit()
 
 
-class _ServeByDefault(_Command, click.Group):
-    """`chatapp-exporter --config.file x` serves, as exporters do. Commands are listed in the order of first use."""
+class _ServeByDefault(_StrictCommand, click.Group):
+    """Runs `serve` if there is no command, like other exporters. Lists the commands in the order of definition."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        completing = ctx.resilient_parsing  # where nothing is said yet, it may become any command
-        if (not args and not completing) or (args and args[0].startswith("-") and args[0] not in _OPTIONS_OF_ALL):
+        completing = ctx.resilient_parsing  # without arguments, complete the commands too
+        if (not args and not completing) or (args and args[0].startswith("-") and args[0] not in _COMMON_OPTIONS):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
-        of_serve = self.commands["serve"].shell_complete(ctx, incomplete)
-        return super().shell_complete(ctx, incomplete) + [one for one in of_serve if one.value not in _OPTIONS_OF_ALL]
+        serve_options = self.commands["serve"].shell_complete(ctx, incomplete)
+        commands = super().shell_complete(ctx, incomplete)
+        return commands + [item for item in serve_options if item.value not in _COMMON_OPTIONS]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("interrupted, nothing more is shown", err=True)
+            click.echo("interrupted: the command did not complete", err=True)
             sys.exit(130)
 
 
@@ -153,8 +155,8 @@ class _ServeByDefault(_Command, click.Group):
     cls=_ServeByDefault,
     context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
     epilog=_examples(
-        "chatapp-exporter demo                              see it work, no account",
-        "chatapp-exporter check --config.file exporter.yml  see what a file means",
+        "chatapp-exporter demo                              try it without an account",
+        "chatapp-exporter check --config.file exporter.yml  validate a configuration",
         "chatapp-exporter --config.file exporter.yml        serve :10144/metrics",
     ),
 )
@@ -162,14 +164,14 @@ class _ServeByDefault(_Command, click.Group):
 def main() -> None:
     """Prometheus exporter for the health of WhatsApp phone numbers on Alibaba Cloud's Chat App Message Service.
 
-    Without a command it serves, and takes the options of serve. COMMAND --help tells more of each.
+    Without a command, it runs serve with the options of serve. See COMMAND --help for the options of a command.
     """
     for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
-        os.environ.pop(name, None)  # before prometheus_client reads it, which would keep its values in files there
+        os.environ.pop(name, None)  # otherwise prometheus_client stores its values in files of this directory
 
 
 @main.command(
-    cls=_Command,
+    cls=_StrictCommand,
     epilog=_examples(
         "chatapp-exporter --config.file exporter.yml",
         "chatapp-exporter --config.file exporter.yml --web.listen-address :9100",
@@ -184,9 +186,14 @@ def main() -> None:
     "--web.config.file",
     "web_config_file",
     type=click.Path(path_type=Path),
-    help="TLS and logins, in the format of Prometheus' exporter-toolkit.",
+    help="Web configuration file: TLS and basic auth, in the format of the Prometheus exporter-toolkit.",
 )
-@click.option("--web.enable-lifecycle", "lifecycle", is_flag=True, help="Reload on POST /-/reload. SIGHUP always does.")
+@click.option(
+    "--web.enable-lifecycle",
+    "lifecycle",
+    is_flag=True,
+    help="Enable reloads with POST /-/reload. SIGHUP works without it.",
+)
 def serve(
     config_file: Path | None,
     expand: bool,
@@ -197,51 +204,55 @@ def serve(
     web_config_file: Path | None,
     lifecycle: bool,
 ) -> None:
-    """Poll the configured spaces and serve /metrics (the default).
+    """Poll the spaces and serve /metrics (default command).
 
-    SIGHUP reloads the configuration, SIGTERM stops the exporter.
+    SIGHUP reloads the configuration. SIGTERM stops the exporter.
     """
-    _end_well_on_signals(reloads=True)
-    gc.disable()  # what a start makes stays: the collector would go through all of it again and again
+    _exit_on_signals(reloads=True)
+    gc.disable()  # startup creates many long-lived objects, and the collector would scan them repeatedly
     from exporter.clock import SystemClock
     from exporter.logs import configure_logs
     from exporter.serve import serve as run
     from exporter.web.web_config import WebConfigFile
 
     configuration = _configuration(config_file, expand=expand)
-    settings = _valid(lambda: _in_time(configuration.load), hint=config_file is None)
+    settings = _exit_on_config_error(lambda: _with_time_limit(configuration.load), hint=config_file is None)
     web_config = None
     if web_config_file:
-        web_config = _valid(lambda: _in_time(lambda: WebConfigFile(web_config_file, SystemClock())))
+        web_config = _exit_on_config_error(
+            lambda: _with_time_limit(lambda: WebConfigFile(web_config_file, SystemClock()))
+        )
     configure_logs(log_level, log_format)
     listeners = _bind(addresses)
     served = run(
         configuration, settings, os.environ, listeners, web_config=web_config, lifecycle=lifecycle, shard=shard
     )
-    _valid(lambda: _run(served))
+    _exit_on_config_error(lambda: _run(served))
 
 
 @main.command(
-    cls=_Command, epilog=_examples("chatapp-exporter demo", "chatapp-exporter demo --web.listen-address 127.0.0.1:8080")
+    cls=_StrictCommand,
+    epilog=_examples("chatapp-exporter demo", "chatapp-exporter demo --web.listen-address 127.0.0.1:8080"),
 )
 @_scenario
 @_server_options
 def demo(scenario: Path | None, addresses: Sequence[str], log_level: str, log_format: Any) -> None:
-    """Start the exporter on a simulated API; needs no account.
+    """Start the exporter with a simulated API. No account is needed.
 
-    Within five minutes, something happens that each dashboard and each alert can show.
+    In the first 5 minutes, simulated events show most failures: a rating drops to RED, a phone number is banned, an
+    account is throttled or denied.
     """
-    _end_well_on_signals()
+    _exit_on_signals()
     from exporter.logs import configure_logs
     from exporter.simulator.demo import run_demo
 
     configure_logs(log_level, log_format)
-    served = run_demo(_load_scenario(scenario), _bind(addresses), _say)
-    _valid(lambda: _run(served))
+    served = run_demo(_load_scenario(scenario), _bind(addresses), _print)
+    _exit_on_config_error(lambda: _run(served))
 
 
 @main.command(
-    cls=_Command,
+    cls=_StrictCommand,
     epilog=_examples(
         "chatapp-exporter check --config.file exporter.yml",
         "chatapp-exporter check --config.file exporter.yml --shard 2/5",
@@ -251,74 +262,97 @@ def demo(scenario: Path | None, addresses: Sequence[str], log_level: str, log_fo
 @_expand
 @_shard
 def check(config_file: Path | None, expand: bool, shard: "Shard") -> None:
-    """Validate the configuration and print what it will mean.
+    """Validate the configuration and print the poll schedule.
 
-    For each account: how many queries per second its spaces need, how often they are polled, and how old a value can
-    get. The API is not queried. Exit status: 0, with warnings too; 2 if the file has errors.
+    The API is not queried. Errors and warnings go to standard error.
+
+    \b
+    Columns of the table, for each account:
+      spaces              polled spaces; "+ discovered" if discover is set
+      needed qps          queries per second for the configured interval
+      qps                 configured limit
+      effective interval  time between two polls of a space
+      poll_interval       configured interval
+      max value age       maximum age of a value if polls succeed
+      endpoint            address of the API
+
+    \b
+    Exit status:
+      0  the configuration is valid; there can be warnings
+      1  the table cannot be written
+      2  the configuration or the command line has errors
     """
     from exporter.config.effective import effective_settings
     from exporter.polling.plan import plans_by_account, warnings
     from exporter.report import print_plan
 
     settings = effective_settings(_load(config_file, expand=expand), {}, shard)
-    with _printing():
+    with _checked_output():
         print_plan(settings)
-    for warning in (*warnings(plans_by_account(settings), settings.max_age), *settings.polled_twice):
+    for warning in (*warnings(plans_by_account(settings), settings.max_age), *settings.shared_space_warnings):
         click.echo(f"warning: {warning}", err=True)
     if settings.state_file and not (directory := Path(settings.state_file).parent).is_dir():
-        click.echo(f"warning: state_file: no directory {directory}, so values will not be kept; create it", err=True)
+        missing = f"directory {directory} does not exist, so values are not saved; create the directory"
+        click.echo(f"warning: state_file: {missing}", err=True)
 
 
 @main.command(
-    cls=_Command,
+    cls=_StrictCommand,
     epilog=_examples(
         "chatapp-exporter poll --config.file exporter.yml",
-        "chatapp-exporter poll --fail-on yellow || echo 'look at the numbers'",
+        "chatapp-exporter poll --fail-on yellow || echo 'check the phone numbers'",
         "chatapp-exporter poll --output json | jq '.[] | select(.error)'",
     ),
 )
 @_config_file
 @_expand
-@_choice("--output", "output", ["table", "json"], "table", "For people, or for programs.")
+@_choice("--output", "output", ["table", "json"], "table", "Output format.")
 @_choice(
     "--fail-on",
     "fail_on",
     ["down", "red", "restricted", "yellow", "unknown", "never"],
     "red",
-    "Exit with 3 if a number is in this state or a worse one.",
+    "Exit with status 3 if a phone number is in this state or a worse one.",
 )
 def poll(config_file: Path | None, expand: bool, output: str, fail_on: str) -> None:
-    """Poll every space once and print the numbers, the worst first.
+    """Poll each space once and print the phone numbers.
 
     \b
-    A number's state is the worst that applies:
-      down        BANNED, DELETED, DISCONNECTED, MIGRATED or OFFLINE
-      red         its quality rating is RED
-      restricted  FLAGGED, PAUSED, RATE_LIMITED or RESTRICTED
-      yellow      its quality rating is YELLOW
-      unknown     not known to be GREEN and CONNECTED
-      green       GREEN and CONNECTED
-    If the configuration has a state_file, a field that the API no longer
-    reports keeps its last reported value for this. The file is not changed.
+    Output:
+      --output table  one row for each phone number, sorted by severity, and a
+                      summary; errors go to standard error
+      --output json   a list with one entry for each space: its phone numbers
+                      or its error, and the state of the account
 
     \b
-    After three denied spaces in a row, the account is denied. Its other
-    spaces are not polled. They are reported as "not polled".
+    State of a phone number (the first that applies):
+      down        status BANNED, DELETED, DISCONNECTED, MIGRATED or OFFLINE
+      red         quality rating RED
+      restricted  status FLAGGED, PAUSED, RATE_LIMITED or RESTRICTED
+      yellow      quality rating YELLOW
+      unknown     quality rating not GREEN, or status not CONNECTED
+      green       quality rating GREEN and status CONNECTED
+
+    If the configuration has a state_file, the last reported value of a field that the API no longer reports counts for
+    the state. poll does not change the file.
+
+    If three consecutive spaces of an account are denied, its other spaces are not polled. They count as "not polled".
 
     \b
     Exit status:
-      0    all well
-      1    a space failed or was not polled, or the spaces of an account could
-           not be listed
-      2    the configuration or the command line is wrong; nothing was polled
-      3    a number is as bad as --fail-on says, whatever else failed
+      0    no error, and no phone number as bad as --fail-on
+      1    a space failed or was not polled, space discovery failed, or the
+           output cannot be written
+      2    the configuration or the command line has errors; nothing was polled
+      3    a phone number is in the state of --fail-on or a worse one, even if
+           there are errors too
       130  interrupted
     """
     sys.exit(_poll(_load(config_file, expand=expand), output, fail_on))
 
 
 @main.command(
-    cls=_Command,
+    cls=_StrictCommand,
     epilog=_examples(
         "chatapp-exporter simulate --write simulated.yml &",
         "until test -e simulated.yml; do sleep 1; done",
@@ -326,45 +360,42 @@ def poll(config_file: Path | None, expand: bool, output: str, fail_on: str) -> N
     ),
 )
 @_scenario
-@_listen_address("127.0.0.1:10145", "Where it listens: host:port, on loopback.")
+@_listen_address("127.0.0.1:10145", "Loopback address to listen on: host:port.")
 @click.option(
     "--write",
     type=click.Path(path_type=Path),
-    help="Write the configuration to this new file instead of printing it. When the file exists, it is complete and the"
-    " API can be polled. The file is removed when simulate ends.",
+    help="Write the configuration to this new file instead of standard output. The complete file appears when the"
+    " simulated API is ready. It is removed when simulate exits.",
 )
 def simulate(scenario: Path | None, addresses: Sequence[str], write: Path | None) -> None:
-    """Start the simulated API alone and print how to poll it.
-
-    What it prints is a configuration.
-    """
-    _end_well_on_signals()
+    """Start the simulated API and print a configuration for it."""
+    _exit_on_signals()
     from exporter.logs import configure_logs
     from exporter.simulator.demo import run_simulator
 
     configure_logs("info", "logfmt")
-    served = run_simulator(_load_scenario(scenario), _bind(addresses), _say, write)
-    _valid(lambda: _run(served))
+    served = run_simulator(_load_scenario(scenario), _bind(addresses), _print, write)
+    _exit_on_config_error(lambda: _run(served))
 
 
 @main.command(
-    cls=_Command,
+    cls=_StrictCommand,
     epilog=_examples(
         "chatapp-exporter schema >schema.json",
         "sed -i '1i # yaml-language-server: $schema=schema.json' exporter.yml",
     ),
 )
 def schema() -> None:
-    """Print the configuration's JSON Schema, for editors."""
+    """Print the JSON Schema of the configuration file, for editors."""
     import json
 
     from exporter.sources import Settings
 
-    _say(json.dumps(Settings.model_json_schema(), indent=2))
+    _print(json.dumps(Settings.model_json_schema(), indent=2))
 
 
 @main.command(
-    cls=_Command,
+    cls=_StrictCommand,
     epilog=_examples(
         'eval "$(chatapp-exporter completion bash)"  # in ~/.bashrc',
         'eval "$(chatapp-exporter completion zsh)"   # in ~/.zshrc',
@@ -373,16 +404,16 @@ def schema() -> None:
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print a shell's script that completes commands and options."""
+    """Print a shell script that completes commands and options."""
     from click.shell_completion import get_completion_class
 
     complete = get_completion_class(shell)
-    assert complete, "click has these three"
-    _say(complete(main, {}, "chatapp-exporter", "_CHATAPP_EXPORTER_COMPLETE").source())
+    assert complete, "click supports these three shells"
+    _print(complete(main, {}, "chatapp-exporter", "_CHATAPP_EXPORTER_COMPLETE").source())
 
 
 def _poll(settings: "Settings", output: str, fail_on: str) -> int:
-    """The exit status."""
+    """Poll, print the result and return the exit status."""
     from exporter.logs import configure_logs
     from exporter.model import RANKS, State
     from exporter.report import print_json, print_numbers, progress_bar
@@ -390,14 +421,14 @@ def _poll(settings: "Settings", output: str, fail_on: str) -> int:
 
     configure_logs("error", "logfmt")
     with progress_bar() as watch:
-        swept = _valid(lambda: _run(poll_once(settings, os.environ, watch)))
-    with _printing():
-        (print_json if output == "json" else print_numbers)(swept)
+        result = _exit_on_config_error(lambda: _run(poll_once(settings, os.environ, watch)))
+    with _checked_output():
+        (print_json if output == "json" else print_numbers)(result)
     worst = RANKS[State(fail_on)] if fail_on != "never" else -1
-    states = (polled.view.record.state_of(number) for polled in swept.spaces for number in polled.phone_numbers)
+    states = (space.view.record.state_of(number) for space in result.spaces for number in space.phone_numbers)
     if any(RANKS[state] <= worst for state in states):
         return 3
-    return 1 if swept.list_errors or any(polled.error for polled in swept.spaces) else 0
+    return 1 if result.list_errors or any(space.error for space in result.spaces) else 0
 
 
 def _configuration(config_file: Path | None, *, expand: bool) -> "Configuration":
@@ -409,11 +440,11 @@ def _configuration(config_file: Path | None, *, expand: bool) -> "Configuration"
 
 def _load(config_file: Path | None, *, expand: bool) -> "Settings":
     load = _configuration(config_file, expand=expand).load
-    return _valid(lambda: _in_time(load), hint=config_file is None)
+    return _exit_on_config_error(lambda: _with_time_limit(load), hint=config_file is None)
 
 
-def _in_time(load: Callable[[], Result]) -> Result:
-    """In a thread: a file on a network mount that does not answer neither blocks a start for ever, nor its signals."""
+def _with_time_limit(load: Callable[[], Result]) -> Result:
+    """Load in a thread, so that a network mount that does not respond blocks neither the start nor signals."""
     from exporter.config.problems import read_timeout_error
     from exporter.threads import LOAD_SECONDS, DaemonThreads
 
@@ -426,34 +457,32 @@ def _in_time(load: Callable[[], Result]) -> Result:
 def _load_scenario(path: Path | None) -> "Scenario":
     from exporter.simulator.fleet import load_scenario
 
-    return _valid(lambda: load_scenario(path))
+    return _exit_on_config_error(lambda: load_scenario(path))
 
 
-def _valid(make: Callable[[], Result], *, hint: bool = False) -> Result:
-    """What `make` gives; if a file has errors, they are printed and the program ends."""
+def _exit_on_config_error(make: Callable[[], Result], *, hint: bool = False) -> Result:
+    """Return the result of `make`. If there are configuration errors, print them and exit with status 2."""
     from exporter.config.problems import ConfigError
 
     try:
         return make()
     except ConfigError as error:
         found = len(error.problems)
-        click.echo(
-            f"{error}\n{found} problem{'s' if found > 1 else ''} found, nothing was started; fix that and try again",
-            err=True,
-        )
+        count, them = (f"{found} problems", "them") if found > 1 else ("1 problem", "it")
+        click.echo(f"{error}\n{count} found, nothing was started; fix {them} and run the command again", err=True)
         if hint and not any(problem.place for problem in error.problems):
-            click.echo(_WITHOUT_A_FILE, err=True)
+            click.echo(_GETTING_STARTED, err=True)
         sys.exit(2)
 
 
-def _end_well_on_signals(*, reloads: bool = False) -> None:
-    """Before the event loop handles them, and as PID 1, for which SIGTERM would have no effect."""
+def _exit_on_signals(*, reloads: bool = False) -> None:
+    """Handle signals until the event loop handles them. Without a handler, SIGTERM has no effect on PID 1."""
     import signal
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if reloads:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # a reload waits until there is something to reload
-    elif signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # blocked until the event loop can reload
+    elif signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores SIGHUP
         signal.signal(signal.SIGHUP, lambda *_: sys.exit(0))
 
 
@@ -469,25 +498,25 @@ def _bind(addresses: Sequence[str]) -> "list[socket]":
         sys.exit(1)
 
 
-def _say(text: str) -> None:
-    with _printing():
+def _print(text: str) -> None:
+    with _checked_output():
         click.echo(text)
 
 
 @contextmanager
-def _printing() -> Iterator[None]:
-    """For what writes to standard output: that it could not be written is told here, and not by a traceback at exit."""
+def _checked_output() -> Iterator[None]:
+    """Report errors of writing to standard output in one line, instead of a traceback at exit."""
     if sys.stdout is None:  # closed by the parent process
         click.echo("error: standard output is closed; redirect the output to a file", err=True)
         sys.exit(1)
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name in letters that it has not
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # for missing letters
     try:
         yield
         click.echo(nl=False)  # flushes
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # whoever reads has seen enough, and the exit status tells the rest
-            click.echo(f"error: cannot write the output: {error.strerror}; write it elsewhere", err=True)
+        if not isinstance(error, BrokenPipeError):  # the reader, such as head, closed the pipe: not an error
+            click.echo(f"error: cannot write to standard output: {error.strerror}; redirect the output", err=True)
             sys.exit(1)
 
 

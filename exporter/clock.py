@@ -1,33 +1,33 @@
-"""The time, as an argument: everything that asks for the time asks a `Clock`."""
+"""The clock of the exporter. All code reads the time from a `Clock`, so that tests can replace it."""
 
 import time
 from typing import NamedTuple, Protocol
 
 
 class Clock(Protocol):
-    """Two readings: one that people and Prometheus understand, one that never jumps."""
+    """Wall-clock time for output and monotonic time for intervals."""
 
     def now(self) -> float:
-        """Seconds since the Unix epoch; may jump when the system's clock is set."""
+        """Return the Unix time in seconds. It can jump when the system clock is set."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment; only differences mean something. The event loop's own time."""
+        """Return the event loop's time in seconds. Only differences between two values have a meaning."""
 
 
 class Now(NamedTuple):
-    """Both readings of a clock, in seconds."""
+    """The Unix time and the monotonic time of one moment, in seconds."""
 
     unix: float
     monotonic: float
 
     @classmethod
     def of(cls, clock: Clock) -> "Now":
-        """The clock's readings now."""
+        """Read the clock."""
         return cls(clock.now(), clock.monotonic())
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The system clock."""
 
     def now(self) -> float:
         return time.time()

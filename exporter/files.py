@@ -1,5 +1,5 @@
-"""Reads files that people name. Only regular files are opened, behind links too: a read of a FIFO can block for ever,
-and opening a device can have side effects."""
+"""Reads configured files. Opens only regular files, also as the target of a link: reading a FIFO can block forever, and
+opening a device can have side effects."""
 
 import errno
 import os
@@ -14,62 +14,64 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-"""These depend on the user or on the moment, so the path can still be valid."""
+_IGNORED_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""Errors that depend on the current user or the free space. The path can be valid for the exporter's user."""
 
 
 class NotRegularError(OSError):
-    """It is not a regular file; `strerror` says what it is."""
+    """The path is not a regular file. `strerror` is the type that was found."""
 
 
 def require_regular(path: Path) -> None:
-    """Raises OSError: there is no such file, or it is not a regular one."""
+    """Raise OSError if the file does not exist or is not a regular file."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         raise NotRegularError(errno.EINVAL, _KINDS.get(stat.S_IFMT(mode), "a special file"))
 
 
-def read_bytes(path: Path, longest: int = -1) -> bytes:
-    """The first `longest` bytes of a regular file, or all.
+def read_bytes(path: Path, max_bytes: int = -1) -> bytes:
+    """Return at most `max_bytes` from the start of a regular file. The default is all bytes.
 
     Raises:
-        OSError: it cannot be read, or it is not a regular file.
+        OSError: the file cannot be read, or is not a regular file.
     """
     require_regular(path)
-    # do not wait for a writer if it became a FIFO after the check
+    # non-blocking: after the check, the file can be replaced with a FIFO that has no writer
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        return file.read(longest)
+        return file.read(max_bytes)
 
 
 def read_text(path: Path) -> str:
-    """The text of a regular file, without a byte order mark.
+    """Return the text of a regular file, without a byte order mark.
 
     Raises:
-        OSError: it cannot be read, or it is not a regular file.
-        UnicodeDecodeError: it is not UTF-8.
+        OSError: the file cannot be read, or is not a regular file.
+        UnicodeDecodeError: the file is not UTF-8.
     """
     return read_bytes(path).decode("utf-8-sig")
 
 
 def creation_problem(path: Path) -> str | None:
-    """Why no user can create a file here; None if it is a regular file or one can be created. A directory
-    that does not exist yet is no problem: it can be a volume that is mounted later."""
+    """Return why no user can create this file, or None if the file exists or can be created.
+
+    A missing directory is not a problem, because it can be a volume that is mounted later.
+    """
     try:
         require_regular(path)
     except FileNotFoundError:
-        return _problem_of_directory(Path(os.path.realpath(path)).parent)
+        return _directory_problem(Path(os.path.realpath(path)).parent)
     except NotRegularError as error:
         return f"expected a regular file, found {error.strerror}"
     except OSError as error:
-        return None if error.errno in _OF_THE_MACHINE else f"expected a file, found: {error.strerror}"
+        return None if error.errno in _IGNORED_ERRORS else f"expected a file, found: {error.strerror}"
     return None
 
 
-def _problem_of_directory(directory: Path) -> str | None:
+def _directory_problem(directory: Path) -> str | None:
     try:
         if directory.is_dir():
             tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
-        if error.errno not in _OF_THE_MACHINE:
+        if error.errno not in _IGNORED_ERRORS:
             return f"expected a directory in which a file can be created, found: {error.strerror}"
     return None

@@ -1,4 +1,4 @@
-"""Logs for people: structlog over the standard library, so that libraries' lines come out in the same form."""
+"""Logging: structlog on top of the standard library, so that log lines of libraries have the same format."""
 
 import logging
 import sys
@@ -6,36 +6,40 @@ from typing import Literal
 
 import structlog
 
-_QUIET = ("httpx", "httpcore", "apscheduler", "uvicorn", "asyncio")
-"""Libraries that report each request or run at INFO; what can be counted is a metric here."""
+_QUIET_LOGGERS = ("httpx", "httpcore", "apscheduler", "uvicorn", "asyncio")
+"""Libraries that log each request or run at INFO. The exporter has metrics for them."""
 
-_SHARED: list[structlog.types.Processor] = [
+_SHARED_PROCESSORS: list[structlog.types.Processor] = [
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", key="ts"),
     structlog.processors.format_exc_info,
 ]
 
 
-def configure_logs(level: str, form: Literal["logfmt", "json"]) -> None:
-    """Send everything from `level` on to standard error, a line an event."""
+def configure_logs(level: str, log_format: Literal["logfmt", "json"]) -> None:
+    """Log events with this level or higher to standard error, one line per event."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_formatter(form))
+    handler.setFormatter(_formatter(log_format))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in _QUIET:
+    for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    # what any client can cause must not fill the log; what fails in our pages, they log themselves
+    # clients can cause these messages and could fill the log. Errors in pages are logged by the pages themselves.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_SHARED_PROCESSORS,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
 
 
-def _formatter(form: Literal["logfmt", "json"]) -> logging.Formatter:
+def _formatter(log_format: Literal["logfmt", "json"]) -> logging.Formatter:
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
-        if form == "json"
+        if log_format == "json"
         else structlog.processors.LogfmtRenderer(key_order=["ts", "level", "event"])
     )
     processors = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
-    return structlog.stdlib.ProcessorFormatter(processors=processors, foreign_pre_chain=_SHARED)
+    return structlog.stdlib.ProcessorFormatter(processors=processors, foreign_pre_chain=_SHARED_PROCESSORS)

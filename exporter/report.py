@@ -1,4 +1,4 @@
-"""What the commands print: the plan before polling, how far a sweep is, and the numbers after it."""
+"""Output of `check` and `poll`: the poll schedule, the progress bar, and the results as a table or JSON."""
 
 import json
 import math
@@ -36,36 +36,37 @@ _STYLES = {
     State.GREEN: "green",
 }
 _NEXT_STEPS = {
-    Reason.THROTTLED: "lower qps, or poll while less uses the account",
-    Reason.TIMEOUT: "try again, and check the way to the endpoint (firewall, proxy)",
-    Reason.TRANSPORT: "check the endpoint's name, DNS, proxy (HTTPS_PROXY) and certificates (SSL_CERT_FILE)",
-    Reason.DENIED: "check the access key, its RAM policy, the subscription and this machine's clock",
-    Reason.REJECTED: "check the space's id and isv_code",
-    Reason.MALFORMED: "check that the endpoint is the API's; if it is, please report this",
-    Reason.SERVER: "try again later; if it stays, check that the endpoint is the API's",
+    Reason.THROTTLED: "lower qps, or poll when fewer programs use the account",
+    Reason.TIMEOUT: "try again, and check the network path to the endpoint (firewall, proxy)",
+    Reason.TRANSPORT: "check the host name of the endpoint, DNS, proxy (HTTPS_PROXY) and certificates (SSL_CERT_FILE)",
+    Reason.DENIED: "check the access key, its RAM policy, the subscription and the clock of this machine",
+    Reason.REJECTED: "check the space id and isv_code",
+    Reason.MALFORMED: "check that the endpoint is the API; if it is, report a bug",
+    Reason.SERVER: "try again later; if the error persists, check that the endpoint is the API",
 }
-_MOST_SPACES_IN_A_LINE = 5
-_WIDEST = 1000
-_LONGEST_VALUE = 80
+_MAX_LISTED_SPACES = 5
+_MAX_WIDTH = 1000
+_MAX_VALUE_LENGTH = 80
 
 
 def print_plan(settings: Settings) -> None:
-    """One row per account: what its budget must do, and how old values can get."""
+    """Print the poll schedule, one row per account."""
     table = _table(
         "account",
         "spaces",
-        "queries/s needed",
-        "allowed",
-        "polled every",
-        "configured",
-        "oldest value",
-        "values from",
+        "needed qps",
+        "qps",
+        "effective interval",
+        "poll_interval",
+        "max value age",
+        "endpoint",
     )
     for account in settings.accounts:
         plan = Plan.of(account)
+        spaces = f"{plan.spaces}{' + discovered' if account.discover else ''}"
         table.add_row(
             account.name,
-            "own numbers" if account.polls_own_numbers else f"{plan.spaces}{' and more' if account.discover else ''}",
+            "own numbers" if account.polls_own_numbers else spaces,
             f"{plan.needed_qps:.3g}",
             f"{plan.qps:g}",
             format_duration(plan.effective_interval),
@@ -78,7 +79,7 @@ def print_plan(settings: Settings) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[Progress], None]]:
-    """Shows on standard error how far a sweep is while the context lasts, if that is a terminal."""
+    """Show the progress of a sweep on standard error, if that is a terminal."""
     console = Console(stderr=True)
     columns = (
         bars.TextColumn("{task.description}"),
@@ -86,135 +87,138 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         bars.TextColumn("{task.fields[counts]}"),
     )
     with bars.Progress(*columns, console=console, transient=True, disable=not console.file.isatty()) as bar:
-        task = bar.add_task("listing spaces", total=None, counts="")
+        task = bar.add_task("discovering spaces", total=None, counts="")
 
         def show(progress: Progress) -> None:
-            missed = _missed(progress.failed, progress.not_polled)
-            counts = f"{progress.done} of {progress.total} spaces, {missed}, {_left(progress)} left"
-            ended = progress.done + progress.not_polled
-            bar.update(task, description="polling", total=progress.total, completed=ended, counts=counts)
+            failures = _failure_counts(progress.failed, progress.not_polled)
+            counts = f"{progress.done} of {progress.total} spaces, {failures}, {_time_left(progress)} left"
+            completed = progress.done + progress.not_polled
+            bar.update(task, description="polling", total=progress.total, completed=completed, counts=counts)
 
         yield show
 
 
-def print_numbers(swept: "SweepResult") -> None:
-    """A table of all numbers, the worst first, a line for everything that failed, and one that sums up."""
-    numbers = [(polled.view, number) for polled in swept.spaces for number in polled.phone_numbers]
+def print_numbers(result: "SweepResult") -> None:
+    """Print a table of the phone numbers, sorted by severity, a line for each failure, and a summary."""
+    numbers = [(space.view, number) for space in result.spaces for number in space.phone_numbers]
     states = [view.record.state_of(number) for view, number in numbers]
-    table = _table("state", "phone number", "verified name", "rating", "status", "tier", "account", "space", "name")
-    for state, (view, number) in sorted(zip(states, numbers, strict=True), key=lambda shown: RANKS[shown[0]]):
+    table = _table(
+        "state", "phone number", "verified name", "rating", "status", "tier", "account", "space", "space name"
+    )
+    for state, (view, number) in sorted(zip(states, numbers, strict=True), key=lambda row: RANKS[row[0]]):
         table.add_row(Text(state, _STYLES[state]), *_cells(view, number))
     if numbers:
         _print(table)
-    print(end="", flush=True)  # before what stands on the other stream
-    for line in _failures(swept):
+    print(end="", flush=True)  # before the errors on standard error
+    for line in _error_lines(result):
         print(f"error: {line}", file=sys.stderr)
-    print(_summary(states, swept))
+    print(_summary(states, result))
 
 
-def print_json(swept: "SweepResult") -> None:
-    """The same as JSON: a list of spaces, each with its numbers or its error; without a space, of an account's list."""
-    entries = [_entry(swept, polled.view.account, polled.error, polled) for polled in swept.spaces]
-    entries += [_entry(swept, account, error) for account, error in swept.list_errors.items()]
-    print(json.dumps(entries, indent=2))  # of any name in plain letters, whatever the terminal can show
+def print_json(result: "SweepResult") -> None:
+    """Print the results as JSON: one entry per space, and one with the space null per failed space discovery."""
+    entries = [_entry(result, space.view.account, space.error, space) for space in result.spaces]
+    entries += [_entry(result, account, error) for account, error in result.list_errors.items()]
+    print(json.dumps(entries, indent=2))  # ASCII only, because a terminal may not support other letters
 
 
 def _entry(
-    swept: "SweepResult", account: str, error: QueryError | None, polled: "SpaceResult | None" = None
+    result: "SweepResult", account: str, error: QueryError | None, space: "SpaceResult | None" = None
 ) -> dict[str, Any]:
-    from exporter.web.api import reported  # not for `check`, which needs no HTTP API
+    from exporter.web.api import reported  # imported here, because `check` does not need it
 
-    known, numbers = (polled.view.record, polled.phone_numbers) if polled else (SpaceRecord(), ())
-    health = swept.accounts[account].health
+    record, numbers = (space.view.record, space.phone_numbers) if space else (SpaceRecord(), ())
+    health = result.accounts[account].health
     return {
         "account": account,
         "account_state": health.state if health else None,
-        "space": polled.view.space.id if polled else None,
+        "space": space.view.space.id if space else None,
         "error": {"reason": error.reason, "code": error.code, "detail": error.detail} if error else None,
         "phone_numbers": [
-            {**asdict(number), **reported(known, number), "state": known.state_of(number)} for number in numbers
+            {**asdict(number), **reported(record, number), "state": record.state_of(number)} for number in numbers
         ],
     }
 
 
 def _cells(view: SpaceView, number: PhoneNumber) -> Iterator[Text]:
-    rating, tier, status = (_value(view, number, field) for field in WATCHED_FIELDS)
-    of_space = view.account, view.space.id, view.space.name
-    for value in (number.phone_number, number.verified_name, rating, status, tier, *of_space):
-        # others wrote it: no markup, and nothing that would do something to a terminal
-        yield Text(sanitized(value, (), _LONGEST_VALUE))
+    rating, tier, status = (_field_text(view, number, field) for field in WATCHED_FIELDS)
+    space_cells = view.account, view.space.id, view.space.name
+    for value in (number.phone_number, number.verified_name, rating, status, tier, *space_cells):
+        # untrusted text: no markup and no control characters of a terminal
+        yield Text(sanitized(value, (), _MAX_VALUE_LENGTH))
 
 
-def _value(view: SpaceView, number: PhoneNumber, field: str) -> str:
-    lost = view.record.missing.get((number.phone_number, field))
-    return getattr(number, field) or (f"not reported (was {lost.before})" if lost else "not reported")
+def _field_text(view: SpaceView, number: PhoneNumber, field: str) -> str:
+    missing = view.record.missing.get((number.phone_number, field))
+    return getattr(number, field) or (f"not reported (was {missing.before})" if missing else "not reported")
 
 
-def _failures(swept: "SweepResult") -> Iterator[str]:
-    """What failed, why, and what to do: an account that is not ok in one line, and spaces of an account that failed
-    alike for another reason in one line."""
-    yield from (line for account in swept.accounts.values() if (line := _account_failure(account, swept)))
-    alike = defaultdict(list)
-    for polled in swept.spaces:
-        account, error = polled.view.account, polled.error
-        if error and not _is_of_account(swept.accounts[account], error):
-            alike[account, error.reason, str(error)].append(polled.view.space.id)
-    for (account, reason, text), spaces in alike.items():
-        shown = ", ".join(spaces[:_MOST_SPACES_IN_A_LINE])
-        more = len(spaces) - _MOST_SPACES_IN_A_LINE
-        yield f"{account}/{shown}{f' and {more} more' if more > 0 else ''}: {_why(reason, text)}; {_NEXT_STEPS[reason]}"
-    for account, error in swept.list_errors.items():
-        if not _is_of_account(swept.accounts[account], error):
-            yield f"{account}: spaces not listed: {_why(error.reason, str(error))}; {_NEXT_STEPS[error.reason]}"
+def _error_lines(result: "SweepResult") -> Iterator[str]:
+    """Yield the failures with cause and next step: one line per account that is not ok, and one line per group of
+    spaces of an account with the same error."""
+    yield from (line for account in result.accounts.values() if (line := _account_error_line(account, result)))
+    same_error = defaultdict(list)
+    for space in result.spaces:
+        account, error = space.view.account, space.error
+        if error and not _is_account_error(result.accounts[account], error):
+            same_error[account, error.reason, str(error)].append(space.view.space.id)
+    for (account, reason, text), spaces in same_error.items():
+        shown = ", ".join(spaces[:_MAX_LISTED_SPACES])
+        more = f" and {len(spaces) - _MAX_LISTED_SPACES} more" if len(spaces) > _MAX_LISTED_SPACES else ""
+        yield f"{account}/{shown}{more}: {_reason_text(reason, text)}; {_NEXT_STEPS[reason]}"
+    for account, error in result.list_errors.items():
+        if not _is_account_error(result.accounts[account], error):
+            text = _reason_text(error.reason, str(error))
+            yield f"{account}: space discovery failed: {text}; {_NEXT_STEPS[error.reason]}"
 
 
-def _account_failure(account: AccountView, swept: "SweepResult") -> str:
-    """The line of an account that is not ok, with how many of its spaces failed or were not polled for that; "" for
-    others."""
+def _account_error_line(account: AccountView, result: "SweepResult") -> str:
+    """Return the error line of an account, with the number of its spaces that failed or were not polled because of the
+    account's state. Return "" for an account that is ok."""
     health, name = account.health, account.account
     if not health or health.state not in WHAT_TO_CHECK:
         return ""
-    errors = [polled.error for polled in swept.spaces if polled.view.account == name]
+    errors = [space.error for space in result.spaces if space.view.account == name]
     not_polled = _not_polled(errors)
-    failed = sum(_is_of_account(account, error) for error in errors) - not_polled
-    lost = [f"{failed} of {len(errors)} spaces failed"] if errors else []
-    lost += [f"{not_polled} not polled"] if not_polled else []
-    lost += ["spaces not listed"] if _is_of_account(account, swept.list_errors.get(name)) else []
-    why = f"{health.code}: {health.detail}" if health.code else str(swept.list_errors.get(name) or "")
+    failed = sum(_is_account_error(account, error) for error in errors) - not_polled
+    details = [f"{failed} of {len(errors)} spaces failed"] if errors else []
+    details += [f"{not_polled} not polled"] if not_polled else []
+    details += ["space discovery failed"] if _is_account_error(account, result.list_errors.get(name)) else []
+    cause = f"{health.code}: {health.detail}" if health.code else str(result.list_errors.get(name) or "")
     request = f" (request {health.request_id})" if health.request_id else ""
-    text = f": {why.rstrip(':. ')}{request}" if why else ""
-    return f"{name}: {health.state} ({', '.join(lost)}){text}; {WHAT_TO_CHECK[health.state]}"
+    text = f": {cause.rstrip(':. ')}{request}" if cause else ""
+    return f"{name}: {health.state} ({', '.join(details)}){text}; {WHAT_TO_CHECK[health.state]}"
 
 
-def _is_of_account(account: AccountView, error: QueryError | None) -> bool:
+def _is_account_error(account: AccountView, error: QueryError | None) -> bool:
     """Whether the account's state explains the failure."""
     return error is not None and account.health is not None and explains(error, account.health.state)
 
 
-def _why(reason: Reason, text: str) -> str:
+def _reason_text(reason: Reason, text: str) -> str:
     return f"{reason}: {text.removeprefix(f'{reason}: ').rstrip('.')}"
 
 
-def _summary(states: Sequence[State], swept: "SweepResult") -> str:
+def _summary(states: Sequence[State], result: "SweepResult") -> str:
     count = Counter(states)
     found = ", ".join(f"{count[state]} {state}" for state in PHONE_NUMBER_STATES)
-    errors = [polled.error for polled in swept.spaces if polled.error]
-    missed = _missed(len(errors) - _not_polled(errors), _not_polled(errors))
-    lists = f"; accounts whose spaces are not listed: {len(swept.list_errors)}" if swept.list_errors else ""
-    return f"numbers: {len(states)} ({found}); spaces: {len(swept.spaces)} ({missed}){lists}"
+    errors = [space.error for space in result.spaces if space.error]
+    failures = _failure_counts(len(errors) - _not_polled(errors), _not_polled(errors))
+    discovery = f"; accounts with failed space discovery: {len(result.list_errors)}" if result.list_errors else ""
+    return f"phone numbers: {len(states)} ({found}); spaces: {len(result.spaces)} ({failures}){discovery}"
 
 
 def _not_polled(errors: Iterable[QueryError | None]) -> int:
-    from exporter.runtime.sweep import NotPolledError  # not for `check`, which polls nothing
+    from exporter.runtime.sweep import NotPolledError  # imported here, because `check` does not poll
 
     return sum(isinstance(error, NotPolledError) for error in errors)
 
 
-def _missed(failed: int, not_polled: int) -> str:
+def _failure_counts(failed: int, not_polled: int) -> str:
     return f"{failed} failed{f', {not_polled} not polled' if not_polled else ''}"
 
 
-def _left(progress: Progress) -> str:
+def _time_left(progress: Progress) -> str:
     return format_duration(math.ceil(progress.seconds_left))
 
 
@@ -223,8 +227,8 @@ def _table(*columns: str) -> Table:
 
 
 def _print(table: Table) -> None:
-    # whatever the width of a terminal: a number that is cut is no use, and a line that goes on below can still be read
-    console = Console(width=_WIDEST, height=1)  # the width counts on every terminal only where both are given
-    with console.capture() as captured:  # for it would end the program where a pipe is closed
+    # a fixed width, so that rich does not truncate values on a narrow terminal; the terminal wraps long lines
+    console = Console(width=_MAX_WIDTH, height=1)  # rich ignores the width on some terminals if the height is not set
+    with console.capture() as captured:  # rich itself exits if the pipe is closed
         console.print(table)
     print(captured.get(), end="")

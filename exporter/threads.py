@@ -1,5 +1,5 @@
-"""Threads for calls that block, such as the system's resolver or a read of a file on a network mount. A stop of the
-program waits for none of them."""
+"""Threads for blocking calls, such as the system's resolver or a read from a network mount. When the program stops, it
+does not wait for them."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,23 +8,23 @@ from threading import Thread
 from typing import Any, ParamSpec, TypeVar
 
 READ_SECONDS = 2.0
-"""How long a request, or a look at credentials, waits for their files."""
+"""Time limit for reading credential files, for a request or to detect a change."""
 LOAD_SECONDS = 60.0
-"""How long a start and a reload wait for the files of the configuration."""
+"""Time limit for reading the configuration files at startup and at a reload."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class DaemonThreads(ThreadPoolExecutor):
-    """An event loop's executor without a pool: a thread for each call.
+    """Executor for an event loop that starts one thread per call.
 
-    In the usual one, a resolver that hangs for one endpoint takes the few threads that the names of all others need,
-    and a stop waits until it gives up, which can take half a minute. The budgets bound the number of calls.
+    In the default thread pool, DNS queries that hang for one endpoint use all threads, so that other endpoints cannot
+    be resolved. A stop waits for these queries, which can take 30 s. The budgets limit the number of calls.
     """
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Call `fn` in a thread of its own, at once."""
+        """Start `fn` in a new thread without waiting."""
         future: Future[T] = Future()
 
         def call() -> None:
@@ -39,48 +39,48 @@ class DaemonThreads(ThreadPoolExecutor):
 
 
 class BlockingCalls:
-    """Calls in threads, one at a time, each with a time limit.
+    """Runs blocking calls in threads, one at a time, each with a time limit.
 
-    A call that hangs keeps its thread, because nothing can end it. Until it ends, all later calls fail at their limit:
-    the number of threads stays bounded.
+    A call that hangs cannot be stopped and keeps its thread. Until it ends, later calls are not started and fail at
+    their time limit. So at most one thread is in use.
     """
 
     def __init__(self) -> None:
         self._last: asyncio.Future[Any] | None = None
-        self._hang = False
+        self._timed_out = False
 
     @property
     def hangs(self) -> bool:
-        """Whether a call has passed its limit and not ended."""
-        return self._hang and self.busy
+        """Whether a call has exceeded its time limit and is still running."""
+        return self._timed_out and self.busy
 
     @property
     def busy(self) -> bool:
-        """Whether a call has not ended."""
+        """Whether a call is running."""
         return self._last is not None and not self._last.done()
 
     async def run(self, call: Callable[[], T], *, seconds: float) -> T:
-        """The result of `call`.
+        """Run a call in a thread and return its result.
 
         Raises:
-            TimeoutError: it did not end within so many `seconds`, and may still end; or an earlier call did not, and
-                it was not started.
+            TimeoutError: the call did not end within `seconds` and is still running, or it was not started because an
+                earlier call is still running.
         """
         try:
             async with asyncio.timeout(seconds):
                 while self._last and self.busy:
                     await asyncio.wait([self._last])
-                self._hang = False
+                self._timed_out = False
                 running: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(None, call)
-                running.add_done_callback(_retrieve)
+                running.add_done_callback(_retrieve_exception)
                 self._last = running
                 return await asyncio.shield(running)
         except TimeoutError:
-            self._hang = True
+            self._timed_out = True
             raise
 
 
-def _retrieve(ended: asyncio.Future[Any]) -> None:
-    """For a call whose caller gave up: nobody else looks at its exception, and asyncio would log that."""
+def _retrieve_exception(ended: asyncio.Future[Any]) -> None:
+    """Read the exception of a call after its caller timed out. Otherwise asyncio logs it as never retrieved."""
     if not ended.cancelled():
         ended.exception()

@@ -1,1 +1,1 @@
-"""The configuration: the shape of the file, and how it is loaded."""
+"""The configuration: schema, loading and errors."""

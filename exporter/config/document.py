@@ -1,7 +1,7 @@
-"""Reads YAML, and JSON as a part of it. Knows the line of each value, and no schema.
+"""Reads YAML and JSON documents and finds the line of each value. Does not know the schema.
 
-Every scalar but null is text, as it is written, and the schema decides its type: an id of digits stays an id, and `no`
-stays `no`.
+Each scalar except null is read as text, and the schema converts it later. An unquoted id of digits keeps its leading
+zeros, and `no` is not read as false.
 """
 
 import json
@@ -16,121 +16,128 @@ import yaml
 from exporter.config.problems import ConfigError, Place, Problem
 from exporter.files import read_text
 
-_SURROGATES = re.compile(r"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_SURROGATE_PAIR = re.compile(r"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
-PLACEHOLDER_MARK = "${"
+PLACEHOLDER_PREFIX = "${"
 _NULL = ("null", "Null", "NULL", "~")
-"""As YAML's core schema has it."""
-_MAX_LEVELS = 500
-"""PyYAML's parser in C ends the process at some thousands, if a thread has a small stack."""
+"""The spellings of null in YAML's core schema."""
+_MAX_DEPTH = 500
+"""Maximum nesting. With some thousand levels, PyYAML's C parser crashes the process in a thread with a small stack."""
 
 
 def read_document(path: Path) -> Any:
-    """The document in a file.
+    """Return the document in a file.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or has a duplicate key.
     """
     try:
-        return yaml.load(_read_text(path), _TextLoader)  # noqa: S506  # safer than safe_load: it makes text only
+        return yaml.load(_read_text(path), _TextLoader)  # noqa: S506  # the loader creates only text
     except OSError as error:
         raise ConfigError([Problem(str(path), (), f"expected a readable file, found: {error.strerror}")]) from error
     except UnicodeDecodeError as error:
-        raise ConfigError([Problem(str(path), (), "expected UTF-8 text, found other bytes")]) from error
+        raise ConfigError([Problem(str(path), (), "expected UTF-8 text, found invalid bytes")]) from error
     except yaml.YAMLError as error:
         raise ConfigError([_yaml_problem(path, error)]) from error
     except RecursionError as error:
-        raise ConfigError([Problem(str(path), (), "expected a few levels, found hundreds")]) from error
+        raise ConfigError([Problem(str(path), (), "too many levels of nesting")]) from error
 
 
 def _read_text(path: Path) -> str:
     text = read_text(path)
     brackets = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[{\]}]", text))
-    if max(accumulate(brackets), default=0) > _MAX_LEVELS or any(mark * _MAX_LEVELS in text for mark in ("- ", "? ")):
+    if max(accumulate(brackets), default=0) > _MAX_DEPTH or any(mark * _MAX_DEPTH in text for mark in ("- ", "? ")):
         raise RecursionError
-    # JSON may write one character as two escapes, which YAML does not know
-    return _SURROGATES.sub(lambda pair: json.loads(f'"{pair[0]}"'), text)
+    # JSON can write one character as two escapes (a surrogate pair). YAML does not support this.
+    return _SURROGATE_PAIR.sub(lambda pair: json.loads(f'"{pair[0]}"'), text)
 
 
-class _TextLoader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]  # the C one where it is built
-    """Every scalar but null is text. A merge key is replaced. A duplicate key is an error, for the first value would be
-    lost."""
+class _TextLoader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]  # in C if available
+    """Reads each scalar except null as text and resolves merge keys. A duplicate key is an error."""
 
     def construct_scalar(self, node: yaml.ScalarNode) -> Any:
-        # a file written by a program has null for what is left out; in quotes it is text, and a key without a value is
-        # empty text, because the value was probably forgotten
+        # programs write null for a key that is not set. A quoted null is text. A key without a value is empty text,
+        # because its value was probably forgotten.
         return None if node.value in _NULL and not node.style else super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        _merge(node)
+        _resolve_merge_key(node)
         return super().construct_mapping(node, deep=deep)
 
 
-def _merge(node: yaml.MappingNode) -> None:
-    """Replace a merge key (`<<: *anchor`) by the pairs of its mapping or mappings whose keys the node does not have."""
+def _resolve_merge_key(node: yaml.MappingNode) -> None:
+    """Replace a merge key (`<<: *anchor`) with the pairs of its mappings. Existing keys of the node are kept.
+
+    Raises:
+        YAMLError: a key is duplicate, or the merge key has a value that is not a mapping.
+    """
     pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
     for key, value in node.value:
         if str(key.value) in pairs:
-            raise _problem_at(key, f"duplicate key {_cut(str(key.value))}")
+            first_line = pairs[str(key.value)][0].start_mark.line + 1
+            name = _key_without_value(str(key.value))
+            raise _yaml_error(key, f"duplicate key {name} (first defined in line {first_line})")
         pairs[str(key.value)] = key, value
     key, merged = pairs.get("<<", (None, None))
-    if not isinstance(key, yaml.ScalarNode) or key.style:  # in quotes it is a key like others
+    if not isinstance(key, yaml.ScalarNode) or key.style:  # a quoted << is a normal key
         return
     del pairs["<<"]
-    node.value = list(pairs.values())  # a mapping that merges itself ends here
-    for other in merged.value if isinstance(merged, yaml.SequenceNode) else [merged]:
-        if not isinstance(other, yaml.MappingNode):
-            raise _problem_at(key, "the merge key << has no mapping")
-        _merge(other)
-        for pair in other.value:
+    node.value = list(pairs.values())  # removed first, because a mapping can merge itself
+    for mapping in merged.value if isinstance(merged, yaml.SequenceNode) else [merged]:
+        if not isinstance(mapping, yaml.MappingNode):
+            raise _yaml_error(key, "expected a mapping for the merge key <<")
+        _resolve_merge_key(mapping)
+        for pair in mapping.value:
             pairs.setdefault(str(pair[0].value), pair)
     node.value = list(pairs.values())
 
 
-def _problem_at(node: yaml.Node, problem: str) -> yaml.YAMLError:
+def _yaml_error(node: yaml.Node, problem: str) -> yaml.YAMLError:
     return yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
 
 
-def _cut(key: str) -> str:
-    """The key without what may be a secret: a missing space after a colon makes the value a part of the key."""
+def _key_without_value(key: str) -> str:
+    """Return the key up to a colon or equals sign. If the space after a colon is missing, YAML reads `key:value` as the
+    key, and the value can be a secret."""
     return re.split("[:=]", key)[0]
 
 
 def _yaml_problem(path: Path, error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None)
-    text = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
+    text = getattr(error, "problem", None) or getattr(error, "reason", None) or "syntax error"
     if isinstance(error, yaml.reader.ReaderError):
         text += f" (U+{error.character:04X})"
-    # PyYAML quotes the text at fault, such as an unknown alias, which may be a secret that starts with an asterisk
+    # PyYAML quotes the invalid text, for example an undefined alias. It can be a secret that starts with an asterisk.
     text = re.sub(r" '\w[^']+'", "", text.removeprefix("but "))
-    expected = text if text.startswith("duplicate key") else f"expected YAML, but {text}"
-    return Problem(str(path), (), expected, mark.line + 1 if mark else None)
+    if not text.startswith("duplicate key"):
+        text = f"invalid YAML: {text}"
+    return Problem(str(path), (), text, mark.line + 1 if mark else None)
 
 
 class Lines:
-    """The lines of a file that was read; it is parsed again only when there is an error to report."""
+    """Creates errors with line numbers. Parses the file again when the first line number is needed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def problem(self, place: Place, text: str) -> Problem:
-        """An error at this place, with its line."""
-        # repr: a key can have characters that a terminal acts on
-        shown = tuple(repr(_cut(step))[1:-1] if isinstance(step, str) else step for step in place)
+        """Return an error at this place, with its line."""
+        # repr, because a key can contain control characters of a terminal
+        shown = tuple(repr(_key_without_value(step))[1:-1] if isinstance(step, str) else step for step in place)
         return Problem(str(self._path), shown, text, self.line(place))
 
     def line(self, place: Place) -> int | None:
-        """The line of the last part of the place that the file has."""
-        return self._found(place)[1]
+        """Return the line of the value, or of the nearest parent that exists in the file."""
+        return self._locate(place)[1]
 
-    def shown(self, place: Place, value: str) -> str:
-        """The value at this place as an error shows it: a placeholder as written, for it can stand for a secret."""
-        node, _ = self._found(place)
+    def quoted(self, place: Place, value: str) -> str:
+        """Return the value in quotes. A placeholder is shown as in the file, because its value can be secret."""
+        node, _ = self._locate(place)
         if not isinstance(node, yaml.ScalarNode):
             return "text (not shown)"  # the file changed after it was read
-        return repr(node.value if PLACEHOLDER_MARK in node.value else value)
+        return repr(node.value if PLACEHOLDER_PREFIX in node.value else value)
 
-    def _found(self, place: Place) -> tuple[yaml.Node | None, int | None]:
+    def _locate(self, place: Place) -> tuple[yaml.Node | None, int | None]:
         node, line = self._root, None
         for step in place:
             node, line = _child(node, step, line)
@@ -141,14 +148,14 @@ class Lines:
         try:
             return yaml.compose(_read_text(self._path), _TextLoader)
         except (OSError, ValueError, yaml.YAMLError, RecursionError):
-            return None  # it changed after it was read
+            return None  # the file changed after it was read
 
 
 def _child(node: yaml.Node | None, step: str | int, line: int | None) -> tuple[yaml.Node | None, int | None]:
     if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
         return node.value[step], node.value[step].start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
-        _merge(node)
+        _resolve_merge_key(node)
         for key, value in node.value:
             if key.value == step:
                 return value, key.start_mark.line + 1

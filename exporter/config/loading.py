@@ -1,4 +1,4 @@
-"""Loads the configuration: files and environment in, `Settings` out, or every problem at once."""
+"""Loads the configuration from files and environment variables, and reports all errors at once."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,133 +7,143 @@ from typing import Any
 from exporter.config.document import Lines, read_document
 from exporter.config.environment import environment_problems
 from exporter.config.placeholders import expand
-from exporter.config.problems import ConfigError, Problem, at_one_place
+from exporter.config.problems import ConfigError, Problem, merge_problems
 from exporter.config.settings import Account, Settings
-from exporter.config.shared_limits import key_digests, over_limit, polled_twice
+from exporter.config.shared_limits import key_digests, rate_limit_problems, shared_space_warnings
 from exporter.config.space_files import files_of, read_spaces
 from exporter.config.validation import validate
 from exporter.files import creation_problem
 
 Version = tuple[int, int, int] | None
-_MOST_LOOKS = 6
-"""After so many calls of `changed` in a row that saw a change, the files are loaded all the same."""
+_MAX_CHANGING_CALLS = 6
+"""After this number of consecutive calls of `changed` that found new versions, `changed` returns True."""
 
 
 class Configuration:
-    """A configuration file and the space files that it names, or the environment where there is no file. With `expand`,
-    placeholders in the files are replaced by variables of the environment."""
+    """A configuration file and its space files, or the environment if there is no file. With `expand`, placeholders in
+    the files are replaced with environment variables."""
 
     def __init__(
-        self, path: Path | None, environ: Mapping[str, str], shape: type[Settings], *, expand: bool = False
+        self, path: Path | None, environ: Mapping[str, str], schema: type[Settings], *, expand: bool = False
     ) -> None:
         self._path = path
         self._environ = environ
         self._variables = environ if expand else None
-        self._shape = shape
+        self._schema = schema
         self._accounts: list[tuple[int, Account]] = []
-        self._broken: frozenset[str] = frozenset()
-        self._loaded: Mapping[str, Version] = {}
-        self._seen: Mapping[str, Version] = {}
-        self._changing = 0
-        """How many calls of `changed` in a row have seen a change."""
+        self._invalid_files: frozenset[str] = frozenset()
+        self._loaded_versions: Mapping[str, Version] = {}
+        self._latest_versions: Mapping[str, Version] = {}
+        self._changing_calls = 0
+        """Consecutive calls of `changed` that found new versions."""
         self._state_file: str | None = None
-        """That of the last good `load`."""
+        """The state file of the last successful `load`."""
 
     def load(self) -> Settings:
-        """The settings as the files are now.
+        """Read the files and return the settings.
 
         Raises:
-            ConfigError: anything is wrong.
+            ConfigError: the configuration has errors.
         """
         return self._from_file(self._path) if self._path else self._from_environment()
 
     def changed(self, *, retry: bool = False) -> bool:
-        """Whether the space files differ from those of the last `load`, or in any case if `retry`. Not while they
-        change: this call and the one before must have seen the same. Files that never stop changing are loaded at every
-        sixth call."""
-        before, self._seen = self._seen, self._versions()
-        self._changing = 0 if self._seen == before else self._changing + 1
-        return self._changing % _MOST_LOOKS == 0 and (retry or self._seen != self._loaded)
+        """Whether the configuration must be loaded: the space files differ from the last `load`, or `retry` is true.
+
+        While files are being written, the result is False: two consecutive calls must find the same versions. If the
+        files never stop changing, each sixth call can return True.
+        """
+        before, self._latest_versions = self._latest_versions, self._versions()
+        self._changing_calls = 0 if self._latest_versions == before else self._changing_calls + 1
+        is_due = self._changing_calls % _MAX_CHANGING_CALLS == 0
+        return is_due and (retry or self._latest_versions != self._loaded_versions)
 
     def space_files(self) -> Mapping[str, bool]:
-        """By space file, whether the last `load` found it good."""
-        return {_printable(file): file not in self._broken for file in self._loaded}
+        """Map each space file to whether the last `load` read it without errors."""
+        return {_printable(file): file not in self._invalid_files for file in self._loaded_versions}
 
     def _from_file(self, path: Path) -> Settings:
-        self._loaded = self._seen = self._versions()
+        self._loaded_versions = self._latest_versions = self._versions()
         document, lines = read_document(path), Lines(path)
         unexpanded = expand(document, lines, self._variables)
-        settings, problems = validate(self._shape, document, lines, path.parent)
+        settings, problems = validate(self._schema, document, lines, path.parent)
         self._accounts = list(enumerate(settings.accounts) if settings else self._valid_accounts(document, lines))
-        self._loaded = self._seen = self._versions()  # before the files are read: a later change is seen
-        if settings and settings.state_file != self._state_file:  # not if it is in use: its disk may not respond
-            problems += _problems_of_state_file(settings, lines)
-        problems += _problems_of_accounts(self._accounts, lines, self._environ)
-        problems += over_limit(self._accounts, lines, self._environ)
-        problems += environment_problems(self._environ, remote=any(account.is_remote for _, account in self._accounts))
-        spaces, wrong = read_spaces(path, self._accounts, self._variables)
-        self._broken = frozenset(problem.file for problem in wrong)
-        problems = at_one_place(unexpanded, [*problems, *wrong])
+        # before the files are read, so that `changed` finds a later change
+        self._loaded_versions = self._latest_versions = self._versions()
+        if settings and settings.state_file != self._state_file:  # not checked while in use: its disk may not respond
+            problems += _state_file_problems(settings, lines)
+        problems += _account_problems(self._accounts, lines, self._environ)
+        problems += rate_limit_problems(self._accounts, lines, self._environ)
+        uses_proxy = any(account.is_remote for _, account in self._accounts)
+        problems += environment_problems(self._environ, uses_proxy=uses_proxy)
+        spaces, space_file_problems = read_spaces(path, self._accounts, self._variables)
+        self._invalid_files = frozenset(problem.file for problem in space_file_problems)
+        problems = merge_problems(unexpanded, [*problems, *space_file_problems])
         if settings is None or problems:
-            raise ConfigError(sorted(problems, key=self._order))
+            raise ConfigError(sorted(problems, key=self._sort_key))
         accounts = [
             account if account.polls_own_numbers else account.model_copy(update={"spaces": spaces[index]})
             for index, account in self._accounts
         ]
         self._state_file = settings.state_file
-        return self._with_keys(settings.model_copy(update={"accounts": accounts}))
+        return self._with_key_digests(settings.model_copy(update={"accounts": accounts}))
 
-    def _with_keys(self, settings: Settings) -> Settings:
+    def _with_key_digests(self, settings: Settings) -> Settings:
         accounts, environ = settings.accounts, self._environ
+        warnings = shared_space_warnings(accounts, environ)
         temporary = {account.name for account in accounts if account.has_temporary_key(environ)}
-        return settings.with_keys(key_digests(accounts, environ), polled_twice(accounts, environ), temporary)
+        return settings.with_key_digests(key_digests(accounts, environ), warnings, temporary)
 
     def _versions(self) -> Mapping[str, Version]:
         found = {file for _, account in self._accounts for files in files_of(account).values() for file in files}
         return {file: version_of(Path(file)) for file in sorted(found)}
 
-    def _order(self, problem: Problem) -> tuple[bool, str, int]:
+    def _sort_key(self, problem: Problem) -> tuple[bool, str, int]:
         return problem.file != str(self._path), problem.file, problem.line or 0
 
     def _valid_accounts(self, document: Any, lines: Lines) -> Iterator[tuple[int, Account]]:
-        """The accounts without an error in a file that has one elsewhere: their problems are reported too."""
+        """Yield the valid accounts of a file with errors. The other checks run on these accounts too."""
         entries = document.get("accounts") if isinstance(document, dict) else None
         for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-            settings, _ = validate(self._shape, {"accounts": [entry]}, lines, self._path and self._path.parent)
+            settings, _ = validate(self._schema, {"accounts": [entry]}, lines, self._path and self._path.parent)
             if settings:
                 yield index, settings.accounts[0]
 
     def _from_environment(self) -> Settings:
-        settings = self._shape.model_validate({"accounts": [{"name": "default"}]})
+        settings = self._schema.model_validate({"accounts": [{"name": "default"}]})
         problems = [
             Problem("environment", (), str(problem)) for problem in settings.accounts[0].problems(self._environ)
         ]
-        problems += environment_problems(self._environ, remote=settings.accounts[0].is_remote)
+        problems += environment_problems(self._environ, uses_proxy=settings.accounts[0].is_remote)
         if problems:
             raise ConfigError(problems)
-        return self._with_keys(settings)
+        return self._with_key_digests(settings)
 
 
-def _problems_of_state_file(settings: Settings, lines: Lines) -> Iterator[Problem]:
+def _state_file_problems(settings: Settings, lines: Lines) -> Iterator[Problem]:
     if settings.state_file and (problem := creation_problem(Path(settings.state_file))):
         yield lines.problem(("state_file",), problem)
 
 
-def _problems_of_accounts(
+def _account_problems(
     accounts: list[tuple[int, Account]], lines: Lines, environ: Mapping[str, str]
 ) -> Iterator[Problem]:
-    seen = set()
+    first: dict[str, int] = {}
     for index, account in accounts:
-        if account.name in seen:
-            place = ("accounts", index, "name")
-            yield lines.problem(place, f"duplicate account name {lines.shown(place, account.name)}")
-        seen.add(account.name)
+        if account.name in first:
+            place, first_place = ("accounts", index, "name"), ("accounts", first[account.name], "name")
+            yield lines.problem(
+                place,
+                f"duplicate account name {lines.quoted(place, account.name)}"
+                f" (first defined at {lines.problem(first_place, '').where})",
+            )
+        first.setdefault(account.name, index)
         for problem in account.problems(environ):
             yield lines.problem(("accounts", index, problem.key), str(problem))
 
 
 def version_of(file: Path) -> Version:
-    """Changes when the file does: its content by its times and size, or the file behind a link."""
+    """Return a value that changes with the file: change time, inode (also of a link's target) and size."""
     try:
         stat = file.stat()
     except (OSError, ValueError):

@@ -1,76 +1,78 @@
-"""`${NAME}` in the values of a document: replaced by environment variables, or an error where nothing replaces it."""
+"""Placeholders: replaces `${NAME}` in the values of a document with environment variables."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from exporter.config.document import PLACEHOLDER_MARK, Lines
+from exporter.config.document import PLACEHOLDER_PREFIX, Lines
 from exporter.config.problems import Place, Problem
 
 FLAG = "--config.expand-environment-variables"
 _PLACEHOLDER = re.compile(r"\$(\$?)\{(?:([A-Za-z_][A-Za-z0-9_]*)\})?")
-_OTHER_BYTES = re.compile("[\ud800-\udfff]")
-"""How Python has the bytes of a variable that are not UTF-8."""
-_NO_NAME = "expected ${NAME} with a variable's name, found ${ without one; a literal ${ is written $${"
+_NON_UTF8 = re.compile("[\ud800-\udfff]")
+"""Python decodes bytes of a variable that are not UTF-8 into these characters."""
+_MISSING_NAME = "expected ${NAME} with the name of a variable, found ${ without a name; write $${ for a literal ${"
 
 
 def expand(document: Any, lines: Lines, variables: Mapping[str, str] | None) -> list[Problem]:
-    """Replace the placeholders in the document's values, in place, by these variables.
+    """Replace the placeholders in the values of a document with these variables. Modifies the document.
 
-    The problems are the placeholders that cannot be replaced; without variables, the values that are a placeholder and
-    nothing else.
+    Returns an error for each placeholder that cannot be replaced. If `variables` is None, nothing is replaced, and each
+    value that is only a placeholder is an error.
     """
     problems = []
-    for values, step, place in _marked(document):
+    for values, step, place in _values_with_prefix(document):
         if variables is None:
-            wrong = _unexpanded(values[step])
+            errors = _placeholder_errors(values[step])
         else:
-            values[step], wrong = _expanded(values[step], variables)
-        problems += [lines.problem(place, text) for text in wrong]
+            values[step], errors = _expand_value(values[step], variables)
+        problems += [lines.problem(place, text) for text in errors]
     return problems
 
 
-def _marked(document: Any) -> Iterator[tuple[Any, Any, Place]]:
-    """The mapping or list, the key or index, and the place of each text with the mark. An alias makes two places of one
-    value, which is given once, for it would be replaced twice."""
+def _values_with_prefix(document: Any) -> Iterator[tuple[Any, Any, Place]]:
+    """Yield each text with the prefix: its mapping or list, its key or index, and its place.
+
+    A YAML alias puts one mapping or list at two places. It is visited once, so that a text is not replaced twice.
+    """
     seen = set()
-    waiting: list[tuple[Any, Place]] = [(document, ())]
-    while waiting:
-        values, place = waiting.pop()
+    stack: list[tuple[Any, Place]] = [(document, ())]
+    while stack:
+        values, place = stack.pop()
         if id(values) in seen:
             continue
         seen.add(id(values))
         for step, value in _items(values):
             if isinstance(value, str):
-                if PLACEHOLDER_MARK in value:
+                if PLACEHOLDER_PREFIX in value:
                     yield values, step, (*place, step)
             elif value:
-                waiting.append((value, (*place, step)))
+                stack.append((value, (*place, step)))
 
 
 def _items(values: Any) -> Iterable[tuple[Any, Any]]:
     return values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
 
 
-def _expanded(text: str, variables: Mapping[str, str]) -> tuple[str, list[str]]:
-    wrong = []
+def _expand_value(text: str, variables: Mapping[str, str]) -> tuple[str, list[str]]:
+    errors = []
 
     def replacement(found: re.Match[str]) -> str:
         escaped, name = found.groups()
         if escaped:
             return found[0][1:]
         value = variables.get(name) if name else None
-        if value is not None and not _OTHER_BYTES.search(value):
+        if value is not None and not _NON_UTF8.search(value):
             return value
-        of_variable = f"environment variable {name} is {'not UTF-8 text' if value else 'not set'}"
-        wrong.append(of_variable if name else _NO_NAME)
+        variable_error = f"environment variable {name} is {'not UTF-8 text' if value else 'not set'}"
+        errors.append(variable_error if name else _MISSING_NAME)
         return found[0]
 
-    return _PLACEHOLDER.sub(replacement, text), wrong
+    return _PLACEHOLDER.sub(replacement, text), errors
 
 
-def _unexpanded(text: str) -> list[str]:
+def _placeholder_errors(text: str) -> list[str]:
     found = _PLACEHOLDER.fullmatch(text.strip())
     if not found or found[1] or not found[2]:
         return []
-    return [f"expected a value, found a placeholder; the flag {FLAG} replaces it"]
+    return [f"expected a value, found a placeholder; set the flag {FLAG} to replace it"]

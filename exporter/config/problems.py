@@ -1,15 +1,15 @@
-"""Errors in a file: where, what was expected and what was found."""
+"""Configuration errors: file, line, place, expected and found value."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 Place = tuple[str | int, ...]
-"""The keys and indices that lead to a value in a document."""
+"""The path of a value in a document, as keys and indices."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One error. The writer of `text` leaves out whatever may be secret."""
+    """One error. `text` must not contain secrets."""
 
     file: str
     place: Place
@@ -18,22 +18,22 @@ class Problem:
 
     @property
     def where(self) -> str:
-        """The file and the line."""
+        """The file and the line, for example `exporter.yml:12`."""
         return f"{self.file}:{self.line}" if self.line else self.file
 
     def __str__(self) -> str:
-        return ": ".join(filter(None, (self.where, _spelled(self.place), self.text)))
+        return ": ".join(filter(None, (self.where, _format_place(self.place), self.text)))
 
 
-def at_one_place(first: Iterable[Problem], others: Iterable[Problem]) -> list[Problem]:
-    """The first problems, and those of the others that are at other places."""
+def merge_problems(first: Iterable[Problem], others: Iterable[Problem]) -> list[Problem]:
+    """Return the first problems and those others that are at a different place."""
     first = list(first)
     places = {(problem.file, problem.place) for problem in first}
     return first + [problem for problem in others if (problem.file, problem.place) not in places]
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; `problems` are all that were found, one per line in the text."""
+    """The configuration has errors. The text has one line for each problem."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -41,11 +41,11 @@ class ConfigError(Exception):
 
 
 def read_timeout_error(seconds: float) -> ConfigError:
-    """The error for files that could not be read in time."""
+    """Return the error for files that were not read within the time limit."""
     text = f"reading the files timed out after {seconds:g} s; check the disk or network mount"
     return ConfigError([Problem("configuration", (), text)])
 
 
-def _spelled(place: Place) -> str:
+def _format_place(place: Place) -> str:
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
     return "".join(steps).removeprefix(".")

@@ -1,4 +1,4 @@
-"""The shape of the configuration file: the keys that all sources have. Reads no file."""
+"""The schema of the configuration file: the keys that all sources have. Does not read files."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Annotated, Any, Self, Union
@@ -11,207 +11,214 @@ from exporter.model import MESSAGING_LIMITS, OWN_NUMBERS, Space
 from exporter.source import Source, SourceContext, SourceError
 
 API_LIMIT_QPS = 10.0
-"""Queries per second that the API allows to all users of an account together (the operation's page)."""
+"""Rate limit in queries per second, shared by all users of an account (API reference of QueryChatappPhoneNumbers)."""
 MIN_QPS = 0.001
-"""One query in a quarter of an hour; far less, and times leave the range that dates have."""
+"""About 4 queries per hour. Much lower rates lead to times outside the range of dates."""
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class ConfiguredSpace(Space):
     """A customer space."""
 
-    # there are thousands, and each would need 416 bytes more as a model
-    id: Id = Field(description="its CustSpaceId, shown as the label `space`")
-    name: Scalar = Field(default="", description="a name for people, shown in `chatapp_space_info`")
+    # a dataclass, because there are thousands of spaces and a pydantic model needs 416 bytes more for each
+    id: Id = Field(description="CustSpaceId of the space. Exported as the label `space`.")
+    name: Scalar = Field(default="", description="Display name. Exported in `chatapp_space_info`.")
     labels: Mapping[LabelName, LabelValue] = Field(
         default_factory=dict,
         json_schema_extra={"default": {}},
-        description="further labels of `chatapp_space_info`; none is called account, space or name",
+        description="Additional labels of `chatapp_space_info`. The names account, space and name are reserved.",
     )
 
 
 _COMMON_KEYS = dict.fromkeys(("qps", "poll_interval", "spaces", "space_files", "discover"))
-"""The keys of an account that its source does not read."""
+"""Keys of an account that are not used by its source."""
 
 
 class Account(Strict):
-    """The part of an account that every source has. A source adds its own keys, and says how to open it."""
+    """The keys and methods of an account that all sources have. Each source adds its own in a subclass."""
 
-    name: Id = Field(description="a unique name, shown as the label `account`")
-    source: str = Field(description="where the phone numbers come from")
+    name: Id = Field(description="Unique name of the account. Exported as the label `account`.")
+    source: str = Field(description="Type of the API.")
     qps: float = Field(
         API_LIMIT_QPS / 2,
         ge=MIN_QPS,
         le=API_LIMIT_QPS,
-        description="queries per second that the exporter allows itself, of the 10 that all users of the account"
-        " share; at most 10 for all accounts with the same access key together",
+        description="Maximum queries per second of the exporter. The API allows 10, shared by all users of the account."
+        " The total of all accounts with the same access key is limited to 10.",
     )
     poll_interval: Duration = Field(
         300.0,
         json_schema_extra={"default": "5m"},
-        description="how often each space is polled; at least 30s, except against a loopback endpoint",
+        description="Time between two polls of a space. At least 30s, unless the endpoint is a loopback address.",
     )
     spaces: Sequence[ConfiguredSpace] | None = Field(
         None,
-        description="the customer spaces, at least one; without `spaces`, `space_files` and `discover`, the account's"
-        " own numbers are polled",
+        description="Customer spaces to poll, at least one. If `spaces`, `space_files` and `discover` are not set, the"
+        " account's own numbers are polled.",
     )
     space_files: list[FilePattern] | None = Field(
         None,
-        description="files or patterns, each file with such a list in YAML or JSON; a file that matches several"
-        " patterns is read once; a change of a file reloads the configuration",
+        description="Space files: file names or glob patterns. Each file is a list of spaces in YAML or JSON and is"
+        " read once, even if it matches several patterns. A change of a space file reloads the configuration.",
     )
     discover: bool = Field(
         False,
-        description="whether to poll the spaces too that the API lists, once an hour; the configured name and labels of"
-        " a space are kept",
+        description="Whether to list the spaces of the account once per hour and poll them too. For a configured space,"
+        " the configured name and labels are used.",
     )
 
     @field_validator("spaces", "space_files")
     @classmethod
     def _not_empty(cls, items: list[object] | None) -> list[object] | None:
         if not items:
-            raise ValueError("at least one; leave the key out to poll the account's own numbers")
+            raise ValueError("at least one entry (remove the key to poll the account's own numbers)")
         return items
 
     @classmethod
     def space_type(cls) -> type[ConfiguredSpace]:
-        """The shape of an entry of `spaces` and of a space file."""
+        """Return the schema of an entry in `spaces` and in a space file."""
         return ConfiguredSpace
 
     @property
     def identity(self) -> str:
-        """Where the values come from. If it changes, the values that are known are removed."""
+        """The origin of the values, for example the endpoint. If it changes, stored values are removed."""
         raise NotImplementedError
 
     @property
     def is_remote(self) -> bool:
-        """Whether its API is on another machine, so that proxies of the environment count."""
+        """Whether the API is on another machine. Only then, the proxy variables are used."""
         return True
 
     def shared_limit(self, environ: Mapping[str, str]) -> str | None:
-        """The same text for all accounts whose queries count against one limit of the API; it can be a secret. None
-        where nothing shares it, or while it cannot be read."""
+        """Return the same text for all accounts that share a rate limit of the API. The text can be secret.
+
+        Returns None if the limit is not shared or cannot be determined.
+        """
         return None
 
     def has_temporary_key(self, environ: Mapping[str, str]) -> bool:
-        """Whether its key is replaced from time to time by another one of the same account, as roles do."""
+        """Whether the access key is temporary, as RAM roles issue it, and is replaced regularly."""
         return False
 
     def problems(self, environ: Mapping[str, str]) -> Iterator[SourceError]:
-        """What the source cannot work with, although every key alone is valid. Reads its secrets."""
+        """Yield errors that the schema does not find, for example a missing secret. Reads the secrets."""
         raise NotImplementedError
 
     def open(self, context: SourceContext) -> Source:
-        """The source. Reads its secrets once, and sends nothing.
+        """Open the source. Reads the secrets once and sends no request.
 
         Raises:
-            SourceError: it cannot be opened.
+            SourceError: the source cannot be opened.
         """
         raise NotImplementedError
 
     @property
     def polls_own_numbers(self) -> bool:
-        """Whether no space is configured or discovered, so that the account's own numbers are polled."""
+        """Whether the account's own numbers are polled: no space is configured or discovered."""
         return self.spaces is None and self.space_files is None and not self.discover
 
     @property
     def polled_spaces(self) -> list[Space]:
-        """The configured spaces, or one that stands for the account's own numbers."""
+        """The configured spaces, or the placeholder space of the account's own numbers."""
         return [OWN_NUMBERS] if self.polls_own_numbers else list(self.spaces or ())
 
-    def with_discovered(self, names: Mapping[str, str]) -> Self:
-        """The same account with these spaces too, as names by id, if it discovers spaces."""
+    def with_discovered_spaces(self, names: Mapping[str, str]) -> Self:
+        """Return a copy with these spaces added (names by id), or the same account if it does not discover spaces."""
         if not self.discover:
             return self
         configured = {space.id: space for space in self.spaces or ()}
         found = [Space(id=space, name=name) for space, name in names.items() if space not in configured]
         return self.model_copy(update={"spaces": [*configured.values(), *found]})
 
-    def has_source_of(self, other: "Account") -> bool:
-        """Whether the same source serves both: the keys that only the source reads are the same."""
+    def has_same_source_as(self, other: "Account") -> bool:
+        """Whether both accounts can use one source: all keys that the source uses are equal."""
         return self.model_copy(update=_COMMON_KEYS) == other.model_copy(update=_COMMON_KEYS)
 
 
 class Settings(Strict):
-    """The complete file."""
+    """The configuration file."""
 
     accounts: list[SerializeAsAny[Account]]
     messaging_limits: dict[Id, Annotated[float, Field(gt=0)]] = Field(
         {},
-        description="unique users per rolling 24 hours, by tier: for tiers that this version has no number for, or"
-        " another number",
+        description="Messaging limits by tier, in unique users per rolling 24 hours. They extend or override the limits"
+        " of this version.",
     )
     max_age: Duration = Field(
         3600.0,
         json_schema_extra={"default": "1h"},
-        description="how long values are shown after the last successful poll",
+        description="Maximum age of values. Older values are not exported.",
     )
     state_file: FileName | None = Field(
-        None, description="where the values are kept over a restart, in SQLite; without it, they are not kept"
+        None, description="SQLite file that keeps values across restarts. If not set, values are lost at a restart."
     )
-    _polled_twice: tuple[str, ...] = ()
-    _keys: Mapping[str, str] = {}
-    _temporary: Set[str] = frozenset()
+    _shared_space_warnings: tuple[str, ...] = ()
+    _key_digests: Mapping[str, str] = {}
+    _temporary_keys: Set[str] = frozenset()
 
     @field_validator("messaging_limits")
     @classmethod
-    def _as_the_api_spells_them(cls, limits: dict[str, float]) -> dict[str, float]:
+    def _normalize_tiers(cls, limits: dict[str, float]) -> dict[str, float]:
         return {tier.strip().upper(): limit for tier, limit in limits.items()}
 
     @property
-    def polled_twice(self) -> tuple[str, ...]:
-        """A warning for each group of spaces that several accounts with one access key poll."""
-        return self._polled_twice
+    def shared_space_warnings(self) -> tuple[str, ...]:
+        """Warnings about spaces that several accounts with the same access key poll."""
+        return self._shared_space_warnings
 
     @property
-    def first_with_key(self) -> Mapping[str, str]:
-        """By account, the name of the first account that has the same access key: mostly its own."""
+    def first_account_with_key(self) -> Mapping[str, str]:
+        """Map each account to the first account with the same access key. This can be the account itself."""
         first: dict[str, str] = {}
-        return {name: first.setdefault(self._keys.get(name, name), name) for name in (a.name for a in self.accounts)}
+        names = (account.name for account in self.accounts)
+        return {name: first.setdefault(self._key_digests.get(name, name), name) for name in names}
 
-    def with_keys(
-        self, keys: Mapping[str, str], polled_twice: Iterable[str], temporary: Set[str] = frozenset()
+    def with_key_digests(
+        self, digests: Mapping[str, str], shared_space_warnings: Iterable[str], temporary: Set[str] = frozenset()
     ) -> Self:
-        """A copy with what requires all access keys to be read: a digest of the access key by account, the warnings of
-        `polled_twice`, and the accounts with a temporary key."""
+        """Return a copy with the results of reading all access keys.
+
+        They are the digest of each account's key, the warnings about shared spaces, and the names of the accounts with
+        a temporary key.
+        """
         copy = self.model_copy()
-        copy._keys, copy._temporary, copy._polled_twice = keys, temporary, tuple(polled_twice)
+        copy._key_digests, copy._temporary_keys = digests, temporary
+        copy._shared_space_warnings = tuple(shared_space_warnings)
         return copy
 
     @property
     def spaces(self) -> dict[tuple[str, str], Space]:
-        """The polled spaces, by account and space."""
+        """The polled spaces, by account name and space id."""
         return {(account.name, space.id): space for account in self.accounts for space in account.polled_spaces}
 
     @property
     def identities(self) -> dict[str, str]:
-        """Where the values of each account come from: its source, its identity there and its access key. A temporary
-        key does not count, because it changes within hours."""
-        keys = {name: key for name, key in self._keys.items() if name not in self._temporary}
-        return {a.name: f"{a.source} {a.identity} {keys.get(a.name, '')}".rstrip() for a in self.accounts}
+        """The origin of each account's values: source, identity and access key. Temporary keys are left out, because
+        they change within hours."""
+        digests = {name: digest for name, digest in self._key_digests.items() if name not in self._temporary_keys}
+        return {a.name: f"{a.source} {a.identity} {digests.get(a.name, '')}".rstrip() for a in self.accounts}
 
     @property
     def limits(self) -> dict[str, float]:
-        """Every tier that has a number: this version's, overridden by the configuration's."""
+        """The messaging limit of each tier: the limits of this version, with those of the configuration."""
         return {**MESSAGING_LIMITS, **self.messaging_limits}
 
 
 def settings_of(default: type[Account], *others: type[Account]) -> type[Settings]:
-    """The file's shape with the accounts of these sources, chosen by the key `source`."""
-    kinds = {kind.model_fields["source"].default: kind for kind in (default, *others)}
-    tagged = tuple(Annotated[kind, Tag(name)] for name, kind in kinds.items())
-    chosen = Discriminator(
+    """Return the schema of the configuration file. The key `source` of an account selects the account type."""
+    types = {account_type.model_fields["source"].default: account_type for account_type in (default, *others)}
+    tagged = tuple(Annotated[account_type, Tag(name)] for name, account_type in types.items())
+    discriminator = Discriminator(
         lambda entry: _source_of(entry) or default.model_fields["source"].default,
         custom_error_type="unknown_source",
-        custom_error_message=f"an account with one of the sources {', '.join(kinds)}",
+        custom_error_message=f"an account with one of the sources {', '.join(types)}",
     )
-    account: Any = Annotated[Union[tagged], chosen] if others else default  # noqa: UP007
-    about = Field(min_length=1, description="the accounts that are polled, at least one")
-    shape: type[Settings] = create_model(
-        "Settings", __base__=Settings, __doc__=Settings.__doc__, accounts=(list[account], about)
+    account: Any = Annotated[Union[tagged], discriminator] if others else default  # noqa: UP007
+    accounts_field = Field(min_length=1, description="Accounts to poll, at least one.")
+    schema: type[Settings] = create_model(
+        "Settings", __base__=Settings, __doc__=Settings.__doc__, accounts=(list[account], accounts_field)
     )
-    return shape
+    return schema
 
 
 def _source_of(entry: object) -> object:

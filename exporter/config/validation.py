@@ -1,4 +1,4 @@
-"""A document against a pydantic model: pydantic's messages, with the file, the line, the place and the value found."""
+"""Validates documents with pydantic. Errors have the file, the line, the place and the value."""
 
 import difflib
 from collections.abc import Iterator
@@ -11,106 +11,110 @@ from pydantic import TypeAdapter, ValidationError
 from exporter.config.document import Lines, read_document
 from exporter.config.problems import ConfigError, Place, Problem
 
-Shape = TypeVar("Shape")
-_SHOWN = frozenset(
+Schema = TypeVar("Schema")
+_KEYS_WITH_SHOWN_VALUE = frozenset(
     "name id source isv_code qps poll_interval discover max_age client_auth_type"
     " seed limit_qps latency at for account space number move_to remove answer action".split()
 )
-"""Keys whose values an error shows. Of all others only the place is shown, for a value may be a secret."""
-_MAX_FOUND = 60
+"""Keys whose value is shown in errors. Values of other keys can be secret."""
+_MAX_VALUE_LENGTH = 60
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument", "invalid_key")
-_EXPECTED = {
-    "missing": "this required key",
+_EXPECTED_TEXTS = {
     "model_type": "a mapping",
     "dataclass_type": "a mapping",
     "dict_type": "a mapping",
     "too_short": "at least one entry",
 }
-"""Instead of messages of pydantic that name Python types."""
+"""Replacements for pydantic messages that contain Python types."""
 
 
-def load_document(path: Path, shape: type[Shape]) -> Shape:
-    """A YAML file in this shape.
+def load_document(path: Path, schema: type[Schema]) -> Schema:
+    """Read a YAML file with this schema.
 
     Raises:
-        ConfigError: it has errors.
+        ConfigError: the file has errors.
     """
-    loaded, problems = validate(shape, read_document(path), Lines(path))
+    loaded, problems = validate(schema, read_document(path), Lines(path))
     if loaded is None:
         raise ConfigError(problems)
     return loaded
 
 
-def located(path: Path, error: ConfigError) -> ConfigError:
-    """An error about a document's meaning, with the file and the lines of its places."""
+def add_file_and_lines(path: Path, error: ConfigError) -> ConfigError:
+    """Return the error with the file and line of each problem."""
     lines = Lines(path)
     return ConfigError(lines.problem(problem.place, problem.text) for problem in error.problems)
 
 
 def validate(
-    shape: type[Shape], document: Any, lines: Lines, directory: Path | None = None
-) -> tuple[Shape | None, list[Problem]]:
-    """The document in this shape and no problem, or None and all its problems. Files that it names are relative to the
-    directory."""
+    schema: type[Schema], document: Any, lines: Lines, directory: Path | None = None
+) -> tuple[Schema | None, list[Problem]]:
+    """Return the validated document without problems, or None and all problems.
+
+    File names in the document are relative to the directory.
+    """
     try:
-        return TypeAdapter(shape).validate_python(document, context={"directory": directory or ""}), []
+        return TypeAdapter(schema).validate_python(document, context={"directory": directory or ""}), []
     except ValidationError as error:
-        return None, [_problem(details, shape, document, lines) for details in error.errors(include_url=False)]
+        return None, [_problem(details, schema, document, lines) for details in error.errors(include_url=False)]
 
 
-def _problem(details: Any, shape: Any, document: Any, lines: Lines) -> Problem:
-    place = tuple(_in_document(details["loc"], document))
+def _problem(details: Any, schema: Any, document: Any, lines: Lines) -> Problem:
+    place = tuple(_place_in_document(details["loc"], document))
     if details["type"] in _UNKNOWN_KEY:
-        return lines.problem(place, f"unknown key{_hint(shape, str(place[-1]))}")
-    found = "" if "[key]" in details["loc"] else f", found {_found(place, details, lines)}"
-    return lines.problem(place, f"expected {_expected(details)}{found}")
+        return lines.problem(place, f"unknown key{_hint(schema, str(place[-1]))}")
+    if details["type"] == "missing":
+        return lines.problem(place, "required key is missing")
+    found = "" if "[key]" in details["loc"] else f", found {_found_text(place, details, lines)}"
+    return lines.problem(place, f"expected {_expected_text(details)}{found}")
 
 
-def _in_document(loc: Place, document: Any) -> Iterator[str | int]:
-    """pydantic's location without the steps that are not the file's: the tag of a union, and the mark of a key."""
+def _place_in_document(loc: Place, document: Any) -> Iterator[str | int]:
+    """Yield the steps of pydantic's location that exist in the document: no union tags and no `[key]` marks."""
     for position, step in enumerate(loc, 1):
         in_list = isinstance(document, list) and isinstance(step, int)
         if in_list or (isinstance(document, dict) and step in document):
             yield step
             document = document[step]
         elif isinstance(document, dict) and position == len(loc) and step != "[key]":
-            yield step  # a key that is missing
+            yield step  # a missing key
 
 
-def _expected(details: Any) -> str:
+def _expected_text(details: Any) -> str:
     if details["type"] == "value_error":
         return str(details["ctx"]["error"])
-    message: str = _EXPECTED.get(details["type"], details["msg"])
-    return message.removeprefix("Input should be ").partition(", unable to ")[0]
+    message: str = _EXPECTED_TEXTS.get(details["type"], details["msg"])
+    unit = "a number " if details["type"].startswith(("less_than", "greater_than")) else ""
+    return unit + message.removeprefix("Input should be ").partition(", unable to ")[0]
 
 
-def _found(place: Place, details: Any, lines: Lines) -> str:
+def _found_text(place: Place, details: Any, lines: Lines) -> str:
     value = details["input"]
-    if isinstance(value, dict) and details["type"] != "missing":
+    if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
         return "a list" if value else "an empty list"
     if not isinstance(value, str) or not value.strip():
         return "nothing"
     keys = [step for step in place if isinstance(step, str)]
-    if not keys or keys[-1] not in _SHOWN:
+    if not keys or keys[-1] not in _KEYS_WITH_SHOWN_VALUE:
         return "text (not shown)"
-    return lines.shown(place, value if len(value) <= _MAX_FOUND else value[:_MAX_FOUND] + "…")
+    return lines.quoted(place, value if len(value) <= _MAX_VALUE_LENGTH else value[:_MAX_VALUE_LENGTH] + "…")
 
 
-def _hint(shape: Any, key: str) -> str:
+def _hint(schema: Any, key: str) -> str:
     if ":" in key:
         return "; is a space missing after the colon?"
-    known = _known_keys(shape)
-    if key in known:
-        return "; it belongs in another place"
-    close = difflib.get_close_matches(key, known, n=1)
+    keys = _all_keys(schema)
+    if key in keys:
+        return "; this key is only allowed in another section"
+    close = difflib.get_close_matches(key, keys, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 @cache
-def _known_keys(shape: Any) -> list[str]:
-    """All keys that the file can have."""
-    schema = TypeAdapter(shape).json_schema()
-    models = [schema, *schema.get("$defs", {}).values()]
+def _all_keys(schema: Any) -> list[str]:
+    """Return all keys of the schema, of all sections."""
+    json_schema = TypeAdapter(schema).json_schema()
+    models = [json_schema, *json_schema.get("$defs", {}).values()]
     return sorted({key for model in models for key in model.get("properties", {})})

@@ -94,7 +94,7 @@ class Service:
             accounts = change.shard_settings.accounts
             added = [account for account in accounts if polled.get(account.name) != identities[account.name]]
             for account in accounts:
-                if account in added or not self.accounts[account.name].account.has_source_of(account):
+                if account in added or not self.accounts[account.name].account.has_same_source_as(account):
                     change.new_sources[account.name] = source, _ = await self._open_source(account)
                     resources.push_async_callback(source.aclose)
             await self._open_state_file(change, resources)  # last, because it can rename a damaged file
@@ -215,7 +215,7 @@ class Service:
         """Log the plans of started accounts, and each new warning."""
         for name, plan in started.items():
             _log.info("account polling started", account=name, **plan.log_fields)
-        logged, duplicates = self._logged_warnings, set(self.configured.polled_twice)
+        logged, duplicates = self._logged_warnings, set(self.configured.shared_space_warnings)
         schedule = set(warnings(plans_by_account(self._settings), self._settings.max_age))
         for warning in sorted(schedule - logged - duplicates):
             _log.warning("poll schedule warning", warning=warning)

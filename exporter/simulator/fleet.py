@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from exporter.config.problems import ConfigError, Place, Problem
-from exporter.config.validation import load_document, located
+from exporter.config.validation import add_file_and_lines, load_document
 from exporter.simulator.scenario import Event, Scenario, SimulatedAccount
 
 Number = Mapping[str, Any]
@@ -123,7 +123,7 @@ def load_scenario(path: Path | None) -> Scenario:
     try:
         Fleet(scenario)
     except ConfigError as error:
-        raise located(file, error) from error
+        raise add_file_and_lines(file, error) from error
     return scenario
 
 

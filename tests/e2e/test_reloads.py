@@ -26,7 +26,7 @@ def test_a_post_reloads_and_a_bad_file_is_told_with_its_reasons(tmp_path: Path) 
         assert refused.status_code == 500
         assert refused.text == (
             "config reload failed, keeping the current configuration:\n"
-            f"{it.file}:2: accounts[0].name: expected this required key, found nothing\n"
+            f"{it.file}:2: accounts[0].name: required key is missing\n"
             f"{it.file}:2: accounts[0].nam: unknown key; did you mean name?\n"
             f"{it.file}:3: max_age: expected a duration such as 30s, 5m or 1h30m, found 'soon'\n"
         )
@@ -48,8 +48,8 @@ def test_a_proxy_that_the_new_configuration_cannot_use_changes_nothing(tmp_path:
         assert (failed.status_code, failed.text) == (
             500,
             "config reload failed, keeping the current configuration:\n"
-            "environment: HTTPS_PROXY: expected a user and a password with reserved characters percent-encoded,"
-            " such as %23 for #, found text (not shown)\n",
+            "environment: HTTPS_PROXY: expected percent-encoded reserved characters in user and password, such as %23"
+            " for #, found text (not shown)\n",
         )
         assert it.http.get("/-/config").text == shown
         assert (it.metric(SUCCESSFUL), it.metric("chatapp_account_spaces")) == ("0.0", str(SPACES))

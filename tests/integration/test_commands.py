@@ -70,7 +70,7 @@ def test_check_prints_that_spaces_are_discovered(tmp_path: Path) -> None:
 
     done = run("check", "--config.file", path)
 
-    assert "0 and more" in done.stdout
+    assert "0 + discovered" in done.stdout
     assert (done.stderr, done.returncode) == ("", 0)
 
 
@@ -115,7 +115,8 @@ def test_check_prints_the_plan_of_a_shard(tmp_path: Path) -> None:
 def test_a_shard_that_is_none_starts_nothing(config: Path, command: Sequence[str]) -> None:
     done = run(*command, "--config.file", config, "--shard", "6/5")
 
-    assert "Invalid value for '--shard': expected a shard such as 2/5, the second of five, found '6/5'" in done.stderr
+    problem = "expected INDEX/COUNT with INDEX from 1 to COUNT, such as 2/5, found '6/5'"
+    assert f"Invalid value for '--shard': {problem}" in done.stderr
     assert (done.stdout, done.returncode) == ("", 2)
 
 
@@ -124,10 +125,10 @@ def test_a_bad_configuration_starts_nothing(bad_config: Path, command: Sequence[
     done = run(*command, "--config.file", bad_config)
 
     assert done.stderr == (
-        f"{bad_config}:2: accounts[0].qps: expected less than or equal to 10, found '11'\n"
+        f"{bad_config}:2: accounts[0].qps: expected a number less than or equal to 10, found '11'\n"
         f"{bad_config}:2: accounts[0].colour: unknown key\n"
         f"{bad_config}:3: max_aeg: unknown key; did you mean max_age?\n"
-        "3 problems found, nothing was started; fix that and try again\n"
+        "3 problems found, nothing was started; fix them and run the command again\n"
     )
     assert (done.stdout, done.returncode) == ("", 2)
 
@@ -142,9 +143,9 @@ def test_accounts_with_one_key_and_more_than_10_qps_together_start_nothing(
     done = run(*command, "--config.file", path)
 
     assert done.stderr == (
-        f"{path}:3: accounts[1].qps: expected at most 10 for all accounts with the same access key together,"
+        f"{path}:3: accounts[1].qps: expected a total of at most 10 for all accounts with the same access key,"
         " found 20 ('acme' 10, 'globex' 10)\n"
-        "1 problem found, nothing was started; fix that and try again\n"
+        "1 problem found, nothing was started; fix it and run the command again\n"
     )
     assert (done.stdout, done.returncode) == ("", 2)
 
@@ -157,8 +158,8 @@ def test_check_warns_of_spaces_that_two_accounts_with_one_key_poll(tmp_path: Pat
     done = run("check", "--config.file", path)
 
     assert done.stderr == (
-        "warning: accounts acme, globex have the same access key, and each polls the spaces 0042, 0043;"
-        " keep each space in one account\n"
+        "warning: accounts acme, globex have the same access key and poll the same spaces 0042, 0043;"
+        " configure each space in one account only\n"
     )
     assert done.returncode == 0
 
@@ -176,7 +177,7 @@ def test_a_variable_of_the_configuration_that_is_not_set_starts_nothing(tmp_path
     assert done.stderr == (
         f"{path}:2: accounts[0].name: environment variable NAME is not set\n"
         f"{path}:3: accounts[0].access_key_id: environment variable ID is not set\n"
-        "2 problems found, nothing was started; fix that and try again\n"
+        "2 problems found, nothing was started; fix them and run the command again\n"
     )
     assert (done.stdout, done.returncode) == ("", 2)
 
@@ -212,12 +213,12 @@ def test_without_a_file_or_a_key_the_way_on_is_shown(command: Sequence[str]) -> 
         " found none of them\n"
         "environment: expected access_key_secret, access_key_secret_file or the variable"
         " ALIBABA_CLOUD_ACCESS_KEY_SECRET, found none of them\n"
-        "2 problems found, nothing was started; fix that and try again\n"
+        "2 problems found, nothing was started; fix them and run the command again\n"
         "\n"
-        "To poll an account's own numbers, give the access key of a RAM user:\n"
+        "To poll the account's own phone numbers, set the access key of a RAM user:\n"
         "  export ALIBABA_CLOUD_ACCESS_KEY_ID=LTAI... ALIBABA_CLOUD_ACCESS_KEY_SECRET=...\n"
-        "To poll customer spaces, name them in a file:  chatapp-exporter --config.file exporter.yml\n"
-        "To see it work without an account:             chatapp-exporter demo\n"
+        "To poll customer spaces, use a configuration file:  chatapp-exporter --config.file exporter.yml\n"
+        "To try the exporter without an account:             chatapp-exporter demo\n"
     )
     assert (done.stdout, done.returncode) == ("", 2)
 
@@ -284,7 +285,7 @@ def test_a_disk_that_is_full_is_told_in_one_line(config: Path, command: Sequence
     with Path("/dev/full").open("w") as full:
         done = run(*command, *([config] if len(command) > 1 else []), stdout=full.fileno())
 
-    assert done.stderr == "error: cannot write the output: No space left on device; write it elsewhere\n"
+    assert done.stderr == "error: cannot write to standard output: No space left on device; redirect the output\n"
     assert done.returncode == 1
 
 
@@ -341,10 +342,10 @@ def test_a_bad_scenario_starts_nothing(tmp_path: Path, command: str) -> None:
 
     assert done.stderr == (
         f"{path}:2: accounts[0].spaces: expected a valid integer, found text (not shown)\n"
-        f"{path}:4: events[0].at: expected this required key, found nothing\n"
+        f"{path}:4: events[0].at: required key is missing\n"
         f"{path}:5: events[1]: expected one of answer (of an account or space), remove (one or all numbers of a space),"
         " set (of a number) or move_to (of a number), found a mapping\n"
-        "3 problems found, nothing was started; fix that and try again\n"
+        "3 problems found, nothing was started; fix them and run the command again\n"
     )
     assert (done.stdout, done.returncode) == ("", 2)
 
@@ -360,7 +361,7 @@ def test_an_event_of_an_account_that_the_fleet_does_not_have_starts_nothing(tmp_
 
     assert done.stderr == (
         f"{path}:4: events[0].account: expected one of acme, found b\n"
-        "1 problem found, nothing was started; fix that and try again\n"
+        "1 problem found, nothing was started; fix it and run the command again\n"
     )
     assert (done.stdout, done.returncode) == ("", 2)
 
@@ -395,7 +396,8 @@ def test_check_warns_of_a_state_file_whose_directory_does_not_exist(tmp_path: Pa
     done = run("check", "--config.file", path)
 
     assert done.stderr == (
-        f"warning: state_file: no directory {tmp_path}/kept, so values will not be kept; create it\n"
+        f"warning: state_file: directory {tmp_path}/kept does not exist, so values are not saved;"
+        " create the directory\n"
     )
     assert done.returncode == 0
 
@@ -428,7 +430,7 @@ def test_poll_says_which_account_s_spaces_were_not_listed_and_why(tmp_path: Path
         assert entry["account"] == "acme"
         assert (entry["account_state"], entry["space"], entry["error"]["reason"]) == ("unreachable", None, "transport")
     else:
-        assert done.stderr.startswith("error: acme: unreachable (spaces not listed): transport: ")
+        assert done.stderr.startswith("error: acme: unreachable (space discovery failed): transport: ")
         assert len(done.stderr.splitlines()) == 1
-        assert done.stdout.endswith("; spaces: 0 (0 failed); accounts whose spaces are not listed: 1\n")
+        assert done.stdout.endswith("; spaces: 0 (0 failed); accounts with failed space discovery: 1\n")
     assert done.returncode == 1

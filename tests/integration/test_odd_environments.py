@@ -63,12 +63,12 @@ def test_variables_that_cannot_be_used_start_nothing(remote: Path, command: str)
 
     missing = "found: No such file or directory"
     assert done.stderr == (
-        f"environment: SSLKEYLOGFILE: expected a file that TLS keys can be appended to, {missing}\n"
-        f"environment: SSL_CERT_FILE: expected a readable file of certificates, in PEM, {missing}\n"
-        "environment: HTTPS_PROXY: expected a user and a password with reserved characters percent-encoded, such as %23"
-        " for #, found text (not shown)\n"
+        f"environment: SSLKEYLOGFILE: expected a writable file for TLS keys, {missing}\n"
+        f"environment: SSL_CERT_FILE: expected a readable file with PEM certificates, {missing}\n"
+        "environment: HTTPS_PROXY: expected percent-encoded reserved characters in user and password, such as %23 for"
+        " #, found text (not shown)\n"
         "environment: all_proxy: expected a proxy with http:// or https://, found socks5://, which is not supported\n"
-        "4 problems found, nothing was started; fix that and try again\n"
+        "4 problems found, nothing was started; fix them and run the command again\n"
     )
     assert (done.stdout, done.returncode) == ("", 2)
 
@@ -132,7 +132,7 @@ def test_a_closed_output_is_an_error_in_one_line(unanswered: Path, command: str)
 def test_help_for_a_full_disk_is_an_error_in_one_line(command: str) -> None:
     done = run(*command.split(), shell='exec "$@" >/dev/full')
 
-    assert done.stderr == "error: cannot write the output: No space left on device; write it elsewhere\n"
+    assert done.stderr == "error: cannot write to standard output: No space left on device; redirect the output\n"
     assert done.returncode == 1
 
 
@@ -180,7 +180,7 @@ def test_what_is_no_file_is_an_error_in_one_line(tmp_path: Path, command: str, f
 
     first, last = done.stderr.splitlines()
     assert ": expected a readable file, found: " in first
-    assert last == "1 problem found, nothing was started; fix that and try again"
+    assert last == "1 problem found, nothing was started; fix it and run the command again"
     assert (done.stdout, done.returncode) == ("", 2)
 
 
@@ -201,7 +201,7 @@ def test_a_listen_address_that_is_no_text_is_an_error_in_one_line() -> None:
         ),
         (
             "name: a, access_key_id: k, access_key_secret: s, qps: 0.0001",
-            "2: accounts[0].qps: expected greater than or equal to 0.001, found '0.0001'",
+            "2: accounts[0].qps: expected a number greater than or equal to 0.001, found '0.0001'",
         ),
         ("name: acme, access_key_id: k, access_key_secret: s", "3: accounts[1].name: duplicate account name"),
     ],

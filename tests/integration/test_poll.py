@@ -162,7 +162,7 @@ def test_the_worst_numbers_come_first_and_a_line_sums_up(fleet: dict[str, Any], 
     ]
     assert {cell[0] for cell in cells[5:]} == {"green"}
     assert summary == (
-        f"numbers: {len(rows)} (1 down, 1 red, 1 restricted, 1 yellow, 1 unknown, {len(rows) - 5} green);"
+        f"phone numbers: {len(rows)} (1 down, 1 red, 1 restricted, 1 yellow, 1 unknown, {len(rows) - 5} green);"
         " spaces: 7 (1 failed)"
     )
     assert "\x1b" not in done.stdout
@@ -222,10 +222,10 @@ def test_spaces_that_fail_alike_for_a_reason_of_their_own_are_one_line(fleet: di
     ids = [space["id"] for space in account["spaces"]]
     assert line == (
         f"error: rejected/{', '.join(ids[:5])} and 3 more: rejected: Unknown.ResourceOwnerId: The resource does not"
-        " belong to the current user; check the space's id and isv_code"
+        " belong to the current user; check the space id and isv_code"
     )
     assert done.stdout == (
-        "numbers: 0 (0 down, 0 red, 0 restricted, 0 yellow, 0 unknown, 0 green); spaces: 8 (8 failed)\n"
+        "phone numbers: 0 (0 down, 0 red, 0 restricted, 0 yellow, 0 unknown, 0 green); spaces: 8 (8 failed)\n"
     )
     assert done.returncode == 1
 
@@ -565,7 +565,7 @@ def test_a_key_that_was_revoked_gives_exit_status_1_and_no_number_of_the_state_f
 
     assert done.returncode == 1
     assert re.fullmatch(r"error: revoked: denied \(\d of 40 spaces failed, 3\d not polled\): [^\n]+\n", done.stderr)
-    assert re.fullmatch(r"numbers: 0 \([^)]+\); spaces: 40 \(\d failed, 3\d not polled\)\n", done.stdout)
+    assert re.fullmatch(r"phone numbers: 0 \([^)]+\); spaces: 40 \(\d failed, 3\d not polled\)\n", done.stdout)
 
 
 def test_denials_of_single_spaces_end_no_sweep() -> None:
@@ -590,7 +590,7 @@ def test_an_interrupt_ends_it_in_one_line(tmp_path: Path) -> None:
             assert process.wait(timeout=10) == 130
         asked.close()
 
-    assert log.read_text() == "interrupted, nothing more is shown\n"
+    assert log.read_text() == "interrupted: the command did not complete\n"
 
 
 def test_a_reader_that_has_seen_enough_changes_no_exit_status(fleet: dict[str, Any], tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ async def reconfigured_while_a_write_hangs(world: World, settings: Settings) -> 
 def test_a_write_that_ends_after_a_reload_shows_no_value_of_another_account(file: Path) -> None:
     async def main() -> list[str]:
         world = World(scenario(3, poll_interval="1h"), state_file=str(file))
-        change = await reconfigured_while_a_write_hangs(world, world.settings.with_keys({"acme": "another"}, ()))
+        change = await reconfigured_while_a_write_hangs(world, world.settings.with_key_digests({"acme": "another"}, ()))
         virtual_loop().release()
         await asyncio.sleep(0.1)
         seen = world.samples("chatapp_phone_number") + world.samples("chatapp_space_up")

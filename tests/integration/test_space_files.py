@@ -124,14 +124,14 @@ def test_a_broken_file_keeps_the_current_configuration_until_it_is_fixed(folder:
         write(folder, "two", "s2")
         world, reloader, shown = followed(folder)
         seen = [shown()]
-        two, text = folder / "spaces" / "two.yml", "expected YAML, but did not find expected node content"
+        two, text = folder / "spaces" / "two.yml", "invalid YAML: did not find expected node content"
         two.write_text("- {id: s2}\n- {id: [")
         write(folder, "one", "s1", "s4")
         assert await two_looks_and_a_refusal(reloader) == [f"{two}:3: {text}"]
         seen += [shown(), spaces_shown(world)]
         two.write_text("- {idd: s2}")
         assert await two_looks_and_a_refusal(reloader) == [
-            f"{two}:1: [0].id: expected this required key, found nothing",
+            f"{two}:1: [0].id: required key is missing",
             f"{two}:1: [0].idd: unknown key; did you mean id?",
         ]
         write(folder, "two", "s3")
@@ -377,10 +377,10 @@ def test_every_broken_file_is_an_error_at_the_start(folder: Path) -> None:
         load(folder / "exporter.yml", {})
 
     assert str(refused.value).replace(f"{folder}/spaces/", "").splitlines() == [
-        "one.yml:1: [0].id: expected this required key, found nothing",
+        "one.yml:1: [0].id: required key is missing",
         "one.yml:1: [0].idd: unknown key; did you mean id?",
         "three.yml:1: [0].id: duplicate space id 's3' (first defined at four.yml:1)",
-        "two.yml:2: expected YAML, but did not find expected node content",
+        "two.yml:2: invalid YAML: did not find expected node content",
     ]
 
 
@@ -528,8 +528,8 @@ def test_a_reload_to_more_than_10_qps_for_one_key_keeps_the_current_configuratio
 
     assert run(main()) == [
         [
-            f"{folder}/exporter.yml:4: accounts[1].qps: expected at most 10 for all accounts with the same access key"
-            " together, found 11 ('acme' 5, 'globex' 6)"
+            f"{folder}/exporter.yml:4: accounts[1].qps: expected a total of at most 10 for all accounts with the same"
+            " access key, found 11 ('acme' 5, 'globex' 6)"
         ],
         ["s1"],
         ["config_last_reload_successful 0.0"],
@@ -553,10 +553,10 @@ def test_spaces_that_are_polled_twice_are_logged_once_at_a_start_and_when_a_relo
     with capture_logs() as logs:
         run(main())
 
-    have_one_key = "accounts acme, globex have the same access key, and each polls the"
+    have_one_key = "accounts acme, globex have the same access key and poll the same"
     assert [line["warning"] for line in logs if line["log_level"] == "warning" and "warning" in line] == [
-        f"{have_one_key} space s1; keep each space in one account",
-        f"{have_one_key} spaces s1, s2; keep each space in one account",
+        f"{have_one_key} space s1; configure each space in one account only",
+        f"{have_one_key} spaces s1, s2; configure each space in one account only",
     ]
     assert [line["event"] for line in logs if "warning" in line] == ["spaces polled by several accounts"] * 2
 

@@ -661,7 +661,7 @@ def test_at_another_endpoint_a_reload_shows_nothing_of_the_one_before(file: Path
 
 def with_key(world: World, key: str) -> None:
     """The world's settings as if the access key of their account had this digest."""
-    world.settings = world.settings.with_keys({"acme": key}, ())
+    world.settings = world.settings.with_key_digests({"acme": key}, ())
 
 
 @pytest.mark.parametrize("key", ["the same", "another"])

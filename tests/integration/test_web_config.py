@@ -486,7 +486,7 @@ def test_a_bug_in_a_page_is_told_in_the_log_and_nowhere_else() -> None:
         ),
         (
             "tls_server_config: {cert_file: c}",
-            "web.yml:1: tls_server_config.key_file: expected this required key, found nothing",
+            "web.yml:1: tls_server_config.key_file: required key is missing",
         ),
         (
             "basic_auth_users: {alice: $2b$10$" + "z" * 53 + "}",  # no salt that bcrypt would write

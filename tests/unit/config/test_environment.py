@@ -129,7 +129,7 @@ def test_the_proxy_is_that_of_the_scheme_or_that_of_all(environ: Mapping[str, st
 NO_PROXY_SERVER = "expected a proxy such as http://proxy.example:8080, found text (not shown)"
 NO_SOCKS = "expected a proxy with http:// or https://"
 RESERVED = (
-    "expected a user and a password with reserved characters percent-encoded, such as %23 for #, found text (not shown)"
+    "expected percent-encoded reserved characters in user and password, such as %23 for #, found text (not shown)"
 )
 
 
@@ -179,7 +179,7 @@ def test_every_error_of_the_environment_is_found_together_with_those_of_the_file
 
     found = problems(environ, path)
 
-    assert found[0] == f"{path}:3: accounts[1].name: duplicate account name 'acme'"
+    assert found[0] == f"{path}:3: accounts[1].name: duplicate account name 'acme' (first defined at {path}:2)"
     assert [line.partition(": expected")[0] for line in found[1:]] == [
         "environment: SSLKEYLOGFILE",
         "environment: SSL_CERT_FILE",
@@ -195,9 +195,9 @@ def test_where_every_endpoint_is_on_this_machine_proxies_are_not_read(tmp_path: 
     assert problems({"HTTPS_PROXY": "socks5://x"}, path) == []
 
 
-CERTIFICATES = "expected a readable file of certificates, in PEM, found: "
-DIRECTORY = "expected a directory of certificates, prepared with openssl rehash, found: "
-KEYS = "expected a file that TLS keys can be appended to, found: "
+CERTIFICATES = "expected a readable file with PEM certificates, found: "
+DIRECTORY = "expected a certificate directory prepared with openssl rehash, found: "
+KEYS = "expected a writable file for TLS keys, found: "
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from exporter import sources
 from exporter.config.document import read_document
 from exporter.config.problems import ConfigError
 from exporter.config.settings import Account, Settings, settings_of
-from exporter.config.validation import load_document, located
+from exporter.config.validation import add_file_and_lines, load_document
 from exporter.sources.cams.settings import CamsAccount, CamsSpace
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -53,7 +53,7 @@ def test_every_message_belongs_to_a_file() -> None:
 
 
 def test_every_key_means_what_it_says() -> None:
-    settings = load(FIXTURES / "every_key.ok.yml", {}).with_keys({}, ())
+    settings = load(FIXTURES / "every_key.ok.yml", {}).with_key_digests({}, ())
 
     assert settings == sources.Settings(
         accounts=[
@@ -166,19 +166,19 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
     path.write_bytes("name: Café".encode("latin-1"))
 
-    assert message(path) == f"{path}: expected UTF-8 text, found other bytes"
+    assert message(path) == f"{path}: expected UTF-8 text, found invalid bytes"
 
 
 def test_a_control_character_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "accounts: \x01")
 
-    assert message(path) == f"{path}: expected YAML, but control characters are not allowed (U+0001)"
+    assert message(path) == f"{path}: invalid YAML: control characters are not allowed (U+0001)"
 
 
 def test_a_file_of_a_thousand_brackets_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "[" * 1500 + "]" * 1500)
 
-    assert message(path) == f"{path}: expected a few levels, found hundreds"
+    assert message(path) == f"{path}: too many levels of nesting"
 
 
 class OtherAccount(Account):
@@ -203,7 +203,7 @@ def test_an_error_found_later_gets_its_file_and_line(tmp_path: Path) -> None:
         load(path, {})
     elsewhere = ConfigError(refused.value.problems[:1])
 
-    moved = located(path, elsewhere)
+    moved = add_file_and_lines(path, elsewhere)
 
     assert str(moved).startswith(f"{path}:2: accounts[0].access_key_id: expected access_key_id, access_key_id_file or")
 
@@ -385,18 +385,18 @@ def test_a_json_file_of_a_thousand_brackets_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text("[" * 100_000 + "]" * 100_000)
 
-    assert message(path) == f"{path}: expected a few levels, found hundreds"
+    assert message(path) == f"{path}: too many levels of nesting"
 
 
 def test_a_control_character_in_json_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"accounts": "\x7f"}')
 
-    assert message(path) == f"{path}: expected YAML, but control characters are not allowed (U+007F)"
+    assert message(path) == f"{path}: invalid YAML: control characters are not allowed (U+007F)"
 
 
 def test_without_a_file_the_key_comes_from_the_environment() -> None:
-    assert load(None, VARIABLES).with_keys({}, ()) == sources.Settings(accounts=[CamsAccount(name="default")])
+    assert load(None, VARIABLES).with_key_digests({}, ()) == sources.Settings(accounts=[CamsAccount(name="default")])
     assert load(None, VARIABLES).accounts[0].polls_own_numbers
 
 

@@ -149,7 +149,7 @@ def test_a_name_that_is_not_set_in_a_space_file_marks_the_file(path: Path) -> No
 
 @pytest.mark.parametrize("written", ["${}", "${1A}", "${A-B}", "${A:-default}", "${ A }", "${A", "x${", "${Ä}"])
 def test_a_placeholder_without_a_variable_s_name_is_an_error(path: Path, written: str) -> None:
-    text = "expected ${NAME} with a variable's name, found ${ without one; a literal ${ is written $${"
+    text = "expected ${NAME} with the name of a variable, found ${ without a name; write $${ for a literal ${"
 
     assert message(path, f"accounts:\n- name: '{written}'\n", {"A": "one"}) == f"2: accounts[0].name: {text}"
 
@@ -173,7 +173,7 @@ def test_without_the_flag_a_value_that_is_a_placeholder_is_an_error_that_names_t
 
     told = message(path, f"accounts:\n  - {named}{line}\n", {"SET": "5"}, expand=False)
 
-    text = f"expected a value, found a placeholder; the flag {FLAG} replaces it"
+    text = f"expected a value, found a placeholder; set the flag {FLAG} to replace it"
     assert f": accounts[0].{key}: {text}" in told
     assert "found none" not in told.replace("found only", "")
     assert "not shown" not in told
@@ -212,8 +212,8 @@ def test_no_error_about_several_accounts_shows_what_replaced_a_placeholder(path:
     text = "accounts:\n  - {name: '${SECRET}', qps: 6}\n  - {name: '${SECRET}', qps: 6}\n"
 
     assert message(path, text, {"SECRET": MARK}) == (
-        "3: accounts[1].name: duplicate account name '${SECRET}'\n"
-        "3: accounts[1].qps: expected at most 10 for all accounts with the same access key together,"
+        "3: accounts[1].name: duplicate account name '${SECRET}' (first defined at 2)\n"
+        "3: accounts[1].qps: expected a total of at most 10 for all accounts with the same access key,"
         " found 12 ('${SECRET}' 6, '${SECRET}' 6)"
     )
 

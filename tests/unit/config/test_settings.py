@@ -71,7 +71,7 @@ def test_an_endpoint_on_this_machine_is_loopback(endpoint: str) -> None:
     ],
 )
 def test_an_endpoint_that_could_not_be_asked_is_refused(endpoint: str) -> None:
-    with pytest.raises(ValueError, match="an address such as https://cams"):
+    with pytest.raises(ValueError, match="a URL such as https://cams"):
         CamsAccount(name="acme", endpoint=endpoint)
 
 

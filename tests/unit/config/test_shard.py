@@ -27,7 +27,7 @@ def test_a_shard_is_written_as_it_is_read() -> None:
 
 @pytest.mark.parametrize("text", ["", "2", "0/5", "6/5", "1/0", "-1/5", "2/5/1", "2 / 5", "2/5\n", "٢/5", "a/b", "/5"])
 def test_anything_else_is_no_shard(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^expected a shard such as 2/5, the second of five, found "):
+    with pytest.raises(ValueError, match=r"^expected INDEX/COUNT with INDEX from 1 to COUNT, such as 2/5, found "):
         Shard.parse(text)
 
 

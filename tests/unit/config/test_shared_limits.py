@@ -45,7 +45,7 @@ def places(found: list[str]) -> list[str]:
 
 
 def twice(path: Path, *accounts: Mapping[str, Any]) -> list[str]:
-    return list(load(write(path, *({"qps": 1, **account} for account in accounts)), ENVIRON).polled_twice)
+    return list(load(write(path, *({"qps": 1, **account} for account in accounts)), ENVIRON).shared_space_warnings)
 
 
 SAME = {
@@ -70,7 +70,7 @@ def test_accounts_with_one_access_key_have_at_most_10_qps_together(
     assert problems(write(path, {**first, "qps": 4}, {**second, "qps": 6}), environ) == []
     (problem,) = problems(write(path, {**first, "qps": 4}, {**second, "qps": 6.5}), environ)
     assert problem == (
-        "3: accounts[1].qps: expected at most 10 for all accounts with the same access key together,"
+        "3: accounts[1].qps: expected a total of at most 10 for all accounts with the same access key,"
         " found 10.5 ('account-1' 4, 'account-2' 6.5)"
     )
 
@@ -90,7 +90,7 @@ def test_accounts_with_keys_of_their_own_have_10_qps_each(
     file = write(path, *({**account, "qps": 10} for account in accounts))
 
     assert problems(file, environ) == []
-    assert load(file, environ).polled_twice == ()
+    assert load(file, environ).shared_space_warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_a_sum_of_10_is_not_refused_for_its_rounding(path: Path, qps: list[float
 def test_more_than_10_is_refused_however_it_is_divided(path: Path, qps: list[float], total: str) -> None:
     (problem,) = problems(write(path, *({**KEY, "qps": each} for each in qps)), {})
 
-    assert f"together, found {total} (" in problem
+    assert f"access key, found {total} (" in problem
 
 
 def test_the_default_counts_and_the_account_s_line_is_named(path: Path) -> None:
     path.write_text("accounts:\n- name: acme\n- name: globex\n- name: initech\n")
 
     assert problems(path, ENVIRON) == [
-        "4: accounts[2].qps: expected at most 10 for all accounts with the same access key together,"
+        "4: accounts[2].qps: expected a total of at most 10 for all accounts with the same access key,"
         " found 15 ('acme' 5, 'globex' 5, 'initech' 5)"
     ]
 
@@ -174,15 +174,15 @@ def test_a_space_that_two_accounts_with_one_key_poll_is_a_warning(path: Path) ->
     found = twice(path, {"spaces": [{"id": "1"}, {"id": "2"}]}, {**KEY, "spaces": [{"id": "2"}, {"id": "3"}]})
 
     assert found == [
-        "accounts account-1, account-2 have the same access key, and each polls the space 2;"
-        " keep each space in one account"
+        "accounts account-1, account-2 have the same access key and poll the same space 2;"
+        " configure each space in one account only"
     ]
 
 
 def test_own_numbers_that_two_accounts_with_one_key_poll_are_a_warning(path: Path) -> None:
     assert twice(path, {}, {"spaces": [{"id": "1"}]}, KEY) == [
-        "accounts account-1, account-3 have the same access key, and each polls the space own;"
-        " keep each space in one account"
+        "accounts account-1, account-3 have the same access key and poll the same space own;"
+        " configure each space in one account only"
     ]
 
 
@@ -193,8 +193,8 @@ def test_many_spaces_that_are_polled_twice_are_one_warning_for_each_group_of_acc
     found = twice(path, {"spaces": many}, {"spaces": many[:7]}, {"space_files": ["spaces.yml"]})
 
     assert [warning.partition(";")[0] for warning in found] == [
-        "accounts account-1, account-2 have the same access key, and each polls the spaces 0, 1, 2, 3, 4 and 2 more",
-        "accounts account-1, account-3 have the same access key, and each polls the space 7",
+        "accounts account-1, account-2 have the same access key and poll the same spaces 0, 1, 2, 3, 4 and 2 more",
+        "accounts account-1, account-3 have the same access key and poll the same space 7",
     ]
 
 
@@ -202,8 +202,8 @@ def test_spaces_that_are_discovered_for_one_of_two_accounts_with_one_key_are_a_w
     discovering, listing = {"discover": True}, {"spaces": [{"id": "1"}]}
 
     assert twice(path, discovering, listing, {}) == [
-        "accounts account-1, account-2 have the same access key, and spaces that are discovered for account-1 can be"
-        " polled twice; keep each space in one account"
+        "accounts account-1, account-2 have the same access key, and may all poll the spaces that are discovered for"
+        " account-1; configure each space in one account only"
     ]
     assert len(twice(path, discovering, discovering)) == 1
     assert twice(path, discovering, {}) == []
