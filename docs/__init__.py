@@ -1,1 +1,1 @@
-"""The pages about metrics and configuration, written from the code: `python -m docs`."""
+"""Generators of docs/metrics.md and docs/configuration.md. Run them with `python -m docs`."""

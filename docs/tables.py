@@ -1,17 +1,17 @@
-"""Tables in Markdown."""
+"""Markdown tables."""
 
 from collections.abc import Iterable
 
 
 def table(header: str, rows: Iterable[Iterable[str]]) -> str:
-    """A table; the header's cells stand between bars. What would end a cell is escaped."""
+    """Return a table. The columns of the header are separated by " | ". Cells are escaped."""
     columns = header.split(" | ")
     lines = [columns, ["---"] * len(columns), *([_cell(text) for text in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def code(text: str) -> str:
-    """As what stands in files and on the command line."""
+    """Format a key, a flag or a value as code."""
     return f"`{text}`"
 
 
