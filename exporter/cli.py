@@ -55,7 +55,7 @@ _config_file = click.option(
     "--config.file",
     "config_file",
     type=click.Path(path_type=Path),
-    help="Configuration file. Without it, the own phone numbers of one account are polled, with the access key from"
+    help="Configuration file. Without it, one account is polled for its own phone numbers, with the access key from"
     " environment variables.",
 )
 _expand = click.option(
@@ -509,7 +509,8 @@ def _checked_output() -> Iterator[None]:
     if sys.stdout is None:  # closed by the parent process
         click.echo("error: standard output is closed; redirect the output to a file", err=True)
         sys.exit(1)
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # for missing letters
+    # for letters that the encoding of the terminal does not have
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         yield
         click.echo(nl=False)  # flushes

@@ -109,7 +109,7 @@ def print_numbers(result: "SweepResult") -> None:
         table.add_row(Text(state, _STYLES[state]), *_cells(view, number))
     if numbers:
         _print(table)
-    print(end="", flush=True)  # before the errors on standard error
+    print(end="", flush=True)  # flush before errors are written to standard error
     for line in _error_lines(result):
         print(f"error: {line}", file=sys.stderr)
     print(_summary(states, result))

@@ -22,7 +22,7 @@ PLACEHOLDER_PREFIX = "${"
 _NULL = ("null", "Null", "NULL", "~")
 """The spellings of null in YAML's core schema."""
 _MAX_DEPTH = 500
-"""Maximum nesting. With some thousand levels, PyYAML's C parser crashes the process in a thread with a small stack."""
+"""Maximum nesting. At several thousand levels, PyYAML's C parser crashes the process in threads with a small stack."""
 
 
 def read_document(path: Path) -> Any:

@@ -54,7 +54,7 @@ UNSHARDED = Shard(1, 1)
 
 
 def effective_settings(configured: Settings, discovered: DiscoveredSpaces, shard: Shard) -> Settings:
-    """Return the settings of a shard. They can have no account."""
+    """Return the settings of a shard. They can be without accounts."""
     first = configured.first_account_with_key
     accounts = [
         account.with_discovered_spaces(discovered.get(account.name, {}))

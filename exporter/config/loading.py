@@ -16,7 +16,7 @@ from exporter.files import creation_problem
 
 Version = tuple[int, int, int] | None
 _MAX_CHANGING_CALLS = 6
-"""After this number of consecutive calls of `changed` that found new versions, `changed` returns True."""
+"""After this number of consecutive calls that found new versions, `changed` no longer waits for stable files."""
 
 
 class Configuration:

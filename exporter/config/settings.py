@@ -13,7 +13,7 @@ from exporter.source import Source, SourceContext, SourceError
 API_LIMIT_QPS = 10.0
 """Rate limit in queries per second, shared by all users of an account (API reference of QueryChatappPhoneNumbers)."""
 MIN_QPS = 0.001
-"""About 4 queries per hour. Much lower rates lead to times outside the range of dates."""
+"""One query per 1000 s. With much lower rates, calculated times leave the range of dates."""
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
@@ -97,7 +97,7 @@ class Account(Strict):
         return None
 
     def has_temporary_key(self, environ: Mapping[str, str]) -> bool:
-        """Whether the access key is temporary, as RAM roles issue it, and is replaced regularly."""
+        """Whether the access key is temporary, for example from a RAM role, and is replaced regularly."""
         return False
 
     def problems(self, environ: Mapping[str, str]) -> Iterator[SourceError]:

@@ -46,7 +46,10 @@ def shared_space_warnings(accounts: Iterable[Account], environ: Mapping[str, str
 
 
 def key_digests(accounts: Iterable[Account], environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Map each account to a digest of its access key. Accounts whose key cannot be read are left out."""
+    """Map each account to a digest that is equal for accounts with the same access key.
+
+    Accounts whose key cannot be read are left out.
+    """
     keys = {account.name: account.shared_limit(environ) for account in accounts}
     return {name: sha256(key.encode()).hexdigest()[:16] for name, key in keys.items() if key}
 
