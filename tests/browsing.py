@@ -167,7 +167,7 @@ class Visitor:
 
     def __init__(self, browser: Browser, at: Site) -> None:
         self.site = at
-        self.complaints: list[str] = []
+        self.browser_errors: list[str] = []
         self._browser = browser
         self._contexts: list[BrowserContext] = []
 
@@ -177,9 +177,9 @@ class Visitor:
         self._contexts.append(context)
         context.on("console", self._console)
         context.on("dialog", self._dialog)
-        context.on("weberror", lambda error: self.complaints.append(f"error: {error.error}"))
+        context.on("weberror", lambda error: self.browser_errors.append(f"error: {error.error}"))
         context.on("request", self._request)
-        context.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
+        context.on("requestfailed", lambda request: self.browser_errors.append(f"failed: {request.url}"))
         context.on("response", self._response)
         page = context.new_page()
         page.set_default_timeout(10_000)
@@ -191,19 +191,19 @@ class Visitor:
             context.close()
 
     def _console(self, message: ConsoleMessage) -> None:
-        self.complaints.append(f"console: {message.text}")
+        self.browser_errors.append(f"console: {message.text}")
 
     def _dialog(self, dialog: Dialog) -> None:
-        self.complaints.append(f"dialog: {dialog.message}")
+        self.browser_errors.append(f"dialog: {dialog.message}")
         dialog.dismiss()
 
     def _request(self, request: Request) -> None:
         if not request.url.startswith(f"{self.site.url}/"):
-            self.complaints.append(f"request elsewhere: {request.url}")
+            self.browser_errors.append(f"request elsewhere: {request.url}")
 
     def _response(self, response: Response) -> None:
         if response.status >= 400:
-            self.complaints.append(f"{response.status}: {response.url}")
+            self.browser_errors.append(f"{response.status}: {response.url}")
 
 
 def follow(link: Locator) -> None:

@@ -165,7 +165,7 @@ def serving(*apis: HostileApi) -> Iterator[Callable[[Awaitable[None]], None]]:
 # ---- faults
 
 
-def answers(status: int, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> Fault:
+def responds_with(status: int, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> Fault:
     """The same to everyone."""
 
     async def fault(exchange: Exchange) -> None:
@@ -174,11 +174,11 @@ def answers(status: int, body: bytes, headers: Mapping[str, str] = MappingProxyT
     return fault
 
 
-def refuses(
+def rejects(
     code: str, status: int = 400, *, only: str | None = None, headers: Mapping[str, str] = MappingProxyType({})
 ) -> Fault:
     """An error Code to everyone, or to one space only."""
-    refusal = answers(status, json.dumps({"RequestId": "R", "Code": code, "Message": code}).encode(), headers)
+    refusal = responds_with(status, json.dumps({"RequestId": "R", "Code": code, "Message": code}).encode(), headers)
 
     async def fault(exchange: Exchange) -> None:
         if only is None or only in exchange.query:
@@ -189,7 +189,7 @@ def refuses(
     return fault
 
 
-async def resets(exchange: Exchange) -> None:
+async def resets_connection(exchange: Exchange) -> None:
     """Half an answer, then a reset."""
     exchange.writer.write(head(200, 1000, {}) + b'{"Code": "OK", "PhoneNum')
     await exchange.writer.drain()
@@ -198,7 +198,7 @@ async def resets(exchange: Exchange) -> None:
     exchange.writer.transport.abort()
 
 
-async def never_ends(exchange: Exchange) -> None:
+async def never_finishes(exchange: Exchange) -> None:
     """A byte every now and then, for ever."""
     exchange.writer.write(head(200, 100_000, {}) + b'{"Code": "OK", "PhoneNumbers": [')
     while True:
@@ -207,7 +207,7 @@ async def never_ends(exchange: Exchange) -> None:
         await asyncio.sleep(0.2)
 
 
-async def huge(exchange: Exchange) -> None:
+async def sends_64_mebibytes(exchange: Exchange) -> None:
     """64 MiB of a right answer."""
     exchange.writer.write(head(200, 64 * MEBIBYTE, {}))
     for _ in range(64):
@@ -215,13 +215,13 @@ async def huge(exchange: Exchange) -> None:
         await exchange.writer.drain()
 
 
-async def truncates(exchange: Exchange) -> None:
+async def truncates_json(exchange: Exchange) -> None:
     """JSON that stops in the middle, as a whole answer."""
     body = bytes(exchange.answer().body)
     await exchange.send(200, body[: len(body) // 2])
 
 
-def takes(seconds: float) -> Fault:
+def responds_after(seconds: float) -> Fault:
     """A right answer, late."""
 
     async def fault(exchange: Exchange) -> None:

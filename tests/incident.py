@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from installed import installed
+from programs import require_program
 from pydantic import Field
 from starlette.responses import JSONResponse
 from virtual_time import START, VirtualClock, run
@@ -70,7 +70,7 @@ class Reload(Strict):
     broken: list[str] = Field([])
 
 
-class Slip(Strict):
+class EmptyAnswer(Strict):
     """The next answer for this space of the first account lists no number."""
 
     at: Moment
@@ -121,7 +121,7 @@ class Incident(Strict):
     state_file: bool = False
     reloads: list[Reload] = Field([])
     competitor: Competitor | None = None
-    slips: list[Slip] = Field([])
+    empty_answers: list[EmptyAnswer] = Field([])
     firing: list[Firing] = Field([])
 
     @property
@@ -164,8 +164,8 @@ def load(path: Path) -> Incident:
 def record(incident: Incident, watch: Watch = lambda _minute, _exporter: None) -> tuple[World, Series]:
     """The series that Prometheus would have, and the world that they come from. At each scrape, `watch` gets the minute
     and each exporter that runs."""
-    with TemporaryDirectory() as folder:
-        return run(_play(incident, Path(folder) / "state.db", watch))
+    with TemporaryDirectory() as directory:
+        return run(_play(incident, Path(directory) / "state.db", watch))
 
 
 async def _play(incident: Incident, state: Path, watch: Watch) -> tuple[World, Series]:
@@ -189,9 +189,11 @@ async def _play(incident: Incident, state: Path, watch: Watch) -> tuple[World, S
         await asyncio.sleep(now - world.clock.monotonic())
         for shard in shards:
             await _start_or_stop(world, incident, shard, running, state)
-        for slip in incident.slips:
-            if slip.at == now:
-                world.api.slips[world.space_id(slip.space)] = [JSONResponse({"Code": "OK", "PhoneNumbers": []})]
+        for empty in incident.empty_answers:
+            if empty.at == now:
+                world.api.next_responses[world.space_id(empty.space)] = [
+                    JSONResponse({"Code": "OK", "PhoneNumbers": []})
+                ]
         for reload in incident.reloads:
             if reload.at == now:
                 await asyncio.gather(*(_reload(world, exporter, reload) for exporter in running.values()))
@@ -248,7 +250,7 @@ async def _compete(world: World, competitor: Competitor | None) -> None:
         return
     await asyncio.sleep(competitor.at)
     while world.clock.monotonic() < competitor.at + competitor.lasts:
-        world.ask_as_another()
+        world.send_competing_request()
         await asyncio.sleep(1 / competitor.qps)
 
 
@@ -378,9 +380,9 @@ def _described(firing: Firing, world: World, rules: Path) -> dict[str, Any]:
     }
 
 
-def judge(test: Mapping[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+def run_promtool(test: Mapping[str, Any], directory: Path) -> subprocess.CompletedProcess[str]:
     """promtool's verdict; exit status 0 where everything is as expected."""
-    document = folder / "test.yml"
+    document = directory / "test.yml"
     document.write_text(yaml.dump(test, Dumper=yaml.CSafeDumper, sort_keys=False, width=100_000))
-    promtool = installed("promtool", package="prometheus")
+    promtool = require_program("promtool", package="prometheus")
     return subprocess.run([promtool, "test", "rules", document], capture_output=True, text=True, check=False)

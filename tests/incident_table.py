@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from incident import FIRING, INCIDENTS, MINUTE, Span, expected, judge, load, promtool_test, record
+from incident import FIRING, INCIDENTS, MINUTE, Span, expected, load, promtool_test, record, run_promtool
 
 from exporter.config.fields import format_duration
 from exporter.logs import configure_logs
@@ -27,8 +27,8 @@ def rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
             {"expr": FIRING, "eval_time": f"{minute}m", "exp_samples": []} for minute in incident.minutes
         ]
         test["alert_rule_test"] = []
-    with tempfile.TemporaryDirectory() as folder:
-        verdict = judge(document, Path(folder))
+    with tempfile.TemporaryDirectory() as directory:
+        verdict = run_promtool(document, Path(directory))
     seen = _seen(verdict.stdout + verdict.stderr)
     for alert in dict.fromkeys((*spans, *seen)):
         yield incident.incident, alert, _span(spans.get(alert)), _minutes(seen.get(alert, []))

@@ -38,7 +38,7 @@ def running(*command: str, log: Path, **environ: str) -> Iterator[subprocess.Pop
         process.wait()
 
 
-def until(
+def wait_until(
     probe: Callable[[], bool], what: object, seconds: float = DEADLINE_SECONDS, *, poll_seconds: float = 0.05
 ) -> None:
     """Wait for something that another process does; `what` is told as it is then, when it does not."""
@@ -49,7 +49,7 @@ def until(
         time.sleep(poll_seconds)
 
 
-def answers(url: str) -> Callable[[], bool]:
+def is_serving(url: str) -> Callable[[], bool]:
     def probe() -> bool:
         try:
             return httpx.get(url, trust_env=False).status_code == 200

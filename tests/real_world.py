@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import yaml
 from hostile import Fault, HostileApi, serving
-from processes import free_port, running, until
+from processes import free_port, running, wait_until
 
 from exporter.simulator.scenario import Scenario
 
@@ -51,7 +51,7 @@ class RealWorld:
 
 @contextmanager
 def real_world(
-    folder: Path,
+    directory: Path,
     *flags: str,
     fault: Fault | None = None,
     tls: ssl.SSLContext | None = None,
@@ -69,12 +69,12 @@ def real_world(
     api, port = HostileApi(Scenario.model_validate({"accounts": [polled]}), fault=fault), free_port()
     base_url = f"http{'s' if tls else ''}://localhost:{port}"
     with serving(api), httpx.Client(base_url=base_url, trust_env=False, timeout=30, verify=tls or True) as http:
-        file, log = folder / "exporter.yml", folder / "log"
+        file, log = directory / "exporter.yml", directory / "log"
         file.write_text(yaml.safe_dump({"accounts": [api.account()]}))
         arguments = ("--config.file", str(file), "--web.listen-address", f"127.0.0.1:{port}", *flags)
         command = (sys.executable, *([str(main)] if main else ["-m", "exporter"]), *arguments)
         with running(*command, log=log, **(environ or {})) as process:
-            until(lambda: _is_ready(http), "the exporter is ready")
+            wait_until(lambda: _is_ready(http), "the exporter is ready")
             yield RealWorld(http, port, process, file, log, api)
 
 

@@ -15,30 +15,30 @@ from exporter.state.state_file import StateFile
 IDENTITIES = {"a": "https://a.example"}
 
 
-def trouble(world: World) -> list[str]:
+def state_file_samples(world: World) -> list[str]:
     """What the metrics say of the state file."""
     lines = world.samples("chatapp_exporter_state_file")
     return [line.replace(f'file="{world.settings.state_file}"', "").replace("{,", "{") for line in lines]
 
 
-async def polled(world: World, seconds: float) -> None:
+async def poll_for(world: World, seconds: float) -> None:
     await world.exporter.start()
     await asyncio.sleep(seconds)
     await world.exporter.stop()
 
 
-def stored(file: Path) -> list[str]:
+def stored_spaces(file: Path) -> list[str]:
     database = sqlite3.connect(file)
     spaces = [space for (space,) in database.execute("SELECT space FROM space ORDER BY space")]
     database.close()
     return spaces
 
 
-def bytes_of_log(file: Path) -> int:
+def wal_bytes(file: Path) -> int:
     return Path(f"{file}-wal").stat().st_size
 
 
-def opened(file: Path) -> StateFile:
+def opened_state_file(file: Path) -> StateFile:
     state_file = StateFile(file, SystemClock())
     assert state_file.open(IDENTITIES) == {}
     return state_file

@@ -55,7 +55,7 @@ def scenario(
     return Scenario.model_validate(document)
 
 
-def at_once(work: Coroutine[Any, Any, Result]) -> Result:
+def run_without_waiting(work: Coroutine[Any, Any, Result]) -> Result:
     """The result of what waits for nothing on a virtual loop, where threads run at once."""
     try:
         work.send(None)
@@ -88,7 +88,7 @@ class Exporter:
             self._commit(settings)
 
     def _commit(self, settings: Settings) -> None:
-        change = at_once(self.service.prepare(settings))
+        change = run_without_waiting(self.service.prepare(settings))
         self.service.commit(change)
         self.service.recorder.sync_state_file(change.unsaved_spaces)
         self._waiting = [*(self._waiting or []), change]
@@ -115,12 +115,12 @@ class World:
         self, scenario: Scenario, *, settings: Settings | None = None, clock: Clock | None = None, **changes: Any
     ) -> None:
         self.clock = clock or VirtualClock()
-        self.api = _Watched(scenario, self.clock)
+        self.api = _ObservedApi(scenario, self.clock)
         self.settings = (settings or demo_settings(scenario, "http://127.0.0.1:1")).model_copy(update=changes)
-        self._asked_as_another = 0
+        self._competing_requests = 0
         self.polls: list[tuple[float, str]] = []
         """When the API was asked, and for which space."""
-        self.listings: list[tuple[float, int]] = []
+        self.list_requests: list[tuple[float, int]] = []
         """When it was asked for which page of the instances."""
         self.endpoints: list[str] = []
         """Where accounts were told to ask, in order."""
@@ -147,11 +147,11 @@ class World:
         chosen = [line for line in lines if line.startswith(prefix) and not line.startswith("#")]
         return [re.sub(r'(account="acme"|space="[^"]*"),?', "", line).replace(",}", "}") for line in chosen]
 
-    def ask_as_another(self) -> None:
+    def send_competing_request(self) -> None:
         """One request with the account's key that is not the exporter's: it counts against the same limit."""
-        self._asked_as_another += 1
+        self._competing_requests += 1
         credentials = Credentials("key-acme", "secret-acme")
-        nonce = f"another-{self._asked_as_another}"
+        nonce = f"another-{self._competing_requests}"
         signed = encode_request("simulator", QUERY_PHONE_NUMBERS, {}, credentials, now=self.clock.now(), nonce=nonce)
         self.api.respond("POST", signed.query, httpx.Headers(dict(signed.headers)), b"")
 
@@ -160,7 +160,7 @@ class World:
         return httpx.AsyncClient(transport=_Recording(self, httpx.ASGITransport(self._simulator)))
 
 
-class _Watched(SimulatedApi):
+class _ObservedApi(SimulatedApi):
     """The API, and when requests reached it; a `portal` before it, or before its listings, answers instead. While it
     `hangs`, it answers nothing."""
 
@@ -169,15 +169,15 @@ class _Watched(SimulatedApi):
         self.arrivals: list[float] = []
         self.hangs = False
         self.portal: Response | None = None
-        self.portal_of_listings: Response | None = None
-        self.slips: dict[str, list[Response]] = {}
+        self.list_portal: Response | None = None
+        self.next_responses: dict[str, list[Response]] = {}
         """By space, what its next queries are answered instead."""
 
     def respond(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> Response:
         self.arrivals.append(self._clock.monotonic())
-        of_listings = self.portal_of_listings if headers["x-acs-action"] == LIST_INSTANCES else None
-        if slips := self.slips.get(dict(parse_qsl(query)).get("CustSpaceId", "")):
-            return slips.pop(0)
+        of_listings = self.list_portal if headers["x-acs-action"] == LIST_INSTANCES else None
+        if next_responses := self.next_responses.get(dict(parse_qsl(query)).get("CustSpaceId", "")):
+            return next_responses.pop(0)
         return self.portal or of_listings or super().respond(method, query, headers, body)
 
 
@@ -189,7 +189,7 @@ class _Recording(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         query, now = dict(parse_qsl(request.url.query.decode())), self._world.clock.monotonic()
         if request.headers["x-acs-action"] == LIST_INSTANCES:
-            self._world.listings.append((now, int(query["PageIndex"])))
+            self._world.list_requests.append((now, int(query["PageIndex"])))
         else:
             self._world.polls.append((now, query.get("CustSpaceId", "")))
         if self._world.api.hangs:
@@ -202,7 +202,7 @@ def busiest_second(arrivals: Sequence[float]) -> int:
     return max(bisect_left(arrivals, at + 1 - 1e-6) - index for index, at in enumerate(arrivals))
 
 
-class Given:
+class StaticCredentials:
     """These credentials."""
 
     def __init__(self, credentials: Credentials) -> None:

@@ -22,10 +22,10 @@ def main() -> int:
     lacking = [package for program, package in PACKAGES.items() if not shutil.which(program)]
     if lacking and "scrape" in names:
         sys.exit(f"error: scrape needs {' and '.join(lacking)} (apt-get install {' '.join(lacking)})")
-    folder, missed = Path(__file__).parent, []
+    directory, missed = Path(__file__).parent, []
     for name in names:
         print(f"\n## {name}", flush=True)
-        if subprocess.run((sys.executable, str(folder / f"{name}.py"), *FLAGS.get(name, ()))).returncode:
+        if subprocess.run((sys.executable, str(directory / f"{name}.py"), *FLAGS.get(name, ()))).returncode:
             missed.append(name)
     print(f"\nLimits missed in: {', '.join(missed) or 'none'}")
     return len(missed)

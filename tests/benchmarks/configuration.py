@@ -35,24 +35,24 @@ def space(number: int) -> str:
     return f'- {{id: "{29348393884000 + number}", name: Contoso {number}, labels: {{team: emea}}}}\n'
 
 
-def one_file(folder: Path) -> Path:
-    path = folder / "one.yml"
+def one_file(directory: Path) -> Path:
+    path = directory / "one.yml"
     path.write_text("accounts:\n- name: acme\n  spaces:\n" + "".join(f"  {space(number)}" for number in range(SPACES)))
     return path
 
 
-def one_json_file(folder: Path) -> Path:
-    path = folder / "one.json"
-    path.write_text(json.dumps(yaml.load(one_file(folder).read_text(), yaml.CSafeLoader)))
+def one_json_file(directory: Path) -> Path:
+    path = directory / "one.json"
+    path.write_text(json.dumps(yaml.load(one_file(directory).read_text(), yaml.CSafeLoader)))
     return path
 
 
-def many_files(folder: Path) -> Path:
-    (folder / "spaces").mkdir()
+def many_files(directory: Path) -> Path:
+    (directory / "spaces").mkdir()
     for number in range(FILES):
         spaces = range(number, SPACES, FILES)
-        (folder / "spaces" / f"{number}.yml").write_text("".join(map(space, spaces)))
-    path = folder / "many.yml"
+        (directory / "spaces" / f"{number}.yml").write_text("".join(map(space, spaces)))
+    path = directory / "many.yml"
     path.write_text("accounts: [{name: acme, space_files: [spaces/*.yml]}]")
     return path
 
@@ -92,11 +92,11 @@ def main() -> int:
     print(f"| {SPACES} spaces in | CPU time | of CSafeLoader | held |")
     print("|---|---:|---:|---:|", flush=True)
     passed = True
-    with TemporaryDirectory() as folder:
-        text = one_file(Path(folder)).read_text()
+    with TemporaryDirectory() as directory:
+        text = one_file(Path(directory)).read_text()
         loader = cpu_seconds(lambda: yaml.load(text, yaml.CSafeLoader))
         for name, written in FORMS.items():
-            path = written(Path(folder))
+            path = written(Path(directory))
             seconds = cpu_seconds(partial(load, path, KEY))
             held = bytes_held(path) / SPACES
             print(f"| {name} | {seconds:.2f} s | {seconds / loader:.2f} | {held:.0f} |", flush=True)

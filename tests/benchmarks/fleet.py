@@ -62,14 +62,14 @@ class Fleet:
             key = (f"account-{index % self.accounts}", space)
             yield key, SpaceRecord(True, now - index % 300, numbers, changes, next_slot=now + index % 300)
 
-    def write(self, folder: Path, endpoint: str, *, warm: bool = True, interval: str = FASTEST_INTERVAL) -> Path:
+    def write(self, directory: Path, endpoint: str, *, warm: bool = True, interval: str = FASTEST_INTERVAL) -> Path:
         """A configuration file, `warm` with a state file that knows every space."""
-        path, document = folder / "exporter.json", self.document(endpoint, interval=interval)
+        path, document = directory / "exporter.json", self.document(endpoint, interval=interval)
         if warm:
             document["state_file"] = "state.db"
         path.write_text(json.dumps(document))
         if warm:
-            file = StateFile(folder / "state.db", SystemClock())
+            file = StateFile(directory / "state.db", SystemClock())
             file.open(Configuration(path, {}, sources.Settings).load().identities)
             file.save(dict(self.states(time.time())))
             file.close()

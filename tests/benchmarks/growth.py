@@ -41,8 +41,8 @@ def empty_bytes() -> int:
 
 def served(fleet: Fleet, empty: int = 0) -> Mapping[str, float]:
     """What the real program costs with this fleet, in seconds and bytes."""
-    with tempfile.TemporaryDirectory() as folder, serving(fleet) as api:
-        config = fleet.write(Path(folder), api.endpoint, interval="1h")
+    with tempfile.TemporaryDirectory() as directory, serving(fleet) as api:
+        config = fleet.write(Path(directory), api.endpoint, interval="1h")
         started = time.perf_counter()
         with exporter(config, ready=False) as ours:
             while not is_listening(ours.port):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from processes import answers, free_port, running, until
+from processes import free_port, is_serving, running, wait_until
 
 START_SECONDS = 120
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -20,7 +20,7 @@ NGINX = """
 daemon off;
 worker_processes 1;
 error_log stderr crit;
-pid {folder}/nginx.pid;
+pid {directory}/nginx.pid;
 events {{}}
 http {{
   access_log off;
@@ -31,11 +31,11 @@ http {{
   gzip_comp_level 1;
   gzip_min_length 0;
   gzip_types text/plain application/openmetrics-text;
-  client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
-  uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  client_body_temp_path {directory}; proxy_temp_path {directory}; fastcgi_temp_path {directory};
+  uwsgi_temp_path {directory}; scgi_temp_path {directory};
   server {{
     listen 127.0.0.1:{port};
-    root {folder};
+    root {directory};
     location = /text {{ default_type "text/plain"; }}
     location = /openmetrics {{ default_type "application/openmetrics-text"; }}
   }}
@@ -67,19 +67,19 @@ def exporter(config: Path, *, main: Sequence[str] = ("-m", "exporter"), ready: b
     flags = ("--config.file", str(config), "--web.listen-address", f"127.0.0.1:{port}", "--log.level", "error")
     with running(sys.executable, *main, *flags, log=log) as process:
         if ready:
-            until(answers(f"http://127.0.0.1:{port}/-/ready"), log.read_text(), START_SECONDS)
+            wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), log.read_text(), START_SECONDS)
         yield Served(process, port)
 
 
 @contextmanager
-def nginx(folder: Path) -> Iterator[Served]:
-    """nginx with what lies in the folder as `text` and `openmetrics`."""
-    port, config = free_port(), folder / "nginx.conf"
-    config.write_text(NGINX.format(folder=folder, port=port))
-    folder.chmod(0o755)
-    command = ("nginx", "-p", str(folder), "-c", str(config), "-g", f"user {_user()};")
-    with running(*command, log=folder / "nginx.log") as process:
-        until(answers(f"http://127.0.0.1:{port}/text"), (folder / "nginx.log").read_text)
+def nginx(directory: Path) -> Iterator[Served]:
+    """nginx with what lies in the directory as `text` and `openmetrics`."""
+    port, config = free_port(), directory / "nginx.conf"
+    config.write_text(NGINX.format(directory=directory, port=port))
+    directory.chmod(0o755)
+    command = ("nginx", "-p", str(directory), "-c", str(config), "-g", f"user {_user()};")
+    with running(*command, log=directory / "nginx.log") as process:
+        wait_until(is_serving(f"http://127.0.0.1:{port}/text"), (directory / "nginx.log").read_text)
         yield Served(process, port)
         process.terminate()  # its worker would outlive a kill
         process.wait()

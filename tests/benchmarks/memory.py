@@ -25,16 +25,16 @@ CHANGING = 0.1
 
 def resident(fleet: Fleet) -> tuple[int, int]:
     """Bytes in memory after a few scrapes, and the bytes of one."""
-    with tempfile.TemporaryDirectory() as folder, serving(fleet) as api, ExitStack() as stack:
-        ours = stack.enter_context(exporter(fleet.write(Path(folder), api.endpoint, interval="1h")))
+    with tempfile.TemporaryDirectory() as directory, serving(fleet) as api, ExitStack() as stack:
+        ours = stack.enter_context(exporter(fleet.write(Path(directory), api.endpoint, interval="1h")))
         client = Client(ours.port)
         sizes = [client.get("/metrics", accept_encoding=encoding)[1] for encoding in ("gzip", "identity") * 3]
         return ours.resident_bytes(), sizes[-1]
 
 
 def hour(table: Table) -> None:
-    with tempfile.TemporaryDirectory() as folder, serving(FLEET, changing=CHANGING) as api:
-        config = FLEET.write(Path(folder), api.endpoint)
+    with tempfile.TemporaryDirectory() as directory, serving(FLEET, changing=CHANGING) as api:
+        config = FLEET.write(Path(directory), api.endpoint)
         with exporter(config, main=(str(Path(__file__).parent / "unbounded.py"), str(FASTER))) as ours:
             polls = poll(api, ours, FLEET.spaces)  # each space has been polled, and its numbers are new objects
             before = ours.resident_bytes()

@@ -23,7 +23,7 @@ import yaml
 from api import serving
 from fleet import Fleet
 from measure import Client, Served, Table, exporter, median_seconds, milliseconds, nginx
-from processes import answers, free_port, running, until
+from processes import free_port, is_serving, running, wait_until
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from shown import view_of
@@ -125,7 +125,7 @@ def scrapes(table: Table, fleet: Fleet, config: Path, slow: Mapping[str, float])
             by_prometheus(table, fleet, config.parent, ours, theirs)
 
 
-def by_prometheus(table: Table, fleet: Fleet, folder: Path, ours: Served, theirs: Served) -> None:
+def by_prometheus(table: Table, fleet: Fleet, directory: Path, ours: Served, theirs: Served) -> None:
     """What a real Prometheus says that its scrapes take."""
     seconds = 2 + fleet.numbers // 5_000
     jobs = [
@@ -133,11 +133,11 @@ def by_prometheus(table: Table, fleet: Fleet, folder: Path, ours: Served, theirs
         for name, path, one in (("exporter", "/metrics", ours), ("nginx", "/openmetrics", theirs))
     ]
     times = {"scrape_interval": f"{seconds}s", "scrape_timeout": f"{seconds}s"}
-    (folder / "prometheus.yml").write_text(yaml.safe_dump({"global": times, "scrape_configs": jobs}))
+    (directory / "prometheus.yml").write_text(yaml.safe_dump({"global": times, "scrape_configs": jobs}))
     port = free_port()
-    flags = (f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb")
-    with running("prometheus", *flags, f"--web.listen-address=127.0.0.1:{port}", log=folder / "prometheus.log"):
-        until(answers(f"http://127.0.0.1:{port}/-/ready"), (folder / "prometheus.log").read_text)
+    flags = (f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/tsdb")
+    with running("prometheus", *flags, f"--web.listen-address=127.0.0.1:{port}", log=directory / "prometheus.log"):
+        wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), (directory / "prometheus.log").read_text)
         time.sleep(seconds * 16)
         query = f"http://127.0.0.1:{port}/api/v1/query?query=quantile_over_time(0.5,scrape_duration_seconds[1h])"
         results = json.load(urllib.request.urlopen(query))["data"]["result"]
@@ -182,8 +182,8 @@ def ask(port: int, sent: bytes) -> None:
 def main() -> int:
     table = Table(("scrape", "ours", "beside", "ratio", "limit", "kept"))
     for fleet in SIZES:
-        with tempfile.TemporaryDirectory() as folder, serving(fleet, LATENCY) as api:
-            config = fleet.write(Path(folder), api.endpoint)
+        with tempfile.TemporaryDirectory() as directory, serving(fleet, LATENCY) as api:
+            config = fleet.write(Path(directory), api.endpoint)
             slow = over_our_collector(config)
             scrapes(table, fleet, config, slow)
             held(table, fleet, config)

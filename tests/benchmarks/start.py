@@ -45,8 +45,8 @@ def command_line(table: Table) -> None:
     table.judged("--version", milliseconds(took), f"import click {milliseconds(least)}", value=took / least, limit=2)
 
 
-def state(table: Table, folder: Path) -> None:
-    path = FLEET.write(folder, "http://127.0.0.1:9", interval="1h")
+def state(table: Table, directory: Path) -> None:
+    path = FLEET.write(directory, "http://127.0.0.1:9", interval="1h")
     (identity,) = load(path, {}).identities.values()
     ours, rows = [], []
     for _ in range(STATE_TURNS):
@@ -56,7 +56,7 @@ def state(table: Table, folder: Path) -> None:
                 time.sleep(0.005)
             Client(one.port).get("/metrics", accept_encoding="gzip")
             ours.append(time.perf_counter() - started)
-        rows.append(seconds_of("-c", DECODE, str(folder / "state.db"), identity, str(FLEET.spaces)))
+        rows.append(seconds_of("-c", DECODE, str(directory / "state.db"), identity, str(FLEET.spaces)))
     took, least = median(ours), median(rows)
     what = "50,000 numbers in a state file, until the first scrape is complete"
     table.judged(what, milliseconds(took), f"rows {milliseconds(least)}", value=took / least, limit=3)
@@ -65,8 +65,8 @@ def state(table: Table, folder: Path) -> None:
 def main() -> int:
     table = Table(("start", "ours", "beside", "ratio", "limit", "kept"))
     command_line(table)
-    with tempfile.TemporaryDirectory() as folder:
-        state(table, Path(folder))
+    with tempfile.TemporaryDirectory() as directory:
+        state(table, Path(directory))
     return len(table.missed)
 
 

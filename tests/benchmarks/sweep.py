@@ -31,8 +31,8 @@ def sweep(table: Table, qps: float) -> None:
     """From the first request to the last space's."""
     fleet = Fleet(numbers=10_000, spaces=3_000)
     main = ("-m", "exporter") if qps <= 10 else (str(Path(__file__).parent / "unbounded.py"), str(qps))
-    with tempfile.TemporaryDirectory() as folder, serving(fleet, LATENCY) as api:
-        config = fleet.write(Path(folder), api.endpoint, warm=False, interval="1h")
+    with tempfile.TemporaryDirectory() as directory, serving(fleet, LATENCY) as api:
+        config = fleet.write(Path(directory), api.endpoint, warm=False, interval="1h")
         with exporter(config, main=main, ready=False):
             arrivals: list[tuple[float, str, str]] = []
             while len({space for _, _, space in arrivals}) < fleet.spaces:
@@ -46,8 +46,8 @@ def sweep(table: Table, qps: float) -> None:
 
 def thirty(table: Table, *, state_file: bool) -> None:
     """Of the sum of their budgets, what thirty accounts use; the exporter on the first core."""
-    with tempfile.TemporaryDirectory() as folder, serving(THIRTY, LATENCY) as api:
-        config = THIRTY.write(Path(folder), api.endpoint, warm=state_file, interval="5s")
+    with tempfile.TemporaryDirectory() as directory, serving(THIRTY, LATENCY) as api:
+        config = THIRTY.write(Path(directory), api.endpoint, warm=state_file, interval="5s")
         with exporter(config) as ours:
             os.sched_setaffinity(ours.process.pid, {0})
             time.sleep(SETTLING_SECONDS)

@@ -1,4 +1,4 @@
-"""A browser for all tests of this folder, and a visitor who must have nothing to complain about."""
+"""A browser for all tests of this directory, and a visitor who must have nothing to complain about."""
 
 import os
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from browsing import FLEET, Site, Visitor, site
-from installed import installed
 from playwright.sync_api import Browser, sync_playwright
+from programs import require_program
 
 FONTS = Path(__file__).with_name("fonts.conf")
 FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"
@@ -15,9 +15,9 @@ FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    # no longer than this folder's tests last: while it is there, its thread can run no other event loop
-    chromium = installed("chromium", "chromium-browser", package="chromium")
-    installed(FONT, package="fonts-dejavu-core", mode=os.F_OK)
+    # no longer than this directory's tests last: while it is there, its thread can run no other event loop
+    chromium = require_program("chromium", "chromium-browser", package="chromium")
+    require_program(FONT, package="fonts-dejavu-core", mode=os.F_OK)
     environ: dict[str, str | float | bool] = {**os.environ, "FONTCONFIG_FILE": str(FONTS)}
     with sync_playwright() as playwright:
         # root, as CI is, has no sandbox
@@ -39,4 +39,4 @@ def visitor(browser: Browser, served: Site) -> Iterator[Visitor]:
     one = Visitor(browser, served)
     yield one
     one.leave()
-    assert one.complaints == []
+    assert one.browser_errors == []

@@ -291,5 +291,5 @@ def test_nothing_that_finds_its_way_into_a_page_runs_or_is_loaded(visitor: Visit
 
     assert sorted(set(page.evaluate("violations"))) == BLOCKED
     assert page.evaluate("window.ran") is None
-    assert {one.partition(":")[0] for one in visitor.complaints} <= {"console", "failed"}
-    visitor.complaints.clear()
+    assert {one.partition(":")[0] for one in visitor.browser_errors} <= {"console", "failed"}
+    visitor.browser_errors.clear()

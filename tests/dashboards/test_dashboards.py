@@ -12,8 +12,8 @@ import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from installed import installed
-from processes import answers, free_port, program, running, until
+from processes import free_port, is_serving, program, running, wait_until
+from programs import require_program
 from shortened import shortened
 
 from dashboards.__main__ import DASHBOARDS, DIRECTORY, main
@@ -110,22 +110,22 @@ def test_nothing_is_dropped_when_the_sdk_reads_it_back(document: dict[str, Any])
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """One that has scraped the demo, with the rules' durations shortened."""
-    folder = tmp_path_factory.mktemp("dashboards")
+    directory = tmp_path_factory.mktemp("dashboards")
     demo, port = free_port(), free_port()
-    (folder / "rules.yml").write_text(shortened(RULES.read_text(), 60))
+    (directory / "rules.yml").write_text(shortened(RULES.read_text(), 60))
     scrape = {"job_name": "chatapp-exporter", "static_configs": [{"targets": [f"127.0.0.1:{demo}"]}]}
     config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": ["rules.yml"]}
-    (folder / "prometheus.yml").write_text(yaml.safe_dump({**config, "scrape_configs": [scrape]}))
+    (directory / "prometheus.yml").write_text(yaml.safe_dump({**config, "scrape_configs": [scrape]}))
     command = (
-        installed("prometheus", package="prometheus"),
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'data'}",
+        require_program("prometheus", package="prometheus"),
+        f"--config.file={directory / 'prometheus.yml'}",
+        f"--storage.tsdb.path={directory / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
     )
     with ExitStack() as stack:
-        stack.enter_context(program("demo", "--web.listen-address", f"127.0.0.1:{demo}", log=folder / "demo.log"))
-        stack.enter_context(running(*command, log=folder / "prometheus.log"))
-        until(answers(f"http://127.0.0.1:{port}/-/ready"), "Prometheus answers")
+        stack.enter_context(program("demo", "--web.listen-address", f"127.0.0.1:{demo}", log=directory / "demo.log"))
+        stack.enter_context(running(*command, log=directory / "prometheus.log"))
+        wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), "Prometheus answers")
         yield stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False))
 
 
@@ -141,4 +141,4 @@ def test_every_query_is_answered_by_a_prometheus_that_scraped_the_demo(prometheu
                 waiting.discard(expression)
         return not waiting
 
-    until(all_answered, waiting, seconds=150)
+    wait_until(all_answered, waiting, seconds=150)

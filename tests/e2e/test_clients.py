@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from processes import until
+from processes import wait_until
 from real_world import RealWorld, real_world
 
 
@@ -28,19 +28,19 @@ def test_a_crowd_of_connections_takes_nothing_from_polls_and_scrapes(tmp_path: P
             sockets.enter_context(connected(it))
 
         polled = len(it.api.arrivals)
-        until(lambda: len(it.api.arrivals) > polled + 30, "polls go on at their pace", 5)
+        wait_until(lambda: len(it.api.arrivals) > polled + 30, "polls go on at their pace", 5)
         assert it.http.get("/-/healthy").status_code == 200
 
 
-def with_tls(folder: Path) -> tuple[tuple[str, ...], ssl.SSLContext]:
+def with_tls(directory: Path) -> tuple[tuple[str, ...], ssl.SSLContext]:
     """The flags that ask for TLS, and what a client needs that trusts the certificate."""
     ca = trustme.CA()
     certificate, trusting = ca.issue_cert("localhost"), ssl.create_default_context()
     ca.configure_trust(trusting)
-    certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
-    certificate.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
-    (folder / "web.yml").write_text("tls_server_config: {cert_file: cert.pem, key_file: key.pem}")
-    return ("--web.config.file", str(folder / "web.yml")), trusting
+    certificate.private_key_pem.write_to_path(str(directory / "key.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(directory / "cert.pem"))
+    (directory / "web.yml").write_text("tls_server_config: {cert_file: cert.pem, key_file: key.pem}")
+    return ("--web.config.file", str(directory / "web.yml")), trusting
 
 
 def connected(it: RealWorld) -> socket.socket:

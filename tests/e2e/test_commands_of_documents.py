@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from installed import installed
-from processes import answers, free_port, program, running, until
+from processes import free_port, is_serving, program, running, wait_until
+from programs import require_program
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -32,7 +32,10 @@ INSTEAD: dict[str, tuple[str, str]] = {
     r"python3 -m venv env": ("", "slow; .ci/run makes a fresh environment and installs the wheel from the lock"),
     r"\. env/bin/activate": ("", "this test's own environment is the active one"),
     r"python3 -m venv /opt/chatapp-exporter": ("", "as above"),
-    r"(?:install|printf) .* >?/etc/\S+": ("", "this machine's own folders; the test of the unit runs what it names"),
+    r"(?:install|printf) .* >?/etc/\S+": (
+        "",
+        "this machine's own directories; the test of the unit runs what it names",
+    ),
     r"(?:/opt/chatapp-exporter/bin/)?pip install .*": (
         "",
         "slow and from the network; .ci/run installs from the same lock",
@@ -86,7 +89,7 @@ def stand_in(command: str) -> str:
 class Reader:
     """Someone who types what a page says into one shell."""
 
-    folder: Path
+    directory: Path
     port: int
     environ: dict[str, str]
 
@@ -105,7 +108,7 @@ class Reader:
     def _run(self, command: str) -> None:
         program = shlex.split(command)[0]
         if program in PACKAGES:
-            installed(program, package=PACKAGES[program])
+            require_program(program, package=PACKAGES[program])
         done = self._bash(command)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
@@ -114,39 +117,39 @@ class Reader:
         if command.startswith("make "):  # what it runs once it has installed
             dry_run = command.replace("make", "make --no-print-directory --dry-run", 1)
             command = self._bash(dry_run).stdout.splitlines()[-1]
-        port, log = free_port(), self.folder / "served.log"
+        port, log = free_port(), self.directory / "served.log"
         listening = f"{command} --web.listen-address 127.0.0.1:{port}".removeprefix("exec ")
-        with running("bash", "-c", f"cd {self.folder} && exec {listening}", log=log, **self.environ) as process:
-            answering = answers(f"http://127.0.0.1:{port}/-/healthy")
-            until(lambda: process.poll() is not None or answering(), command)
+        with running("bash", "-c", f"cd {self.directory} && exec {listening}", log=log, **self.environ) as process:
+            answering = is_serving(f"http://127.0.0.1:{port}/-/healthy")
+            wait_until(lambda: process.poll() is not None or answering(), command)
             assert process.poll() is None, f"{command}\n{log.read_text()}"
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=10) == 0, f"{command}\n{log.read_text()}"
 
     def _bash(self, command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ("bash", "-c", command), cwd=self.folder, env=self.environ, capture_output=True, text=True, timeout=60
+            ("bash", "-c", command), cwd=self.directory, env=self.environ, capture_output=True, text=True, timeout=60
         )
 
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     """One in a copy of the checkout, who has what make installs, and an exporter that polls the simulated API."""
-    folder = tmp_path_factory.mktemp("documents") / "chatapp-exporter"
+    directory = tmp_path_factory.mktemp("documents") / "chatapp-exporter"
     away = shutil.ignore_patterns(".git", ".venv", "env", ".*_cache", "__pycache__", "*.db*")
-    shutil.copytree(ROOT, folder, ignore=away)
-    programs = folder / ".venv" / "bin"
+    shutil.copytree(ROOT, directory, ignore=away)
+    programs = directory / ".venv" / "bin"
     programs.mkdir(parents=True)
     _script(programs / "python", sys.executable)
     _script(programs / "chatapp-exporter", sys.executable, "-m", "exporter")
     for made in ("created", "runtime", "dev"):
-        (folder / ".venv" / made).touch()
-    shutil.copy(folder / "config" / "exporter.example.yml", folder / "exporter.yml")  # as the README has it
+        (directory / ".venv" / made).touch()
+    shutil.copy(directory / "config" / "exporter.example.yml", directory / "exporter.yml")  # as the README has it
     path = os.pathsep.join((str(programs), str(Path(sys.executable).parent), os.environ["PATH"]))
     key = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "made-up", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "made-up"}
     environ = {**os.environ, **key, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-    with _exporter(folder) as port:
-        yield Reader(folder, port, environ)
+    with _exporter(directory) as port:
+        yield Reader(directory, port, environ)
 
 
 def _script(path: Path, *command: str) -> None:
@@ -155,21 +158,21 @@ def _script(path: Path, *command: str) -> None:
 
 
 @contextmanager
-def _exporter(folder: Path) -> Iterator[int]:
+def _exporter(directory: Path) -> Iterator[int]:
     """The port of one that polls the simulated API; simulated.yml is for others that are to poll it."""
-    api, port, log = f"127.0.0.1:{free_port()}", free_port(), folder / "simulated.yml"
-    (folder / "scenario.yml").write_text(SCENARIO)
+    api, port, log = f"127.0.0.1:{free_port()}", free_port(), directory / "simulated.yml"
+    (directory / "scenario.yml").write_text(SCENARIO)
     with program(
-        "simulate", "--scenario", str(folder / "scenario.yml"), "--web.listen-address", api, log=log
+        "simulate", "--scenario", str(directory / "scenario.yml"), "--web.listen-address", api, log=log
     ) as process:
-        until(
+        wait_until(
             lambda: process.poll() is not None or "spaces" in log.read_text(), "the simulated API says how to poll it"
         )
-        config = folder / "beside.yml"
+        config = directory / "beside.yml"
         config.write_text(f"{log.read_text()}\nstate_file: state.db\n")
         flags = ("--config.file", str(config), "--web.listen-address", f"127.0.0.1:{port}", "--web.enable-lifecycle")
-        with program("serve", *flags, log=folder / "serve.log"):
-            until(answers(f"http://127.0.0.1:{port}/-/ready"), "the exporter is ready")
+        with program("serve", *flags, log=directory / "serve.log"):
+            wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), "the exporter is ready")
             yield port
 
 

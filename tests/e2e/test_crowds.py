@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from processes import until
+from processes import wait_until
 from real_world import RealWorld, real_world
 
 from exporter.web.connections import raise_descriptor_limit
@@ -24,10 +24,10 @@ main()
 
 
 @contextmanager
-def limited(folder: Path, descriptors: int) -> Iterator[RealWorld]:
-    (folder / "main.py").write_text(LIMITED.format(descriptors=descriptors))
+def limited(directory: Path, descriptors: int) -> Iterator[RealWorld]:
+    (directory / "main.py").write_text(LIMITED.format(descriptors=descriptors))
     raise_descriptor_limit()  # of the crowd
-    with real_world(folder, main=folder / "main.py") as it:
+    with real_world(directory, main=directory / "main.py") as it:
         yield it
 
 
@@ -62,7 +62,7 @@ def test_a_crowd_of_half_requests_shuts_out_no_scrape_and_no_poll(
         with crowd(it.port, clients):
             assert scrapes(it.port, 5) == [200] * 5
             polled = len(it.api.arrivals)
-            until(lambda: len(it.api.arrivals) > polled + 20, "polls go on")
+            wait_until(lambda: len(it.api.arrivals) > polled + 20, "polls go on")
         assert failed_polls(it) == []
         log = it.log.read_text()
         assert log.count("connection limit reached") == 1
@@ -76,7 +76,7 @@ def test_a_crowd_within_the_limit_is_left_alone_until_its_time_is_up(tmp_path: P
         assert scrapes(it.port, 5) == [200] * 5
         assert open_descriptors(it) > 200
 
-        until(lambda: open_descriptors(it) < 50, "slow requests are closed")
+        wait_until(lambda: open_descriptors(it) < 50, "slow requests are closed")
         assert [client.recv(1) for client in clients] == [b""] * 200
         assert "connection limit reached" not in it.log.read_text()
 

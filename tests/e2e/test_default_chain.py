@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 from hostile import Exchange, HostileApi, serving
-from processes import free_port, program, until
+from processes import free_port, program, wait_until
 
 from exporter.simulator.scenario import Scenario
 
@@ -67,7 +67,7 @@ def role_server(*answers: dict[str, str] | None) -> Iterator[tuple[str, threadin
 
 
 @contextmanager
-def exporter(folder: Path, **environ: str) -> Iterator[tuple[httpx.Client, list[str], Path]]:
+def exporter(directory: Path, **environ: str) -> Iterator[tuple[httpx.Client, list[str], Path]]:
     """A running exporter, the access keys that the API saw, and the log."""
     keys: list[str] = []
     account = {"name": "acme", "access_key_id": "key-1", "access_key_secret": "secret-1", "spaces": 3}
@@ -81,11 +81,11 @@ def exporter(folder: Path, **environ: str) -> Iterator[tuple[httpx.Client, list[
     with serving(api):
         space = {"id": api.api.fleet.spaces["acme"][0].id}
         polled = {"name": "acme", "credentials": "default", "endpoint": api.endpoint, "poll_interval": "1s"}
-        file, log, address = folder / "exporter.yml", folder / "log", f"127.0.0.1:{free_port()}"
+        file, log, address = directory / "exporter.yml", directory / "log", f"127.0.0.1:{free_port()}"
         file.write_text(yaml.safe_dump({"accounts": [{**polled, "spaces": [space]}]}))
         arguments = ("--config.file", str(file), "--web.listen-address", address, "--log.level", "debug")
         with (
-            program(*arguments, log=log, **QUIET, DEBUG="sdk", HOME=str(folder), **environ),
+            program(*arguments, log=log, **QUIET, DEBUG="sdk", HOME=str(directory), **environ),
             httpx.Client(base_url=f"http://{address}", trust_env=False) as http,
         ):
             yield http, keys, log
@@ -104,22 +104,22 @@ def test_a_role_s_temporary_key_is_used_and_renewed_before_it_expires(tmp_path: 
         role_server(temporary_key(1, almost), temporary_key(2, timedelta(hours=1))) as (uri, _),
         exporter(tmp_path, ALIBABA_CLOUD_CREDENTIALS_URI=uri) as (http, keys, log),
     ):
-        until(lambda: shows(http, 'chatapp_space_up{account="acme"'), "a first scrape")
-        until(lambda: "key-1" in keys, "the first key is used")
-        until(lambda: "key-2" in keys, "the second key is used")
+        wait_until(lambda: shows(http, 'chatapp_space_up{account="acme"'), "a first scrape")
+        wait_until(lambda: "key-1" in keys, "the first key is used")
+        wait_until(lambda: "key-2" in keys, "the second key is used")
 
     assert keys == sorted(keys)
     assert not any(secret in log.read_text() for secret in ("secret-", "token", MARK))
 
 
 def test_a_profile_s_key_is_used(tmp_path: Path) -> None:
-    folder = tmp_path / ".alibabacloud"
-    folder.mkdir()
+    directory = tmp_path / ".alibabacloud"
+    directory.mkdir()
     profile = "[default]\ntype = access_key\naccess_key_id = key-1\naccess_key_secret = secret-1\n"
-    (folder / "credentials.ini").write_text(profile)
+    (directory / "credentials.ini").write_text(profile)
     with exporter(tmp_path) as (http, keys, _):
-        until(lambda: shows(http, 'chatapp_account_up{account="acme"} 1'), "the account is let in")
-        until(lambda: keys != [], "the profile's key is used")
+        wait_until(lambda: shows(http, 'chatapp_account_up{account="acme"} 1'), "the account is let in")
+        wait_until(lambda: keys != [], "the profile's key is used")
 
     assert set(keys) == {"key-1"}
 
@@ -139,7 +139,7 @@ def test_without_credentials_the_account_is_refused_and_nothing_is_sent_or_told(
         role_server(answer) as (uri, asked),
         exporter(tmp_path, ALIBABA_CLOUD_CREDENTIALS_URI=uri) as (http, keys, log),
     ):
-        until(lambda: shows(http, 'chatapp_account_up{account="acme"} 0'), "the refusal is shown")
+        wait_until(lambda: shows(http, 'chatapp_account_up{account="acme"} 0'), "the refusal is shown")
         page = http.get("/metrics").text
 
     assert asked.is_set()
@@ -159,7 +159,7 @@ def test_an_oidc_token_that_reaches_nobody_is_not_told(tmp_path: Path) -> None:
         "HTTPS_PROXY": f"http://127.0.0.1:{free_port()}",
     }
     with exporter(tmp_path, **oidc) as (http, _, log):
-        until(lambda: shows(http, 'chatapp_account_up{account="acme"} 0'), "the refusal is shown")
+        wait_until(lambda: shows(http, 'chatapp_account_up{account="acme"} 0'), "the refusal is shown")
 
     assert "no source of the default chain" in log.read_text()
     assert MARK not in log.read_text()
@@ -170,9 +170,9 @@ def test_a_source_that_hangs_holds_up_nothing_else_and_is_told_as_what_it_is(tmp
         role_server(None) as (uri, asked),
         exporter(tmp_path, ALIBABA_CLOUD_CREDENTIALS_URI=uri) as (http, keys, log),
     ):
-        until(asked.is_set, "the source is asked")
+        wait_until(asked.is_set, "the source is asked")
         assert http.get("/-/healthy", timeout=2).status_code == 200
-        until(lambda: shows(http, 'chatapp_account_up{account="acme"} 0'), "the refusal is shown")
+        wait_until(lambda: shows(http, 'chatapp_account_up{account="acme"} 0'), "the refusal is shown")
 
     assert keys == []
     assert "no credentials within 5 s" in log.read_text()

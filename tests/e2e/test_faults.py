@@ -20,18 +20,17 @@ import yaml
 from hostile import (
     Fault,
     HostileApi,
-    answers,
     busiest_second,
-    huge,
-    never_ends,
-    refuses,
-    resets,
+    never_finishes,
+    rejects,
+    resets_connection,
+    responds_after,
+    responds_with,
+    sends_64_mebibytes,
     serving,
-    takes,
-    truncates,
+    truncates_json,
 )
-from processes import answers as answers_at
-from processes import free_port, running, until
+from processes import free_port, is_serving, running, wait_until
 
 from exporter.simulator.scenario import Scenario
 
@@ -70,28 +69,31 @@ class Row:
 
 def throttled(name: str, hint: str | None = None, *, most: int, recovers: int, down: int = SPACES) -> Row:
     headers = {} if hint is None else {"x-acs-retry-after": hint}
-    fault = refuses("Throttling.User", headers=headers)
+    fault = rejects("Throttling.User", headers=headers)
     return Row(name, fault, "throttled", "Throttling.User", False, most, recovers, down)
 
 
 ROWS = (
     Row("healthy", None, most_a_minute=60 * SPACES // INTERVAL + SPACES),
     Row("connection refused", None, "transport", "transport"),
-    Row("reset in the middle", resets, "transport", "transport"),
+    Row("reset in the middle", resets_connection, "transport", "transport"),
     Row("name not found", None, "transport", "transport"),
     Row("TLS: wrong name", None, "transport", "transport"),
     Row("TLS: expired", None, "transport", "transport"),
-    Row("answer that never ends", never_ends, "timeout", "timeout"),
-    Row("64 MiB", huge, "malformed", "malformed"),
-    Row("truncated JSON", truncates, "malformed", "malformed"),
-    Row("a list", answers(200, b"[]"), "malformed", "malformed"),
-    Row("deep nesting", answers(200, b"[" * 100_000), "malformed", "malformed"),
-    Row("3-second answers", takes(3)),
-    Row("500", answers(500, b""), "server", "http_500"),
+    Row("answer that never ends", never_finishes, "timeout", "timeout"),
+    Row("64 MiB", sends_64_mebibytes, "malformed", "malformed"),
+    Row("truncated JSON", truncates_json, "malformed", "malformed"),
+    Row("a list", responds_with(200, b"[]"), "malformed", "malformed"),
+    Row("deep nesting", responds_with(200, b"[" * 100_000), "malformed", "malformed"),
+    Row("3-second answers", responds_after(3)),
+    Row("500", responds_with(500, b""), "server", "http_500"),
     Row(
-        "502 with HTML", answers(502, b"<html>Bad Gateway</html>", {"content-type": "text/html"}), "server", "http_502"
+        "502 with HTML",
+        responds_with(502, b"<html>Bad Gateway</html>", {"content-type": "text/html"}),
+        "server",
+        "http_502",
     ),
-    Row("429", answers(429, b""), "throttled", "http_429", recovers_within=20),
+    Row("429", responds_with(429, b""), "throttled", "http_429", recovers_within=20),
     throttled("throttled, no hint", most=70, recovers=20),
     throttled("throttled, 2 s", hint="2000", most=35, recovers=20),
     throttled("throttled, -5 s", hint="-5000", most=70, recovers=20),
@@ -99,7 +101,7 @@ ROWS = (
     throttled("throttled, a year", "31536000000", most=5, recovers=75, down=1),
     Row(
         "200 with an error Code",
-        refuses("Authentication.NoAuth", 200),
+        rejects("Authentication.NoAuth", 200),
         "rejected",
         "Authentication.NoAuth",
         recovers_within=6 * INTERVAL + 3,
@@ -107,13 +109,13 @@ ROWS = (
     Row("clock 20 minutes off", None, "denied", "InvalidTimeStamp.Expired", True, 60 // INTERVAL + 7),
     Row(
         "key revoked",
-        refuses("InvalidAccessKeyId.NotFound", 404),
+        rejects("InvalidAccessKeyId.NotFound", 404),
         "denied",
         "InvalidAccessKeyId.NotFound",
         True,
         60 // INTERVAL + 4,
     ),
-    Row("permission lost", refuses("NoPermission", 403), "denied", "NoPermission", True, 60 // INTERVAL + 4),
+    Row("permission lost", rejects("NoPermission", 403), "denied", "NoPermission", True, 60 // INTERVAL + 4),
 )
 RESOLVER = """
 import socket
@@ -196,10 +198,10 @@ def config(apis: dict[str, HostileApi]) -> str:
 class Network:
     """The servers, and the switch that makes them fail and work again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         self._ca = trustme.CA()
-        self._ca.cert_pem.write_to_path(str(folder / "ca.pem"))
-        self._name_is_known = folder / "name"
+        self._ca.cert_pem.write_to_path(str(directory / "ca.pem"))
+        self._name_is_known = directory / "name"
         self._name_is_known.touch()
         self.apis = {
             row.name: HostileApi(scenario(row.name, SPACES, seed, f"{INTERVAL}s"), tls=self._tls_of(row))
@@ -220,7 +222,7 @@ class Network:
     async def break_all(self) -> None:
         for row in ROWS:
             self.apis[row.name].fault = row.fault
-        self.apis[ONE_OF_MANY].fault = refuses("Ram.PermissionDeny", only=self.refused_space())
+        self.apis[ONE_OF_MANY].fault = rejects("Ram.PermissionDeny", only=self.refused_space())
         self.apis["clock 20 minutes off"].clock.skew = 1200
         await self.apis["connection refused"].close()
         self._name_is_known.unlink()
@@ -253,22 +255,22 @@ class Network:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Seen]]:
-    folder = tmp_path_factory.mktemp("faults")
-    network, port = Network(folder), free_port()
+    directory = tmp_path_factory.mktemp("faults")
+    network, port = Network(directory), free_port()
     url = f"http://127.0.0.1:{port}"
     with serving(*network.apis.values()) as there:
-        (folder / "exporter.yml").write_text(config(network.apis))
-        (main := folder / "main.py").write_text(
-            RESOLVER.format(port=network.apis["name not found"].port, file=folder / "name")
+        (directory / "exporter.yml").write_text(config(network.apis))
+        (main := directory / "main.py").write_text(
+            RESOLVER.format(port=network.apis["name not found"].port, file=directory / "name")
         )
-        arguments = ("--config.file", str(folder / "exporter.yml"), "--web.listen-address", f"127.0.0.1:{port}")
-        environ = {"SSL_CERT_FILE": str(folder / "ca.pem")}
-        with running(sys.executable, str(main), *arguments, log=folder / "log", **environ):
-            until(answers_at(f"{url}/-/healthy"), "the exporter answers")
-            until(lambda: all(Scrape(url).up(row.name) == SPACES for row in ROWS), "all are up", 60)
-            until(lambda: Scrape(url).up(ONE_OF_MANY) == MANY, "the 500 are up", 120)
+        arguments = ("--config.file", str(directory / "exporter.yml"), "--web.listen-address", f"127.0.0.1:{port}")
+        environ = {"SSL_CERT_FILE": str(directory / "ca.pem")}
+        with running(sys.executable, str(main), *arguments, log=directory / "log", **environ):
+            wait_until(is_serving(f"{url}/-/healthy"), "the exporter answers")
+            wait_until(lambda: all(Scrape(url).up(row.name) == SPACES for row in ROWS), "all are up", 60)
+            wait_until(lambda: Scrape(url).up(ONE_OF_MANY) == MANY, "the 500 are up", 120)
             yield play(network, url, there)
-            log = (folder / "log").read_text()
+            log = (directory / "log").read_text()
             assert "bug" not in log
             assert "Traceback" not in log
 
@@ -292,7 +294,7 @@ def play(network: Network, url: str, there: object) -> dict[str, Seen]:
                 shown[name] = scrape.at - begun
         return time.monotonic() - begun > HOLD_SECONDS and (ONE_OF_MANY in shown)
 
-    until(note_what_shows, "the faults are shown", 90)
+    wait_until(note_what_shows, "the faults are shown", 90)
     during, mended = Scrape(url), time.monotonic()
     there(network.mend_all())
     recovered: dict[str, float] = {}
@@ -305,7 +307,7 @@ def play(network: Network, url: str, there: object) -> dict[str, Seen]:
                 recovered[name] = scrape.at - mended
         return set(rows) == set(recovered) and time.monotonic() - mended > 10
 
-    until(note_what_recovers, "all recover", 150)
+    wait_until(note_what_recovers, "all recover", 150)
     after = Scrape(url)
     return {
         name: Seen(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hostile import Exchange
-from processes import until
+from processes import wait_until
 from real_world import SPACES, real_world
 
 pytestmark = pytest.mark.slow
@@ -37,10 +37,10 @@ def test_it_holds_up_no_other_account_no_reload_and_no_stop(tmp_path: Path) -> N
         it.write(it.api.account(), it.api.account(**hung))
         assert it.reload().status_code == 200
         timeout = 'reason="timeout"'
-        until(lambda: it.http.get("/metrics").text.count(timeout) >= 10, "ten requests have hung for ten seconds")
+        wait_until(lambda: it.http.get("/metrics").text.count(timeout) >= 10, "ten requests have hung for ten seconds")
 
         polled = len(it.api.arrivals)
-        until(lambda: len(it.api.arrivals) > polled + 30, "the other account is polled at its pace", 5)
+        wait_until(lambda: len(it.api.arrivals) > polled + 30, "the other account is polled at its pace", 5)
         page = it.http.get("/metrics").text
         assert page.count('chatapp_space_up{account="acme"') == SPACES
         assert 'chatapp_space_poll_failures_total{account="acme"' not in page

@@ -11,9 +11,8 @@ from pathlib import Path
 import bcrypt
 import httpx
 import yaml
-from hostile import Exchange, HostileApi, answers, serving
-from processes import answers as answers_at
-from processes import free_port, program, running, until
+from hostile import Exchange, HostileApi, responds_with, serving
+from processes import free_port, is_serving, program, running, wait_until
 
 from exporter.simulator.scenario import Scenario
 
@@ -40,9 +39,9 @@ async def echoes(exchange: Exchange) -> None:
 
 FAULTS = (
     echoes,
-    answers(400, json.dumps({"Code": KEY, "Message": SECRET}).encode()),
-    answers(302, b"", {"location": f"https://elsewhere.example/{SECRET}"}),
-    answers(200, b"not json " + TOKEN.encode()),
+    responds_with(400, json.dumps({"Code": KEY, "Message": SECRET}).encode()),
+    responds_with(302, b"", {"location": f"https://elsewhere.example/{SECRET}"}),
+    responds_with(200, b"not json " + TOKEN.encode()),
     None,
 )
 
@@ -57,16 +56,16 @@ MISTAKES = (
 )
 
 
-def config(folder: Path, api: HostileApi) -> Path:
+def config(directory: Path, api: HostileApi) -> Path:
     literal = api.account(name="literal", qps=3)  # 9 together, for the accounts have the same key
-    (folder / "secret").write_text(SECRET)
-    (folder / "token").write_text(TOKEN)
+    (directory / "secret").write_text(SECRET)
+    (directory / "token").write_text(TOKEN)
     from_environment = {key: value for key, value in literal.items() if not key.startswith("access_key")}
     from_environment["name"] = "environment"
     in_files = from_environment | {"name": "files", "access_key_id": KEY}
     in_files |= {"access_key_secret_file": "secret", "security_token_file": "token"}
     accounts = [literal, in_files, from_environment]
-    file = folder / "exporter.yml"
+    file = directory / "exporter.yml"
     file.write_text(yaml.safe_dump({"accounts": accounts, "state_file": "state.db"}))
     return file
 
@@ -93,10 +92,10 @@ def test_no_secret_is_written_shown_or_kept(tmp_path: Path) -> None:
         arguments = ["--config.file", str(file), "--web.listen-address", url.removeprefix("http://")]
         arguments += ["--web.config.file", str(web), "--web.enable-lifecycle", "--log.level", "debug"]
         with program(*arguments, log=log, PYTHONASYNCIODEBUG="1", **ENVIRON) as process:
-            until(lambda: _ready(http), "the exporter is ready")
+            wait_until(lambda: _ready(http), "the exporter is ready")
             for number, fault in enumerate(FAULTS):
                 api.fault, before = fault, len(api.arrivals)
-                until(lambda before=before: len(api.arrivals) > before + 12, "it is polled")  # type: ignore[misc]
+                wait_until(lambda before=before: len(api.arrivals) > before + 12, "it is polled")  # type: ignore[misc]
                 for path in PATHS:
                     seen[f"{path} {number}"] = "".join(f"{h}: {v}\n" for h, v in http.get(path).headers.items())
                     seen[f"{path} {number}"] += http.get(path, headers={"accept-encoding": "identity"}).text
@@ -104,7 +103,7 @@ def test_no_secret_is_written_shown_or_kept(tmp_path: Path) -> None:
                 file.write_text(text)
                 seen[f"reload {len(seen)}"] = http.post("/-/reload").text
             web.write_text(f"basic_auth_users: {{prometheus: {PASSWORD}, 'x:{PASSWORD}': y}}")
-            until(lambda: "web config reload failed" in log.read_text(), "the web configuration is refused")
+            wait_until(lambda: "web config reload failed" in log.read_text(), "the web configuration is refused")
             seen["title"] = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode()
             seen["name"] = Path(f"/proc/{process.pid}/comm").read_text()
             process.send_signal(signal.SIGTERM)
@@ -165,8 +164,8 @@ def test_a_bug_s_traceback_shows_no_secret(tmp_path: Path) -> None:
         file = config(tmp_path, api)
         command = [sys.executable, str(planted), "--config.file", str(file), "--log.level", "debug"]
         with running(*command, "--web.listen-address", f"127.0.0.1:{port}", log=log, **ENVIRON):
-            until(answers_at(f"http://127.0.0.1:{port}/-/healthy"), "the exporter answers")
-            until(lambda: "ZeroDivisionError" in log.read_text(), "the bug is told")
+            wait_until(is_serving(f"http://127.0.0.1:{port}/-/healthy"), "the exporter answers")
+            wait_until(lambda: "ZeroDivisionError" in log.read_text(), "the bug is told")
 
     assert "poll failed because of a bug, please report it" in log.read_text()
     assert secrets_in(log.read_text()) == []

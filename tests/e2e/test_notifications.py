@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from installed import installed
-from processes import answers, free_port, program, running, until
+from processes import free_port, is_serving, program, running, wait_until
+from programs import require_program
 from shortened import shortened
 
 from exporter.simulator.fleet import Fleet, load_scenario
@@ -119,7 +119,7 @@ def webhook(told: list[Told], started: float) -> Iterator[int]:
     server.server_close()
 
 
-def alertmanager_config(folder: Path, hook: int) -> Path:
+def alertmanager_config(directory: Path, hook: int) -> Path:
     """The shipped one, shortened; each receiver is the webhook under its own name."""
     document = yaml.safe_load(shortened((CONFIG / "alertmanager" / "alertmanager.yml").read_text(), FACTOR))
     del document["global"], document["templates"]
@@ -128,58 +128,58 @@ def alertmanager_config(folder: Path, hook: int) -> Path:
         {"name": receiver["name"], "webhook_configs": [{"url": url, "send_resolved": True}]}
         for receiver in document["receivers"]
     ]
-    path = folder / "alertmanager.yml"
+    path = directory / "alertmanager.yml"
     path.write_text(yaml.safe_dump(document))
     return path
 
 
-def prometheus_config(folder: Path, demo: int, alertmanager: int) -> Path:
+def prometheus_config(directory: Path, demo: int, alertmanager: int) -> Path:
     """One that scrapes and evaluates every second, a fifth of the demo's poll interval."""
-    rules = folder / "chatapp.rules.yml"
+    rules = directory / "chatapp.rules.yml"
     rules.write_text(shortened((CONFIG / "prometheus" / rules.name).read_text(), FACTOR))
     document = yaml.safe_load((CONFIG / "prometheus" / "prometheus.yml").read_text())
     document["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     document["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{demo}"]
     document["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{alertmanager}"]
-    path = folder / "prometheus.yml"
+    path = directory / "prometheus.yml"
     path.write_text(yaml.safe_dump(document))
     return path
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[Told]:
-    prometheus = installed("prometheus", package="prometheus")
-    alertmanager = installed("prometheus-alertmanager", "alertmanager", package="prometheus-alertmanager")
-    folder = tmp_path_factory.mktemp("notifications")
+    prometheus = require_program("prometheus", package="prometheus")
+    alertmanager = require_program("prometheus-alertmanager", "alertmanager", package="prometheus-alertmanager")
+    directory = tmp_path_factory.mktemp("notifications")
     notes: list[Told] = []
     ports = {name: free_port() for name in ("demo", "prometheus", "alertmanager")}
     with ExitStack() as stack:
         started = time.monotonic()
-        stack.enter_context(program("demo", "--web.listen-address", f":{ports['demo']}", log=folder / "demo.log"))
+        stack.enter_context(program("demo", "--web.listen-address", f":{ports['demo']}", log=directory / "demo.log"))
         hook = stack.enter_context(webhook(notes, started))
         stack.enter_context(
             running(
                 prometheus,
-                f"--config.file={prometheus_config(folder, ports['demo'], ports['alertmanager'])}",
-                f"--storage.tsdb.path={folder / 'prometheus'}",
+                f"--config.file={prometheus_config(directory, ports['demo'], ports['alertmanager'])}",
+                f"--storage.tsdb.path={directory / 'prometheus'}",
                 f"--web.listen-address=127.0.0.1:{ports['prometheus']}",
-                log=folder / "prometheus.log",
+                log=directory / "prometheus.log",
             )
         )
-        until(answers(f"http://127.0.0.1:{ports['prometheus']}/-/ready"), "Prometheus answers")
+        wait_until(is_serving(f"http://127.0.0.1:{ports['prometheus']}/-/ready"), "Prometheus answers")
         # it begins to scrape seconds after that, which are minutes of an absent exporter here: nobody is told of them
-        until(lambda: _scraped(ports["prometheus"]), "Prometheus has scraped the demo")
+        wait_until(lambda: _scraped(ports["prometheus"]), "Prometheus has scraped the demo")
         stack.enter_context(
             running(
                 alertmanager,
-                f"--config.file={alertmanager_config(folder, hook)}",
-                f"--storage.path={folder / 'alertmanager'}",
+                f"--config.file={alertmanager_config(directory, hook)}",
+                f"--storage.path={directory / 'alertmanager'}",
                 f"--web.listen-address=127.0.0.1:{ports['alertmanager']}",
                 "--cluster.listen-address=",
-                log=folder / "alertmanager.log",
+                log=directory / "alertmanager.log",
             )
         )
-        until(answers(f"http://127.0.0.1:{ports['alertmanager']}/-/ready"), "Alertmanager answers")
+        wait_until(is_serving(f"http://127.0.0.1:{ports['alertmanager']}/-/ready"), "Alertmanager answers")
         time.sleep(SECONDS - (time.monotonic() - started))
     return notes
 

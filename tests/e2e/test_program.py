@@ -12,8 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from installed import installed
-from processes import answers, free_port, program, until
+from processes import free_port, is_serving, program, wait_until
+from programs import require_program
 
 from exporter.metrics.catalogue import FAMILIES
 
@@ -50,8 +50,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with program("demo", "--web.listen-address", f"127.0.0.1:{port}", log=log) as process:
         started = time.monotonic()
         url = f"http://127.0.0.1:{port}"
-        until(answers(f"{url}/-/healthy"), "the demo answers")
-        until(lambda: not without_samples(scrape(url)), "every family has a sample")
+        wait_until(is_serving(f"{url}/-/healthy"), "the demo answers")
+        wait_until(lambda: not without_samples(scrape(url)), "every family has a sample")
         print(f"\nall {len(DESIGNED)} families had samples {time.monotonic() - started:.1f} s after the start")
         yield url
         process.send_signal(signal.SIGTERM)
@@ -88,7 +88,7 @@ def test_the_demo_is_not_all_green(demo: str) -> None:
 
 
 def test_promtool_has_nothing_to_say(demo: str) -> None:
-    promtool = installed("promtool", package="prometheus")
+    promtool = require_program("promtool", package="prometheus")
 
     checked = subprocess.run([promtool, "check", "metrics"], input=scrape(demo), text=True, capture_output=True)
 
@@ -123,7 +123,7 @@ def serving(tmp_path: Path, config: str, *arguments: str) -> Iterator[tuple[subp
     address = f"127.0.0.1:{port}"
     arguments = ("--config.file", str(file), "--web.listen-address", address, *arguments)
     with program(*arguments, log=log) as process:
-        until(answers(f"http://{address}/-/healthy"), "the exporter answers")
+        wait_until(is_serving(f"http://{address}/-/healthy"), "the exporter answers")
         yield process, f"http://{address}", log
 
 
@@ -156,9 +156,9 @@ def test_an_account_that_is_unreachable_is_logged_once_when_it_starts_and_once_w
         program(*api, log=tmp_path / "api.log"),
         serving(tmp_path, CONFIG.format(port=port), "--log.format", "json") as (_, url, log),
     ):
-        until(lambda: "account reachable again" in log.read_text(), "the API answers")
+        wait_until(lambda: "account reachable again" in log.read_text(), "the API answers")
         up = 'chatapp_space_up{account="acme",space="own"} 1'
-        until(lambda: up in scrape(url), "the space is up")
+        wait_until(lambda: up in scrape(url), "the space is up")
         lines = log.read_text().splitlines()
 
     events = [event for line in lines if (event := json.loads(line)["event"]).startswith(("account", "space"))]
@@ -169,14 +169,14 @@ def test_an_account_that_is_unreachable_is_logged_once_when_it_starts_and_once_w
 def test_idle_it_takes_less_than_a_hundredth_of_a_core_and_less_than_100_mb(tmp_path: Path) -> None:
     config = CONFIG.format(port=free_port()).replace("poll_interval: 1s", "poll_interval: 5m")
     with serving(tmp_path, config) as (_, url, _):
-        until(lambda: "chatapp_space_polls_total" in scrape(url), "a first scrape")
+        wait_until(lambda: "chatapp_space_polls_total" in scrape(url), "a first scrape")
 
         def reading(name: str) -> float:
             line = next(line for line in scrape(url).splitlines() if line.startswith(name))
             return float(line.split(" ")[-1])
 
         before, started = reading("process_cpu_seconds_total"), time.monotonic()
-        until(lambda: time.monotonic() - started > 8, "eight idle seconds")
+        wait_until(lambda: time.monotonic() - started > 8, "eight idle seconds")
         used = (reading("process_cpu_seconds_total") - before) / (time.monotonic() - started)
 
         print(f"\nidle: {used:.2%} of a core, {reading('process_resident_memory_bytes') / 1e6:.0f} MB")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from processes import program, until
+from processes import program, wait_until
 from real_world import SPACES, real_world
 
 SUCCESSFUL = "chatapp_exporter_config_last_reload_successful"
@@ -54,7 +54,7 @@ def test_a_proxy_that_the_new_configuration_cannot_use_changes_nothing(tmp_path:
         assert it.http.get("/-/config").text == shown
         assert (it.metric(SUCCESSFUL), it.metric("chatapp_account_spaces")) == ("0.0", str(SPACES))
         polls = float(it.metric("chatapp_space_polls_total"))
-        until(lambda: float(it.metric("chatapp_space_polls_total")) > polls, "the polls go on")
+        wait_until(lambda: float(it.metric("chatapp_space_polls_total")) > polls, "the polls go on")
         it.file.write_text(before)
         assert it.reload().status_code == 200
 
@@ -66,11 +66,11 @@ def test_without_the_flag_a_post_is_refused_and_a_signal_reloads(tmp_path: Path)
         assert it.metric("chatapp_account_spaces") == str(SPACES)
 
         os.kill(it.process.pid, signal.SIGHUP)
-        until(lambda: it.metric("chatapp_account_spaces") == "3", "the signal reloads")
+        wait_until(lambda: it.metric("chatapp_account_spaces") == "3", "the signal reloads")
 
         it.file.write_text("accounts: 7")
         os.kill(it.process.pid, signal.SIGHUP)
-        until(lambda: it.metric(SUCCESSFUL) == "0.0", "the refusal is told")
+        wait_until(lambda: it.metric(SUCCESSFUL) == "0.0", "the refusal is told")
         assert "config reload failed, keeping the current configuration" in it.log.read_text()
         assert it.metric("chatapp_account_spaces") == "3"
 
@@ -81,10 +81,10 @@ def test_a_signal_that_comes_during_the_start_is_not_lost(tmp_path: Path) -> Non
     file.write_text(yaml.safe_dump({"accounts": [account]}))
     with program("--config.file", str(file), "--web.listen-address", "127.0.0.1:0", log=log) as process:
         status = Path(f"/proc/{process.pid}/status")
-        until(lambda: holds_back(signal.SIGHUP, status), "it holds the signal back", poll_seconds=0.001)
+        wait_until(lambda: holds_back(signal.SIGHUP, status), "it holds the signal back", poll_seconds=0.001)
         os.kill(process.pid, signal.SIGHUP)
         assert "event=listening" not in log.read_text()
-        until(lambda: 'event="config reloaded"' in log.read_text(), "the signal reloads")
+        wait_until(lambda: 'event="config reloaded"' in log.read_text(), "the signal reloads")
 
 
 def holds_back(number: signal.Signals, status: Path) -> bool:
@@ -102,7 +102,7 @@ def test_space_files_are_followed_within_thirty_seconds(tmp_path: Path) -> None:
         assert it.reload().status_code == 200
 
         (tmp_path / "spaces.yml").write_text(yaml.safe_dump(spaces[:9]))
-        until(lambda: it.metric("chatapp_account_spaces") == "9", "the space file is followed", 30)
+        wait_until(lambda: it.metric("chatapp_account_spaces") == "9", "the space file is followed", 30)
 
 
 def held(pid: int) -> tuple[int, int, int]:
@@ -142,7 +142,7 @@ def test_a_thousand_reloads_under_load_leave_no_file_thread_or_memory_behind(tmp
         assert after[2] <= before[2] * 1.05
         it.write()
         it.reload()
-        until(lambda: it.http.get("/-/ready").status_code == 200, "all are polled")
+        wait_until(lambda: it.http.get("/-/ready").status_code == 200, "all are polled")
         assert "level=error" not in it.log.read_text().replace(
             "config reload failed, keeping the current configuration", ""
         ).replace("level=error event=", "")

@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from hostile import Exchange, HostileApi, never_ends, serving
-from processes import answers, free_port, program, running, until
+from hostile import Exchange, HostileApi, never_finishes, serving
+from processes import free_port, is_serving, program, running, wait_until
 
 from exporter.simulator.scenario import Scenario
 
@@ -56,8 +56,8 @@ def apis() -> list[HostileApi]:
     return made
 
 
-def written(folder: Path, of: list[HostileApi]) -> Path:
-    file = folder / "exporter.yml"
+def written(directory: Path, of: list[HostileApi]) -> Path:
+    file = directory / "exporter.yml"
     file.write_text(yaml.safe_dump({"accounts": [api.account() for api in of], "state_file": "state.db"}))
     return file
 
@@ -93,7 +93,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_shown(tmp_path: Path) -> No
             with program(*arguments, log=tmp_path / "log"):
                 time.sleep(chance.uniform(0, START_SECONDS))  # then it is killed, mostly while it is still starting
             with program(*arguments, log=tmp_path / "log") as process:
-                until(answers(f"{url}/-/healthy"), "the exporter answers")
+                wait_until(is_serving(f"{url}/-/healthy"), "the exporter answers")
                 page = http.get(f"{url}/metrics").text
                 now = shown(page)
                 assert {key: (value, now.get(key)) for key, value in before.items() if now.get(key, 0) < value} == {}, (
@@ -105,7 +105,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_shown(tmp_path: Path) -> No
                     assert http.get(f"{url}/-/ready").status_code == 200
                     started += 1
                 else:
-                    until(answers(f"{url}/-/ready"), "all are polled")
+                    wait_until(is_serving(f"{url}/-/ready"), "all are polled")
                 before = until_killed(process, http, url, time.monotonic() + chance.uniform(0, 0.7))
     print(
         f"\n{KILLS} kills while it ran and as many while it started, {started} starts from what they left (seed {seed})"
@@ -134,7 +134,7 @@ def of_a_newer_version(file: Path) -> None:
         database.execute("PRAGMA user_version=99")
 
 
-def in_no_folder(file: Path) -> None:
+def in_no_directory(file: Path) -> None:
     file.unlink()
     file.symlink_to("nowhere/state.db")
 
@@ -149,7 +149,7 @@ UNUSABLE = "state file cannot be used, continuing without it"
         pytest.param(lambda file: os.truncate(file, 50), "damaged", "1.0", 0, RENAMED, id="cut off"),
         pytest.param(another_program_s, "foreign", "0.0", 0, UNUSABLE, id="foreign"),
         pytest.param(of_a_newer_version, "newer", "0.0", 0, UNUSABLE, id="newer"),
-        pytest.param(in_no_folder, "unwritable", "0.0", 0, UNUSABLE, id="unwritable"),
+        pytest.param(in_no_directory, "unwritable", "0.0", 0, UNUSABLE, id="unwritable"),
         pytest.param(signal.SIGTERM, "unwritable", "0.0", ACCOUNTS * SPACES, UNUSABLE, id="full disk"),
         pytest.param(signal.SIGKILL, "unwritable", "0.0", ACCOUNTS * SPACES, UNUSABLE, id="full disk after a kill"),
     ],
@@ -162,17 +162,17 @@ def test_a_file_that_cannot_be_used_is_told_and_polls_go_on(
         url = f"http://127.0.0.1:{free_port()}"
         arguments = ("--config.file", str(file), "--web.listen-address", url.removeprefix("http://"))
         with program(*arguments, log=log) as process:
-            until(answers(f"{url}/-/ready"), "all are polled")
+            wait_until(is_serving(f"{url}/-/ready"), "all are polled")
             process.send_signal(harm if isinstance(harm, signal.Signals) else signal.SIGTERM)
             assert process.wait(15) == (-signal.SIGKILL if harm == signal.SIGKILL else 0)
         if not isinstance(harm, signal.Signals):
             harm(state)
         left = state.read_bytes() if state.is_file() else b""
         for api in of:
-            api.fault = never_ends  # so that all that is known comes from the file
+            api.fault = never_finishes  # so that all that is known comes from the file
         bounded = ("prlimit", "--fsize=16384") if isinstance(harm, signal.Signals) else ()
         with running(*bounded, sys.executable, "-m", "exporter", *arguments, log=log):
-            until(answers(f"{url}/-/healthy"), "the exporter answers")
+            wait_until(is_serving(f"{url}/-/healthy"), "the exporter answers")
             page = http.get(f"{url}/metrics").text
             assert len([key for key in shown(page) if key[1] == ""]) == known
             assert state_file(page) == [up, "1.0"]
@@ -180,7 +180,7 @@ def test_a_file_that_cannot_be_used_is_told_and_polls_go_on(
             assert log.read_text().count(f'event="{logged}"') == 1
             for api in of:
                 api.fault = Counting()
-            until(answers(f"{url}/-/ready"), "all are polled")
+            wait_until(is_serving(f"{url}/-/ready"), "all are polled")
         aside = list(tmp_path.glob("state.db.damaged*"))
         assert [path.read_bytes() for path in aside] == ([left] if logged == RENAMED else [])
         if logged == UNUSABLE and harm != signal.SIGKILL:  # after which SQLite moves the log into the file
@@ -192,25 +192,27 @@ def test_on_a_full_disk_polling_goes_on_and_what_could_not_be_kept_is_kept_later
         file, url = written(tmp_path, of), f"http://127.0.0.1:{free_port()}"
         arguments = ("--config.file", str(file), "--web.listen-address", url.removeprefix("http://"))
         with program(*arguments, log=tmp_path / "log") as process:
-            until(answers(f"{url}/-/ready"), "all are polled")
+            wait_until(is_serving(f"{url}/-/ready"), "all are polled")
             allow_files_of(process, 8192)  # enough for the program's log
 
             def page() -> str:
                 return http.get(f"{url}/metrics").text
 
-            until(lambda: state_file(page())[0] == "0.0", "the trouble is told")
+            wait_until(lambda: state_file(page())[0] == "0.0", "the trouble is told")
             successes = shown(page())
-            until(lambda: all(shown(page())[key] > value for key, value in successes.items()), "all are polled again")
+            wait_until(
+                lambda: all(shown(page())[key] > value for key, value in successes.items()), "all are polled again"
+            )
             assert state_file(page())[0] == "0.0"
             assert float(state_file(page())[1]) > 1
             log = (tmp_path / "log").read_text()
             assert log.count("state file cannot be written, continuing without it") == 1
 
             allow_files_of(process, resource.RLIM_INFINITY)
-            until(lambda: state_file(page())[0] == "1.0", "the state is kept again")
+            wait_until(lambda: state_file(page())[0] == "1.0", "the state is kept again")
             before = until_killed(process, http, url, 0)
         with program(*arguments, log=tmp_path / "log"):
-            until(answers(f"{url}/-/ready"), "the exporter is ready")
+            wait_until(is_serving(f"{url}/-/ready"), "the exporter is ready")
             now = shown(page())
             assert {key: value for key, value in before.items() if now[key] < value} == {}
 

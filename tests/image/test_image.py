@@ -18,8 +18,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
-from installed import installed
-from processes import until
+from processes import wait_until
+from programs import require_program
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def done(*command: object, seconds: float = 60) -> str:
 class Store:
     """A place for images and containers that is nobody else's."""
 
-    folder: Path
+    directory: Path
 
     def podman(self, *arguments: object, seconds: float = 60) -> str:
         return self._done("podman", *arguments, seconds=seconds)
@@ -57,7 +57,7 @@ class Store:
         return self._done("buildah", *arguments, seconds=seconds)
 
     def _done(self, program: str, *arguments: object, seconds: float) -> str:
-        place = ("--root", self.folder / "storage", "--runroot", self.folder / "run")
+        place = ("--root", self.directory / "storage", "--runroot", self.directory / "run")
         return done(program, *place, *arguments, seconds=seconds)
 
 
@@ -93,29 +93,29 @@ class Container:
 @pytest.fixture(scope="module")
 def store() -> Iterator[Store]:
     for tool in ("buildah", "debootstrap", "podman", "runc"):
-        installed(tool, package=tool)
+        require_program(tool, package=tool)
     if os.geteuid() != 0 and not os.environ.get("CI"):
         pytest.skip("debootstrap needs root")
-    folder = Path(mkdtemp())
+    directory = Path(mkdtemp())
     try:
-        yield Store(folder)
+        yield Store(directory)
     finally:
-        Store(folder).podman("rm", "--all", "--force")
-        dismantle(folder)
+        Store(directory).podman("rm", "--all", "--force")
+        dismantle(directory)
 
 
-def dismantle(folder: Path) -> None:
-    """Remove a folder that others may have mounted something in."""
+def dismantle(directory: Path) -> None:
+    """Remove a directory that others may have mounted something in."""
     mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for place in reversed(mounted):
-        if Path(place).is_relative_to(folder):
+        if Path(place).is_relative_to(directory):
             done("umount", place)
-    done("rm", "--recursive", "--force", "--one-file-system", folder)
+    done("rm", "--recursive", "--force", "--one-file-system", directory)
 
 
 @pytest.fixture(scope="module")
 def base(store: Store) -> str:
-    root, tar = store.folder / "base", store.folder / "base.tar"
+    root, tar = store.directory / "base", store.directory / "base.tar"
     packages = "--include=ca-certificates,python3,python3-venv"
     done("debootstrap", "--variant=minbase", packages, "bookworm", root, mirror(), seconds=600)
     done("chroot", root, "python3", "-m", "venv", "/usr/local")
@@ -157,9 +157,9 @@ def running(store: Store, image: str, *arguments: str) -> Iterator[Container]:
 def demo(store: Store, image: str) -> Iterator[Container]:
     started = time.monotonic()
     with running(store, image, "demo") as container:
-        until(lambda: container.answers("/metrics"), "a scrape is answered")
+        wait_until(lambda: container.answers("/metrics"), "a scrape is answered")
         scraped = time.monotonic() - started
-        until(lambda: container.answers("/metrics", "chatapp_phone_number_status{"), "a scrape has numbers")
+        wait_until(lambda: container.answers("/metrics", "chatapp_phone_number_status{"), "a scrape has numbers")
         polled = time.monotonic() - started
         print(f"\nfrom `podman run` to the first scrape {scraped:.1f} s, to the first with numbers {polled:.1f} s")
         yield container
@@ -180,7 +180,7 @@ def test_it_does_without_a_place_to_write(demo: Container, place: str) -> None:
 
 
 def test_it_polls_serves_and_gets_ready(demo: Container) -> None:
-    until(lambda: demo.answers("/-/ready"), "every space is polled")
+    wait_until(lambda: demo.answers("/-/ready"), "every space is polled")
 
     page = demo.get("/metrics")
     assert re.search(r'chatapp_phone_number_quality_rating{.*quality_rating="GREEN"} 1\n', page)
@@ -195,7 +195,7 @@ def test_its_healthcheck_tells_a_process_that_answers_from_one_that_does_not(dem
 
 def test_sigterm_ends_it_within_ten_seconds_with_0(store: Store, image: str) -> None:
     with running(store, image, "demo") as container:
-        until(lambda: container.answers("/metrics"), "a scrape is answered")
+        wait_until(lambda: container.answers("/metrics"), "a scrape is answered")
 
         started = time.monotonic()
         store.podman("stop", "--time=10", container.name)
@@ -212,7 +212,7 @@ def test_to_its_base_it_adds_the_program_and_what_the_runtime_lock_pins(store: S
     pins = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
 
     installed_there = {match[1] for name in names if (match := re.search(r"/([\w.]+)-[^/]*\.dist-info$", name))}
-    # the folder is where a volume for the state goes
+    # the directory is where a volume for the state goes
     assert {name for name in names if not f"{name}/".startswith("/opt/venv/")} == {"/var/lib/chatapp-exporter"}
     assert {name.lower().replace("_", "-") for name in installed_there} <= pins | {"chatapp-exporter"}
     assert {"chatapp_exporter", "httpx", "uvicorn"} <= installed_there

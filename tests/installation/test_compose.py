@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from installed import installed
+from programs import require_program
 
 from exporter import __version__, sources
 from exporter.cli import main
@@ -40,16 +40,16 @@ def volumes_of(service: Service) -> dict[str, str]:
     return {target: source for source, target, *_ in (volume.split(":") for volume in service.get("volumes", []))}
 
 
-def mounted(service: Service, folder: Path) -> Path:
-    """The files of the repository as they lie in the container, in a folder."""
+def mounted(service: Service, directory: Path) -> Path:
+    """The files of the repository as they lie in the container, in a directory."""
     for target, source in volumes_of(service).items():
-        place = folder / target.removeprefix("/")
+        place = directory / target.removeprefix("/")
         place.parent.mkdir(parents=True, exist_ok=True)
         if (CONFIG / source).is_dir() and source.startswith("."):
             shutil.copytree(CONFIG / source, place)
         elif source.startswith("."):
             shutil.copy(CONFIG / source, place)
-    return folder
+    return directory
 
 
 def read(service: Service, target: str) -> Any:
@@ -127,7 +127,7 @@ def test_the_image_is_built_from_the_repository(composition: Service) -> None:
 @of_each_file
 def test_prometheus_accepts_its_configuration(composition: Service, tmp_path: Path) -> None:
     config = mounted(composition["services"]["prometheus"], tmp_path) / "etc/prometheus/prometheus.yml"
-    promtool = installed("promtool", package="prometheus")
+    promtool = require_program("promtool", package="prometheus")
 
     checked = subprocess.run([promtool, "check", "config", config], capture_output=True, text=True)
 
@@ -138,7 +138,7 @@ def test_prometheus_accepts_its_configuration(composition: Service, tmp_path: Pa
 @of_each_file
 def test_alertmanager_accepts_its_configuration(composition: Service, tmp_path: Path) -> None:
     config = mounted(composition["services"]["alertmanager"], tmp_path) / "etc/alertmanager/alertmanager.yml"
-    amtool = installed("amtool", package="prometheus-alertmanager")
+    amtool = require_program("amtool", package="prometheus-alertmanager")
 
     checked = subprocess.run([amtool, "check-config", config], capture_output=True, text=True)
 
@@ -219,8 +219,8 @@ def test_the_demo_runs_the_demo_and_production_what_it_is_told() -> None:
 def test_the_configuration_in_production_names_what_is_mounted() -> None:
     exporter = PRODUCTION["services"]["exporter"]
     volumes = volumes_of(exporter)
-    folder = CONFIG / volumes["/etc/chatapp-exporter"]
-    settings = sources.Settings.model_validate(yaml.safe_load((folder / "exporter.yml").read_text("utf-8")))
+    directory = CONFIG / volumes["/etc/chatapp-exporter"]
+    settings = sources.Settings.model_validate(yaml.safe_load((directory / "exporter.yml").read_text("utf-8")))
     (account,) = settings.accounts
     assert isinstance(account, CamsAccount)
 
@@ -233,7 +233,7 @@ def test_the_configuration_in_production_names_what_is_mounted() -> None:
     )
 
 
-def test_the_image_has_a_folder_for_the_state_that_its_user_may_write_to() -> None:
+def test_the_image_has_a_directory_for_the_state_that_its_user_may_write_to() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
 
     assert "install -d -o 65532 -g 65532 /var/lib/chatapp-exporter\n" in dockerfile

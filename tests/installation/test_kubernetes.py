@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from configured import load
-from installed import installed
+from programs import require_program
 
 from exporter import __version__, sources
 from exporter.cli import main
@@ -35,10 +35,10 @@ OLDEST, NEWEST = "1.28", kubernetes_validate.latest_version()
 Manifest = dict[str, Any]
 
 
-def built(folder: Path) -> list[Manifest]:
-    """What kubectl makes of a folder; it warns of what is deprecated on stderr."""
-    kubectl = installed("kubectl", package="kubernetes-client")
-    run = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True)
+def built(directory: Path) -> list[Manifest]:
+    """What kubectl makes of a directory; it warns of what is deprecated on stderr."""
+    kubectl = require_program("kubectl", package="kubernetes-client")
+    run = subprocess.run([kubectl, "kustomize", directory], capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, "")
     return list(yaml.safe_load_all(run.stdout))
 
@@ -55,9 +55,9 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     return changed(tmp_path_factory.mktemp("sharded"), "- deployment.yaml", "- statefulset-sharded.yaml")
 
 
-def changed(folder: Path, old: str, new: str) -> list[Manifest]:
+def changed(directory: Path, old: str, new: str) -> list[Manifest]:
     """The same from a copy with another kustomization.yaml."""
-    kustomization = shutil.copytree(KUBERNETES, folder / "kubernetes") / "kustomization.yaml"
+    kustomization = shutil.copytree(KUBERNETES, directory / "kubernetes") / "kustomization.yaml"
     text = kustomization.read_text("utf-8")
     assert old in text
     kustomization.write_text(text.replace(old, new), "utf-8")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from installed import installed
+from programs import require_program
 
 from exporter import sources
 from exporter.cli import main
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[2] / "config" / "systemd"
 UNIT = FOLDER / "chatapp-exporter.service"
 CONFIG = FOLDER / "exporter.yml"
 MOST_EXPOSURE = 12
-"""Of 100. What is left is the host's network, which the exporter is there for, and its own root folder."""
+"""Of 100. What is left is the host's network, which the exporter is there for, and its own root directory."""
 
 
 def values(key: str) -> list[str]:
@@ -24,7 +24,7 @@ def values(key: str) -> list[str]:
 
 
 def analyzed(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    analyze = installed("systemd-analyze", package="systemd")
+    analyze = require_program("systemd-analyze", package="systemd")
     return subprocess.run([analyze, *arguments], capture_output=True, text=True)
 
 

@@ -9,7 +9,7 @@ import pytest
 from starlette.responses import Response
 from structlog.testing import capture_logs
 from virtual_time import VirtualClock, run
-from world import Exporter, Given, World, scenario
+from world import Exporter, StaticCredentials, World, scenario
 
 from exporter import sources
 from exporter.metrics.instruments import Instruments
@@ -516,7 +516,7 @@ def test_a_bug_in_what_follows_a_poll_costs_that_poll_only() -> None:
         )
         async with httpx.AsyncClient(transport=answers) as http:
             budget = Budget(account.qps, clock)
-            source = CamsSource(http, account.endpoint, Given(Credentials("id", "secret")), clock)
+            source = CamsSource(http, account.endpoint, StaticCredentials(Credentials("id", "secret")), clock)
             poller = Poller(
                 account.name, source, budget, Budget(10, clock), clock, Instruments(["acme"]), lambda _: False
             )

@@ -16,7 +16,7 @@ async def compete(world: World, burst: int) -> None:
     """Half of the account's limit of 10 a second, from here on: `burst` requests at once, as often as it takes."""
     while True:
         for _ in range(burst):
-            world.ask_as_another()
+            world.send_competing_request()
         await asyncio.sleep(burst / 5)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from installed import installed
+from programs import require_program
 
 Complete = Callable[..., list[str]]
 OPTIONS_OF_SERVE = [
@@ -34,7 +34,7 @@ def command(tmp_path: Path) -> Path:
 @pytest.fixture
 def complete(command: Path) -> Complete:
     """What bash offers for the last of these words; file names, which bash itself completes, as FILE."""
-    bash = installed("bash", package="bash")
+    bash = require_program("bash", package="bash")
 
     def offered(*words: str) -> list[str]:
         script = f"""

@@ -89,7 +89,7 @@ def test_without_discovery_nothing_is_listed_and_nothing_is_said_of_it() -> None
 
     world, (after,) = run(main())
 
-    assert world.listings == []
+    assert world.list_requests == []
     assert after == Seen(set(fleet_of(world)), [], [], [])
 
 
@@ -107,7 +107,7 @@ def test_three_pages_are_polled_beside_the_configured_spaces_which_keep_their_na
     world, page, (after,) = run(main())
     ids = fleet_of(world)
 
-    assert [number for _, number in world.listings] == [1, 2, 3]
+    assert [number for _, number in world.list_requests] == [1, 2, 3]
     assert after.spaces == {space for _, space in world.polls} == {*ids, "elsewhere"}
     assert (after.up, after.discovered) == ([1], [120])
     assert START <= after.last_success[0] <= START + 2
@@ -133,7 +133,7 @@ def test_an_hour_later_a_new_space_has_come_and_one_that_is_gone_has_left() -> N
 
     assert before.spaces == {*fleet_of(world), early} - {late}
     assert after.spaces == set(fleet_of(world))
-    assert [round(at) for at, _ in world.listings] == [0, 3600]
+    assert [round(at) for at, _ in world.list_requests] == [0, 3600]
     assert min(world.polls_of(late)) < 3602
     assert max(world.polls_of(early)) < 3601
     for space in after.spaces - {late}:  # their pace as before
@@ -148,7 +148,7 @@ def test_a_listing_that_fails_keeps_every_space_and_is_told_and_tried_again_afte
 
     with capture_logs() as logs:
         world, (good, failing, mended), up = run(main())
-    pauses = [later - at for at, later in pairwise(at for at, _ in world.listings[1:])]
+    pauses = [later - at for at, later in pairwise(at for at, _ in world.list_requests[1:])]
 
     assert good.spaces == failing.spaces == mended.spaces == set(fleet_of(world))
     assert (good.up, failing.up, mended.up) == ([1], [0], [1])
@@ -170,9 +170,9 @@ def test_the_budget_holds_with_listings() -> None:
 
     world, counted = run(main())
 
-    assert len(world.listings) > 12
+    assert len(world.list_requests) > 12
     assert busiest_second(world.api.arrivals) <= 5
-    assert sum(float(line.split(" ")[1]) for line in counted) == len(world.polls) + len(world.listings)
+    assert sum(float(line.split(" ")[1]) for line in counted) == len(world.polls) + len(world.list_requests)
 
 
 CONTOSO = {"InstanceId": "1", "InstanceName": "Contoso", "CustSpaceId": "cams-1", "ChannelType": "WHATSAPP"}
@@ -212,13 +212,13 @@ def test_no_answer_that_we_cannot_trust_takes_a_space_away(answer: Response) -> 
         world = discovering(3, poll_interval="5m")
         await world.exporter.start()
         await asyncio.sleep(3590)
-        world.api.portal_of_listings = answer
+        world.api.list_portal = answer
         (after,) = await played(world, 3690)
         return world, after
 
     world, after = run(main())
 
-    assert 3 < len(world.listings) < 20
+    assert 3 < len(world.list_requests) < 20
     assert (after.spaces, after.up, after.discovered) == (set(fleet_of(world)), [0], [3])
 
 
@@ -232,13 +232,13 @@ def test_a_listing_that_changes_under_way_is_listed_again() -> None:
         for _ in range(100):
             await asyncio.sleep(0.5)
             scrapes.append(seen(world))
-            if [number for _, number in world.listings] == [1, 2, 3, 1, 2] and moved is fleet[50]:
+            if [number for _, number in world.list_requests] == [1, 2, 3, 1, 2] and moved is fleet[50]:
                 del fleet[0]
         return world, moved.id, [*scrapes, *await played(world, 3700)]
 
     world, moved, scrapes = run(main())
 
-    assert [number for _, number in world.listings] == [1, 2, 3, 1, 2, 1, 2, 3]
+    assert [number for _, number in world.list_requests] == [1, 2, 3, 1, 2, 1, 2, 3]
     assert all(moved in scrape.spaces for scrape in scrapes)
     assert (scrapes[-1].spaces, scrapes[-1].up) == (set(fleet_of(world)), [1])
 
@@ -251,7 +251,7 @@ def test_an_account_without_any_instances_is_listed_well_and_polls_nothing() -> 
 
     world, (after,) = run(main())
 
-    assert (world.polls, len(world.listings)) == ([], 1)
+    assert (world.polls, len(world.list_requests)) == ([], 1)
     assert (after.spaces, after.up, after.discovered) == (set(), [1], [0])
 
 
@@ -262,7 +262,7 @@ def test_a_refused_account_is_not_asked_for_its_spaces_beyond_its_probes() -> No
         return world, await played(world, 12_599, 13_200)
 
     world, (refused, let_in) = run(main())
-    first, second = (at for at, _ in world.listings)
+    first, second = (at for at, _ in world.list_requests)
 
     assert first == 0
     assert 12_600 < second < 12_600 + 300 + 6
@@ -311,7 +311,7 @@ def test_a_reload_keeps_what_is_discovered() -> None:
 
     world, after, up = run(main())
 
-    assert (after.spaces, len(world.listings)) == (set(fleet_of(world)), 1)
+    assert (after.spaces, len(world.list_requests)) == (set(fleet_of(world)), 1)
     assert up == ["chatapp_space_up{} 1"] * 5
     for space in after.spaces:  # their pace as before
         assert gaps(world.polls_of(space)[1:]) == {300.0}
@@ -329,7 +329,7 @@ def test_discovery_can_be_turned_on_and_off_by_a_reload() -> None:
             at_once = seen(world)
             await asyncio.sleep(100)
             scrapes.append(seen(world))
-            listings.append(len(world.listings))
+            listings.append(len(world.list_requests))
         await world.exporter.stop()
         return world, scrapes, listings, at_once
 
@@ -370,7 +370,7 @@ def test_a_listing_under_way_of_an_account_that_leaves_tells_nobody_and_is_the_l
         world, scrapes = run(main())
 
     assert scrapes == [Seen({"own"}, [], [], [])]
-    assert len(world.listings) == 1
+    assert len(world.list_requests) == 1
     assert not any("list" in line["event"] for line in logs)
 
 
@@ -513,7 +513,7 @@ def test_a_restart_does_not_take_configured_spaces_for_discovered_ones(tmp_path:
 
     async def main() -> tuple[World, list[Seen]]:
         world = discovering(5, 1, 2, state_file=tmp_path / "state.db")
-        world.api.portal_of_listings = page()
+        world.api.list_portal = page()
         scrapes = await played(world, 60)
         world.exporter = world.fresh_exporter()
         await world.exporter.start()
@@ -664,7 +664,7 @@ def test_an_outage_does_not_let_a_refused_account_in() -> None:
 def test_the_state_of_an_account_without_a_known_space_is_that_of_its_lists(answer: Response, shown: list[str]) -> None:
     async def main() -> list[str]:
         world = discovering(5, poll_interval="5m")
-        world.api.portal_of_listings = answer
+        world.api.list_portal = answer
         await world.exporter.start()
         await asyncio.sleep(900)
         await world.exporter.stop()

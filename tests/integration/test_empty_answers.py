@@ -38,13 +38,15 @@ def value(world: World, name: str) -> str:
     return next((line.rpartition(" ")[2] for line in world.samples(f"{name}{{")), "absent")
 
 
-async def polled_with(world: World, slips: Sequence[Response], seconds: float = INTERVAL) -> tuple[int, list[float]]:
+async def polled_with(
+    world: World, next_responses: Sequence[Response], seconds: float = INTERVAL
+) -> tuple[int, list[float]]:
     """How many numbers were shown before a poll that gets these answers first; and when its requests were sent."""
     await world.exporter.start()
     await asyncio.sleep(INTERVAL)
     before, polls = numbers_of(world), len(world.polls)
     space = world.polls[0][1]
-    world.api.slips[space] = list(slips)
+    world.api.next_responses[space] = list(next_responses)
     await asyncio.sleep(seconds)
     await world.exporter.stop()
     return before, [at for at, _ in world.polls[polls:]]
@@ -108,7 +110,7 @@ def test_if_the_second_answer_is_a_failure_the_poll_failed_and_the_numbers_stay(
 def test_a_space_without_known_numbers_needs_one_answer_only() -> None:
     async def main() -> None:
         world = world_of()
-        world.api.slips[world.space_id(1)] = [empty(), empty()]
+        world.api.next_responses[world.space_id(1)] = [empty(), empty()]
         await world.exporter.start()
         await asyncio.sleep(INTERVAL - 1)
 
@@ -139,7 +141,7 @@ def test_it_holds_for_numbers_that_only_the_state_file_knows(tmp_path: Path) -> 
         before = numbers_of(world)
         await world.exporter.stop()
         world.exporter = world.fresh_exporter()
-        world.api.slips[world.space_id(1)] = [empty()]
+        world.api.next_responses[world.space_id(1)] = [empty()]
         await world.exporter.start()
         shown = set()
         for _ in range(2 * INTERVAL):
@@ -147,7 +149,7 @@ def test_it_holds_for_numbers_that_only_the_state_file_knows(tmp_path: Path) -> 
             shown.add(numbers_of(world))
         await world.exporter.stop()
 
-        assert world.api.slips[world.space_id(1)] == []
+        assert world.api.next_responses[world.space_id(1)] == []
         assert shown == {before}
         assert before > 0
 
@@ -162,7 +164,7 @@ def test_it_holds_for_a_sweep_with_a_state_file(tmp_path: Path) -> None:
         await asyncio.sleep(INTERVAL)
         await world.exporter.stop()
         once = world_of()
-        once.api.slips[once.space_id(1)] = [empty()]
+        once.api.next_responses[once.space_id(1)] = [empty()]
         swept = await sweep(once.exporter.service, stored_records=read_state_file(file, once.settings.identities))
         await once.exporter.stop()
 
@@ -178,7 +180,7 @@ def test_the_second_polls_stay_within_the_budget_and_count_as_no_delay() -> None
         await world.exporter.start()
         await asyncio.sleep(INTERVAL)
         before = numbers_of(world)
-        world.api.slips = {world.space_id(number): [empty()] for number in range(1, 21)}
+        world.api.next_responses = {world.space_id(number): [empty()] for number in range(1, 21)}
         await asyncio.sleep(2 * INTERVAL)
         await world.exporter.stop()
 

@@ -6,7 +6,7 @@ import threading
 
 import httpx
 import pytest
-from served import Nothing, ask
+from empty_view import EmptyView, send_request
 from starlette.routing import Route
 from virtual_time import run
 from world import World, scenario
@@ -16,10 +16,10 @@ from exporter.web.routes import create_app
 
 IN_PARTS = ("/metrics", "/-/healthy", "/-/ready", "/-/reload")
 """What these send is short, or rendered a part at a time between turns of other tasks."""
-ROUTES = [route for route in create_app(Nothing()).routes if isinstance(route, Route)]
+ROUTES = [route for route in create_app(EmptyView()).routes if isinstance(route, Route)]
 
 
-class Watched(Nothing):
+class Watched(EmptyView):
     """A view that notes where it was asked for everything that it has, and whether garbage was collected then."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Watched(Nothing):
 def test_a_page_of_the_whole_fleet_is_made_outside_of_the_event_loops_thread(path: str) -> None:
     view = Watched()
 
-    assert ask(create_app(view), path).status_code in (200, 404)
+    assert send_request(create_app(view), path).status_code in (200, 404)
     ((thread, collects_garbage),) = view.asked
     assert thread != threading.get_ident()
     assert not collects_garbage  # it would stop all threads, to find everything in use
@@ -49,7 +49,7 @@ def test_a_page_of_the_whole_fleet_is_made_outside_of_the_event_loops_thread(pat
 
 
 def test_others_have_their_turns_while_a_page_is_made_and_a_second_one_waits() -> None:
-    class Slow(Nothing):
+    class Slow(EmptyView):
         made, at_work = 0, 0
 
         def redacted_config(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from processes import answers, free_port, program, until
+from processes import free_port, is_serving, program, wait_until
 
 KEY = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "LTAIexample", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "example-secret"}
 OF_THE_WAY = re.compile(r"(?i)\w+_proxy|SSL\w+|ALIBABA_CLOUD\w+")
@@ -107,9 +107,9 @@ def test_the_directory_for_several_processes_has_no_meaning(tmp_path: Path, unan
 )
 def test_the_demo_starts(tmp_path: Path, environ: Mapping[str, str]) -> None:
     port, log = free_port(), tmp_path / "log"
-    answering = answers(f"http://127.0.0.1:{port}/-/healthy")
+    answering = is_serving(f"http://127.0.0.1:{port}/-/healthy")
     with program("demo", "--web.listen-address", f"127.0.0.1:{port}", log=log, **environ) as process:
-        until(lambda: process.poll() is not None or answering(), "the demo answers")
+        wait_until(lambda: process.poll() is not None or answering(), "the demo answers")
         process.send_signal(signal.SIGTERM)
 
         assert process.wait(10) == 0, log.read_text()

@@ -1,7 +1,7 @@
 """A page of another site that is open in a browser must not change anything here."""
 
 import pytest
-from served import Nothing, ask
+from empty_view import EmptyView, send_request
 
 from exporter.web.routes import create_app
 
@@ -17,7 +17,7 @@ def reload(method: str = "POST", host: str = "exporter:10144", **headers: str) -
         reloads.append("reloaded")
 
     sent = {name.replace("_", "-"): text for name, text in headers.items()}
-    answer = ask(create_app(Nothing(), reload=count), "/-/reload", method, host=host, **sent)
+    answer = send_request(create_app(EmptyView(), reload=count), "/-/reload", method, host=host, **sent)
     return answer.status_code, answer.text, len(reloads)
 
 
@@ -64,8 +64,8 @@ def test_the_port_that_browsers_leave_out_is_left_out_of_both() -> None:
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
 @pytest.mark.parametrize("path", ["/", "/metrics", "/-/config", "/api/v1/spaces", "/nothing"])
 def test_no_other_path_is_an_exception(method: str, path: str) -> None:
-    assert ask(create_app(Nothing()), path, method, origin="https://attacker.example").status_code == 403
+    assert send_request(create_app(EmptyView()), path, method, origin="https://attacker.example").status_code == 403
 
 
 def test_a_link_from_another_site_opens_the_pages() -> None:
-    assert ask(create_app(Nothing()), "/", **{"sec-fetch-site": "cross-site"}).status_code == 200
+    assert send_request(create_app(EmptyView()), "/", **{"sec-fetch-site": "cross-site"}).status_code == 200

@@ -48,8 +48,8 @@ def test_check_leaves_nothing_behind(tmp_path: Path) -> None:
     assert run(main()) == [{"exporter.yml", "state.db"}, {"exporter.yml"}]
 
 
-def names_in(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir()}
+def names_in(directory: Path) -> set[str]:
+    return {file.name for file in directory.iterdir()}
 
 
 def check(config: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from processes import free_port, program, until
+from processes import free_port, program, wait_until
 from virtual_time import START, run
 from world import World, scenario
 
@@ -78,17 +78,17 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         "accounts": [{"name": n, **key, "access_key_id": f"key-{n}", "spaces": count} for n, count in spaces.items()],
         "events": happening,
     }
-    folder, address = tmp_path_factory.mktemp("fleet"), f"127.0.0.1:{free_port()}"
-    (folder / "scenario.yml").write_text(yaml.safe_dump(document))
-    arguments = ("simulate", "--scenario", str(folder / "scenario.yml"), "--web.listen-address", address)
-    with program(*arguments, log=folder / "log"):
-        until(lambda: "accounts:" in (folder / "log").read_text(), "the simulated API listens")
+    directory, address = tmp_path_factory.mktemp("fleet"), f"127.0.0.1:{free_port()}"
+    (directory / "scenario.yml").write_text(yaml.safe_dump(document))
+    arguments = ("simulate", "--scenario", str(directory / "scenario.yml"), "--web.listen-address", address)
+    with program(*arguments, log=directory / "log"):
+        wait_until(lambda: "accounts:" in (directory / "log").read_text(), "the simulated API listens")
         yield demo_document(Scenario.model_validate(document), f"http://{address}")
 
 
-def written(fleet: dict[str, Any], folder: Path, *names: str) -> Path:
+def written(fleet: dict[str, Any], directory: Path, *names: str) -> Path:
     """A configuration of these accounts only."""
-    file = folder / "exporter.yml"
+    file = directory / "exporter.yml"
     file.write_text(yaml.safe_dump({"accounts": [one for one in fleet["accounts"] if one["name"] in names]}))
     return file
 
@@ -431,18 +431,18 @@ def test_the_document_lists_the_fields_of_the_json_of_poll(fleet: dict[str, Any]
 def test_what_others_wrote_does_nothing_to_the_table(tmp_path: Path) -> None:
     """Neither markup nor emoji codes nor what a terminal would obey."""
     hostile = "[red]A[/] :bomb:\x1b[2J\nB"
-    api, folder = f"127.0.0.1:{free_port()}", tmp_path
+    api, directory = f"127.0.0.1:{free_port()}", tmp_path
     key = {"access_key_id": "key", "access_key_secret": "secret"}
     document = {
         "accounts": [{"name": "acme", "spaces": 1, **key}],
         "events": [{"at": "0s", "account": "acme", "space": 1, "number": 1, "set": {"VerifiedName": hostile}}],
     }
-    (folder / "scenario.yml").write_text(yaml.safe_dump(document))
-    arguments = ("simulate", "--scenario", str(folder / "scenario.yml"), "--web.listen-address", api)
-    file = folder / "exporter.yml"
+    (directory / "scenario.yml").write_text(yaml.safe_dump(document))
+    arguments = ("simulate", "--scenario", str(directory / "scenario.yml"), "--web.listen-address", api)
+    file = directory / "exporter.yml"
     file.write_text(yaml.safe_dump({"accounts": [{"name": "acme", "endpoint": f"http://{api}", **key}]}))
-    with program(*arguments, log=folder / "log"):
-        until(lambda: "accounts:" in (folder / "log").read_text(), "the simulated API listens")
+    with program(*arguments, log=directory / "log"):
+        wait_until(lambda: "accounts:" in (directory / "log").read_text(), "the simulated API listens")
 
         done = poll("--config.file", file)
 

@@ -53,11 +53,11 @@ async def _close(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
-def requested(folder: Path, host: str, environ: Mapping[str, str], *, tls_to_proxy: bool = False) -> Proxy:
+def requested(directory: Path, host: str, environ: Mapping[str, str], *, tls_to_proxy: bool = False) -> Proxy:
     """The proxy after two requests to the API, by a client with this environment. PROXY and PORT in a value are
     replaced by the address of the proxy and the port of the API."""
     ca = trustme.CA()
-    ca.cert_pem.write_to_path(str(folder / "ca.pem"))
+    ca.cert_pem.write_to_path(str(directory / "ca.pem"))
     of_api, of_proxy = (ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) for _ in range(2))
     ca.issue_cert(host).configure_cert(of_api)
     ca.issue_cert("localhost").configure_cert(of_proxy)
@@ -68,7 +68,7 @@ def requested(folder: Path, host: str, environ: Mapping[str, str], *, tls_to_pro
         proxy = Proxy(api.sockets[0].getsockname()[:2])
         server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=of_proxy if tls_to_proxy else None)
         replaced = {"PROXY": f"localhost:{server.sockets[0].getsockname()[1]}", "PORT": str(proxy.api[1])}
-        variables = {"SSL_CERT_FILE": str(folder / "ca.pem")}
+        variables = {"SSL_CERT_FILE": str(directory / "ca.pem")}
         for name, value in environ.items():
             variables[name] = reduce(lambda text, word: text.replace(word, replaced[word]), replaced, value)
         endpoint = f"https://{f'[{host}]' if ':' in host else host}:{proxy.api[1]}"

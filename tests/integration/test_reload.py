@@ -15,7 +15,7 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 from virtual_time import START, VirtualClock, run
-from world import Exporter, World, at_once, scenario
+from world import Exporter, World, run_without_waiting, scenario
 
 from exporter.config.problems import ConfigError, Problem
 from exporter.config.settings import Account, Settings
@@ -428,11 +428,11 @@ def test_a_state_file_that_a_reload_takes_over_tells_of_configured_spaces_only(t
 
 def test_a_state_file_that_was_repaired_is_used_after_a_reload(tmp_path: Path) -> None:
     async def main() -> tuple[list[str], int]:
-        folder = tmp_path / "not-yet"
-        world = World(scenario(2, poll_interval="5m"), state_file=str(folder / "state.db"))
+        directory = tmp_path / "not-yet"
+        world = World(scenario(2, poll_interval="5m"), state_file=str(directory / "state.db"))
         await world.exporter.start()
         await asyncio.sleep(10)
-        folder.mkdir()
+        directory.mkdir()
         await world.exporter.reconfigure(world.settings)
         up = world.samples("chatapp_exporter_state_file_up")
         await world.exporter.stop()
@@ -657,11 +657,11 @@ def test_a_new_key_is_used_at_once_by_polls_that_wait_and_the_old_source_is_clos
         await exporter.start()
         await asyncio.sleep(1.2)  # two are in flight, the third waits for a permit
         await exporter.reconfigure(Settings(accounts=[prepared(qps=2, access_key_secret="another")]))
-        at_once = old.closed_after
+        run_without_waiting = old.closed_after
         await asyncio.sleep(5)
         closed = old.closed_after
         await exporter.stop()
-        return at_once, closed
+        return run_without_waiting, closed
 
     assert run(main()) == (None, 2)
     assert (old.queries, new.queries) == (["acme-0", "acme-1"], ["acme-2"])
@@ -900,7 +900,7 @@ def test_a_list_that_ends_while_a_change_is_prepared_is_not_lost() -> None:
     class ListsMeanwhile(Prepared):
         def open(self, context: SourceContext) -> Source:
             source.spaces.append("s3")
-            at_once(exporters[0].service.accounts["acme"].discovery.list_once())
+            run_without_waiting(exporters[0].service.accounts["acme"].discovery.list_once())
             return Numbers()
 
     exporters: list[Exporter] = []

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from state_files import IDENTITIES, bytes_of_log, full_disk, opened, polled, stored, trouble
+from state_files import IDENTITIES, full_disk, opened_state_file, poll_for, state_file_samples, stored_spaces, wal_bytes
 from structlog.testing import capture_logs
 from virtual_time import START, run, virtual_loop
 from world import World, scenario
@@ -89,10 +89,10 @@ def test_a_disk_that_does_not_answer_stops_no_poll_and_hides_a_value_for_ten_sec
         virtual_loop().hangs = lambda _: True
         await asyncio.sleep(600)
         ages = [START + 635 - float(line.split()[-1]) for line in world.samples("chatapp_space_last_success")]
-        seen: list[object] = [len(world.polls) - polls, max(ages) <= 40, shown_red(world), trouble(world)[0]]
+        seen: list[object] = [len(world.polls) - polls, max(ages) <= 40, shown_red(world), state_file_samples(world)[0]]
         virtual_loop().release()
         await asyncio.sleep(35)
-        seen += [trouble(world)[0], knows_red(file)]
+        seen += [state_file_samples(world)[0], knows_red(file)]
         await world.exporter.stop()
         return seen
 
@@ -122,7 +122,7 @@ def test_what_was_polled_while_the_disk_did_not_answer_is_shown_after_ten_second
 def test_a_start_and_a_stop_do_not_wait_for_a_disk_that_does_not_answer(file: Path) -> None:
     async def main() -> list[object]:
         world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(file))
-        await polled(world, 100)
+        await poll_for(world, 100)
         another = World(scenario(3, poll_interval="30s"), clock=world.clock)
         loop = virtual_loop()
         loop.hangs = lambda _: True
@@ -140,7 +140,7 @@ def test_a_start_and_a_stop_do_not_wait_for_a_disk_that_does_not_answer(file: Pa
 def test_what_a_file_knew_that_did_not_answer_at_the_start_is_known_once_it_answers(file: Path) -> None:
     async def main() -> tuple[list[str], list[str]]:
         world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(file))
-        await polled(world, 120)
+        await poll_for(world, 120)
         before = world.samples("chatapp_phone_number_last_change")
         bare = world.settings.model_copy(update={"state_file": None})
         world.settings, settings = bare, world.settings
@@ -186,7 +186,7 @@ def test_states_that_wait_for_a_slow_disk_are_written_together(file: Path) -> No
 
     assert written == 1
     assert polls >= 40
-    assert len(stored(file)) == 40
+    assert len(stored_spaces(file)) == 40
 
 
 def test_a_space_that_is_removed_while_its_write_hangs_is_not_in_the_file(file: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_space_that_is_removed_while_its_write_hangs_is_not_in_the_file(file: 
         virtual_loop().release()
         await asyncio.sleep(1)
         await world.exporter.stop()
-        return {space.id for space in kept.spaces or []} ^ set(stored(file))
+        return {space.id for space in kept.spaces or []} ^ set(stored_spaces(file))
 
     assert run(main()) == set()
 
@@ -268,7 +268,7 @@ def test_a_write_that_fails_by_a_bug_is_repeated_and_hides_no_value(file: Path) 
     with capture_logs() as logs:
         assert run(main()) == [[("unknown", "s1")], False]
     assert "state file cannot be written because of a bug, please report it" in [line["event"] for line in logs]
-    assert stored(file) == ["s2"]
+    assert stored_spaces(file) == ["s2"]
 
 
 def test_the_log_of_a_state_file_stays_small(file: Path) -> None:
@@ -280,7 +280,7 @@ def test_the_log_of_a_state_file_stays_small(file: Path) -> None:
         sizes = []
         for _ in range(60):
             await asyncio.sleep(30)
-            sizes.append(bytes_of_log(file))
+            sizes.append(wal_bytes(file))
         await world.exporter.stop()
         return sizes
 
@@ -291,7 +291,7 @@ def test_the_log_of_a_state_file_stays_small(file: Path) -> None:
 
 
 def test_a_log_that_has_filled_the_disk_is_written_back_and_used_again(file: Path) -> None:
-    with closing(opened(file)) as state_file, capture_logs():
+    with closing(opened_state_file(file)) as state_file, capture_logs():
         seen = []
         for number in range(40):
             state_file.save({("a", "s"): SpaceRecord(last_success=float(number))})
@@ -317,7 +317,11 @@ def test_a_state_file_that_becomes_a_fifo_stops_no_poll(file: Path) -> None:
         await world.exporter.service.recorder.reopen_state_file()
         polls = len(world.polls)
         await asyncio.sleep(60)
-        seen: list[object] = [len(world.polls) - polls, trouble(world)[0], set(world.samples("chatapp_space_up"))]
+        seen: list[object] = [
+            len(world.polls) - polls,
+            state_file_samples(world)[0],
+            set(world.samples("chatapp_space_up")),
+        ]
         await world.exporter.stop()
         return seen
 

@@ -24,22 +24,22 @@ accounts:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Path:
     (tmp_path / "exporter.yml").write_text(CONFIG)
     (tmp_path / "spaces").mkdir()
     write(tmp_path, "one", "s1")
     return tmp_path
 
 
-def write(folder: Path, name: str, *ids: str) -> Path:
+def write(directory: Path, name: str, *ids: str) -> Path:
     """A space file with these spaces."""
-    file = folder / "spaces" / f"{name}.yml"
+    file = directory / "spaces" / f"{name}.yml"
     file.write_text("".join(f"- {{id: {space}}}\n" for space in ids))
     return file
 
 
-def started(folder: Path) -> Configuration:
-    loader = configuration(folder / "exporter.yml")
+def started(directory: Path) -> Configuration:
+    loader = configuration(directory / "exporter.yml")
     loader.load()
     return loader
 
@@ -66,9 +66,9 @@ def broken(loader: Configuration) -> list[str]:
     return [Path(file).name for file, up in loader.space_files().items() if not up]
 
 
-def followed(folder: Path, loader: Configuration | None = None) -> tuple[World, Reloader, Callable[[], list[str]]]:
+def followed(directory: Path, loader: Configuration | None = None) -> tuple[World, Reloader, Callable[[], list[str]]]:
     """An exporter with the configuration of the directory, its reloader, and what metrics say of reloads."""
-    loader = loader or configuration(folder / "exporter.yml")
+    loader = loader or configuration(directory / "exporter.yml")
     world = World(scenario(1), settings=loader.load())
     reloader = world.exporter.reloader(loader)
 
@@ -76,7 +76,7 @@ def followed(folder: Path, loader: Configuration | None = None) -> tuple[World, 
         lines = world.samples("chatapp_exporter_config_last_reload_successful{")
         lines += world.samples("chatapp_exporter_config_last_reload_successful ")
         lines += world.samples("chatapp_exporter_space_file_up")
-        return [line.replace(f"{folder}/spaces/", "").removeprefix("chatapp_exporter_") for line in lines]
+        return [line.replace(f"{directory}/spaces/", "").removeprefix("chatapp_exporter_") for line in lines]
 
     return world, reloader, shown
 
@@ -102,12 +102,12 @@ def spaces_shown(world: World) -> list[str]:
     return [line.split('space="')[1].split('"')[0] for line in lines if line.startswith("chatapp_space_up{")]
 
 
-def test_a_changed_file_is_applied(folder: Path) -> None:
+def test_a_changed_file_is_applied(directory: Path) -> None:
     async def main() -> list[list[str]]:
-        write(folder, "two", "s2")
-        world, reloader, shown = followed(folder)
+        write(directory, "two", "s2")
+        world, reloader, shown = followed(directory)
         seen = [spaces_shown(world)]
-        write(folder, "one", "s1", "s3")
+        write(directory, "one", "s1", "s3")
         await two_looks(reloader)
         await world.exporter.stop()
         return [*seen, spaces_shown(world), shown()]
@@ -119,14 +119,14 @@ def test_a_changed_file_is_applied(folder: Path) -> None:
     ]
 
 
-def test_a_broken_file_keeps_the_current_configuration_until_it_is_fixed(folder: Path) -> None:
+def test_a_broken_file_keeps_the_current_configuration_until_it_is_fixed(directory: Path) -> None:
     async def main() -> list[list[str]]:
-        write(folder, "two", "s2")
-        world, reloader, shown = followed(folder)
+        write(directory, "two", "s2")
+        world, reloader, shown = followed(directory)
         seen = [shown()]
-        two, text = folder / "spaces" / "two.yml", "invalid YAML: did not find expected node content"
+        two, text = directory / "spaces" / "two.yml", "invalid YAML: did not find expected node content"
         two.write_text("- {id: s2}\n- {id: [")
-        write(folder, "one", "s1", "s4")
+        write(directory, "one", "s1", "s4")
         assert await two_looks_and_a_refusal(reloader) == [f"{two}:3: {text}"]
         seen += [shown(), spaces_shown(world)]
         two.write_text("- {idd: s2}")
@@ -134,7 +134,7 @@ def test_a_broken_file_keeps_the_current_configuration_until_it_is_fixed(folder:
             f"{two}:1: [0].id: required key is missing",
             f"{two}:1: [0].idd: unknown key; did you mean id?",
         ]
-        write(folder, "two", "s3")
+        write(directory, "two", "s3")
         await two_looks(reloader)
         await world.exporter.stop()
         return [*seen, shown(), spaces_shown(world)]
@@ -152,113 +152,113 @@ def test_a_broken_file_keeps_the_current_configuration_until_it_is_fixed(folder:
     assert run(main()) == [good, bad, ["s1", "s2"], good, ["s1", "s4", "s3"]]
 
 
-def test_a_file_that_is_half_written_for_a_moment_removes_no_space(folder: Path) -> None:
-    write(folder, "one", "s1", "s2")
-    loader = started(folder)
+def test_a_file_that_is_half_written_for_a_moment_removes_no_space(directory: Path) -> None:
+    write(directory, "one", "s1", "s2")
+    loader = started(directory)
 
-    write(folder, "one", "s1")
+    write(directory, "one", "s1")
     assert not loader.changed()
-    write(folder, "one", "s1", "s2", "s3")
+    write(directory, "one", "s1", "s2", "s3")
 
     assert after_two_looks(loader) == ["s1", "s2", "s3"]
 
 
-def test_a_file_that_changes_at_every_look_waits_until_it_is_written(folder: Path) -> None:
-    loader = started(folder)
+def test_a_file_that_changes_at_every_look_waits_until_it_is_written(directory: Path) -> None:
+    loader = started(directory)
 
     for look in range(3):
-        write(folder, "one", *(f"s{n}" for n in range(look)))
+        write(directory, "one", *(f"s{n}" for n in range(look)))
         assert not loader.changed()
 
     assert loader.changed()
     assert ids(loader.load()) == ["s0", "s1"]
 
 
-def test_nothing_is_a_change_after_a_load(folder: Path) -> None:
-    loader = started(folder)
+def test_nothing_is_a_change_after_a_load(directory: Path) -> None:
+    loader = started(directory)
 
     assert [loader.changed() for _ in range(3)] == [False] * 3
-    write(folder, "one", "s1", "s2")
+    write(directory, "one", "s1", "s2")
     assert after_two_looks(loader) == ["s1", "s2"]
     assert [loader.changed() for _ in range(3)] == [False] * 3
 
 
-def test_a_file_of_the_same_size_and_time_is_seen_when_it_is_replaced(folder: Path) -> None:
-    one = folder / "spaces" / "one.yml"
-    loader = started(folder)
+def test_a_file_of_the_same_size_and_time_is_seen_when_it_is_replaced(directory: Path) -> None:
+    one = directory / "spaces" / "one.yml"
+    loader = started(directory)
 
-    renewed = write(folder, "renewed.tmp", "s9").rename(folder / "renewed")
+    renewed = write(directory, "renewed.tmp", "s9").rename(directory / "renewed")
     os.utime(renewed, ns=(0, one.stat().st_mtime_ns))
     renewed.rename(one)
 
     assert after_two_looks(loader) == ["s9"]
 
 
-def test_a_file_whose_time_is_set_back_after_a_change_is_seen(folder: Path) -> None:
-    loader = started(folder)
-    one = folder / "spaces" / "one.yml"
+def test_a_file_whose_time_is_set_back_after_a_change_is_seen(directory: Path) -> None:
+    loader = started(directory)
+    one = directory / "spaces" / "one.yml"
     before = one.stat()
 
-    write(folder, "one", "s9")
+    write(directory, "one", "s9")
     os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     assert after_two_looks(loader) == ["s9"]
 
 
-def test_a_space_that_moves_from_one_file_to_another_is_kept(folder: Path) -> None:
-    write(folder, "one", "s1", "s2")
-    write(folder, "two", "s3")
-    loader = started(folder)
+def test_a_space_that_moves_from_one_file_to_another_is_kept(directory: Path) -> None:
+    write(directory, "one", "s1", "s2")
+    write(directory, "two", "s3")
+    loader = started(directory)
 
-    write(folder, "two", "s2", "s3")
-    write(folder, "one", "s1")
+    write(directory, "two", "s2", "s3")
+    write(directory, "one", "s1")
 
     assert after_two_looks(loader) == ["s1", "s2", "s3"]
     assert broken(loader) == []
 
 
-def test_two_files_that_list_one_space_are_refused_and_the_second_is_named(folder: Path) -> None:
-    write(folder, "two", "s2")
-    loader = started(folder)
+def test_two_files_that_list_one_space_are_refused_and_the_second_is_named(directory: Path) -> None:
+    write(directory, "two", "s2")
+    loader = started(directory)
 
-    write(folder, "one", "s1", "s2")
+    write(directory, "one", "s1", "s2")
 
     assert problems_after_two_looks(loader) == [
-        f"{folder}/spaces/two.yml:1: [0].id: duplicate space id 's2' (first defined at {folder}/spaces/one.yml:2)"
+        f"{directory}/spaces/two.yml:1: [0].id: duplicate space id 's2' (first defined at {directory}/spaces/one.yml:2)"
     ]
     assert broken(loader) == ["two.yml"]
-    write(folder, "two", "s3")
+    write(directory, "two", "s3")
     assert after_two_looks(loader) == ["s1", "s2", "s3"]
     assert broken(loader) == []
 
 
-def test_a_space_of_the_main_file_that_a_space_file_lists_too_is_refused(folder: Path) -> None:
-    (folder / "exporter.yml").write_text(CONFIG.replace("space_files", "spaces: [{id: s0}], space_files"))
-    loader = started(folder)
+def test_a_space_of_the_main_file_that_a_space_file_lists_too_is_refused(directory: Path) -> None:
+    (directory / "exporter.yml").write_text(CONFIG.replace("space_files", "spaces: [{id: s0}], space_files"))
+    loader = started(directory)
 
-    write(folder, "one", "s1", "s0")
+    write(directory, "one", "s1", "s0")
 
     assert problems_after_two_looks(loader) == [
-        f"{folder}/spaces/one.yml:2: [1].id: duplicate space id 's0' (first defined at {folder}/exporter.yml:3)"
+        f"{directory}/spaces/one.yml:2: [1].id: duplicate space id 's0' (first defined at {directory}/exporter.yml:3)"
     ]
     assert broken(loader) == ["one.yml"]
 
 
-def test_a_new_file_that_repeats_another_is_refused(folder: Path) -> None:
-    loader = started(folder)
+def test_a_new_file_that_repeats_another_is_refused(directory: Path) -> None:
+    loader = started(directory)
 
-    write(folder, "two", "s1")
+    write(directory, "two", "s1")
 
     assert problems_after_two_looks(loader) == [
-        f"{folder}/spaces/two.yml:1: [0].id: duplicate space id 's1' (first defined at {folder}/spaces/one.yml:1)"
+        f"{directory}/spaces/two.yml:1: [0].id: duplicate space id 's1' (first defined at {directory}/spaces/one.yml:1)"
     ]
     assert broken(loader) == ["two.yml"]
 
 
-def test_a_link_to_no_file_is_refused_until_the_file_exists(folder: Path) -> None:
-    write(folder, "two", "s2")
-    loader = started(folder)
-    two, target = folder / "spaces" / "two.yml", folder / "target"
+def test_a_link_to_no_file_is_refused_until_the_file_exists(directory: Path) -> None:
+    write(directory, "two", "s2")
+    loader = started(directory)
+    two, target = directory / "spaces" / "two.yml", directory / "target"
 
     two.unlink()
     two.symlink_to(target)
@@ -278,29 +278,29 @@ def reads_everything() -> bool:
 
 
 @pytest.mark.skipif(reads_everything(), reason="this user can read every file, as root can")
-def test_a_file_without_permission_to_read_is_refused_until_it_has_it(folder: Path) -> None:
-    loader = started(folder)
+def test_a_file_without_permission_to_read_is_refused_until_it_has_it(directory: Path) -> None:
+    loader = started(directory)
 
-    write(folder, "one", "s1", "s2").chmod(0o000)
+    write(directory, "one", "s1", "s2").chmod(0o000)
     assert problems_after_two_looks(loader) == [
-        f"{folder}/spaces/one.yml: expected a readable file, found: Permission denied"
+        f"{directory}/spaces/one.yml: expected a readable file, found: Permission denied"
     ]
     assert broken(loader) == ["one.yml"]
 
-    (folder / "spaces" / "one.yml").chmod(0o400)
+    (directory / "spaces" / "one.yml").chmod(0o400)
     assert after_two_looks(loader) == ["s1", "s2"]
     assert broken(loader) == []
 
 
-def test_the_spaces_of_a_removed_file_are_removed_once_it_stays_away(folder: Path) -> None:
-    two = write(folder, "two", "s2")
-    loader = started(folder)
+def test_the_spaces_of_a_removed_file_are_removed_once_it_stays_away(directory: Path) -> None:
+    two = write(directory, "two", "s2")
+    loader = started(directory)
 
     for _ in range(2):  # a program that replaces it can have removed it just now
         loader.changed()
         two.unlink()
         assert not loader.changed()
-        write(folder, "two", "s2")
+        write(directory, "two", "s2")
     loader.changed()
     two.unlink()
 
@@ -308,18 +308,20 @@ def test_the_spaces_of_a_removed_file_are_removed_once_it_stays_away(folder: Pat
     assert [Path(file).name for file in loader.space_files()] == ["one.yml"]
 
 
-def test_a_pattern_that_finds_no_file_any_more_keeps_the_current_spaces_for_a_mount_can_be_gone(folder: Path) -> None:
+def test_a_pattern_that_finds_no_file_any_more_keeps_the_current_spaces_for_a_mount_can_be_gone(
+    directory: Path,
+) -> None:
     async def main() -> list[list[str]]:
-        write(folder, "two", "s2")
-        world, reloader, shown = followed(folder)
-        (folder / "spaces").rename(folder / "elsewhere")
+        write(directory, "two", "s2")
+        world, reloader, shown = followed(directory)
+        (directory / "spaces").rename(directory / "elsewhere")
         assert await two_looks_and_a_refusal(reloader) == [
-            f"{folder}/exporter.yml:3: accounts[0].space_files[0]: expected at least one file,"
-            f" found none for '{folder}/spaces/*.yml'"
+            f"{directory}/exporter.yml:3: accounts[0].space_files[0]: expected at least one file,"
+            f" found none for '{directory}/spaces/*.yml'"
         ]
         seen = [spaces_shown(world), shown()[:1]]
-        (folder / "elsewhere" / "two.yml").unlink()
-        (folder / "elsewhere").rename(folder / "spaces")
+        (directory / "elsewhere" / "two.yml").unlink()
+        (directory / "elsewhere").rename(directory / "spaces")
         await two_looks(reloader)
         await world.exporter.stop()
         return [*seen, spaces_shown(world), shown()]
@@ -332,51 +334,51 @@ def test_a_pattern_that_finds_no_file_any_more_keeps_the_current_spaces_for_a_mo
     ]
 
 
-def test_files_in_json_and_yaml_are_read_side_by_side(folder: Path) -> None:
-    (folder / "exporter.yml").write_text(CONFIG.replace("*.yml", "*"))
-    (folder / "spaces" / "two.json").write_text(json.dumps([{"id": 2, "name": "Contoso"}]))
-    loader = started(folder)
+def test_files_in_json_and_yaml_are_read_side_by_side(directory: Path) -> None:
+    (directory / "exporter.yml").write_text(CONFIG.replace("*.yml", "*"))
+    (directory / "spaces" / "two.json").write_text(json.dumps([{"id": 2, "name": "Contoso"}]))
+    loader = started(directory)
 
-    (folder / "spaces" / "two.json").write_text('[{"id": "s2"},')
-    write(folder, "one", "s1", "s3")
+    (directory / "spaces" / "two.json").write_text('[{"id": "s2"},')
+    write(directory, "one", "s1", "s3")
     assert len(problems_after_two_looks(loader)) == 1
     assert broken(loader) == ["two.json"]
 
-    (folder / "spaces" / "two.json").write_text('[{"id": "s2"}]')
+    (directory / "spaces" / "two.json").write_text('[{"id": "s2"}]')
     assert after_two_looks(loader) == ["s1", "s3", "s2"]
 
 
-def test_two_accounts_can_share_a_file(folder: Path) -> None:
-    (folder / "exporter.yml").write_text(CONFIG + CONFIG.split("\n")[2].replace("acme", "globex"))
-    loader = started(folder)
+def test_two_accounts_can_share_a_file(directory: Path) -> None:
+    (directory / "exporter.yml").write_text(CONFIG + CONFIG.split("\n")[2].replace("acme", "globex"))
+    loader = started(directory)
 
-    write(folder, "one", "s1", "s2")
+    write(directory, "one", "s1", "s2")
 
     assert not loader.changed()
     assert loader.changed()
     assert [[space.id for space in account.polled_spaces] for account in loader.load().accounts] == [["s1", "s2"]] * 2
 
 
-def test_a_broken_file_of_two_accounts_is_reported_once(folder: Path) -> None:
-    (folder / "exporter.yml").write_text(CONFIG + CONFIG.split("\n")[2].replace("acme", "globex"))
-    (folder / "spaces" / "one.yml").write_text("- s1")
+def test_a_broken_file_of_two_accounts_is_reported_once(directory: Path) -> None:
+    (directory / "exporter.yml").write_text(CONFIG + CONFIG.split("\n")[2].replace("acme", "globex"))
+    (directory / "spaces" / "one.yml").write_text("- s1")
 
     with pytest.raises(ConfigError) as refused:
-        load(folder / "exporter.yml", {})
+        load(directory / "exporter.yml", {})
 
-    assert str(refused.value) == f"{folder}/spaces/one.yml:1: [0]: expected a mapping, found text (not shown)"
+    assert str(refused.value) == f"{directory}/spaces/one.yml:1: [0]: expected a mapping, found text (not shown)"
 
 
-def test_every_broken_file_is_an_error_at_the_start(folder: Path) -> None:
-    (folder / "spaces" / "one.yml").write_text("- {idd: s1}")
-    (folder / "spaces" / "two.yml").write_text("[")
-    write(folder, "three", "s3")
-    write(folder, "four", "s3")
+def test_every_broken_file_is_an_error_at_the_start(directory: Path) -> None:
+    (directory / "spaces" / "one.yml").write_text("- {idd: s1}")
+    (directory / "spaces" / "two.yml").write_text("[")
+    write(directory, "three", "s3")
+    write(directory, "four", "s3")
 
     with pytest.raises(ConfigError) as refused:
-        load(folder / "exporter.yml", {})
+        load(directory / "exporter.yml", {})
 
-    assert str(refused.value).replace(f"{folder}/spaces/", "").splitlines() == [
+    assert str(refused.value).replace(f"{directory}/spaces/", "").splitlines() == [
         "one.yml:1: [0].id: required key is missing",
         "one.yml:1: [0].idd: unknown key; did you mean id?",
         "three.yml:1: [0].id: duplicate space id 's3' (first defined at four.yml:1)",
@@ -384,20 +386,20 @@ def test_every_broken_file_is_an_error_at_the_start(folder: Path) -> None:
     ]
 
 
-def test_a_pattern_that_no_file_can_match_is_an_error_like_others(folder: Path) -> None:
-    (folder / "exporter.yml").write_text(CONFIG.replace("[spaces/*.yml]", r'["\0/*"]'))
+def test_a_pattern_that_no_file_can_match_is_an_error_like_others(directory: Path) -> None:
+    (directory / "exporter.yml").write_text(CONFIG.replace("[spaces/*.yml]", r'["\0/*"]'))
 
     with pytest.raises(ConfigError, match=r"space_files\[0\]: expected text"):
-        load(folder / "exporter.yml", {})
+        load(directory / "exporter.yml", {})
 
 
 @pytest.mark.parametrize("wrong", ["broken", "broken and new", "repeated"])
-def test_a_reload_with_a_bad_space_file_is_refused_until_the_file_is_fixed(folder: Path, wrong: str) -> None:
+def test_a_reload_with_a_bad_space_file_is_refused_until_the_file_is_fixed(directory: Path, wrong: str) -> None:
     async def main() -> list[str]:
-        world, reloader, shown = followed(folder)
-        one, two = folder / "spaces" / "one.yml", folder / "spaces" / "two.yml"
+        world, reloader, shown = followed(directory)
+        one, two = directory / "spaces" / "one.yml", directory / "spaces" / "two.yml"
         if wrong == "repeated":
-            write(folder, "one", "s1", "s1")
+            write(directory, "one", "s1", "s1")
         else:
             (two if "new" in wrong else one).write_text("- {idd: s1}")
         with pytest.raises(ConfigError):
@@ -406,7 +408,7 @@ def test_a_reload_with_a_bad_space_file_is_refused_until_the_file_is_fixed(folde
         for _ in range(3):
             await reloader.follow_once()
             seen += [shown()[0][-3:], shown()[-1][-3:]]
-        write(folder, "one", "s1")
+        write(directory, "one", "s1")
         two.unlink(missing_ok=True)
         await two_looks(reloader)
         await world.exporter.stop()
@@ -416,21 +418,21 @@ def test_a_reload_with_a_bad_space_file_is_refused_until_the_file_is_fixed(folde
     assert run(main()) == ["0.0"] * 8 + ["config_last_reload_successful 1.0", 'space_file_up{file="one.yml"} 1.0']
 
 
-def test_a_changed_space_file_does_not_hide_that_the_main_file_is_refused(folder: Path) -> None:
+def test_a_changed_space_file_does_not_hide_that_the_main_file_is_refused(directory: Path) -> None:
     async def main() -> list[str]:
-        world, reloader, shown = followed(folder)
-        (folder / "exporter.yml").write_text("accounts: [{name: ac")
+        world, reloader, shown = followed(directory)
+        (directory / "exporter.yml").write_text("accounts: [{name: ac")
         with pytest.raises(ConfigError):
             await reloader.reload()
         seen = [shown()[0]]
-        write(folder, "two", "s2")
+        write(directory, "two", "s2")
         with capture_logs() as logs:
             await reloader.follow_once()
             with pytest.raises(ConfigError):
                 await reloader.follow_once()
         assert logs == []  # it was logged
         seen += [*spaces_shown(world), shown()[0]]
-        (folder / "exporter.yml").write_text(CONFIG)
+        (directory / "exporter.yml").write_text(CONFIG)
         await reloader.reload()
         await world.exporter.stop()
         return [*seen, *spaces_shown(world), shown()[0]]
@@ -439,13 +441,13 @@ def test_a_changed_space_file_does_not_hide_that_the_main_file_is_refused(folder
     assert run(main()) == [refused, "s1", refused, "s1", "s2", good]
 
 
-def test_a_reload_that_fails_keeps_the_series_of_the_files_that_are_polled(folder: Path) -> None:
+def test_a_reload_that_fails_keeps_the_series_of_the_files_that_are_polled(directory: Path) -> None:
     async def main() -> list[list[str]]:
-        world, reloader, shown = followed(folder)
+        world, reloader, shown = followed(directory)
         seen = [shown()[1:]]
-        (folder / "other.yml").write_text("[{id: s9}]")
+        (directory / "other.yml").write_text("[{id: s9}]")
         changed = CONFIG.replace("spaces/*.yml", "other.yml")
-        (folder / "exporter.yml").write_text(changed + "max_age: soon\n")
+        (directory / "exporter.yml").write_text(changed + "max_age: soon\n")
         with pytest.raises(ConfigError):
             await reloader.reload()
         seen.append(shown()[1:])
@@ -457,11 +459,11 @@ def test_a_reload_that_fails_keeps_the_series_of_the_files_that_are_polled(folde
     assert before == after != []
 
 
-def test_a_changed_space_file_applies_a_changed_main_file_too(folder: Path) -> None:
+def test_a_changed_space_file_applies_a_changed_main_file_too(directory: Path) -> None:
     async def main() -> list[str]:
-        world, reloader, _ = followed(folder)
-        (folder / "exporter.yml").write_text(CONFIG.replace("acme", "globex"))
-        write(folder, "two", "s2")
+        world, reloader, _ = followed(directory)
+        (directory / "exporter.yml").write_text(CONFIG.replace("acme", "globex"))
+        write(directory, "two", "s2")
         await two_looks(reloader)
         await world.exporter.stop()
         assert spaces_shown(world) == ["s1", "s2"]
@@ -470,25 +472,25 @@ def test_a_changed_space_file_applies_a_changed_main_file_too(folder: Path) -> N
     assert run(main()) == ['chatapp_account_spaces{account="globex"']
 
 
-def test_a_name_that_is_not_utf8_is_shown_with_question_marks(folder: Path) -> None:
+def test_a_name_that_is_not_utf8_is_shown_with_question_marks(directory: Path) -> None:
     async def main() -> list[str]:
-        (folder / "spaces" / os.fsdecode(b"caf\xe9.yml")).write_text("- {id: s2}")
-        world, _, shown = followed(folder)
+        (directory / "spaces" / os.fsdecode(b"caf\xe9.yml")).write_text("- {id: s2}")
+        world, _, shown = followed(directory)
         await world.exporter.stop()
         return shown()[1:]
 
     assert run(main()) == ['space_file_up{file="caf?.yml"} 1.0', 'space_file_up{file="one.yml"} 1.0']
 
 
-def test_a_change_while_a_secret_cannot_be_read_is_applied_once_it_can(folder: Path) -> None:
-    secret = folder / "secret"
+def test_a_change_while_a_secret_cannot_be_read_is_applied_once_it_can(directory: Path) -> None:
+    secret = directory / "secret"
     secret.write_text("secret")
     text = CONFIG.replace("access_key_secret: secret", "access_key_secret_file: secret")
-    (folder / "exporter.yml").write_text(text)
+    (directory / "exporter.yml").write_text(text)
 
     async def main() -> tuple[list[str], list[list[str]]]:
-        world, reloader, shown = followed(folder)
-        write(folder, "one", "s1", "s2")
+        world, reloader, shown = followed(directory)
+        write(directory, "one", "s1", "s2")
         put(secret, "")
         problems = await two_looks_and_a_refusal(reloader)
         seen = [shown()[:1], spaces_shown(world)]
@@ -501,7 +503,7 @@ def test_a_change_while_a_secret_cannot_be_read_is_applied_once_it_can(folder: P
     problems, seen = run(main())
 
     assert problems == [
-        f"{folder}/exporter.yml:3: accounts[0].access_key_secret_file: expected a secret in this file, found nothing"
+        f"{directory}/exporter.yml:3: accounts[0].access_key_secret_file: expected a secret in this file, found nothing"
     ]
     assert seen == [
         ["config_last_reload_successful 0.0"],
@@ -515,10 +517,10 @@ def put(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-def test_a_reload_to_more_than_10_qps_for_one_key_keeps_the_current_configuration(folder: Path) -> None:
+def test_a_reload_to_more_than_10_qps_for_one_key_keeps_the_current_configuration(directory: Path) -> None:
     async def main() -> list[list[str]]:
-        world, reloader, shown = followed(folder)
-        (folder / "exporter.yml").write_text(
+        world, reloader, shown = followed(directory)
+        (directory / "exporter.yml").write_text(
             f"{CONFIG}  - {{name: globex, access_key_id: id, access_key_secret: s, qps: 6}}"
         )
         with pytest.raises(ConfigError) as refused:
@@ -528,25 +530,25 @@ def test_a_reload_to_more_than_10_qps_for_one_key_keeps_the_current_configuratio
 
     assert run(main()) == [
         [
-            f"{folder}/exporter.yml:4: accounts[1].qps: expected a total of at most 10 for all accounts with the same"
-            " access key, found 11 ('acme' 5, 'globex' 6)"
+            f"{directory}/exporter.yml:4: accounts[1].qps: expected a total of at most 10 for all accounts with the"
+            " same access key, found 11 ('acme' 5, 'globex' 6)"
         ],
         ["s1"],
         ["config_last_reload_successful 0.0"],
     ]
 
 
-def test_spaces_that_are_polled_twice_are_logged_once_at_a_start_and_when_a_reload_finds_more(folder: Path) -> None:
+def test_spaces_that_are_polled_twice_are_logged_once_at_a_start_and_when_a_reload_finds_more(directory: Path) -> None:
     second = "  - {name: globex, access_key_id: id, access_key_secret: secret, spaces: [{id: s1}, {id: s2}]}\n"
-    (folder / "exporter.yml").write_text(CONFIG + second)
+    (directory / "exporter.yml").write_text(CONFIG + second)
 
     async def main() -> None:
-        world, reloader, _ = followed(folder)
+        world, reloader, _ = followed(directory)
         await world.exporter.start()
         await reloader.reload()
-        write(folder, "two", "s2")
+        write(directory, "two", "s2")
         await reloader.reload()
-        (folder / "exporter.yml").write_text(CONFIG)
+        (directory / "exporter.yml").write_text(CONFIG)
         await reloader.reload()
         await world.exporter.stop()
 
@@ -561,12 +563,12 @@ def test_spaces_that_are_polled_twice_are_logged_once_at_a_start_and_when_a_relo
     assert [line["event"] for line in logs if "warning" in line] == ["spaces polled by several accounts"] * 2
 
 
-def test_a_reload_replaces_placeholders_anew_and_is_refused_where_one_is_not_set(folder: Path) -> None:
+def test_a_reload_replaces_placeholders_anew_and_is_refused_where_one_is_not_set(directory: Path) -> None:
     environ = {"SPACE": "s7"}
-    (folder / "spaces" / "one.yml").write_text("- id: ${SPACE}\n")
+    (directory / "spaces" / "one.yml").write_text("- id: ${SPACE}\n")
 
     async def main() -> list[list[str]]:
-        world, reloader, _ = followed(folder, configuration(folder / "exporter.yml", environ, expand=True))
+        world, reloader, _ = followed(directory, configuration(directory / "exporter.yml", environ, expand=True))
         seen = [spaces_shown(world)]
         environ["SPACE"] = "s8"
         await reloader.reload()
@@ -581,23 +583,23 @@ def test_a_reload_replaces_placeholders_anew_and_is_refused_where_one_is_not_set
         ["s7"],
         ["s8"],
         ["s8"],
-        [f"{folder}/spaces/one.yml:1: [0].id: environment variable SPACE is not set"],
+        [f"{directory}/spaces/one.yml:1: [0].id: environment variable SPACE is not set"],
     ]
 
 
 @pytest.mark.parametrize("removed_first", [True, False])
 def test_a_space_that_moves_to_another_file_stays_when_the_two_edits_are_seen_apart(
-    folder: Path, removed_first: bool
+    directory: Path, removed_first: bool
 ) -> None:
     """Nothing is applied while a followed file changes."""
 
     async def main() -> list[list[str]]:
-        write(folder, "two", "s2")
-        world, reloader, _ = followed(folder)
+        write(directory, "two", "s2")
+        world, reloader, _ = followed(directory)
         edits = [("one", ["s3"]), ("two", ["s2", "s1"])]
         seen = []
         for name, spaces in edits if removed_first else reversed(edits):
-            write(folder, name, *spaces)
+            write(directory, name, *spaces)
             await reloader.follow_once()
             seen.append(spaces_shown(world))
         await reloader.follow_once()
@@ -607,19 +609,19 @@ def test_a_space_that_moves_to_another_file_stays_when_the_two_edits_are_seen_ap
     assert run(main()) == [["s1", "s2"], ["s1", "s2"], ["s1", "s2", "s3"]]
 
 
-def test_a_file_with_the_times_and_size_of_the_one_that_it_replaces_is_noticed(folder: Path) -> None:
-    loader = started(folder)
-    old = (folder / "spaces" / "one.yml").stat()
-    write(folder, "one", "s9")
-    os.utime(folder / "spaces" / "one.yml", ns=(old.st_atime_ns, old.st_mtime_ns))
+def test_a_file_with_the_times_and_size_of_the_one_that_it_replaces_is_noticed(directory: Path) -> None:
+    loader = started(directory)
+    old = (directory / "spaces" / "one.yml").stat()
+    write(directory, "one", "s9")
+    os.utime(directory / "spaces" / "one.yml", ns=(old.st_atime_ns, old.st_mtime_ns))
 
     assert after_two_looks(loader) == ["s9"]
 
 
 @pytest.mark.parametrize("call", ["load", "changed"])
-def test_files_that_do_not_answer_are_a_failed_reload_and_hold_up_no_poll(folder: Path, call: str) -> None:
+def test_files_that_do_not_answer_are_a_failed_reload_and_hold_up_no_poll(directory: Path, call: str) -> None:
     async def main() -> list[list[str]]:
-        world, reloader, shown = followed(folder)
+        world, reloader, shown = followed(directory)
         await world.exporter.start()
         loop = virtual_loop()
         loop.hangs = lambda hanging: f"Configuration.{call}" in repr(hanging)
@@ -641,15 +643,15 @@ def test_files_that_do_not_answer_are_a_failed_reload_and_hold_up_no_poll(folder
     assert run(main()) == [failed, ["s1"], good]
 
 
-def test_a_reload_after_the_key_in_a_file_was_replaced_polls_the_other_account_from_the_start(folder: Path) -> None:
-    (folder / "id").write_text("first")
-    (folder / "exporter.yml").write_text(CONFIG.replace("access_key_id: id", "access_key_id_file: id"))
+def test_a_reload_after_the_key_in_a_file_was_replaced_polls_the_other_account_from_the_start(directory: Path) -> None:
+    (directory / "id").write_text("first")
+    (directory / "exporter.yml").write_text(CONFIG.replace("access_key_id: id", "access_key_id_file: id"))
 
     async def main() -> list[int]:
-        world, reloader, _ = followed(folder)
+        world, reloader, _ = followed(directory)
         await reloader.reload()
         opened = [len(world.endpoints)]
-        (folder / "id").write_text("second")
+        (directory / "id").write_text("second")
         await reloader.reload()
         await world.exporter.stop()
         return [*opened, len(world.endpoints)]
@@ -657,13 +659,13 @@ def test_a_reload_after_the_key_in_a_file_was_replaced_polls_the_other_account_f
     assert run(main()) == [1, 2]
 
 
-def test_a_space_file_that_becomes_a_fifo_is_a_failed_reload_and_its_spaces_are_polled_further(folder: Path) -> None:
+def test_a_space_file_that_becomes_a_fifo_is_a_failed_reload_and_its_spaces_are_polled_further(directory: Path) -> None:
     async def main() -> list[str]:
-        world, reloader, shown = followed(folder)
-        (folder / "spaces" / "one.yml").unlink()
-        os.mkfifo(folder / "spaces" / "one.yml")
+        world, reloader, shown = followed(directory)
+        (directory / "spaces" / "one.yml").unlink()
+        os.mkfifo(directory / "spaces" / "one.yml")
         problems = await two_looks_and_a_refusal(reloader)
-        assert [problem.replace(f"{folder}/", "") for problem in problems] == [
+        assert [problem.replace(f"{directory}/", "") for problem in problems] == [
             "spaces/one.yml: expected a readable file, found: a FIFO"
         ]
         seen = [*shown(), *spaces_shown(world)]
@@ -673,12 +675,12 @@ def test_a_space_file_that_becomes_a_fifo_is_a_failed_reload_and_its_spaces_are_
     assert run(main()) == ["config_last_reload_successful 0.0", 'space_file_up{file="one.yml"} 0.0', "s1"]
 
 
-def test_a_file_that_never_stops_to_change_delays_the_others_for_a_minute_at_most(folder: Path) -> None:
+def test_a_file_that_never_stops_to_change_delays_the_others_for_a_minute_at_most(directory: Path) -> None:
     async def main() -> int:
-        world, reloader, _ = followed(folder)
-        write(folder, "two", "s2")
+        world, reloader, _ = followed(directory)
+        write(directory, "two", "s2")
         for look in range(1, 20):
-            write(folder, "one", "s1", f"never-the-same-{look}")
+            write(directory, "one", "s1", f"never-the-same-{look}")
             await reloader.follow_once()
             if "s2" in spaces_shown(world):
                 break
@@ -688,19 +690,19 @@ def test_a_file_that_never_stops_to_change_delays_the_others_for_a_minute_at_mos
     assert run(main()) == 6
 
 
-def test_a_key_with_a_security_token_is_no_part_of_what_the_values_belong_to(folder: Path) -> None:
+def test_a_key_with_a_security_token_is_no_part_of_what_the_values_belong_to(directory: Path) -> None:
     """A temporary key has another id every hour."""
     for name in ("id", "token"):
-        (folder / name).write_text("first")
+        (directory / name).write_text("first")
     config = CONFIG.replace("access_key_id: id", "access_key_id_file: id")
-    (folder / "exporter.yml").write_text(config.replace("secret,", "secret, security_token_file: token,"))
-    loader = configuration(folder / "exporter.yml")
+    (directory / "exporter.yml").write_text(config.replace("secret,", "secret, security_token_file: token,"))
+    loader = configuration(directory / "exporter.yml")
 
     before = loader.load().identities
-    (folder / "id").write_text("second")
+    (directory / "id").write_text("second")
     assert loader.load().identities == before
 
-    (folder / "exporter.yml").write_text(config)
+    (directory / "exporter.yml").write_text(config)
     lasting = loader.load().identities
-    (folder / "id").write_text("third")
+    (directory / "id").write_text("third")
     assert loader.load().identities != lasting

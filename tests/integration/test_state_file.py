@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from state_files import IDENTITIES, bytes_of_log, full_disk, opened, polled, stored, trouble
+from state_files import IDENTITIES, full_disk, opened_state_file, poll_for, state_file_samples, stored_spaces, wal_bytes
 from structlog.testing import capture_logs
 from virtual_time import START, run
 from world import World, scenario
@@ -40,7 +40,7 @@ def values(world: World) -> list[str]:
 def test_a_restart_shows_the_known_values_with_their_ages_at_once_and_is_ready(file: Path) -> None:
     async def main() -> tuple[list[str], list[str], int]:
         world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(file))
-        await polled(world, 120)
+        await poll_for(world, 120)
         shown = values(world)
         await asyncio.sleep(100)
         world.exporter = world.fresh_exporter()
@@ -59,7 +59,7 @@ def test_a_restart_goes_on_with_the_schedule_where_it_stood(file: Path) -> None:
     async def main() -> World:
         world = World(scenario(10, poll_interval="5m", qps=10), state_file=str(file))
         for seconds in (600, 30, 100, 900):
-            await polled(world, seconds)
+            await poll_for(world, seconds)
             world.exporter = world.fresh_exporter()
         await world.exporter.stop()
         return world
@@ -75,12 +75,12 @@ def test_a_restart_goes_on_with_the_schedule_where_it_stood(file: Path) -> None:
 def test_after_an_hour_away_the_spaces_that_wait_longest_go_first(file: Path) -> None:
     async def main() -> list[str]:
         world = World(scenario(10, poll_interval="5m", qps=10), state_file=str(file), max_age=86_400.0)
-        await polled(world, 700)
+        await poll_for(world, 700)
         order = list(dict.fromkeys(space for _, space in reversed(world.polls)))[::-1]
         await asyncio.sleep(3600)
         world.polls.clear()
         world.exporter = world.fresh_exporter()
-        await polled(world, 2)
+        await poll_for(world, 2)
         assert [space for _, space in world.polls][:10] == order
         return [f"{at % 3600:.1f}" for at, _ in world.polls[:10]]
 
@@ -91,11 +91,11 @@ def test_a_slot_of_a_clock_that_was_wrong_does_not_postpone_a_poll(file: Path) -
     async def main() -> int:
         world = World(scenario(3, poll_interval="5m"), state_file=str(file))
         world.clock.offset = 86_400.0  # type: ignore[attr-defined]  # a virtual clock
-        await polled(world, 400)
+        await poll_for(world, 400)
         world.clock.offset = 0.0  # type: ignore[attr-defined]
         world.polls.clear()
         world.exporter = world.fresh_exporter()
-        await polled(world, 302)
+        await poll_for(world, 302)
         return len({space for _, space in world.polls})
 
     assert run(main()) == 3
@@ -227,7 +227,7 @@ def test_after_a_restart_a_refused_account_is_soon_known_to_be_one(file: Path) -
 
     async def main() -> tuple[list[str], list[str]]:
         world = World(scenario(6, poll_interval="30m", events=revoked), state_file=str(file), max_age=86_400.0)
-        await polled(world, 4000)
+        await poll_for(world, 4000)
         before = world.samples("chatapp_account_up")
         world.exporter = world.fresh_exporter()
         await world.exporter.start()
@@ -253,11 +253,11 @@ def test_a_start_rests_until_nothing_counts_that_another_process_sent(file: Path
 def test_after_a_stop_longer_than_max_age_the_spaces_count_as_unknown_and_go_first(file: Path) -> None:
     async def main() -> tuple[int, int]:
         world = World(scenario(20, poll_interval="5m"), state_file=str(file))
-        await polled(world, 10)
+        await poll_for(world, 10)
         await asyncio.sleep(3 * 3600)
         world.exporter = world.fresh_exporter()
         at_first = world.exporter.view.unpolled()
-        await polled(world, 3)
+        await poll_for(world, 3)
         return at_first, world.exporter.view.unpolled()
 
     assert run(main()) == (20, 0)
@@ -266,10 +266,10 @@ def test_after_a_stop_longer_than_max_age_the_spaces_count_as_unknown_and_go_fir
 def test_what_left_the_configuration_leaves_the_file(file: Path) -> None:
     async def main() -> list[str]:
         world = World(scenario(5), state_file=str(file))
-        await polled(world, 10)
+        await poll_for(world, 10)
         world.exporter = world.fresh_exporter(spaces=2)
         await world.exporter.stop()
-        left = stored(file)
+        left = stored_spaces(file)
         assert left == sorted(world.space_id(number) for number in (1, 2))
         return left
 
@@ -281,7 +281,7 @@ class Restarted:
     """What an exporter showed at its start, what it shows after a sweep, and what was logged at its start."""
 
     at_first: list[str]
-    trouble: list[str]
+    state_file_samples: list[str]
     up: set[str]
     logged: list[str]
 
@@ -291,14 +291,14 @@ def restarted_after(damage: Callable[[Path], object], file: Path) -> Restarted:
 
     async def main() -> Restarted:
         world = World(scenario(40, poll_interval="5s"), state_file=str(file))
-        await polled(world, 60)
+        await poll_for(world, 60)
         damage(file)
         with capture_logs() as logs:
             world.exporter = world.fresh_exporter()
         at_first = values(world)
         await world.exporter.start()
         await asyncio.sleep(5)
-        seen = trouble(world), set(world.samples("chatapp_space_up"))
+        seen = state_file_samples(world), set(world.samples("chatapp_space_up"))
         await world.exporter.stop()
         return Restarted(at_first, *seen, [line["event"] for line in logs])
 
@@ -307,9 +307,9 @@ def restarted_after(damage: Callable[[Path], object], file: Path) -> Restarted:
 
 def overwrite(at: int, content: bytes) -> Callable[[Path], object]:
     def damage(file: Path) -> None:
-        with file.open("r+b") as opened:
-            opened.seek(at)
-            opened.write(content)
+        with file.open("r+b") as opened_state_file:
+            opened_state_file.seek(at)
+            opened_state_file.write(content)
 
     return damage
 
@@ -346,12 +346,12 @@ def test_a_damaged_file_is_renamed_and_a_new_one_started(file: Path, damage: Cal
 
     assert [path.read_bytes() for path in kept_aside(file)] == [damaged]
     assert after.logged == ["state file damaged, renamed it and started a new one"]
-    assert after.trouble == [
+    assert after.state_file_samples == [
         "chatapp_exporter_state_file_up{} 1.0",
         'chatapp_exporter_state_file_failures_total{reason="damaged"} 1.0',
     ]
     assert after.up == {"chatapp_space_up{} 1"}
-    assert len(stored(file)) == 40
+    assert len(stored_spaces(file)) == 40
 
 
 def test_a_second_damaged_file_does_not_replace_the_first(file: Path) -> None:
@@ -381,12 +381,12 @@ def of_a_newer_version(file: Path) -> None:
     database.close()
 
 
-def a_folder(file: Path) -> None:
+def a_directory(file: Path) -> None:
     file.unlink()
     file.mkdir()
 
 
-def in_no_folder(file: Path) -> None:
+def in_no_directory(file: Path) -> None:
     file.unlink()
     file.symlink_to(file.parent / "nowhere" / "state.db")
 
@@ -407,8 +407,8 @@ def a_device(file: Path) -> None:
         pytest.param(another_program_s, "foreign", id="database of another program"),
         pytest.param(lambda file: file.write_text("accounts: [] # précis\n" * 20), "foreign", id="text"),
         pytest.param(of_a_newer_version, "newer", id="newer"),
-        pytest.param(a_folder, "unwritable", id="folder"),
-        pytest.param(in_no_folder, "unwritable", id="no folder"),
+        pytest.param(a_directory, "unwritable", id="directory"),
+        pytest.param(in_no_directory, "unwritable", id="no directory"),
         pytest.param(a_fifo, "unwritable", id="FIFO"),
         pytest.param(lambda file: a_fifo(Path(f"{file}-wal")), "unwritable", id="FIFO as its log"),
         pytest.param(a_device, "unwritable", id="device"),
@@ -426,7 +426,7 @@ def test_a_file_that_cannot_be_used_is_left_alone(file: Path, damage: Callable[[
     assert before == [file.read_bytes() if file.is_file() else file.lstat().st_ino]
     assert kept_aside(file) == []
     assert after.logged == ["state file cannot be used, continuing without it"]
-    assert after.trouble == [
+    assert after.state_file_samples == [
         "chatapp_exporter_state_file_up{} 0.0",
         f'chatapp_exporter_state_file_failures_total{{reason="{reason}"}} 1.0',
     ]
@@ -442,13 +442,13 @@ def make_room(file: Path) -> None:
     Path(f"{file}-shm").unlink()
 
 
-def killed(file: Path, folder: Path) -> Path:
-    """What a kill at this moment would leave, in another folder."""
-    folder.mkdir()
+def killed(file: Path, directory: Path) -> Path:
+    """What a kill at this moment would leave, in another directory."""
+    directory.mkdir()
     for path in file.parent.glob(f"{file.name}*"):
         if not path.name.endswith("-shm"):
-            shutil.copy(path, folder)
-    return folder / file.name
+            shutil.copy(path, directory)
+    return directory / file.name
 
 
 @pytest.mark.parametrize("linked", [False, True], ids=["plain", "linked"])
@@ -459,7 +459,7 @@ def test_after_a_kill_a_full_disk_shows_what_was_shown_and_keeps_it_once_there_i
 
     async def main() -> list[list[str]]:
         world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(tmp_path / "state.db"))
-        await polled(world, 40)
+        await poll_for(world, 40)
         world.exporter = world.fresh_exporter()
         await world.exporter.start()
         await asyncio.sleep(80)
@@ -492,46 +492,46 @@ def test_after_a_kill_a_full_disk_shows_what_was_shown_and_keeps_it_once_there_i
 
 
 @contextmanager
-def read_only(folder: Path) -> Iterator[None]:
-    """A folder and its files, for us too."""
-    for path in folder.iterdir():
+def read_only(directory: Path) -> Iterator[None]:
+    """A directory and its files, for us too."""
+    for path in directory.iterdir():
         path.chmod(0o444)
-    folder.chmod(0o555)
+    directory.chmod(0o555)
     if os.getuid() == 0:  # whom no mode keeps from writing
         os.seteuid(65534)
     try:
         yield
     finally:
         os.seteuid(os.getuid())
-        folder.chmod(0o755)
+        directory.chmod(0o755)
 
 
 @pytest.mark.parametrize("linked", [False, True], ids=["plain", "linked"])
 @pytest.mark.parametrize("log_left", [False, True])
 def test_a_read_only_disk_shows_what_was_shown_or_nothing(log_left: bool, linked: bool) -> None:
-    async def main(folder: Path) -> tuple[list[str], list[str], list[str]]:
-        world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(folder / "first" / "state.db"))
-        await polled(world, 40)
+    async def main(directory: Path) -> tuple[list[str], list[str], list[str]]:
+        world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(directory / "first" / "state.db"))
+        await poll_for(world, 40)
         world.exporter = world.fresh_exporter()
         await world.exporter.start()
         await asyncio.sleep(80)
         if not log_left:
             await world.exporter.stop()
         shown = values(world)
-        left = killed(folder / "first" / "state.db", folder / "left")
+        left = killed(directory / "first" / "state.db", directory / "left")
         await world.exporter.stop()
-        (folder / "link").symlink_to(left)
-        file = folder / "link" if linked else left
+        (directory / "link").symlink_to(left)
+        file = directory / "link" if linked else left
         world.settings = world.settings.model_copy(update={"state_file": str(file)})
         with read_only(left.parent):
             world.exporter = world.fresh_exporter()
         await world.exporter.stop()
-        return shown, values(world), trouble(world)
+        return shown, values(world), state_file_samples(world)
 
     with TemporaryDirectory() as name:  # one that everybody may enter
-        (folder := Path(name)).chmod(0o755)
-        (folder / "first").mkdir()
-        shown, after, told = run(main(folder))
+        (directory := Path(name)).chmod(0o755)
+        (directory / "first").mkdir()
+        shown, after, told = run(main(directory))
 
     assert any('quality_rating="RED"} 1' in line for line in shown)
     assert after == (["chatapp_space_up{} 0"] * 3 if log_left else shown)
@@ -546,32 +546,32 @@ def test_a_newer_file_is_left_alone_on_a_full_disk_too(file: Path) -> None:
     after = restarted_after(newer_without_room, file)
 
     assert after.at_first == [line for line in after.at_first if not line.startswith("chatapp_phone_number")]
-    assert after.trouble[1] == 'chatapp_exporter_state_file_failures_total{reason="newer"} 1.0'
+    assert after.state_file_samples[1] == 'chatapp_exporter_state_file_failures_total{reason="newer"} 1.0'
 
 
 def test_what_a_file_knew_that_is_mounted_late_is_known_then(tmp_path: Path) -> None:
     """A change that was seen by nobody is dated no later than it can have been."""
-    folder, elsewhere = tmp_path / "volume", tmp_path / "elsewhere"
+    directory, elsewhere = tmp_path / "volume", tmp_path / "elsewhere"
     unseen = {"at": "150s", "space": 2, "number": 1, "set": {"QualityRating": "YELLOW"}}
 
     async def main() -> tuple[list[str], list[str]]:
-        world = World(scenario(3, poll_interval="30s", events=(*RED, unseen)), state_file=str(folder / "state.db"))
-        await polled(world, 120)
+        world = World(scenario(3, poll_interval="30s", events=(*RED, unseen)), state_file=str(directory / "state.db"))
+        await poll_for(world, 120)
         before = world.samples("chatapp_phone_number_last_change")
-        folder.rename(elsewhere)
+        directory.rename(elsewhere)
         await asyncio.sleep(600)
         world.exporter = world.fresh_exporter()
         following = asyncio.create_task(world.exporter.reloader(StaticLoader(world.settings)).run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(5)
         assert world.samples("chatapp_phone_number_last_change") == []
-        elsewhere.rename(folder)
+        elsewhere.rename(directory)
         await asyncio.sleep(60)
         following.cancel()
         await world.exporter.stop()
         return before, world.samples("chatapp_phone_number_last_change")
 
-    folder.mkdir()
+    directory.mkdir()
     before, after = run(main())
 
     assert len(before) == 1
@@ -581,29 +581,29 @@ def test_what_a_file_knew_that_is_mounted_late_is_known_then(tmp_path: Path) -> 
 
 
 def test_what_was_polled_before_a_file_is_mounted_is_in_the_file_then(tmp_path: Path) -> None:
-    folder, elsewhere = tmp_path / "volume", tmp_path / "elsewhere"
+    directory, elsewhere = tmp_path / "volume", tmp_path / "elsewhere"
 
     async def main() -> tuple[list[str], list[str]]:
-        world = World(scenario(3, poll_interval="1h"), state_file=str(folder / "state.db"))
-        await polled(world, 30)
-        folder.rename(elsewhere)
+        world = World(scenario(3, poll_interval="1h"), state_file=str(directory / "state.db"))
+        await poll_for(world, 30)
+        directory.rename(elsewhere)
         await asyncio.sleep(600)
         world.exporter = world.fresh_exporter()
         following = asyncio.create_task(world.exporter.reloader(StaticLoader(world.settings)).run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(5)
-        elsewhere.rename(folder)
+        elsewhere.rename(directory)
         await asyncio.sleep(15)
         following.cancel()
         shown = world.samples("chatapp_space_last_success")
-        left = killed(folder / "state.db", tmp_path / "killed")
+        left = killed(directory / "state.db", tmp_path / "killed")
         await world.exporter.stop()
         world.settings = world.settings.model_copy(update={"state_file": str(left)})
         world.exporter = world.fresh_exporter()
         await world.exporter.stop()
         return shown, world.samples("chatapp_space_last_success")
 
-    folder.mkdir()
+    directory.mkdir()
     shown, again = run(main())
 
     assert again == shown
@@ -613,9 +613,9 @@ def test_what_was_polled_before_a_file_is_mounted_is_in_the_file_then(tmp_path: 
 def test_a_start_does_not_write_what_it_has_just_read(file: Path) -> None:
     async def main() -> int:
         world = World(scenario(3, poll_interval="1h"), state_file=str(file))
-        await polled(world, 30)
+        await poll_for(world, 30)
         world.exporter = world.fresh_exporter()
-        written = bytes_of_log(file)
+        written = wal_bytes(file)
         await world.exporter.stop()
         return written
 
@@ -626,7 +626,7 @@ def test_a_start_does_not_write_what_it_has_just_read(file: Path) -> None:
 def test_values_of_another_endpoint_are_not_shown(file: Path, room: bool) -> None:
     async def main() -> tuple[list[str], int]:
         world = World(scenario(3, poll_interval="5m"), state_file=str(file))
-        await polled(world, 30)
+        await poll_for(world, 30)
         (account,) = world.settings.accounts
         elsewhere = account.model_copy(update={"endpoint": "https://cams.ap-southeast-1.aliyuncs.com"})
         world.settings = world.settings.model_copy(update={"accounts": [elsewhere]})
@@ -670,7 +670,7 @@ def test_after_a_restart_with_another_access_key_nothing_is_shown_of_the_account
         world = World(scenario(3, poll_interval="5m"), state_file=str(file))
         with_key(world, "the same")
         world.exporter = world.fresh_exporter()
-        await polled(world, 30)
+        await poll_for(world, 30)
         with_key(world, key)
         world.exporter = world.fresh_exporter()
         await world.exporter.stop()
@@ -699,7 +699,7 @@ def test_a_state_file_can_be_read_by_its_owner_alone(file: Path) -> None:
     """It holds phone numbers."""
     before = os.umask(0)
     try:
-        with closing(opened(file)) as state_file:
+        with closing(opened_state_file(file)) as state_file:
             state_file.save({("a", "s"): SpaceRecord()})
             modes = {path.name: path.stat().st_mode & 0o777 for path in file.parent.iterdir()}
     finally:
@@ -722,13 +722,13 @@ def test_of_a_link_to_a_damaged_state_file_the_target_is_renamed(file: Path) -> 
     assert file.readlink() == elsewhere / "kept.db"
     assert len(list(elsewhere.glob("kept.db.damaged-*"))) == 1
     assert after.up == {"chatapp_space_up{} 1"}
-    assert len(stored(file)) == 40
+    assert len(stored_spaces(file)) == 40
 
 
 def test_trouble_ends_also_when_the_space_that_could_not_be_kept_has_left(file: Path) -> None:
     one, other = ("a", "s1"), ("a", "s2")
 
-    with closing(opened(file)) as state_file:
+    with closing(opened_state_file(file)) as state_file:
         told = [state_file.up]
         with closing(sqlite3.connect(file)) as locking:
             locking.execute("BEGIN IMMEDIATE")
@@ -739,13 +739,13 @@ def test_trouble_ends_also_when_the_space_that_could_not_be_kept_has_left(file: 
         told.append(state_file.up)
 
     assert told == [True, False, True]
-    assert stored(file) == ["s2"]
+    assert stored_spaces(file) == ["s2"]
 
 
 def test_a_state_that_could_not_be_kept_is_not_kept_for_another_endpoint(file: Path) -> None:
     elsewhere = {"a": "https://elsewhere.example"}
 
-    with closing(opened(file)) as state_file:
+    with closing(opened_state_file(file)) as state_file:
         with closing(sqlite3.connect(file)) as locking:
             locking.execute("BEGIN IMMEDIATE")
             state_file.save({("a", "s1"): SpaceRecord(up=True)})
@@ -768,21 +768,21 @@ def locked(file: Path) -> sqlite3.Connection:
 def test_a_file_that_comes_back_is_used_again_within_thirty_seconds(file: Path, change: str) -> None:
     async def main() -> list[list[str]]:
         world = World(scenario(3, poll_interval="5m"), state_file=str(file))
-        await polled(world, 30)
+        await poll_for(world, 30)
         lock = locked(file) if change == "locked at the start" else None
         world.exporter = world.fresh_exporter()
         reloader = world.exporter.reloader(StaticLoader(world.settings))
         following = asyncio.create_task(reloader.run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(15)
-        seen = [trouble(world)[:1]]
+        seen = [state_file_samples(world)[:1]]
         if lock:
             lock.close()
         else:
             for path in file.parent.glob("state.db*"):
                 path.unlink()
         await asyncio.sleep(15)
-        seen.append(trouble(world)[:1])
+        seen.append(state_file_samples(world)[:1])
         following.cancel()
         await world.exporter.stop()
         return seen
@@ -792,7 +792,7 @@ def test_a_file_that_comes_back_is_used_again_within_thirty_seconds(file: Path, 
 
     up = "chatapp_exporter_state_file_up{} "
     assert (before, after) == ([up + ("0.0" if change == "locked at the start" else "1.0")], [up + "1.0"])
-    assert len(stored(file)) == 3
+    assert len(stored_spaces(file)) == 3
     told = [line["event"] for line in logs if line["event"].startswith("state file")]
     trouble_of = {
         "locked at the start": "state file cannot be used, continuing without it",
@@ -809,7 +809,7 @@ def test_a_lock_of_another_program_holds_up_no_poll(file: Path) -> None:
         return time.perf_counter() - begun
 
     with (
-        closing(opened(file)) as state_file,
+        closing(opened_state_file(file)) as state_file,
         closing(sqlite3.connect(file)) as other,
     ):
         free = seconds_of_a_hundred_saves(state_file)
@@ -835,21 +835,21 @@ def test_while_nothing_can_be_written_only_what_is_new_is_encoded(file: Path) ->
     """Else each poll would take longer than the one before."""
     encoded: list[str] = []
     keys = [("a", f"s{number}") for number in range(20)]
-    with closing(opened(file)) as state_file:
+    with closing(opened_state_file(file)) as state_file:
         state_file.save({keys[0]: SpaceRecord()})
         with full_disk(1), capture_logs():
             for key in keys:
                 state_file.save({key: SpaceRecord(changes=Counted(encoded))})
         meanwhile = len(encoded)
-        assert stored(file) == ["s0"]
+        assert stored_spaces(file) == ["s0"]
         state_file.save({keys[0]: SpaceRecord()})
 
     assert meanwhile == 20
-    assert len(stored(file)) == 20
+    assert len(stored_spaces(file)) == 20
 
 
 def test_a_file_that_cannot_be_written_is_not_read_anew_each_time_it_is_tried(file: Path) -> None:
-    with closing(opened(file)) as state_file:
+    with closing(opened_state_file(file)) as state_file:
         state_file.save({("a", "s"): SpaceRecord()})
     without_room(file)
 
@@ -883,11 +883,11 @@ def test_without_a_state_file_nothing_is_said_of_one() -> None:
 def test_a_space_that_was_removed_meanwhile_is_not_written(file: Path) -> None:
     async def main() -> None:
         world = World(scenario(2), state_file=str(file))
-        await polled(world, 10)
+        await poll_for(world, 10)
         world.exporter = world.fresh_exporter()
         world.exporter.service.recorder.sync_state_file([("acme", "removed"), ("acme", world.space_id(1))])
         await world.exporter.stop()
 
     run(main())
 
-    assert len(stored(file)) == 2
+    assert len(stored_spaces(file)) == 2

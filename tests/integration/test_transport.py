@@ -15,7 +15,7 @@ import pytest
 import trustme
 from virtual_time import VirtualClock
 from virtual_time import run as run_virtual
-from world import Given, busiest_second
+from world import StaticCredentials, busiest_second
 
 from exporter.clock import SystemClock
 from exporter.http import http_client
@@ -135,7 +135,7 @@ def client(endpoint: str) -> httpx.AsyncClient:
 
 
 def source_of(http: httpx.AsyncClient, endpoint: str) -> CamsSource:
-    return CamsSource(http, endpoint, Given(Credentials("id", "secret")), SystemClock())
+    return CamsSource(http, endpoint, StaticCredentials(Credentials("id", "secret")), SystemClock())
 
 
 async def query(source: CamsSource, space: str, attempts: list[str] | None = None) -> Answer | QueryError:
@@ -380,7 +380,10 @@ def test_fresh_attempts_take_permits_of_their_own_and_are_counted() -> None:
 
     async def main() -> list[bool]:
         source = CamsSource(
-            httpx.AsyncClient(transport=transport), "http://127.0.0.1:1", Given(Credentials("a", "b")), clock
+            httpx.AsyncClient(transport=transport),
+            "http://127.0.0.1:1",
+            StaticCredentials(Credentials("a", "b")),
+            clock,
         )
         poller = Poller("acme", source, Budget(5, clock), Budget(10, clock), clock, instruments, lambda _: False)
         outcomes = await asyncio.gather(*(poller.poll(Space(str(n)), due=0.0, retry=n % 2 == 0) for n in range(20)))

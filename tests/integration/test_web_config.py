@@ -20,9 +20,9 @@ import httpx
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
+from empty_view import EmptyView, send_request
 from hypothesis import given
 from hypothesis import strategies as st
-from served import Nothing, ask
 from structlog.testing import capture_logs
 from virtual_time import VirtualClock, run, virtual_loop
 from world import World, scenario
@@ -42,24 +42,24 @@ PAGES = ("/", "/space", "/api/v1/phone-numbers", "/api/v1/spaces")
 PATHS = (*PAGES, "/metrics", "/-/healthy", "/-/ready", "/-/config", "/nothing")
 
 
-def written(folder: Path, text: str) -> Path:
-    path = folder / "web.yml"
+def written(directory: Path, text: str) -> Path:
+    path = directory / "web.yml"
     path.write_text(text)
     return path
 
 
-def access(folder: Path, text: str) -> WebConfigFile:
-    return WebConfigFile(written(folder, text), SystemClock())
+def access(directory: Path, text: str) -> WebConfigFile:
+    return WebConfigFile(written(directory, text), SystemClock())
 
 
-def message(folder: Path, text: str) -> str:
+def message(directory: Path, text: str) -> str:
     with pytest.raises(ConfigError) as refused:
-        access(folder, text)
-    return str(refused.value).replace(f"{folder}/", "")
+        access(directory, text)
+    return str(refused.value).replace(f"{directory}/", "")
 
 
 def get(path: str, of: WebConfigFile | None, method: str = "GET", **headers: str) -> httpx.Response:
-    return ask(create_app(Nothing(), authenticate=of.authenticate if of else None), path, method, **headers)
+    return send_request(create_app(EmptyView(), authenticate=of.authenticate if of else None), path, method, **headers)
 
 
 def login(user: str, password: str) -> str:
@@ -142,13 +142,13 @@ def test_users_are_applied_when_the_file_changes_and_a_broken_file_keeps_the_las
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[list[tuple[str, int]]]:
-    """Which files of the folder are opened meanwhile, each with the thread that opens it."""
+def reading(directory: Path) -> Iterator[list[tuple[str, int]]]:
+    """Which files of the directory are opened meanwhile, each with the thread that opens it."""
     seen: list[tuple[str, int]] = []
     looking = True
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and looking and str(arguments[0]).startswith(str(folder)):
+        if event == "open" and looking and str(arguments[0]).startswith(str(directory)):
             seen.append((Path(arguments[0]).name, threading.get_ident()))
 
     sys.addaudithook(look)  # it cannot be removed
@@ -312,7 +312,9 @@ def test_a_password_that_nobody_has_time_for_is_not_called_wrong() -> None:
     async def too_many(user: str, password: str) -> bool:
         raise TooManyPending
 
-    answer = ask(create_app(Nothing(), authenticate=too_many), "/metrics", authorization=login("prometheus", PASSWORD))
+    answer = send_request(
+        create_app(EmptyView(), authenticate=too_many), "/metrics", authorization=login("prometheus", PASSWORD)
+    )
 
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
@@ -373,7 +375,7 @@ def test_a_flood_of_logins_is_answered_the_same_whether_or_not_the_names_exist(f
         async def authenticate(user: str, password: str) -> bool:
             return await logins.verify(users, user, password)
 
-        transport = httpx.ASGITransport(create_app(Nothing(), authenticate=authenticate))
+        transport = httpx.ASGITransport(create_app(EmptyView(), authenticate=authenticate))
         async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
 
             async def status(name: str, password: str) -> int:
@@ -464,12 +466,12 @@ def test_a_password_that_was_changed_in_the_file_is_forgotten(tmp_path: Path) ->
 
 
 def test_a_bug_in_a_page_is_told_in_the_log_and_nowhere_else() -> None:
-    class Broken(Nothing):
+    class Broken(EmptyView):
         def redacted_config(self) -> str:
             raise ZeroDivisionError("planted")
 
     with capture_logs() as logs:
-        answer = ask(create_app(Broken()), "/-/config")
+        answer = send_request(create_app(Broken()), "/-/config")
 
     assert (answer.status_code, answer.text) == (500, "Internal error\n")
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -524,8 +526,8 @@ def test_what_is_wrong_with_the_file_is_told(tmp_path: Path, text: str, problem:
 
 @given(st.text(max_size=40) | st.builds("basic_auth_users: {{a: '{}'}}".format, st.text(max_size=70)))
 def test_any_file_is_access_or_a_config_error(text: str) -> None:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "web.yml"
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "web.yml"
         path.write_bytes(text.encode("utf-8", "replace"))
         try:
             problems: tuple[object, ...] = ("none",) if WebConfigFile(path, SystemClock()) else ()
@@ -542,13 +544,13 @@ def ca() -> trustme.CA:
     return trustme.CA()
 
 
-def issue(ca: trustme.CA, folder: Path, key_type: trustme.KeyType = trustme.KeyType.ECDSA) -> str:
+def issue(ca: trustme.CA, directory: Path, key_type: trustme.KeyType = trustme.KeyType.ECDSA) -> str:
     """A certificate for the server in its files; its serial number."""
     cert = ca.issue_cert("localhost", key_type=key_type)
-    cert.private_key_pem.write_to_path(str(folder / "key.pem"))
-    cert.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
-    ca.cert_pem.write_to_path(str(folder / "ca.pem"))
-    return serial_of(folder / "cert.pem")
+    cert.private_key_pem.write_to_path(str(directory / "key.pem"))
+    cert.cert_chain_pems[0].write_to_path(str(directory / "cert.pem"))
+    ca.cert_pem.write_to_path(str(directory / "ca.pem"))
+    return serial_of(directory / "cert.pem")
 
 
 def serial_of(path: Path) -> str:
@@ -570,7 +572,7 @@ def listening(of: WebConfigFile, view: View | None = None) -> Iterator[str]:
     listener, stop, loop = bind("127.0.0.1:0"), asyncio.Event(), asyncio.new_event_loop()
 
     async def main() -> None:
-        async with serving(create_app(view or Nothing(), authenticate=of.authenticate), listener, tls=of.tls):
+        async with serving(create_app(view or EmptyView(), authenticate=of.authenticate), listener, tls=of.tls):
             await stop.wait()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
@@ -817,7 +819,7 @@ def test_whatever_bytes_come_the_server_goes_on(tmp_path: Path) -> None:
 def test_answers_that_nobody_takes_do_not_fill_the_memory_and_who_reads_is_answered(tmp_path: Path) -> None:
     parts = [b"x" * 65_536] * 1024
 
-    class Large(Nothing):
+    class Large(EmptyView):
         def exposition(self, **_: Any) -> Iterator[bytes]:
             yield from parts
 
@@ -870,7 +872,7 @@ def test_a_browser_may_run_load_or_frame_nothing() -> None:
 
 
 def test_an_answer_that_a_bug_breaks_off_is_logged_and_does_not_look_complete(tmp_path: Path) -> None:
-    class Broken(Nothing):
+    class Broken(EmptyView):
         def exposition(self, **_: Any) -> Iterator[bytes]:
             yield b"chatapp_space_up 1\n"
             raise ZeroDivisionError("planted")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from incident import RULES, Incident, input_series, judge, record
+from incident import RULES, Incident, input_series, record, run_promtool
 from world import Exporter
 
 from exporter.model import State
@@ -65,7 +65,7 @@ def test_the_recorded_series_and_the_pages_call_the_same_spaces_blind(tmp_path: 
             }
         ],
     }
-    verdict = judge(test, tmp_path)
+    verdict = run_promtool(test, tmp_path)
 
     assert verdict.returncode == 0, verdict.stderr
     spaces = {account: [space.id for space in of] for account, of in world.api.fleet.spaces.items()}

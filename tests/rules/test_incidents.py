@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from incident import INCIDENTS, RULES, judge, load, promtool_test, record
+from incident import INCIDENTS, RULES, load, promtool_test, record, run_promtool
 
 
 @pytest.mark.parametrize("path", sorted(INCIDENTS.glob("*.yml")), ids=lambda path: path.stem)
@@ -11,7 +11,7 @@ def test_what_must_fire_fires_and_nothing_else(path: Path, tmp_path: Path) -> No
     incident = load(path)
     world, series = record(incident)
 
-    verdict = judge(promtool_test(incident, world, series), tmp_path)
+    verdict = run_promtool(promtool_test(incident, world, series), tmp_path)
 
     assert verdict.returncode == 0, verdict.stderr
 
@@ -61,7 +61,7 @@ def test_a_fault_planted_in_a_rule_turns_an_incident_red(old: str, new: str, nam
     incident = load(INCIDENTS / f"{name}.yml")
     world, series = record(incident)
 
-    verdict = judge(promtool_test(incident, world, series, faulty), tmp_path)
+    verdict = run_promtool(promtool_test(incident, world, series, faulty), tmp_path)
 
     assert verdict.returncode == 1
     assert "FAILED" in verdict.stdout + verdict.stderr

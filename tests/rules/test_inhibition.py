@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from installed import installed
-from processes import answers, free_port, running, until
+from processes import free_port, is_serving, running, wait_until
+from programs import require_program
 
 CONFIG = Path(__file__).parents[2] / "config" / "alertmanager"
 Labels = dict[str, str]
@@ -40,7 +40,7 @@ VANISHED = alert("PhoneNumberVanished", account="acme", space="1", phone_number=
 def alertmanager(tmp_path: Path) -> Iterator[httpx.Client]:
     port = free_port()
     command = (
-        installed("prometheus-alertmanager", "alertmanager", package="prometheus-alertmanager"),
+        require_program("prometheus-alertmanager", "alertmanager", package="prometheus-alertmanager"),
         f"--config.file={CONFIG / 'alertmanager.yml'}",
         f"--storage.path={tmp_path / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
@@ -48,7 +48,7 @@ def alertmanager(tmp_path: Path) -> Iterator[httpx.Client]:
     )
     with ExitStack() as stack:
         stack.enter_context(running(*command, log=tmp_path / "log"))
-        until(answers(f"http://127.0.0.1:{port}/-/ready"), "Alertmanager answers")
+        wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), "Alertmanager answers")
         yield stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v2", trust_env=False))
 
 
@@ -84,7 +84,7 @@ def test_a_cause_mutes_what_follows_from_it_and_nothing_else(
         silent[:] = [each["labels"] for each in answer if each["status"]["inhibitedBy"]]
         return len(answer) == len(posted) and all(labels in silent for labels in muted)
 
-    until(all_muted, silent)
+    wait_until(all_muted, silent)
     assert all(labels in muted for labels in silent)
 
 
@@ -98,7 +98,7 @@ def test_a_cause_mutes_what_follows_from_it_and_nothing_else(
     ],
 )
 def test_an_alert_goes_to_those_whom_it_concerns(labels: Labels, receiver: str) -> None:
-    amtool = installed("amtool", package="prometheus-alertmanager")
+    amtool = require_program("amtool", package="prometheus-alertmanager")
     command = [amtool, "config", "routes", "test", f"--config.file={CONFIG / 'alertmanager.yml'}"]
     route = subprocess.run([*command, *(f"{k}={v}" for k, v in labels.items())], capture_output=True, text=True)
 

@@ -19,8 +19,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from installed import installed
-from processes import answers, free_port, running, until
+from processes import free_port, is_serving, running, wait_until
+from programs import require_program
 
 CONFIG = Path(__file__).parents[2] / "config" / "alertmanager"
 LISTED = 20
@@ -132,7 +132,7 @@ def mail_server(notes: Callable[[bytes], None]) -> TCPServer:
     return ThreadingTCPServer(("127.0.0.1", 0), Handler)
 
 
-def alertmanager_config(folder: Path, http_port: int, mail_port: int) -> Path:
+def alertmanager_config(directory: Path, http_port: int, mail_port: int) -> Path:
     """The shipped one with other addresses, that waits a second for the alerts of a group."""
     document = yaml.safe_load((CONFIG / "alertmanager.yml").read_text())
     document["global"] = {
@@ -147,7 +147,7 @@ def alertmanager_config(folder: Path, http_port: int, mail_port: int) -> Path:
     del slack["api_url_file"]
     slack["api_url"] = f"http://127.0.0.1:{http_port}/slack"
     receivers["on-call"]["webhook_configs"][0]["url"] = f"http://127.0.0.1:{http_port}/webhook"
-    path = folder / "alertmanager.yml"
+    path = directory / "alertmanager.yml"
     path.write_text(yaml.safe_dump(document))
     return path
 
@@ -155,7 +155,7 @@ def alertmanager_config(folder: Path, http_port: int, mail_port: int) -> Path:
 @pytest.fixture(scope="module")
 def notified(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Notification]:
     """What each receiver got when so many alerts of one group fired."""
-    folder = tmp_path_factory.mktemp("listed")
+    directory = tmp_path_factory.mktemp("listed")
     notes: dict[tuple[str, int], Notification] = {}
 
     def note(receiver: str, notification: Notification) -> None:
@@ -171,14 +171,14 @@ def notified(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], 
         http_port = stack.enter_context(serving(http_server(note_http)))
         mail_port = stack.enter_context(serving(mail_server(lambda body: note("account-managers", of_mail(body)))))
         command = (
-            installed("prometheus-alertmanager", "alertmanager", package="prometheus-alertmanager"),
-            f"--config.file={alertmanager_config(folder, http_port, mail_port)}",
-            f"--storage.path={folder / 'data'}",
+            require_program("prometheus-alertmanager", "alertmanager", package="prometheus-alertmanager"),
+            f"--config.file={alertmanager_config(directory, http_port, mail_port)}",
+            f"--storage.path={directory / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",
             "--cluster.listen-address=",
         )
-        stack.enter_context(running(*command, log=folder / "log"))
-        until(answers(f"http://127.0.0.1:{port}/-/ready"), "Alertmanager answers")
+        stack.enter_context(running(*command, log=directory / "log"))
+        wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), "Alertmanager answers")
         posted = [
             alert(number, name=name, severity=severity, account=f"acme-{size}")
             for name, severity in ALERT_OF.values()
@@ -186,7 +186,7 @@ def notified(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], 
             for number in range(size)
         ]
         httpx.post(f"http://127.0.0.1:{port}/api/v2/alerts", json=posted, trust_env=False).raise_for_status()
-        until(lambda: len(notes) == len(ALERT_OF) * len(SIZES), notes)
+        wait_until(lambda: len(notes) == len(ALERT_OF) * len(SIZES), notes)
     return notes
 
 
@@ -201,9 +201,9 @@ def test_a_notification_lists_at_most_20_alerts_and_says_how_many_more_there_are
     assert (notification.listed, notification.more) == (min(alerts, LISTED), max(alerts - LISTED, 0))
 
 
-def rendered(template: str, alerts: list[Any], folder: Path, **common_labels: str) -> str:
+def rendered(template: str, alerts: list[Any], directory: Path, **common_labels: str) -> str:
     """What a template of the shipped file makes of these alerts."""
-    path = folder / "notification.json"
+    path = directory / "notification.json"
     notification = {
         "receiver": "on call",
         "status": "firing",
@@ -213,7 +213,7 @@ def rendered(template: str, alerts: list[Any], folder: Path, **common_labels: st
     }
     path.write_text(json.dumps(notification))
     command = [
-        *(installed("amtool", package="prometheus-alertmanager"), "template", "render"),
+        *(require_program("amtool", package="prometheus-alertmanager"), "template", "render"),
         f"--template.glob={CONFIG / 'chatapp.tmpl'}",
         f"--template.data={path}",
         f'--template.text={{{{ template "{template}" . }}}}',

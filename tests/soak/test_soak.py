@@ -19,18 +19,17 @@ from hostile import (
     Exchange,
     Fault,
     HostileApi,
-    answers,
     busiest_second,
-    huge,
-    never_ends,
-    refuses,
-    resets,
+    never_finishes,
+    rejects,
+    resets_connection,
+    responds_after,
+    responds_with,
+    sends_64_mebibytes,
     serving,
-    takes,
-    truncates,
+    truncates_json,
 )
-from processes import answers as answers_at
-from processes import free_port, program, until
+from processes import free_port, is_serving, program, wait_until
 
 from exporter.simulator.scenario import Scenario
 from exporter.sources.cams.wire import decode_phone_numbers
@@ -41,10 +40,23 @@ SECONDS = float(os.environ.get("SOAK_MINUTES", "1")) * 60
 SEED = int(os.environ.get("SOAK_SEED", "1"))
 ACCOUNTS, SPACES, QPS, INTERVAL = 4, 50, 10, 5
 FAULTS = (
-    *(resets, truncates, takes(0.5), takes(3), answers(200, b"[]"), answers(200, b"{" * 5000), answers(500, b"")),
-    *(answers(502, b"<html>"), answers(429, b""), refuses("InternalError", 500), refuses("Authentication.NoAuth", 200)),
-    *(refuses("Ram.PermissionDeny"), refuses("Throttling.User", headers={"x-acs-retry-after": "1500"})),
-    *(refuses("System.LimitControl"), refuses("SignatureNonceUsed"), never_ends, huge),
+    *(
+        resets_connection,
+        truncates_json,
+        responds_after(0.5),
+        responds_after(3),
+        responds_with(200, b"[]"),
+        responds_with(200, b"{" * 5000),
+        responds_with(500, b""),
+    ),
+    *(
+        responds_with(502, b"<html>"),
+        responds_with(429, b""),
+        rejects("InternalError", 500),
+        rejects("Authentication.NoAuth", 200),
+    ),
+    *(rejects("Ram.PermissionDeny"), rejects("Throttling.User", headers={"x-acs-retry-after": "1500"})),
+    *(rejects("System.LimitControl"), rejects("SignatureNonceUsed"), never_finishes, sends_64_mebibytes),
 )
 EXPECTED_ERRORS = (
     "account authorization failed, probing once per interval",
@@ -88,7 +100,7 @@ class Weather:
         self._random = random.Random(seed)
         self._until = 0.0
         self._share = 0.0
-        self._storm: Fault = resets
+        self._storm: Fault = resets_connection
 
     async def __call__(self, exchange: Exchange) -> None:
         if time.monotonic() > self._until:
@@ -147,7 +159,7 @@ def test_whatever_happens_in_the_end_every_value_is_true(tmp_path: Path) -> None
     with serving(*apis), httpx.Client(base_url=url, trust_env=False, timeout=30) as http:
         file.write_text(config(apis))
         with program(*arguments, log=log):
-            until(answers_at(f"{url}/-/healthy"), "the exporter answers")
+            wait_until(is_serving(f"{url}/-/healthy"), "the exporter answers")
             for number, api in enumerate(apis):
                 api.fault = Weather(SEED * 10 + number)
             started = last = time.monotonic()
@@ -163,13 +175,13 @@ def test_whatever_happens_in_the_end_every_value_is_true(tmp_path: Path) -> None
                     reloads += http.post("/-/reload").status_code == 200
                 return time.monotonic() - started > SECONDS
 
-            until(weather_is_over, "the soak ends", SECONDS + 60)
+            wait_until(weather_is_over, "the soak ends", SECONDS + 60)
             for api in apis:
                 api.fault = None
             file.write_text(config(apis))
             assert http.post("/-/reload").status_code == 200
             expected = truth(apis)
-            until(lambda: shown(http.get("/metrics").text) == expected, "every value is the API's", 120)
+            wait_until(lambda: shown(http.get("/metrics").text) == expected, "every value is the API's", 120)
             page = http.get("/metrics").text
     tenth = max(1, len(memory) // 10)
     before, after = statistics.median(memory[2 * tenth : 4 * tenth]), statistics.median(memory[-2 * tenth :])

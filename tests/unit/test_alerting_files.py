@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from installed import installed
+from programs import require_program
 
 from exporter.metrics.catalogue import BLIND_INTERVALS, FAMILIES, NUMBER_FAMILIES, SPACE_FAMILIES
 from exporter.metrics.instruments import Instruments
@@ -59,7 +59,7 @@ def families() -> set[str]:
     ],
 )
 def test_promtool_or_amtool_accepts_the_file(command: str, package: str, arguments: list[Any]) -> None:
-    process = subprocess.run([installed(command, package=package), *arguments], capture_output=True, text=True)
+    process = subprocess.run([require_program(command, package=package), *arguments], capture_output=True, text=True)
 
     assert process.returncode == 0, process.stdout + process.stderr
 

@@ -56,10 +56,10 @@ def test_a_file_behind_links_is_read_without_its_byte_order_mark(tmp_path: Path)
     assert read_text(tmp_path / "link") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}\n"
 
 
-def problems_of(folder: Path) -> list[str]:
+def problems_of(directory: Path) -> list[str]:
     with pytest.raises(ConfigError) as refused:
-        Configuration(folder / "exporter.yml", {}, Settings).load()
-    return str(refused.value).replace(f"{folder}/", "").splitlines()
+        Configuration(directory / "exporter.yml", {}, Settings).load()
+    return str(refused.value).replace(f"{directory}/", "").splitlines()
 
 
 @pytest.mark.parametrize(("make", "found"), NOT_REGULAR)

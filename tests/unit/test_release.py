@@ -46,11 +46,11 @@ def test_there_are_workflows_to_look_at() -> None:
     assert len(USES) > 10
 
 
-def notes(folder: Path, tag: str, version: str) -> tuple[int, str, str]:
-    (folder / "exporter").mkdir()
-    (folder / "exporter/__init__.py").write_text(f'"""An exporter."""\n\n__version__ = "{version}"\n')
-    (folder / "CHANGELOG.md").write_text(CHANGELOG)
-    told = subprocess.run([sys.executable, ROOT / ".ci/notes", tag], cwd=folder, capture_output=True, text=True)
+def notes(directory: Path, tag: str, version: str) -> tuple[int, str, str]:
+    (directory / "exporter").mkdir()
+    (directory / "exporter/__init__.py").write_text(f'"""An exporter."""\n\n__version__ = "{version}"\n')
+    (directory / "CHANGELOG.md").write_text(CHANGELOG)
+    told = subprocess.run([sys.executable, ROOT / ".ci/notes", tag], cwd=directory, capture_output=True, text=True)
     return told.returncode, told.stdout, told.stderr
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import VirtualClock, run
-from world import Given
+from world import StaticCredentials
 
 from exporter.source import DeniedError, MalformedError, QueryError
 from exporter.sources.cams.signing import Credentials, authorization, canonical_query
@@ -46,7 +46,7 @@ def test_every_page_is_requested_with_the_same_signature() -> None:
 
     async def main() -> Mapping[str, str]:
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
-            source = CamsSource(http, "https://cams.example", Given(KEY), VirtualClock())
+            source = CamsSource(http, "https://cams.example", StaticCredentials(KEY), VirtualClock())
             return await source.list_spaces(nullcontext)
 
     assert run(main()) == {f"cams-{n}": "Contoso" for n in range(101)}

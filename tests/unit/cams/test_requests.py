@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 import httpx
 import pytest
 from virtual_time import VirtualClock, run
-from world import Given
+from world import StaticCredentials
 
 from exporter.http import http_client
 from exporter.model import OWN_NUMBERS
@@ -50,7 +50,7 @@ def send(
 
     async def main() -> None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(wire)) as http:
-            given = Given(credentials)
+            given = StaticCredentials(credentials)
             source = CamsSource(http, "http://127.0.0.1:18089", given, VirtualClock(), isv_code=of_account)
             for _ in range(times):
                 space = CamsSpace(space_id, isv_code=isv_code) if space_id else OWN_NUMBERS
@@ -295,7 +295,7 @@ def test_a_request_is_signed_after_the_wait_for_a_permit() -> None:
 
     async def main() -> None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(wire)) as http:
-            await CamsSource(http, "http://127.0.0.1:18089", Given(Credentials("a", "b")), clock).query(
+            await CamsSource(http, "http://127.0.0.1:18089", StaticCredentials(Credentials("a", "b")), clock).query(
                 OWN_NUMBERS, attempt
             )
 

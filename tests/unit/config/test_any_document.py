@@ -57,8 +57,8 @@ configurations = some_of(
 
 
 def outcome(text: str) -> Settings | ConfigError:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "config.yml"
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "config.yml"
         path.write_bytes(text.encode())
         try:
             return load(path, ENVIRON)
@@ -88,19 +88,19 @@ def test_any_text_is_settings_or_a_config_error(text: str) -> None:
 def test_any_json_document_is_read_as_the_same_text_in_yaml(document: object) -> None:
     text = json.dumps(document, default=str)
     assume(r"\\\u" not in text)  # a backslash before half a character, which the YAML reader does not take
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as directory:
         read = []
         for name in ("document.json", "document.yml"):
-            (Path(folder) / name).write_text(text)
-            read.append(read_document(Path(folder) / name))
+            (Path(directory) / name).write_text(text)
+            read.append(read_document(Path(directory) / name))
 
     assert read[0] == read[1]
 
 
 @given(st.text(st.characters(codec="utf-8")) | st.text('[]{}:,"\\u019dDe.-trufalsn \n', max_size=40))
 def test_any_text_is_a_json_document_or_a_config_error(text: str) -> None:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "document.json"
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "document.json"
         path.write_bytes(text.encode())
         try:
             read = json.dumps(read_document(path), ensure_ascii=False)

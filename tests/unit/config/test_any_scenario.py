@@ -29,8 +29,8 @@ events = st.lists(some_of(Event, account=st.sampled_from(["acme", "other"]), set
 
 @given(some_of(Scenario, accounts=accounts, events=events) | values)
 def test_any_document_is_a_fleet_or_a_config_error(document: object) -> None:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "scenario.yml"
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "scenario.yml"
         path.write_text(yaml.safe_dump(document))
         try:
             fleet = Fleet(load_scenario(path))

@@ -31,8 +31,8 @@ def message(path: Path | None, environ: Mapping[str, str] | None = None) -> str:
     return str(refused.value)
 
 
-def written(folder: Path, text: str) -> Path:
-    path = folder / "config.yml"
+def written(directory: Path, text: str) -> Path:
+    path = directory / "config.yml"
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -135,12 +135,12 @@ def test_an_id_without_quotes_stays_as_it_is_written(tmp_path: Path, written_id:
     assert load(path, VARIABLES).accounts[0].polled_spaces == [CamsSpace(id=written_id)]
 
 
-def test_space_files_are_read_from_a_folder_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
-    folder = tmp_path / "fleet [1]*"
-    folder.mkdir()
-    (folder / "spaces.yml").write_text("- {id: 1}")
+def test_space_files_are_read_from_a_directory_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    directory = tmp_path / "fleet [1]*"
+    directory.mkdir()
+    (directory / "spaces.yml").write_text("- {id: 1}")
 
-    path = written(folder, "accounts: [{name: acme, space_files: [spaces.yml]}]")
+    path = written(directory, "accounts: [{name: acme, space_files: [spaces.yml]}]")
 
     assert load(path, VARIABLES).accounts[0].polled_spaces == [CamsSpace(id="1")]
 
@@ -339,12 +339,12 @@ def test_words_in_names_and_label_values_are_read(tmp_path: Path, value: str) ->
 
 @pytest.mark.parametrize("link", [False, True])
 def test_a_space_file_that_several_patterns_match_is_read_once(tmp_path: Path, link: bool) -> None:
-    folder = tmp_path / "spaces"
-    folder.mkdir()
+    directory = tmp_path / "spaces"
+    directory.mkdir()
     for number in (1, 2, 3):
-        (folder / f"{number}.yml").write_text(f"- {{id: {number}}}")
+        (directory / f"{number}.yml").write_text(f"- {{id: {number}}}")
     if link:
-        (tmp_path / "linked").symlink_to(folder)
+        (tmp_path / "linked").symlink_to(directory)
     patterns = f"[spaces/2.yml, spaces/*.yml, ./spaces/../spaces/1.yml, '{tmp_path}/*/[13].yml', spaces/*.yml]"
 
     path = written(

@@ -192,8 +192,8 @@ def test_no_message_shows_a_secret_wherever_it_stands(
     read: Callable[[Path], object], document: Any, drawn: st.DataObject, secret: str
 ) -> None:
     wrong = drawn.draw(planted(document, secret))
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "config.yml"
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "config.yml"
         path.write_text(json.dumps(wrong))
         shown = reported(read, path)
 

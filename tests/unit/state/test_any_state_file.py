@@ -36,8 +36,8 @@ def opened(file: Path) -> dict[Key, SpaceRecord]:
 @cache
 def content() -> bytes:
     """A state file of all that is known."""
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "state.db"
+    with TemporaryDirectory() as directory:
+        file = Path(directory) / "state.db"
         state_file = StateFile(file, SystemClock())
         assert state_file.open(IDENTITIES) == {}
         state_file.save(KNOWN)
@@ -61,14 +61,14 @@ def test_any_damage_is_no_error_and_a_damaged_file_is_kept(
     for at, written in damages:
         begin = at % (len(damaged) + 1)
         damaged[begin : begin + len(written)] = written
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "state.db"
+    with TemporaryDirectory() as directory:
+        file = Path(directory) / "state.db"
         file.write_bytes(damaged)
         if with_a_log:
             Path(f"{file}-wal").write_bytes(damaged[::-1])
         known = opened(file)
         kept = [
-            path.read_bytes() for path in Path(folder).glob("state.db*") if not path.name.endswith(("-wal", "-shm"))
+            path.read_bytes() for path in Path(directory).glob("state.db*") if not path.name.endswith(("-wal", "-shm"))
         ]
 
     assert bytes(damaged) == content() or known == KNOWN or bytes(damaged) in kept or len(kept) == 1
@@ -76,11 +76,11 @@ def test_any_damage_is_no_error_and_a_damaged_file_is_kept(
 
 @given(st.binary(max_size=300) | st.text().map(str.encode))
 def test_any_other_file_is_no_error_either(content: bytes) -> None:
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "state.db"
+    with TemporaryDirectory() as directory:
+        file = Path(directory) / "state.db"
         file.write_bytes(content)
 
         assert opened(file) == {}
 
-        files = [path.read_bytes() for path in Path(folder).iterdir()]
+        files = [path.read_bytes() for path in Path(directory).iterdir()]
         assert content == b"" or content in files  # kept, aside or where it was

@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from exporter.runtime.view import Snapshot, View
 
 
-class Nothing(View):
+class EmptyView(View):
     """A view with nothing in it."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Nothing(View):
         return ""
 
 
-def ask(app: Starlette, path: str, method: str = "GET", **headers: str) -> httpx.Response:
+def send_request(app: Starlette, path: str, method: str = "GET", **headers: str) -> httpx.Response:
     async def main() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as http:
             return await http.request(method, path, headers=headers)

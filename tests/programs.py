@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 
-def installed(*names: str, package: str, mode: int = os.F_OK | os.X_OK) -> str:
+def require_program(*names: str, package: str, mode: int = os.F_OK | os.X_OK) -> str:
     """The path of the first of these names that is there. Without any the test is skipped; in CI it fails."""
     for name in names:
         if path := shutil.which(name, mode):
