@@ -49,7 +49,7 @@ def space(
         changes=changes or {},
         missing=missing or {},
         polls=7,
-        failures={failure.reason: failure.in_a_row} if failure else {},
+        failures={failure.reason: failure.consecutive} if failure else {},
         last_failure=failure,
         next_slot=NOW + 4 * MINUTE,
         seen=-(NOW - failure.since if failure else 0) if seen is None else -seen,

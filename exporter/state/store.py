@@ -25,12 +25,12 @@ Changes = Mapping[tuple[str, str], Change]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The last failed poll of a space: its time `at`, and the time `since` of the first of `in_a_row` consecutive
-    failures (Unix seconds)."""
+    """The last failed poll of a space. `consecutive` is the number of failures in a row, `since` the time of the first
+    of them, and `at` the time of the last one (Unix seconds)."""
 
     at: float
     since: float
-    in_a_row: int
+    consecutive: int
     reason: Reason
     code: str
     detail: str
@@ -39,9 +39,9 @@ class Failure:
     @classmethod
     def of(cls, error: QueryError, at: float, previous: "Failure | None") -> "Failure":
         """Create a Failure. `previous` is the failure of the previous poll, if that poll failed too."""
-        since, in_a_row = (previous.since, previous.in_a_row + 1) if previous else (at, 1)
+        since, consecutive = (previous.since, previous.consecutive + 1) if previous else (at, 1)
         # not the error itself: its traceback would keep all local variables in memory
-        return cls(at, since, in_a_row, error.reason, error.code, error.detail, error.request_id)
+        return cls(at, since, consecutive, error.reason, error.code, error.detail, error.request_id)
 
 
 @dataclass(frozen=True, slots=True)

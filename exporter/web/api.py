@@ -39,7 +39,7 @@ def _page(snapshot: Snapshot, filters: Filter, entries: list[Entry], total: int,
         "blind_spaces": counts[State.BLIND],
         "waiting_spaces": counts[State.WAITING],
         "accounts": [_account(account) for account in snapshot.accounts],
-        "unlisted_accounts": snapshot.accounts_with_unknown_spaces,
+        "accounts_with_unknown_spaces": snapshot.accounts_with_unknown_spaces,
         "shard": str(snapshot.shard),
     }
 

@@ -53,16 +53,16 @@ def _bcrypt_hash(text: str) -> str:
 class TlsServerConfig(Strict):
     """TLS settings of the server."""
 
-    cert_file: Text = Field(description="certificate and intermediates, in PEM; reloaded when the file changes")
-    key_file: Text = Field(description="private key of the certificate, in PEM; reloaded when the file changes")
+    cert_file: Text = Field(description="Certificate and intermediates, in PEM. Reloaded when the file changes.")
+    key_file: Text = Field(description="Private key of the certificate, in PEM. Reloaded when the file changes.")
     client_ca_file: Text | None = Field(
-        None, description="certificate authorities for client certificates, in PEM; reloaded when the file changes"
+        None, description="Certificate authorities for client certificates, in PEM. Reloaded when the file changes."
     )
     client_auth_type: Literal["NoClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert"] = Field(
         "NoClientCert",
-        description="verification of client certificates; all types except `NoClientCert` require `client_ca_file`",
+        description="Verification of client certificates. All types except `NoClientCert` require `client_ca_file`.",
     )
-    min_version: Literal["TLS12", "TLS13"] = Field("TLS12", description="minimum TLS version")
+    min_version: Literal["TLS12", "TLS13"] = Field("TLS12", description="Minimum TLS version.")
 
     @property
     def files(self) -> dict[str, str]:
@@ -74,12 +74,14 @@ class TlsServerConfig(Strict):
 class WebConfig(Strict):
     """The content of the web configuration file (--web.config.file)."""
 
-    tls_server_config: TlsServerConfig | None = Field(None, description="TLS; if not set, the server uses HTTP")
+    tls_server_config: TlsServerConfig | None = Field(
+        None, description="TLS settings. If not set, the server uses HTTP."
+    )
     basic_auth_users: dict[str, Annotated[str, AfterValidator(_bcrypt_hash)]] = Field(
         {},
         repr=False,
-        description="user names, each with a bcrypt hash of the password (`htpasswd -nBC 10 NAME`); if not set, no"
-        " authentication is required",
+        description="User names, each with a bcrypt hash of the password (`htpasswd -nBC 10 NAME`). If not set, no"
+        " authentication is required.",
     )
 
 

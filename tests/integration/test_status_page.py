@@ -400,7 +400,7 @@ def test_spaces_that_could_not_be_listed_are_missed_and_not_left_out() -> None:
     assert "Space discovery of account acme failed or is not complete : spaces may be missing on this page." in text_of(
         page
     )
-    assert spaces.json()["unlisted_accounts"] == ["acme"]
+    assert spaces.json()["accounts_with_unknown_spaces"] == ["acme"]
 
 
 def test_a_shard_says_that_it_is_one() -> None:
