@@ -1,4 +1,4 @@
-"""What a configuration file may say, and what a person is told about one that is wrong."""
+"""Configuration files: accepted values, and the errors of invalid files."""
 
 import json
 import re
@@ -18,41 +18,40 @@ from exporter.config.validation import add_file_and_lines, load_document
 from exporter.sources.cams.settings import CamsAccount, CamsSpace
 
 FIXTURES = Path(__file__).parent / "fixtures"
-GOOD = sorted(FIXTURES.glob("*.ok.yml"))
-BAD = sorted(FIXTURES.glob("*.bad.yml"))
+VALID = sorted(FIXTURES.glob("*.ok.yml"))
+INVALID = sorted(FIXTURES.glob("*.bad.yml"))
 EXAMPLE = Path(__file__).parents[3] / "config" / "exporter.example.yml"
-KEY = {"access_key_id": "LTAIexample", "access_key_secret": "example-secret"}
 VARIABLES = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "LTAIexample", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "example-secret"}
 
 
-def message(path: Path | None, environ: Mapping[str, str] | None = None) -> str:
-    with pytest.raises(ConfigError) as refused:
+def error_text(path: Path | None, environ: Mapping[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as raised:
         load(path, environ or {})
-    return str(refused.value)
+    return str(raised.value)
 
 
-def written(directory: Path, text: str) -> Path:
+def write_config(directory: Path, text: str) -> Path:
     path = directory / "config.yml"
     path.write_text(text, encoding="utf-8")
     return path
 
 
-@pytest.mark.parametrize("path", BAD, ids=lambda path: path.name)
-def test_a_bad_file_is_refused_with_the_message_that_stands_beside_it(path: Path) -> None:
-    assert message(path).replace(f"{FIXTURES}/", "") == path.with_suffix(".txt").read_text(encoding="utf-8").rstrip()
+@pytest.mark.parametrize("path", INVALID, ids=lambda path: path.name)
+def test_the_errors_of_an_invalid_file_are_the_lines_of_its_text_file(path: Path) -> None:
+    assert error_text(path).replace(f"{FIXTURES}/", "") == path.with_suffix(".txt").read_text(encoding="utf-8").rstrip()
 
 
-@pytest.mark.parametrize("path", GOOD, ids=lambda path: path.name)
-def test_a_good_file_is_read(path: Path) -> None:
+@pytest.mark.parametrize("path", VALID, ids=lambda path: path.name)
+def test_a_valid_file_is_loaded(path: Path) -> None:
     assert load(path, {}).accounts[0].name == "acme"
 
 
-def test_every_message_belongs_to_a_file() -> None:
-    assert [path.with_suffix(".txt") for path in BAD] == sorted(FIXTURES.glob("*.txt"))
-    assert GOOD
+def test_every_invalid_file_has_a_text_file() -> None:
+    assert [path.with_suffix(".txt") for path in INVALID] == sorted(FIXTURES.glob("*.txt"))
+    assert VALID
 
 
-def test_every_key_means_what_it_says() -> None:
+def test_every_configuration_key_is_loaded() -> None:
     settings = load(FIXTURES / "every_key.ok.yml", {}).with_key_digests({}, ())
 
     assert settings == sources.Settings(
@@ -91,14 +90,14 @@ def test_every_key_means_what_it_says() -> None:
     assert settings.limits["TIER_10"] == 1000
 
 
-def test_the_example_is_right_and_shows_every_key() -> None:
+def test_the_example_is_valid_and_contains_every_key() -> None:
     load(EXAMPLE, VARIABLES)
 
     keys = {*Settings.model_fields, *CamsAccount.model_fields, *(field.name for field in fields(CamsSpace))}
     assert keys <= set(re.findall(r"\b(\w+):(?=\s)", EXAMPLE.read_text(encoding="utf-8")))
 
 
-def test_what_is_left_out_has_the_documented_default() -> None:
+def test_omitted_keys_have_the_documented_defaults() -> None:
     settings = load(FIXTURES / "own_numbers.ok.yml", {})
 
     (account,) = settings.accounts
@@ -109,126 +108,128 @@ def test_what_is_left_out_has_the_documented_default() -> None:
     assert settings.state_file is None
 
 
-def test_an_account_may_discover_all_its_spaces() -> None:
+def test_an_account_can_discover_all_its_spaces() -> None:
     account = load(FIXTURES / "discovered_only.ok.yml", {}).accounts[0]
 
     assert (account.discover, account.polls_own_numbers, account.polled_spaces) == (True, False, [])
 
 
 @pytest.mark.parametrize(("text", "discover"), [("true", True), ("false", False), ('"true"', True), ("False", False)])
-def test_true_and_false_are_read(tmp_path: Path, text: str, discover: bool) -> None:
-    path = written(tmp_path, f"accounts: [{{name: acme, discover: {text}}}]")
+def test_discover_is_a_boolean_with_or_without_quotes(tmp_path: Path, text: str, discover: bool) -> None:
+    path = write_config(tmp_path, f"accounts: [{{name: acme, discover: {text}}}]")
 
     assert load(path, VARIABLES).accounts[0].discover == discover
 
 
-def test_a_loopback_endpoint_may_be_polled_more_often() -> None:
-    assert load(FIXTURES / "loopback_polled_often.ok.yml", {}).accounts[0].poll_interval == 0.5
+def test_a_loopback_endpoint_can_have_a_poll_interval_below_30_seconds() -> None:
+    assert load(FIXTURES / "loopback_with_a_short_poll_interval.ok.yml", {}).accounts[0].poll_interval == 0.5
 
 
 @pytest.mark.parametrize(
     "written_id", ["29348393884000", "0029348393884", "1e3", "0x1F", "1_000", "12:30:45", "yes", "2026-11-23", ".5"]
 )
-def test_an_id_without_quotes_stays_as_it_is_written(tmp_path: Path, written_id: str) -> None:
-    path = written(tmp_path, f"accounts: [{{name: acme, spaces: [{{id: {written_id}}}]}}]")
+def test_an_id_without_quotes_is_not_converted(tmp_path: Path, written_id: str) -> None:
+    path = write_config(tmp_path, f"accounts: [{{name: acme, spaces: [{{id: {written_id}}}]}}]")
 
     assert load(path, VARIABLES).accounts[0].polled_spaces == [CamsSpace(id=written_id)]
 
 
-def test_space_files_are_read_from_a_directory_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+def test_space_files_are_read_from_a_directory_with_glob_characters_in_its_name(tmp_path: Path) -> None:
     directory = tmp_path / "fleet [1]*"
     directory.mkdir()
     (directory / "spaces.yml").write_text("- {id: 1}")
 
-    path = written(directory, "accounts: [{name: acme, space_files: [spaces.yml]}]")
+    path = write_config(directory, "accounts: [{name: acme, space_files: [spaces.yml]}]")
 
     assert load(path, VARIABLES).accounts[0].polled_spaces == [CamsSpace(id="1")]
 
 
-def test_space_files_written_by_a_program_are_read(tmp_path: Path) -> None:
+def test_generated_json_space_files_are_read(tmp_path: Path) -> None:
     spaces = [{"id": "0042", "name": "Café 😀 \\ud83d", "labels": {"team": "é"}, "isv_code": None}]
     (tmp_path / "spaces.json").write_text(json.dumps(spaces, indent="\t"))
 
-    path = written(tmp_path, "accounts: [{name: acme, space_files: [spaces.json]}]")
+    path = write_config(tmp_path, "accounts: [{name: acme, space_files: [spaces.json]}]")
 
     assert load(path, VARIABLES).accounts[0].polled_spaces == [
         CamsSpace(id="0042", name="Café 😀 \\ud83d", labels={"team": "é"})
     ]
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_with_its_path(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
 
-    assert message(path) == f"{path}: expected a readable file, found: No such file or directory"
+    assert error_text(path) == f"{path}: expected a readable file, found: No such file or directory"
 
 
-def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
     path.write_bytes("name: Café".encode("latin-1"))
 
-    assert message(path) == f"{path}: expected UTF-8 text, found invalid bytes"
+    assert error_text(path) == f"{path}: expected UTF-8 text, found invalid bytes"
 
 
-def test_a_control_character_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path, "accounts: \x01")
+def test_a_control_character_is_an_error(tmp_path: Path) -> None:
+    path = write_config(tmp_path, "accounts: \x01")
 
-    assert message(path) == f"{path}: invalid YAML: control characters are not allowed (U+0001)"
+    assert error_text(path) == f"{path}: invalid YAML: control characters are not allowed (U+0001)"
 
 
-def test_a_file_of_a_thousand_brackets_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path, "[" * 1500 + "]" * 1500)
+def test_too_many_levels_of_nesting_are_an_error(tmp_path: Path) -> None:
+    path = write_config(tmp_path, "[" * 1500 + "]" * 1500)
 
-    assert message(path) == f"{path}: too many levels of nesting"
+    assert error_text(path) == f"{path}: too many levels of nesting"
 
 
 class OtherAccount(Account):
     source: Literal["other"] = "other"
 
 
-def test_an_account_of_a_source_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path, "accounts:\n  - {name: acme}\n  - {name: globex, source: camps}\n  - [acme]")
+def test_an_account_with_an_unknown_source_is_an_error(tmp_path: Path) -> None:
+    path = write_config(tmp_path, "accounts:\n  - {name: acme}\n  - {name: globex, source: camps}\n  - [acme]")
 
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as raised:
         load_document(path, settings_of(CamsAccount, OtherAccount))
 
-    assert str(refused.value) == (
+    assert str(raised.value) == (
         f"{path}:3: accounts[1]: expected an account with one of the sources cams, other, found a mapping\n"
         f"{path}:4: accounts[2]: expected a mapping, found a list"
     )
 
 
-def test_an_error_found_later_gets_its_file_and_line(tmp_path: Path) -> None:
-    path = written(tmp_path, "accounts:\n  - name: acme\n")
-    with pytest.raises(ConfigError) as refused:
+def test_file_and_line_are_added_to_a_later_error(tmp_path: Path) -> None:
+    path = write_config(tmp_path, "accounts:\n  - name: acme\n")
+    with pytest.raises(ConfigError) as raised:
         load(path, {})
-    elsewhere = ConfigError(refused.value.problems[:1])
+    first_error = ConfigError(raised.value.problems[:1])
 
-    moved = add_file_and_lines(path, elsewhere)
+    located = add_file_and_lines(path, first_error)
 
-    assert str(moved).startswith(f"{path}:2: accounts[0].access_key_id: expected access_key_id, access_key_id_file or")
+    assert str(located).startswith(
+        f"{path}:2: accounts[0].access_key_id: expected access_key_id, access_key_id_file or"
+    )
 
 
-def test_a_document_keeps_text_as_it_is_and_null_as_nothing(tmp_path: Path) -> None:
-    path = written(tmp_path, 'a: no\nb: null\nc: "null"\nd: 1.50\ne:\n')
+def test_a_document_has_scalars_as_text_and_null_as_none(tmp_path: Path) -> None:
+    path = write_config(tmp_path, 'a: no\nb: null\nc: "null"\nd: 1.50\ne:\n')
 
     assert read_document(path) == {"a": "no", "b": None, "c": "null", "d": "1.50", "e": ""}
 
 
 @pytest.mark.parametrize("null", ["~", "null", "Null", "NULL"])
-def test_each_null_of_yaml_is_nothing_and_in_quotes_it_is_text(tmp_path: Path, null: str) -> None:
-    path = written(tmp_path, f"a: {null}\nb: '{null}'\nc: [{null}, \"{null}\"]\nd: {{e: {null}}}\nf: nULL\n")
+def test_each_yaml_spelling_of_null_is_none_and_a_quoted_null_is_text(tmp_path: Path, null: str) -> None:
+    path = write_config(tmp_path, f"a: {null}\nb: '{null}'\nc: [{null}, \"{null}\"]\nd: {{e: {null}}}\nf: nULL\n")
 
     assert read_document(path) == {"a": None, "b": null, "c": [None, null], "d": {"e": None}, "f": "nULL"}
 
 
-def test_an_isv_code_that_is_null_is_left_out(tmp_path: Path) -> None:
-    path = written(tmp_path, "accounts: [{name: acme, isv_code: ~, spaces: [{id: 1, isv_code: ~}]}]")
+def test_a_null_isv_code_is_equal_to_a_missing_isv_code(tmp_path: Path) -> None:
+    path = write_config(tmp_path, "accounts: [{name: acme, isv_code: ~, spaces: [{id: 1, isv_code: ~}]}]")
 
     assert load(path, VARIABLES).accounts[0] == CamsAccount(name="acme", spaces=[CamsSpace(id="1")])
 
 
-def test_a_merge_key_adds_the_keys_that_a_mapping_does_not_have(tmp_path: Path) -> None:
-    path = written(
+def test_a_merge_key_adds_only_missing_keys(tmp_path: Path) -> None:
+    path = write_config(
         tmp_path,
         "accounts:\n"
         "  - &acme {name: acme, qps: 1, max: &team {team: emea, tier: gold}}\n"
@@ -239,20 +240,20 @@ def test_a_merge_key_adds_the_keys_that_a_mapping_does_not_have(tmp_path: Path) 
         "labels: {<<: *team, tier: silver}\n",
     )
 
-    acme, globex, initech, itself, quoted = read_document(path)["accounts"]
+    acme, globex, initech, self_merged, quoted = read_document(path)["accounts"]
 
     labels = {"team": "emea", "tier": "gold"}
     assert acme == {"name": "acme", "qps": "1", "max": labels}
     assert globex == {"name": "globex", "qps": "1", "max": labels}
     assert initech == {"name": "initech", "qps": "2", "poll_interval": "1m", "max": labels}
-    assert itself == {"name": "self", "<<quoted": "1"}
+    assert self_merged == {"name": "self", "<<quoted": "1"}
     assert quoted == {"<<": "text"}
     assert read_document(path)["labels"] == {"team": "emea", "tier": "silver"}
 
 
-def test_a_merge_key_works_in_a_configuration_and_a_space_file(tmp_path: Path) -> None:
+def test_merge_keys_work_in_configuration_files_and_space_files(tmp_path: Path) -> None:
     (tmp_path / "spaces.yml").write_text("- &a {id: 1, labels: {team: emea}}\n- {<<: *a, id: 2}\n")
-    path = written(
+    path = write_config(
         tmp_path, "accounts:\n  - &a {name: acme, space_files: [spaces.yml], qps: 1}\n  - {<<: *a, name: globex}\n"
     )
 
@@ -263,15 +264,15 @@ def test_a_merge_key_works_in_a_configuration_and_a_space_file(tmp_path: Path) -
     assert [account.qps for account in settings.accounts] == [1, 1]
 
 
-INVISIBLE = {
+INVISIBLE_CHARACTERS = {
     "\u200b": "U+200B",  # zero width space
-    "\u200d": "U+200D",  # joiner
+    "\u200d": "U+200D",  # zero width joiner
     "\u202c": "U+202C",  # pop directional formatting
     "\u202e": "U+202E",  # right-to-left override
     "\ufeff": "U+FEFF",  # byte order mark
     "\u00a0": "U+00A0",  # no-break space
     "\u00ad": "U+00AD",  # soft hyphen
-    "\\u2028": "U+2028",  # line separator, a new line for YAML if it is not escaped
+    "\\u2028": "U+2028",  # line separator; YAML reads it as a line break if it is not escaped
     "\u3164": "U+3164",  # Hangul filler
     "\ufe0f": "U+FE0F",  # variation selector
     "\ue000": "U+E000",  # private use
@@ -280,31 +281,31 @@ INVISIBLE = {
 }
 
 
-@pytest.mark.parametrize(("character", "name"), INVISIBLE.items(), ids=INVISIBLE.values())
+@pytest.mark.parametrize(("character", "name"), INVISIBLE_CHARACTERS.items(), ids=INVISIBLE_CHARACTERS.values())
 @pytest.mark.parametrize("text", ["2934{}8", "{}29348", "29348{}"])
 def test_an_id_with_an_invisible_character_is_an_error_with_its_code_point(
     tmp_path: Path, text: str, character: str, name: str
 ) -> None:
-    shown = f'"{text.format(character)}"'
-    account = f"{{name: {shown}, isv_code: {shown}, spaces: [{{id: {shown}}}]}}"
-    path = written(tmp_path, f"accounts: [{account}]")
+    quoted = f'"{text.format(character)}"'
+    account = f"{{name: {quoted}, isv_code: {quoted}, spaces: [{{id: {quoted}}}]}}"
+    path = write_config(tmp_path, f"accounts: [{account}]")
 
-    problems = message(path, VARIABLES).split("\n")
+    problems = error_text(path, VARIABLES).split("\n")
 
     places = {problem.partition(": expected ")[0].removeprefix(f"{path}:1: accounts[0].") for problem in problems}
     assert places == {"name", "isv_code", "spaces[0].id"}
     assert all(f": expected text without the invisible character {name}, found '" in problem for problem in problems)
 
 
-def test_the_id_of_a_space_in_a_file_and_the_value_of_a_variable_are_checked_too(tmp_path: Path) -> None:
+def test_invisible_characters_in_space_files_and_environment_variables_are_errors(tmp_path: Path) -> None:
     (tmp_path / "spaces.yml").write_text('- {id: "1\\u200b"}\n- {id: "${SPACE}"}\n')
-    path = written(tmp_path, "accounts:\n  - {name: acme, space_files: [spaces.yml]}\n  - {name: '${NAME}'}")
+    path = write_config(tmp_path, "accounts:\n  - {name: acme, space_files: [spaces.yml]}\n  - {name: '${NAME}'}")
 
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as raised:
         load(path, {**VARIABLES, "NAME": "globex\u202c", "SPACE": "2\u00a03"}, expand=True)
 
     expected = "expected text without the invisible character"
-    assert str(refused.value) == (
+    assert str(raised.value) == (
         f"{path}:3: accounts[1].name: {expected} U+202C, found '${{NAME}}'\n"
         f"{tmp_path}/spaces.yml:1: [0].id: {expected} U+200B, found '1\\u200b'\n"
         f"{tmp_path}/spaces.yml:2: [1].id: {expected} U+00A0, found '${{SPACE}}'"
@@ -312,25 +313,25 @@ def test_the_id_of_a_space_in_a_file_and_the_value_of_a_variable_are_checked_too
 
 
 def test_a_tier_with_an_invisible_character_is_an_error(tmp_path: Path) -> None:
-    path = written(tmp_path, 'accounts: [{name: acme}]\nmessaging_limits: {"TIER_1\\u200b": 5}')
+    path = write_config(tmp_path, 'accounts: [{name: acme}]\nmessaging_limits: {"TIER_1\\u200b": 5}')
 
-    assert message(path, VARIABLES) == (
+    assert error_text(path, VARIABLES) == (
         f"{path}:2: messaging_limits.TIER_1\\u200b: expected text without the invisible character U+200B"
     )
 
 
 @pytest.mark.parametrize("value", ["emea\u200b", "a\u00a0b", "\ufeffemea", "\u202eemea"])
 def test_a_label_value_with_an_invisible_character_is_an_error(tmp_path: Path, value: str) -> None:
-    path = written(tmp_path, f'accounts: [{{name: acme, spaces: [{{id: 1, labels: {{team: "{value}"}}}}]}}]')
+    path = write_config(tmp_path, f'accounts: [{{name: acme, spaces: [{{id: 1, labels: {{team: "{value}"}}}}]}}]')
 
-    assert "accounts[0].spaces[0].labels.team: expected text without the invisible character U+" in message(
+    assert "accounts[0].spaces[0].labels.team: expected text without the invisible character U+" in error_text(
         path, VARIABLES
     )
 
 
 @pytest.mark.parametrize("value", ["Café zwei", "\u0645\u06cc\u200c\u062e", "\U0001f469\u200d\U0001f680\ufe0f", "a b"])
-def test_words_in_names_and_label_values_are_read(tmp_path: Path, value: str) -> None:
-    path = written(
+def test_blanks_accents_and_joiners_in_names_and_label_values_are_accepted(tmp_path: Path, value: str) -> None:
+    path = write_config(
         tmp_path, f'accounts: [{{name: acme, spaces: [{{id: 1, name: "{value}", labels: {{team: "{value}"}}}}]}}]'
     )
 
@@ -338,7 +339,7 @@ def test_words_in_names_and_label_values_are_read(tmp_path: Path, value: str) ->
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_a_space_file_that_several_patterns_match_is_read_once(tmp_path: Path, link: bool) -> None:
+def test_a_space_file_that_matches_several_patterns_is_read_once(tmp_path: Path, link: bool) -> None:
     directory = tmp_path / "spaces"
     directory.mkdir()
     for number in (1, 2, 3):
@@ -347,7 +348,7 @@ def test_a_space_file_that_several_patterns_match_is_read_once(tmp_path: Path, l
         (tmp_path / "linked").symlink_to(directory)
     patterns = f"[spaces/2.yml, spaces/*.yml, ./spaces/../spaces/1.yml, '{tmp_path}/*/[13].yml', spaces/*.yml]"
 
-    path = written(
+    path = write_config(
         tmp_path, f"accounts: [{{name: acme, space_files: {patterns}}}, {{name: b, space_files: {patterns}}}]"
     )
 
@@ -355,18 +356,18 @@ def test_a_space_file_that_several_patterns_match_is_read_once(tmp_path: Path, l
         assert account.polled_spaces == [CamsSpace(id="2"), CamsSpace(id="1"), CamsSpace(id="3")]
 
 
-def test_a_pattern_that_finds_nothing_is_named_behind_one_that_is_listed_twice(tmp_path: Path) -> None:
+def test_a_pattern_without_a_match_after_a_duplicate_pattern_has_the_right_index(tmp_path: Path) -> None:
     (tmp_path / "a.yml").write_text("- {id: 1}")
-    path = written(
+    path = write_config(
         tmp_path, "accounts:\n  - name: acme\n    space_files:\n      - a*.yml\n      - a*.yml\n      - nope.yml\n"
     )
 
-    assert message(path, VARIABLES) == (
+    assert error_text(path, VARIABLES) == (
         f"{path}:6: accounts[0].space_files[2]: expected at least one file, found none for '{tmp_path}/nope.yml'"
     )
 
 
-def test_a_json_document_keeps_what_is_no_text_as_it_is_written(tmp_path: Path) -> None:
+def test_a_json_document_has_numbers_and_booleans_as_written(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('\ufeff{"a": true, "b": [null, [false]], "c": 1.50, "d": 1e3, "e": -0, "f": "", "g": {}}', "utf-8")
 
@@ -381,27 +382,27 @@ def test_a_json_document_keeps_what_is_no_text_as_it_is_written(tmp_path: Path) 
     }
 
 
-def test_a_json_file_of_a_thousand_brackets_is_refused(tmp_path: Path) -> None:
+def test_too_many_levels_of_nesting_in_json_are_an_error(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text("[" * 100_000 + "]" * 100_000)
 
-    assert message(path) == f"{path}: too many levels of nesting"
+    assert error_text(path) == f"{path}: too many levels of nesting"
 
 
-def test_a_control_character_in_json_is_refused(tmp_path: Path) -> None:
+def test_a_control_character_in_json_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"accounts": "\x7f"}')
 
-    assert message(path) == f"{path}: invalid YAML: control characters are not allowed (U+007F)"
+    assert error_text(path) == f"{path}: invalid YAML: control characters are not allowed (U+007F)"
 
 
-def test_without_a_file_the_key_comes_from_the_environment() -> None:
+def test_without_a_file_the_access_key_is_read_from_the_environment() -> None:
     assert load(None, VARIABLES).with_key_digests({}, ()) == sources.Settings(accounts=[CamsAccount(name="default")])
     assert load(None, VARIABLES).accounts[0].polls_own_numbers
 
 
-def test_without_a_file_every_missing_variable_is_named() -> None:
-    assert message(None, {"ALIBABA_CLOUD_ACCESS_KEY_SECRET": " "}) == (
+def test_without_a_file_the_error_names_every_missing_variable() -> None:
+    assert error_text(None, {"ALIBABA_CLOUD_ACCESS_KEY_SECRET": " "}) == (
         "environment: expected access_key_id, access_key_id_file or the variable ALIBABA_CLOUD_ACCESS_KEY_ID,"
         " found none of them\n"
         "environment: expected access_key_secret, access_key_secret_file or the variable"
@@ -409,10 +410,10 @@ def test_without_a_file_every_missing_variable_is_named() -> None:
     )
 
 
-def test_without_a_file_a_variable_that_cannot_be_sent_is_named() -> None:
+def test_without_a_file_the_error_names_a_variable_with_an_unusable_value() -> None:
     environ = {**VARIABLES, "ALIBABA_CLOUD_SECURITY_TOKEN": "two\nlines"}
 
-    assert message(None, environ) == (
+    assert error_text(None, environ) == (
         "environment: expected a usable value in the variable ALIBABA_CLOUD_SECURITY_TOKEN,"
         " found characters other than printable ASCII"
     )
