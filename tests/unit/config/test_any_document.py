@@ -1,4 +1,4 @@
-"""Whatever a file holds, reading it gives settings or a ConfigError, and nothing else."""
+"""Loading any configuration file gives settings or a ConfigError, and raises no other exception."""
 
 import json
 import re
@@ -34,29 +34,29 @@ documents = st.recursive(
 )
 
 
-def some_of(fields: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
-    """A mapping with some of the keys, mostly as they are meant, and now and then something else altogether."""
+def mappings_of(fields: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    """Return mappings with some of the keys. The value of a key is from its strategy or an arbitrary document."""
     return st.fixed_dictionaries({}, optional={key: value | documents for key, value in fields.items()})
 
 
-texts_of = dict.fromkeys(KEYS, plausible | texts)
-spaces = st.lists(some_of({name: texts_of[name] for name in SPACE_KEYS}), max_size=3)
+text_values = dict.fromkeys(KEYS, plausible | texts)
+spaces = st.lists(mappings_of({name: text_values[name] for name in SPACE_KEYS}), max_size=3)
 patterns = st.lists(st.sampled_from(["*", "**/x", "x\0/*"]) | texts, min_size=1, max_size=3)
 qps = plausible | st.floats(0, 10).map(repr) | st.sampled_from(["1e-320", "1e-9", "0.001", "1_0", "10.0000001"])
-accounts = some_of(
+accounts = mappings_of(
     {
-        **{name: texts_of[name] for name in CamsAccount.model_fields},
+        **{name: text_values[name] for name in CamsAccount.model_fields},
         "spaces": spaces,
         "space_files": patterns,
         "qps": qps,
     }
 )
-configurations = some_of(
-    {**{name: texts_of[name] for name in Settings.model_fields}, "accounts": st.lists(accounts, max_size=3)}
+configurations = mappings_of(
+    {**{name: text_values[name] for name in Settings.model_fields}, "accounts": st.lists(accounts, max_size=3)}
 )
 
 
-def outcome(text: str) -> Settings | ConfigError:
+def load_text(text: str) -> Settings | ConfigError:
     with TemporaryDirectory() as directory:
         path = Path(directory) / "config.yml"
         path.write_bytes(text.encode())
@@ -68,26 +68,26 @@ def outcome(text: str) -> Settings | ConfigError:
 
 @given(configurations | documents)
 @example({"accounts": [{"name": "acme", "space_files": ["x\0/*"]}]})
-def test_any_document_is_settings_or_a_config_error(document: object) -> None:
-    found = outcome(yaml.safe_dump(document, allow_unicode=True))
+def test_loading_any_document_gives_settings_or_a_config_error(document: object) -> None:
+    found = load_text(yaml.safe_dump(document, allow_unicode=True))
 
     if isinstance(found, ConfigError):
         assert found.problems
-        starts = "expected|unknown key|required key is missing|duplicate|invalid YAML|too many levels"
-        assert all(re.search(f": ({starts})", line) for line in map(str, found.problems))
+        prefixes = "expected|unknown key|required key is missing|duplicate|invalid YAML|too many levels"
+        assert all(re.search(f": ({prefixes})", line) for line in map(str, found.problems))
         assert "Input should" not in str(found)
 
 
 @given(st.text(st.characters(codec="utf-8")) | st.text("abc:-[]{}&*!|>'\"%@`#,? \n\t~", max_size=40))
-def test_any_text_is_settings_or_a_config_error(text: str) -> None:
-    assert isinstance(outcome(text), Settings | ConfigError)
+def test_loading_any_text_gives_settings_or_a_config_error(text: str) -> None:
+    assert isinstance(load_text(text), Settings | ConfigError)
 
 
 @given(documents)
 @example({"\\": ["\U0001f600", "\x7f", "\u2028", None, True, 1e300, -0.0, float("inf")]})
-def test_any_json_document_is_read_as_the_same_text_in_yaml(document: object) -> None:
+def test_any_json_document_is_read_the_same_from_a_json_file_and_a_yaml_file(document: object) -> None:
     text = json.dumps(document, default=str)
-    assume(r"\\\u" not in text)  # a backslash before half a character, which the YAML reader does not take
+    assume(r"\\\u" not in text)  # an escaped backslash before a surrogate pair, which the YAML reader rejects
     with TemporaryDirectory() as directory:
         read = []
         for name in ("document.json", "document.yml"):
@@ -98,7 +98,7 @@ def test_any_json_document_is_read_as_the_same_text_in_yaml(document: object) ->
 
 
 @given(st.text(st.characters(codec="utf-8")) | st.text('[]{}:,"\\u019dDe.-trufalsn \n', max_size=40))
-def test_any_text_is_a_json_document_or_a_config_error(text: str) -> None:
+def test_reading_any_text_in_a_json_file_gives_a_document_or_a_config_error(text: str) -> None:
     with TemporaryDirectory() as directory:
         path = Path(directory) / "document.json"
         path.write_bytes(text.encode())
@@ -111,5 +111,5 @@ def test_any_text_is_a_json_document_or_a_config_error(text: str) -> None:
 
 
 @given(st.integers(min_value=1, max_value=3650 * 86_400_000))
-def test_a_duration_is_read_as_it_is_written(milliseconds: int) -> None:
+def test_parsing_a_formatted_duration_gives_the_same_duration(milliseconds: int) -> None:
     assert round(parse_duration(format_duration(milliseconds / 1000)) * 1000) == milliseconds

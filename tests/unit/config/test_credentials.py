@@ -1,4 +1,4 @@
-"""Where a credential comes from, and what happens while its file changes."""
+"""Access keys: their sources, changes of their files, and values that cannot be used."""
 
 import os
 import string
@@ -17,9 +17,9 @@ from exporter.sources.cams.settings import CamsAccount
 from exporter.sources.cams.signing import Credentials
 
 ENVIRON = {
-    "ALIBABA_CLOUD_ACCESS_KEY_ID": "id-of-environment",
-    "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "secret-of-environment",
-    "ALIBABA_CLOUD_SECURITY_TOKEN": "token-of-environment",
+    "ALIBABA_CLOUD_ACCESS_KEY_ID": "id-from-environment",
+    "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "secret-from-environment",
+    "ALIBABA_CLOUD_SECURITY_TOKEN": "token-from-environment",
 }
 
 
@@ -31,45 +31,46 @@ def secret(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def read(secret: Path) -> Callable[[], str]:
+def read_secret(secret: Path) -> Callable[[], str]:
     account = CamsAccount(name="acme", access_key_id="LTAIexample", access_key_secret_file=str(secret))
     key = account.access_key({})
     return lambda: run(key.current()).access_key_secret
 
 
-ID, SECRET = ("access_key_id", "access_key_id_file"), ("access_key_secret", "access_key_secret_file")
-PARTS = (*ID, *SECRET, "security_token_file")
-SOME_PARTS = [parts for count in range(1, len(PARTS) + 1) for parts in combinations(PARTS, count)]
+ID_PARTS, SECRET_PARTS = ("access_key_id", "access_key_id_file"), ("access_key_secret", "access_key_secret_file")
+PARTS_OF_KEY = (*ID_PARTS, *SECRET_PARTS, "security_token_file")
+PART_COMBINATIONS = [parts for count in range(1, len(PARTS_OF_KEY) + 1) for parts in combinations(PARTS_OF_KEY, count)]
 
 
-def naming(parts: Sequence[str], file: Path) -> CamsAccount:
-    """An account that names these parts of a key, with this file."""
+def account_with(parts: Sequence[str], file: Path) -> CamsAccount:
+    """Return an account that sets these parts of a key, with this file."""
     values = {part: str(file) if part.endswith("_file") else f"literal-{part}" for part in parts}
     return CamsAccount.model_validate({"name": "acme", **values})
 
 
-def test_an_account_that_names_no_part_of_a_key_takes_it_from_the_environment() -> None:
+def test_an_account_without_a_key_uses_the_environment_variables() -> None:
     key = CamsAccount(name="acme").access_key(ENVIRON)
 
-    assert key.read() == Credentials("id-of-environment", "secret-of-environment", "token-of-environment")
+    assert key.read() == Credentials("id-from-environment", "secret-from-environment", "token-from-environment")
 
 
-@pytest.mark.parametrize("parts", SOME_PARTS, ids=" ".join)
-@pytest.mark.parametrize("environ", [ENVIRON, {}], ids=["with variables", "without"])
-def test_an_account_that_names_a_part_of_a_key_takes_nothing_from_the_environment(
+@pytest.mark.parametrize("parts", PART_COMBINATIONS, ids=" ".join)
+@pytest.mark.parametrize("environ", [ENVIRON, {}], ids=["with variables", "without variables"])
+def test_an_account_that_sets_a_part_of_a_key_ignores_the_environment_variables(
     secret: Path, parts: Sequence[str], environ: Mapping[str, str]
 ) -> None:
-    key = naming(parts, secret).access_key(environ)
+    key = account_with(parts, secret).access_key(environ)
 
-    wrong = {problem.key for problem in key.problems()}
+    invalid = {problem.key for problem in key.problems()}
 
-    assert wrong == {names[0] for names in (ID, SECRET) if len(set(names) & set(parts)) != 1}
-    if not wrong:
-        of_id, of_secret = (
-            "first" if {*names} & {*parts} == {names[1]} else f"literal-{names[0]}" for names in (ID, SECRET)
+    assert invalid == {names[0] for names in (ID_PARTS, SECRET_PARTS) if len(set(names) & set(parts)) != 1}
+    if not invalid:
+        key_id, secret_text = (
+            "first" if {*names} & {*parts} == {names[1]} else f"literal-{names[0]}"
+            for names in (ID_PARTS, SECRET_PARTS)
         )
         token = "first" if "security_token_file" in parts else ""
-        assert key.read() == Credentials(of_id, of_secret, token)
+        assert key.read() == Credentials(key_id, secret_text, token)
 
 
 @pytest.mark.parametrize(
@@ -96,10 +97,10 @@ def test_an_account_that_names_a_part_of_a_key_takes_nothing_from_the_environmen
         ),
     ],
 )
-def test_half_a_key_names_what_is_missing_and_what_was_found(
+def test_the_error_for_an_incomplete_key_names_the_missing_and_the_found_keys(
     secret: Path, parts: Sequence[str], problems: list[str]
 ) -> None:
-    found = [str(problem) for problem in naming(parts, secret).access_key(ENVIRON).problems()]
+    found = [str(problem) for problem in account_with(parts, secret).access_key(ENVIRON).problems()]
 
     assert found == [
         f"{problem}; environment variables are used only if the account sets none of these keys" for problem in problems
@@ -120,40 +121,40 @@ def test_half_a_key_names_what_is_missing_and_what_was_found(
         ),
     ],
 )
-def test_half_a_key_in_the_environment_names_the_variable_that_is_missing(
-    variables: list[str], problems: list[str]
-) -> None:
+def test_the_error_for_an_incomplete_key_names_the_missing_variables(variables: list[str], problems: list[str]) -> None:
     environ = {name: text for name, text in ENVIRON.items() if name.rpartition("_")[2] in variables}
 
     assert [str(problem) for problem in CamsAccount(name="acme").access_key(environ).problems()] == problems
 
 
-def test_a_key_without_a_token_has_none() -> None:
+def test_a_key_without_a_security_token_has_an_empty_token() -> None:
     environ = {name: text for name, text in ENVIRON.items() if "TOKEN" not in name}
 
     assert CamsAccount(name="acme").access_key(environ).read().security_token == ""
 
 
-def test_a_secret_file_is_read_again_when_it_changes(secret: Path, read: Callable[[], str]) -> None:
-    assert read() == "first"
+def test_a_changed_secret_file_is_read_again(secret: Path, read_secret: Callable[[], str]) -> None:
+    assert read_secret() == "first"
 
     secret.write_text("the second\n")
 
-    assert read() == "the second"
+    assert read_secret() == "the second"
 
 
-def test_a_secret_of_the_same_length_is_seen_when_its_file_is_replaced(secret: Path, read: Callable[[], str]) -> None:
-    assert read() == "first"
+def test_a_replaced_secret_file_with_the_same_size_and_mtime_is_read_again(
+    secret: Path, read_secret: Callable[[], str]
+) -> None:
+    assert read_secret() == "first"
 
     renewed = secret.with_name("renewed")
     renewed.write_text("newer\n")
     os.utime(renewed, ns=(0, secret.stat().st_mtime_ns))
     renewed.rename(secret)
 
-    assert read() == "newer"
+    assert read_secret() == "newer"
 
 
-def test_a_secret_behind_a_link_that_moves_is_seen(tmp_path: Path) -> None:
+def test_a_secret_file_is_read_again_after_a_link_in_its_path_changes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "secret").write_text(name)
@@ -169,14 +170,14 @@ def test_a_secret_behind_a_link_that_moves_is_seen(tmp_path: Path) -> None:
     assert key.read().access_key_secret == "two"
 
 
-def test_a_secret_file_that_disappears_keeps_its_last_value_and_is_logged_once(
-    secret: Path, read: Callable[[], str]
+def test_if_a_secret_file_is_deleted_the_last_value_is_used_and_one_error_is_logged(
+    secret: Path, read_secret: Callable[[], str]
 ) -> None:
-    assert read() == "first"
+    assert read_secret() == "first"
 
     secret.unlink()
     with capture_logs() as logs:
-        assert [read(), read(), read()] == ["first", "first", "first"]
+        assert [read_secret(), read_secret(), read_secret()] == ["first", "first", "first"]
 
     assert logs == [
         {
@@ -189,7 +190,7 @@ def test_a_secret_file_that_disappears_keeps_its_last_value_and_is_logged_once(
     ]
 
 
-def test_a_secret_file_that_disappears_before_it_was_read_denies_the_account_and_counts_as_no_change(
+def test_a_secret_file_that_is_deleted_before_its_first_read_denies_the_account(
     secret: Path,
 ) -> None:
     key = CamsAccount(name="acme", access_key_id="x", access_key_secret_file=str(secret)).access_key({})
@@ -203,7 +204,7 @@ def test_a_secret_file_that_disappears_before_it_was_read_denies_the_account_and
     assert not key.changed()
 
 
-def test_a_secret_file_that_changes_after_a_request_is_a_change(secret: Path) -> None:
+def test_a_key_is_changed_if_its_file_changes_after_the_last_request(secret: Path) -> None:
     key = CamsAccount(name="acme", access_key_id="x", access_key_secret_file=str(secret)).access_key({})
     assert not key.changed()
 
@@ -214,27 +215,27 @@ def test_a_secret_file_that_changes_after_a_request_is_a_change(secret: Path) ->
     assert key.changed()
 
 
-def test_a_secret_file_that_comes_back_is_read(secret: Path, read: Callable[[], str]) -> None:
-    assert read() == "first"
+def test_a_restored_secret_file_is_read_again_and_logged(secret: Path, read_secret: Callable[[], str]) -> None:
+    assert read_secret() == "first"
     secret.unlink()
-    assert read() == "first"
+    assert read_secret() == "first"
 
     secret.write_text("back again")
 
     with capture_logs() as logs:
-        assert [read(), read()] == ["back again", "back again"]
+        assert [read_secret(), read_secret()] == ["back again", "back again"]
     assert logs == [{"event": "access key readable again", "log_level": "info", "account": "acme"}]
 
 
 @pytest.mark.parametrize("text", ["", "\n", "two\nlines", "tab\tinside", "sécret", "nul\0"])
-def test_a_secret_file_that_turns_unusable_keeps_its_last_value(
-    secret: Path, read: Callable[[], str], text: str
+def test_if_a_secret_file_becomes_unusable_the_last_value_is_used(
+    secret: Path, read_secret: Callable[[], str], text: str
 ) -> None:
-    assert read() == "first"
+    assert read_secret() == "first"
 
     secret.write_text(text, encoding="utf-8")
 
-    assert read() == "first"
+    assert read_secret() == "first"
 
 
 @pytest.mark.parametrize(
@@ -247,15 +248,15 @@ def test_a_secret_file_that_turns_unusable_keeps_its_last_value(
         (b"\xff\xfe", "bytes that are not UTF-8"),
     ],
 )
-def test_a_secret_file_that_was_never_usable_is_refused(secret: Path, content: bytes, found: str) -> None:
+def test_an_unusable_secret_file_is_an_error(secret: Path, content: bytes, found: str) -> None:
     secret.write_bytes(content)
     key = CamsAccount(name="acme", access_key_id="x", access_key_secret_file=str(secret)).access_key({})
 
-    with pytest.raises(SourceError) as refused:
+    with pytest.raises(SourceError) as raised:
         key.read()
 
-    assert refused.value.key == "access_key_secret_file"
-    assert str(refused.value) == f"expected a secret in this file, found {found}"
+    assert raised.value.key == "access_key_secret_file"
+    assert str(raised.value) == f"expected a secret in this file, found {found}"
 
 
 ASSIGNMENTS = [
@@ -298,40 +299,40 @@ USABLE = [
 ]
 
 
-def refused(account: CamsAccount, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+def problems_of(account: CamsAccount, environ: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(problem.key, str(problem)) for problem in account.access_key(environ).problems()]
 
 
 @pytest.mark.parametrize("key", FILE_KEYS)
 @pytest.mark.parametrize("content", [*ASSIGNMENTS, *SEVERAL_LINES, *QUOTED])
-def test_a_secret_file_with_a_name_or_quotes_is_an_error_that_says_so(tmp_path: Path, key: str, content: str) -> None:
+def test_an_assignment_or_quotes_in_a_secret_file_is_an_error(tmp_path: Path, key: str, content: str) -> None:
     good, bad = tmp_path / "good", tmp_path / "bad"
     good.write_text("secret")
     bad.write_text(f"{content}\n")
     files = {name: str(bad if name == key else good) for name in FILE_KEYS}
 
     found = "a value in quotes; remove the quotes" if content in QUOTED else "NAME=value; remove the name"
-    assert refused(CamsAccount.model_validate({"name": "acme", **files}), {}) == [
+    assert problems_of(CamsAccount.model_validate({"name": "acme", **files}), {}) == [
         (key, f"expected a secret in this file, found {found}")
     ]
 
 
 @pytest.mark.parametrize("text", [*ASSIGNMENTS, *QUOTED])
-def test_a_literal_or_a_variable_with_a_name_or_quotes_is_an_error_that_says_so(text: str) -> None:
+def test_an_assignment_or_quotes_in_a_literal_or_a_variable_is_an_error(text: str) -> None:
     found = "a value in quotes; remove the quotes" if text in QUOTED else "NAME=value; remove the name"
     literal = CamsAccount.model_validate({"name": "acme", "access_key_id": "id", "access_key_secret": text})
 
-    assert refused(literal, {}) == [("access_key_secret", f"expected a usable value, found {found}")]
-    assert refused(CamsAccount(name="acme"), {**ENVIRON, "ALIBABA_CLOUD_SECURITY_TOKEN": text}) == [
+    assert problems_of(literal, {}) == [("access_key_secret", f"expected a usable value, found {found}")]
+    assert problems_of(CamsAccount(name="acme"), {**ENVIRON, "ALIBABA_CLOUD_SECURITY_TOKEN": text}) == [
         ("security_token", f"expected a usable value in the variable ALIBABA_CLOUD_SECURITY_TOKEN, found {found}")
     ]
 
 
 @pytest.mark.parametrize("text", USABLE)
-def test_a_secret_with_an_equals_sign_or_a_quote_in_it_is_used(secret: Path, text: str) -> None:
+def test_a_secret_that_is_not_an_assignment_and_not_quoted_is_accepted(secret: Path, text: str) -> None:
     secret.write_text(f"{text}\n")
 
-    assert naming(("access_key_id_file", "access_key_secret_file", "security_token_file"), secret).access_key(
+    assert account_with(("access_key_id_file", "access_key_secret_file", "security_token_file"), secret).access_key(
         {}
     ).read() == Credentials(text, text, text)
 
@@ -342,7 +343,7 @@ def test_a_secret_with_an_equals_sign_or_a_quote_in_it_is_used(secret: Path, tex
     ),
     st.sampled_from(["", "=", "=="]),
 )
-def test_a_token_in_base64_is_used(text: str, padding: str) -> None:
+def test_a_base64_token_is_accepted(text: str, padding: str) -> None:
     token = text + padding
 
     key = CamsAccount(name="acme").access_key({**ENVIRON, "ALIBABA_CLOUD_SECURITY_TOKEN": token})
@@ -350,15 +351,17 @@ def test_a_token_in_base64_is_used(text: str, padding: str) -> None:
     assert key.read().security_token == token
 
 
-def test_a_secret_file_that_gets_a_name_keeps_its_last_value(secret: Path, read: Callable[[], str]) -> None:
-    assert read() == "first"
+def test_if_a_secret_file_becomes_an_assignment_the_last_value_is_used(
+    secret: Path, read_secret: Callable[[], str]
+) -> None:
+    assert read_secret() == "first"
 
     secret.write_text("ALIBABA_CLOUD_ACCESS_KEY_SECRET=second")
 
-    assert read() == "first"
+    assert read_secret() == "first"
 
 
-def test_every_part_that_is_wrong_is_reported() -> None:
+def test_every_invalid_part_of_a_key_is_reported() -> None:
     account = CamsAccount(
         name="acme", access_key_id="x\ty", access_key_id_file="x", security_token_file="/nowhere/token"
     )

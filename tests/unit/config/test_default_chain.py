@@ -1,4 +1,4 @@
-"""What the configuration says of `credentials: default`."""
+"""The configuration key `credentials: default`."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from exporter.config.problems import ConfigError
 from exporter.sources.cams.settings import CamsAccount
 
 
-def test_it_needs_no_key(tmp_path: Path) -> None:
+def test_credentials_default_needs_no_access_key(tmp_path: Path) -> None:
     file = tmp_path / "exporter.yml"
     file.write_text("accounts: [{name: acme, credentials: default}]")
 
@@ -18,7 +18,7 @@ def test_it_needs_no_key(tmp_path: Path) -> None:
     assert account.credentials == "default"
 
 
-def test_it_stands_for_a_key_and_not_beside_one(tmp_path: Path) -> None:
+def test_credentials_default_together_with_an_access_key_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "exporter.yml"
     file.write_text("accounts: [{name: acme, credentials: default, access_key_id: x}]")
 
@@ -26,12 +26,12 @@ def test_it_stands_for_a_key_and_not_beside_one(tmp_path: Path) -> None:
         load(file, {})
 
 
-def test_another_word_is_refused(tmp_path: Path) -> None:
+def test_any_other_value_of_credentials_is_an_error_and_is_not_shown(tmp_path: Path) -> None:
     file = tmp_path / "exporter.yml"
     file.write_text("accounts: [{name: acme, credentials: ecs}]")
 
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as raised:
         load(file, {})
 
-    # without the word, for a person may put a key there
-    assert str(refused.value) == f"{file}:1: accounts[0].credentials: expected 'default', found text (not shown)"
+    # the value is not shown, because it can be an access key
+    assert str(raised.value) == f"{file}:1: accounts[0].credentials: expected 'default', found text (not shown)"

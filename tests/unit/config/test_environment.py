@@ -1,4 +1,4 @@
-"""Which proxy an endpoint gets, and which variables of the environment are errors."""
+"""The proxy of an endpoint, and the errors in environment variables for proxies and TLS."""
 
 import os
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ def problems(environ: Mapping[str, str], path: Path | None = None) -> list[str]:
         (",,aliyuncs.com,", API),
     ],
 )
-def test_an_endpoint_that_no_proxy_lists_has_no_proxy(entry: str, endpoint: str) -> None:
+def test_an_endpoint_in_the_no_proxy_variable_has_no_proxy(entry: str, endpoint: str) -> None:
     assert proxy_of(endpoint, {"HTTPS_PROXY": PROXY, "NO_PROXY": entry}) is None
 
 
@@ -89,7 +89,7 @@ def test_an_endpoint_that_no_proxy_lists_has_no_proxy(entry: str, endpoint: str)
         (":443" * 5000, API),
     ],
 )
-def test_any_other_endpoint_has_one_whatever_no_proxy_lists(entry: str, endpoint: str) -> None:
+def test_an_endpoint_outside_the_no_proxy_variable_has_a_proxy(entry: str, endpoint: str) -> None:
     assert proxy_of(endpoint, {"HTTPS_PROXY": PROXY, "NO_PROXY": entry}) == PROXY
     assert problems({"HTTPS_PROXY": PROXY, "NO_PROXY": entry}) == []
 
@@ -97,7 +97,7 @@ def test_any_other_endpoint_has_one_whatever_no_proxy_lists(entry: str, endpoint
 @pytest.mark.parametrize(
     "endpoint", ["https://localhost", "http://127.0.0.1:10145", "http://[::1]", "https://127.9.9.9"]
 )
-def test_an_endpoint_on_this_machine_has_no_proxy(endpoint: str) -> None:
+def test_a_loopback_endpoint_has_no_proxy(endpoint: str) -> None:
     assert proxy_of(endpoint, {"HTTPS_PROXY": PROXY, "HTTP_PROXY": PROXY, "ALL_PROXY": PROXY}) is None
 
 
@@ -121,14 +121,14 @@ def test_an_endpoint_on_this_machine_has_no_proxy(endpoint: str) -> None:
         ({"HTTPS_PROXY": "ops:a%40b:c@proxy_1:8080"}, "http://ops:a%40b:c@proxy_1:8080"),
     ],
 )
-def test_the_proxy_is_that_of_the_scheme_or_that_of_all(environ: Mapping[str, str], proxy: str | None) -> None:
+def test_an_https_endpoint_uses_https_proxy_or_all_proxy(environ: Mapping[str, str], proxy: str | None) -> None:
     assert proxy_of(API, environ) == proxy
     assert problems(environ) == []
 
 
-NO_PROXY_SERVER = "expected a proxy such as http://proxy.example:8080, found text (not shown)"
-NO_SOCKS = "expected a proxy with http:// or https://"
-RESERVED = (
+INVALID_PROXY = "expected a proxy such as http://proxy.example:8080, found text (not shown)"
+UNSUPPORTED_SCHEME = "expected a proxy with http:// or https://"
+RESERVED_CHARACTERS = (
     "expected percent-encoded reserved characters in user and password, such as %23 for #, found text (not shown)"
 )
 
@@ -137,37 +137,37 @@ RESERVED = (
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ("http://ops:S3cr3tPw#9@proxy:8080", RESERVED),
-        ("http://ops:S3cr3tPw/9@proxy:8080", RESERVED),
-        ("http://ops:S3cr3tPw?9@proxy:8080", RESERVED),
-        ("http://ops:S3cr3tPw@9@proxy:8080", RESERVED),
-        ("http://ops:S3cr3tPw[9@proxy:8080", RESERVED),
-        ("http://ops:S3cr3tPw%9@proxy:8080", RESERVED),
-        ("http://ops:S3cr3tPw é@proxy:8080", RESERVED),
-        ("ops:S3cr3tPw#9@proxy:8080", RESERVED),
+        ("http://ops:S3cr3tPw#9@proxy:8080", RESERVED_CHARACTERS),
+        ("http://ops:S3cr3tPw/9@proxy:8080", RESERVED_CHARACTERS),
+        ("http://ops:S3cr3tPw?9@proxy:8080", RESERVED_CHARACTERS),
+        ("http://ops:S3cr3tPw@9@proxy:8080", RESERVED_CHARACTERS),
+        ("http://ops:S3cr3tPw[9@proxy:8080", RESERVED_CHARACTERS),
+        ("http://ops:S3cr3tPw%9@proxy:8080", RESERVED_CHARACTERS),
+        ("http://ops:S3cr3tPw é@proxy:8080", RESERVED_CHARACTERS),
+        ("ops:S3cr3tPw#9@proxy:8080", RESERVED_CHARACTERS),
         (
             "socks5://ops:S3cr3tPw@proxy:1080",
-            f"{NO_SOCKS}, found socks5://, which is not supported",
+            f"{UNSUPPORTED_SCHEME}, found socks5://, which is not supported",
         ),
-        ("SOCKS5h://proxy:1080", f"{NO_SOCKS}, found socks5h://, which is not supported"),
-        ("socks4a://proxy", f"{NO_SOCKS}, found socks4a://, which is not supported"),
-        ("S3cr3tPw://proxy", NO_PROXY_SERVER),
-        ("S3cr3tPw#9", NO_PROXY_SERVER),
-        ("http://", NO_PROXY_SERVER),
-        ("http://proxy:S3cr3tPw", NO_PROXY_SERVER),
-        ("http://proxy:0", NO_PROXY_SERVER),
-        ("http://proxy:65536", NO_PROXY_SERVER),
-        ("http://proxy:8080/S3cr3tPw", NO_PROXY_SERVER),
-        ("http://[::1", NO_PROXY_SERVER),
-        ("http://[proxy]:80", NO_PROXY_SERVER),
-        ("http://\udcff", NO_PROXY_SERVER),
+        ("SOCKS5h://proxy:1080", f"{UNSUPPORTED_SCHEME}, found socks5h://, which is not supported"),
+        ("socks4a://proxy", f"{UNSUPPORTED_SCHEME}, found socks4a://, which is not supported"),
+        ("S3cr3tPw://proxy", INVALID_PROXY),
+        ("S3cr3tPw#9", INVALID_PROXY),
+        ("http://", INVALID_PROXY),
+        ("http://proxy:S3cr3tPw", INVALID_PROXY),
+        ("http://proxy:0", INVALID_PROXY),
+        ("http://proxy:65536", INVALID_PROXY),
+        ("http://proxy:8080/S3cr3tPw", INVALID_PROXY),
+        ("http://[::1", INVALID_PROXY),
+        ("http://[proxy]:80", INVALID_PROXY),
+        ("http://\udcff", INVALID_PROXY),
     ],
 )
-def test_what_is_no_address_of_a_proxy_is_an_error_without_its_value(name: str, value: str, problem: str) -> None:
+def test_an_invalid_proxy_is_an_error_that_does_not_show_the_value(name: str, value: str, problem: str) -> None:
     assert problems({name: value}) == [f"environment: {name}: {problem}"]
 
 
-def test_every_error_of_the_environment_is_found_together_with_those_of_the_file(tmp_path: Path) -> None:
+def test_errors_in_variables_and_errors_in_the_file_are_reported_together(tmp_path: Path) -> None:
     path = tmp_path / "exporter.yml"
     path.write_text("accounts:\n  - {name: acme}\n  - {name: acme}\n")
     environ = {
@@ -188,37 +188,37 @@ def test_every_error_of_the_environment_is_found_together_with_those_of_the_file
     ]
 
 
-def test_where_every_endpoint_is_on_this_machine_proxies_are_not_read(tmp_path: Path) -> None:
+def test_if_all_endpoints_are_loopback_the_proxy_variables_are_not_checked(tmp_path: Path) -> None:
     path = tmp_path / "exporter.yml"
     path.write_text("accounts: [{name: acme, endpoint: 'http://127.0.0.1:10145'}]")
 
     assert problems({"HTTPS_PROXY": "socks5://x"}, path) == []
 
 
-CERTIFICATES = "expected a readable file with PEM certificates, found: "
-DIRECTORY = "expected a certificate directory prepared with openssl rehash, found: "
-KEYS = "expected a writable file for TLS keys, found: "
+CERTIFICATE_FILE = "expected a readable file with PEM certificates, found: "
+CERTIFICATE_DIRECTORY = "expected a certificate directory prepared with openssl rehash, found: "
+KEY_LOG_FILE = "expected a writable file for TLS keys, found: "
 
 
 @pytest.mark.parametrize(
     ("name", "file", "problem"),
     [
-        ("SSL_CERT_FILE", "missing", f"{CERTIFICATES}No such file or directory"),
-        ("SSL_CERT_FILE", "directory", f"{CERTIFICATES}a directory"),
-        ("SSL_CERT_FILE", "fifo", f"{CERTIFICATES}a FIFO"),
-        ("SSL_CERT_FILE", "loop", f"{CERTIFICATES}Too many levels of symbolic links"),
-        ("SSL_CERT_FILE", "x" * 300, f"{CERTIFICATES}File name too long"),
-        ("SSL_CERT_DIR", "missing", f"{DIRECTORY}No such file or directory"),
-        ("SSL_CERT_DIR", "fifo", f"{DIRECTORY}Not a directory"),
-        ("SSL_CERT_DIR", "directory", f"{DIRECTORY}no file with a hashed name, such as 1a2b3c4d.0"),
-        ("SSL_CERT_DIR", "missing:directory", f"{DIRECTORY}no file with a hashed name, such as 1a2b3c4d.0"),
-        ("SSLKEYLOGFILE", "missing/keys", f"{KEYS}No such file or directory"),
-        ("SSLKEYLOGFILE", "directory", f"{KEYS}a directory"),
-        ("SSLKEYLOGFILE", "fifo", f"{KEYS}a FIFO"),
-        ("SSLKEYLOGFILE", "/proc/keys-of-tls", f"{KEYS}No such file or directory"),
+        ("SSL_CERT_FILE", "missing", f"{CERTIFICATE_FILE}No such file or directory"),
+        ("SSL_CERT_FILE", "directory", f"{CERTIFICATE_FILE}a directory"),
+        ("SSL_CERT_FILE", "fifo", f"{CERTIFICATE_FILE}a FIFO"),
+        ("SSL_CERT_FILE", "loop", f"{CERTIFICATE_FILE}Too many levels of symbolic links"),
+        ("SSL_CERT_FILE", "x" * 300, f"{CERTIFICATE_FILE}File name too long"),
+        ("SSL_CERT_DIR", "missing", f"{CERTIFICATE_DIRECTORY}No such file or directory"),
+        ("SSL_CERT_DIR", "fifo", f"{CERTIFICATE_DIRECTORY}Not a directory"),
+        ("SSL_CERT_DIR", "directory", f"{CERTIFICATE_DIRECTORY}no file with a hashed name, such as 1a2b3c4d.0"),
+        ("SSL_CERT_DIR", "missing:directory", f"{CERTIFICATE_DIRECTORY}no file with a hashed name, such as 1a2b3c4d.0"),
+        ("SSLKEYLOGFILE", "missing/keys", f"{KEY_LOG_FILE}No such file or directory"),
+        ("SSLKEYLOGFILE", "directory", f"{KEY_LOG_FILE}a directory"),
+        ("SSLKEYLOGFILE", "fifo", f"{KEY_LOG_FILE}a FIFO"),
+        ("SSLKEYLOGFILE", "/proc/tls-keys", f"{KEY_LOG_FILE}No such file or directory"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_an_error_with_the_name_of_its_variable(
+def test_an_unusable_file_is_an_error_with_the_name_of_its_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str, problem: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -234,11 +234,11 @@ def test_a_file_without_certificates_is_an_error(tmp_path: Path) -> None:
 
     (problem,) = problems({"SSL_CERT_FILE": str(tmp_path / "ca.pem")})
 
-    assert problem.startswith(f"environment: SSL_CERT_FILE: {CERTIFICATES}")
+    assert problem.startswith(f"environment: SSL_CERT_FILE: {CERTIFICATE_FILE}")
     assert "no certificate" in problem
 
 
-def test_certificates_in_a_file_or_in_a_directory_are_good(tmp_path: Path) -> None:
+def test_certificates_in_a_file_or_in_a_directory_are_accepted(tmp_path: Path) -> None:
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(tmp_path / "0123abcd.0"))
 
@@ -247,5 +247,5 @@ def test_certificates_in_a_file_or_in_a_directory_are_good(tmp_path: Path) -> No
     assert problems({"SSL_CERT_FILE": "", "SSL_CERT_DIR": "", "SSLKEYLOGFILE": ""}) == []
 
 
-def test_a_log_of_keys_can_be_a_new_file(tmp_path: Path) -> None:
+def test_the_tls_key_log_file_can_be_a_new_file(tmp_path: Path) -> None:
     assert problems({"SSLKEYLOGFILE": str(tmp_path / "keys")}) == []

@@ -1,4 +1,4 @@
-"""Placeholders in a configuration: which are replaced, which are errors, and that none of their values is shown."""
+"""Placeholders in a configuration: their replacement, their errors, and that no error shows a value."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from exporter.config.problems import ConfigError
 from exporter.config.settings import Settings
 from exporter.sources.cams.settings import CamsSpace
 
-MARK = "Zq7pW3vXk9RtB2mLs8DfH4nJc6GyTa"
+SECRET_VALUE = "Zq7pW3vXk9RtB2mLs8DfH4nJc6GyTa"
 KEY = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "LTAIexample", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "example-secret"}
 FLAG = "--config.expand-environment-variables"
 
@@ -22,28 +22,28 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "config.yml"
 
 
-def message(path: Path, text: str, environ: Mapping[str, str], *, expand: bool = True) -> str:
+def error_text(path: Path, text: str, environ: Mapping[str, str], *, expand: bool = True) -> str:
     path.write_text(text)
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as raised:
         load(path, {**KEY, **environ}, expand=expand)
-    return str(refused.value).replace(f"{path}:", "")
+    return str(raised.value).replace(f"{path}:", "")
 
 
-def loaded(path: Path, text: str, environ: Mapping[str, str], *, expand: bool = True) -> Settings:
+def load_text(path: Path, text: str, environ: Mapping[str, str], *, expand: bool = True) -> Settings:
     path.write_text(text)
     return load(path, {**KEY, **environ}, expand=expand)
 
 
-def replaced(path: Path, text: str, environ: Mapping[str, str]) -> object:
-    """The document in a file with this text."""
+def read_expanded(path: Path, text: str, environ: Mapping[str, str]) -> object:
+    """Return the document in a file with this text, with the placeholders replaced."""
     path.write_text(text)
     document = read_document(path)
     assert expand(document, Lines(path), environ) == []
     return document
 
 
-def test_values_of_every_type_come_from_the_environment(path: Path) -> None:
-    settings = loaded(
+def test_placeholders_in_values_of_every_type_are_replaced(path: Path) -> None:
+    settings = load_text(
         path,
         "accounts:\n"
         "  - name: ${NAME}\n"
@@ -64,16 +64,16 @@ def test_values_of_every_type_come_from_the_environment(path: Path) -> None:
     assert settings.state_file == str(path.with_name("acme.db"))
 
 
-def test_values_of_space_files_come_from_the_environment(path: Path) -> None:
+def test_placeholders_in_space_files_are_replaced(path: Path) -> None:
     path.with_name("spaces.json").write_text('[{"id": "${ID}", "name": "${NAME}"}]')
 
-    settings = loaded(path, "accounts: [{name: acme, space_files: [spaces.json]}]", {"ID": "1", "NAME": "Contoso"})
+    settings = load_text(path, "accounts: [{name: acme, space_files: [spaces.json]}]", {"ID": "1", "NAME": "Contoso"})
 
     assert settings.accounts[0].polled_spaces == [CamsSpace(id="1", name="Contoso")]
 
 
 @pytest.mark.parametrize(
-    ("written", "read"),
+    ("text", "expected"),
     [
         ("${A}", "one"),
         ("x${A}y${B}z", "xoneytwoz"),
@@ -89,35 +89,35 @@ def test_values_of_space_files_come_from_the_environment(path: Path) -> None:
         ("${LINES}", "a: 1\nb: 2"),
     ],
 )
-def test_a_value_is_replaced_once_and_an_escape_is_removed(path: Path, written: str, read: str) -> None:
+def test_a_placeholder_is_replaced_once_and_an_escape_is_removed(path: Path, text: str, expected: str) -> None:
     environ = {"A": "one", "B": "two", "EMPTY": "", "NESTED": "${A} $${A}", "NULL": "null", "LINES": "a: 1\nb: 2"}
 
-    assert replaced(path, f"value: '{written}'\nlist: ['{written}']", environ) == {"value": read, "list": [read]}
+    assert read_expanded(path, f"value: '{text}'\nlist: ['{text}']", environ) == {"value": expected, "list": [expected]}
 
 
-def test_keys_are_never_replaced(path: Path) -> None:
-    assert replaced(path, "'${A}': {'${A}': 1}", {"A": "one"}) == {"${A}": {"${A}": "1"}}
+def test_placeholders_in_keys_are_not_replaced(path: Path) -> None:
+    assert read_expanded(path, "'${A}': {'${A}': 1}", {"A": "one"}) == {"${A}": {"${A}": "1"}}
 
 
-def test_a_value_with_an_alias_is_replaced_once(path: Path) -> None:
+def test_a_value_with_a_yaml_alias_is_replaced_once(path: Path) -> None:
     text = "a: &a ['${NESTED}']\nb: *a\nc: {list: *a}"
 
-    document = replaced(path, text, {"NESTED": "${NESTED}"})
+    document = read_expanded(path, text, {"NESTED": "${NESTED}"})
 
     assert isinstance(document, dict)
     assert (document["a"], document["b"], document["c"]["list"]) == (["${NESTED}"],) * 3
 
 
-def test_aliases_of_aliases_are_looked_at_once(path: Path) -> None:
+def test_nested_yaml_aliases_are_visited_once(path: Path) -> None:
     levels = "\n".join(f"l{level}: &l{level} [{', '.join([f'*l{level - 1}'] * 9)}]" for level in range(1, 60))
 
-    assert isinstance(replaced(path, f"l0: &l0 ['${{A}}']\n{levels}", {"A": "one"}), dict)
+    assert isinstance(read_expanded(path, f"l0: &l0 ['${{A}}']\n{levels}", {"A": "one"}), dict)
 
 
-def test_every_name_that_is_not_set_is_reported_with_its_line_and_place_and_nothing_else_of_it(path: Path) -> None:
+def test_every_variable_that_is_not_set_is_reported_with_its_line_and_key(path: Path) -> None:
     path.with_name("spaces.yml").write_text("- id: 1\n  name: ${IN_SPACE_FILE}\n")
 
-    told = message(
+    errors = error_text(
         path,
         "accounts:\n"
         "  - name: acme\n"
@@ -126,10 +126,10 @@ def test_every_name_that_is_not_set_is_reported_with_its_line_and_place_and_noth
         "    access_key_secret: ${A}${SET}${B}\n"
         "    space_files: [spaces.yml, '${PATTERN}/*.yml']\n"
         "max_age: soon\n",
-        {"SET": MARK},
+        {"SET": SECRET_VALUE},
     )
 
-    assert told.replace(f"{path.parent}/", "") == (
+    assert errors.replace(f"{path.parent}/", "") == (
         "3: accounts[0].qps: environment variable QPS is not set\n"
         "4: accounts[0].access_key_id_file: environment variable FILE is not set\n"
         "5: accounts[0].access_key_secret: environment variable A is not set\n"
@@ -139,19 +139,19 @@ def test_every_name_that_is_not_set_is_reported_with_its_line_and_place_and_noth
     )
 
 
-def test_a_name_that_is_not_set_in_a_space_file_marks_the_file(path: Path) -> None:
+def test_a_variable_that_is_not_set_in_a_space_file_is_an_error_of_this_file(path: Path) -> None:
     path.with_name("spaces.yml").write_text("- id: 1\n  name: ${IN_SPACE_FILE}\n")
 
-    told = message(path, "accounts: [{name: acme, space_files: [spaces.yml]}]", {})
+    errors = error_text(path, "accounts: [{name: acme, space_files: [spaces.yml]}]", {})
 
-    assert told == f"{path.parent}/spaces.yml:2: [0].name: environment variable IN_SPACE_FILE is not set"
+    assert errors == f"{path.parent}/spaces.yml:2: [0].name: environment variable IN_SPACE_FILE is not set"
 
 
-@pytest.mark.parametrize("written", ["${}", "${1A}", "${A-B}", "${A:-default}", "${ A }", "${A", "x${", "${Ä}"])
-def test_a_placeholder_without_a_variable_s_name_is_an_error(path: Path, written: str) -> None:
+@pytest.mark.parametrize("value", ["${}", "${1A}", "${A-B}", "${A:-default}", "${ A }", "${A", "x${", "${Ä}"])
+def test_a_placeholder_without_a_valid_variable_name_is_an_error(path: Path, value: str) -> None:
     text = "expected ${NAME} with the name of a variable, found ${ without a name; write $${ for a literal ${"
 
-    assert message(path, f"accounts:\n- name: '{written}'\n", {"A": "one"}) == f"2: accounts[0].name: {text}"
+    assert error_text(path, f"accounts:\n- name: '{value}'\n", {"A": "one"}) == f"2: accounts[0].name: {text}"
 
 
 @pytest.mark.parametrize(
@@ -166,83 +166,81 @@ def test_a_placeholder_without_a_variable_s_name_is_an_error(path: Path, written
         ("space_files[0]", "space_files: ['${SET}']"),
     ],
 )
-def test_without_the_flag_a_value_that_is_a_placeholder_is_an_error_that_names_the_flag(
-    path: Path, key: str, line: str
-) -> None:
-    named = "name: acme\n    " if key != "name" else ""
+def test_without_the_flag_a_value_that_is_only_a_placeholder_is_an_error(path: Path, key: str, line: str) -> None:
+    name_line = "name: acme\n    " if key != "name" else ""
 
-    told = message(path, f"accounts:\n  - {named}{line}\n", {"SET": "5"}, expand=False)
+    errors = error_text(path, f"accounts:\n  - {name_line}{line}\n", {"SET": "5"}, expand=False)
 
     text = f"expected a value, found a placeholder; set the flag {FLAG} to replace it"
-    assert f": accounts[0].{key}: {text}" in told
-    assert "found none" not in told.replace("found only", "")
-    assert "not shown" not in told
+    assert f": accounts[0].{key}: {text}" in errors
+    assert "found none" not in errors.replace("found only", "")
+    assert "not shown" not in errors
 
 
-@pytest.mark.parametrize("written", ["a ${SET}", "${SET}${SET}", "$${SET}", "${}", "${SET", "$SET", "${A-B}"])
-def test_without_the_flag_every_other_value_is_taken_as_it_is_written(path: Path, written: str) -> None:
-    assert loaded(path, f"accounts: [{{name: '{written}'}}]", {"SET": "5"}, expand=False).accounts[0].name == written
+@pytest.mark.parametrize("value", ["a ${SET}", "${SET}${SET}", "$${SET}", "${}", "${SET", "$SET", "${A-B}"])
+def test_without_the_flag_all_other_values_are_unchanged(path: Path, value: str) -> None:
+    assert load_text(path, f"accounts: [{{name: '{value}'}}]", {"SET": "5"}, expand=False).accounts[0].name == value
 
 
-MISTAKES = {
-    "the id of a space twice": "spaces: [{id: '${SECRET}'}, {id: '${SECRET}'}]",
+INVALID_VALUES = {
+    "a duplicate space id": "spaces: [{id: '${SECRET}'}, {id: '${SECRET}'}]",
     "a number": "qps: ${SECRET}",
-    "a part of a number": "qps: 5${SECRET}",
+    "part of a number": "qps: 5${SECRET}",
     "a duration": "poll_interval: ${SECRET}",
-    "a true or false": "discover: ${SECRET}",
+    "a boolean": "discover: ${SECRET}",
     "a source": "source: ${SECRET}",
-    "a pattern that finds nothing": "space_files: ['${SECRET}/*.yml']",
+    "a pattern without a match": "space_files: ['${SECRET}/*.yml']",
     "a secret file": "access_key_secret_file: ${SECRET}",
     "an endpoint": "endpoint: https://user:${SECRET}@cams.example",
-    "the chain": "credentials: ${SECRET}",
+    "credentials": "credentials: ${SECRET}",
     "a space": "spaces: ['${SECRET}']",
-    "all spaces": "spaces: ${SECRET}",
+    "the list of spaces": "spaces: ${SECRET}",
 }
 
 
-@pytest.mark.parametrize("line", MISTAKES.values(), ids=MISTAKES.keys())
-def test_no_error_shows_what_replaced_a_placeholder(path: Path, line: str) -> None:
-    told = message(path, f"accounts:\n  - name: acme\n    {line}\n", {"SECRET": MARK})
+@pytest.mark.parametrize("line", INVALID_VALUES.values(), ids=INVALID_VALUES.keys())
+def test_no_error_shows_the_value_of_a_placeholder(path: Path, line: str) -> None:
+    errors = error_text(path, f"accounts:\n  - name: acme\n    {line}\n", {"SECRET": SECRET_VALUE})
 
-    assert MARK not in told
-    assert ": accounts[0]." in told
+    assert SECRET_VALUE not in errors
+    assert ": accounts[0]." in errors
 
 
-def test_no_error_about_several_accounts_shows_what_replaced_a_placeholder(path: Path) -> None:
+def test_no_error_about_several_accounts_shows_the_value_of_a_placeholder(path: Path) -> None:
     text = "accounts:\n  - {name: '${SECRET}', qps: 6}\n  - {name: '${SECRET}', qps: 6}\n"
 
-    assert message(path, text, {"SECRET": MARK}) == (
+    assert error_text(path, text, {"SECRET": SECRET_VALUE}) == (
         "3: accounts[1].name: duplicate account name '${SECRET}' (first defined at 2)\n"
         "3: accounts[1].qps: expected a total of at most 10 for all accounts with the same access key,"
         " found 12 ('${SECRET}' 6, '${SECRET}' 6)"
     )
 
 
-def test_an_error_shows_the_placeholder_at_its_place(path: Path) -> None:
-    assert message(path, "accounts: [{name: acme}]\nmax_age: ${AGE} days", {"AGE": MARK}) == (
+def test_an_error_shows_the_placeholder_instead_of_its_value(path: Path) -> None:
+    assert error_text(path, "accounts: [{name: acme}]\nmax_age: ${AGE} days", {"AGE": SECRET_VALUE}) == (
         "2: max_age: expected a duration such as 30s, 5m or 1h30m, found '${AGE} days'"
     )
 
 
 @pytest.mark.parametrize("line", ["name: ${X}", "qps: ${X}", "poll_interval: ${X}", "access_key_secret: ${X}"])
 def test_a_variable_that_is_not_utf_8_is_an_error(path: Path, line: str) -> None:
-    named = "" if line.startswith("name") else "name: acme\n    "
+    name_line = "" if line.startswith("name") else "name: acme\n    "
 
-    told = message(path, f"accounts:\n  - {named}{line}\n", {"X": "a\udcff"})
+    errors = error_text(path, f"accounts:\n  - {name_line}{line}\n", {"X": "a\udcff"})
 
-    assert told.endswith(f"{line.split(':')[0]}: environment variable X is not UTF-8 text")
+    assert errors.endswith(f"{line.split(':')[0]}: environment variable X is not UTF-8 text")
 
 
-def test_a_secret_from_the_environment_is_shown_by_no_repr_and_no_dump(path: Path) -> None:
+def test_repr_and_json_dump_do_not_show_a_secret_from_the_environment(path: Path) -> None:
     text = "accounts: [{name: acme, access_key_id: 'id-${SECRET}', access_key_secret: '${SECRET}'}]"
 
-    settings = loaded(path, text, {"SECRET": MARK})
+    settings = load_text(path, text, {"SECRET": SECRET_VALUE})
 
-    assert MARK not in repr(settings) + settings.model_dump_json()
-    assert settings.accounts[0].shared_limit({}) == f"id-{MARK}"
+    assert SECRET_VALUE not in repr(settings) + settings.model_dump_json()
+    assert settings.accounts[0].shared_limit({}) == f"id-{SECRET_VALUE}"
 
 
-def test_each_load_replaces_anew(path: Path) -> None:
+def test_each_load_uses_the_current_values_of_the_variables(path: Path) -> None:
     environ = {**KEY, "NAME": "acme"}
     path.write_text("accounts: [{name: '${NAME}'}]")
     assert load(path, environ, expand=True).accounts[0].name == "acme"

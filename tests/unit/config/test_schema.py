@@ -1,4 +1,4 @@
-"""The schema that editors check a configuration against: it is the program's, and of one mind with it."""
+"""The JSON schema for editors: up to date, and consistent with the program."""
 
 import json
 import subprocess
@@ -15,30 +15,30 @@ EXAMPLE = CONFIG / "exporter.example.yml"
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
-def checked(*files: Path) -> subprocess.CompletedProcess[str]:
+def check_against_schema(*files: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "check_jsonschema", "--schemafile", str(SCHEMA), *map(str, files)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_the_file_is_what_the_program_prints() -> None:
+def test_schema_json_is_up_to_date() -> None:
     assert json.loads(SCHEMA.read_text()) == sources.Settings.model_json_schema(), "run: make generate"
 
 
-def test_the_example_names_the_schema_for_editors_and_is_good_by_it() -> None:
+def test_the_example_names_the_schema_for_editors_and_is_valid() -> None:
     first = EXAMPLE.read_text(encoding="utf-8").splitlines()[0]
 
     assert first == f"# yaml-language-server: $schema={SCHEMA.name}"
-    assert checked(EXAMPLE).returncode == 0, checked(EXAMPLE).stdout
+    assert check_against_schema(EXAMPLE).returncode == 0, check_against_schema(EXAMPLE).stdout
 
 
-def test_what_the_program_reads_no_editor_marks() -> None:
-    done = checked(*FIXTURES.glob("*.ok.*"))
+def test_the_schema_accepts_the_valid_configurations() -> None:
+    process = check_against_schema(*FIXTURES.glob("*.ok.*"))
 
-    assert done.returncode == 0, done.stdout
+    assert process.returncode == 0, process.stdout
 
 
 @pytest.mark.parametrize(
-    ("wrong", "marked"),
+    ("text", "error"),
     [
         ("accounts: [{name: acme, colour: blue}]", "'colour' was unexpected"),
         ("accounts: [{name: acme, qps: 11}]", "11 is greater than the maximum of 10"),
@@ -48,20 +48,20 @@ def test_what_the_program_reads_no_editor_marks() -> None:
         ("max_age: 1h", "'accounts' is a required property"),
     ],
 )
-def test_what_the_program_refuses_an_editor_marks(tmp_path: Path, wrong: str, marked: str) -> None:
+def test_the_schema_rejects_invalid_values_and_keys(tmp_path: Path, text: str, error: str) -> None:
     path = tmp_path / "config.yml"
-    path.write_text(wrong)
+    path.write_text(text)
 
-    done = checked(path)
+    process = check_against_schema(path)
 
-    assert marked in done.stdout
-    assert done.returncode == 1
+    assert error in process.stdout
+    assert process.returncode == 1
 
 
-def test_an_editor_can_show_what_each_key_means() -> None:
+def test_every_key_has_a_description_and_defaults_are_included() -> None:
     schema = json.loads(SCHEMA.read_text())
-    shapes = [schema, schema["$defs"]["CamsAccount"], schema["$defs"]["CamsSpace"]]
+    parts = [schema, schema["$defs"]["CamsAccount"], schema["$defs"]["CamsSpace"]]
 
-    assert [key for shape in shapes for key, told in shape["properties"].items() if not told.get("description")] == []
+    assert [key for part in parts for key, value in part["properties"].items() if not value.get("description")] == []
     account = schema["$defs"]["CamsAccount"]["properties"]
     assert (account["qps"]["default"], account["poll_interval"]["default"]) == (5.0, "5m")

@@ -1,4 +1,4 @@
-"""Durations and endpoints as people write them."""
+"""Parsing of durations and endpoints."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from exporter.sources.cams.settings import CamsAccount
         ("1d2h3m4s5ms", 93784.005),
     ],
 )
-def test_a_duration_is_a_sum_of_its_parts(text: str, seconds: float) -> None:
+def test_a_duration_is_the_sum_of_its_parts(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
@@ -27,7 +27,7 @@ def test_a_duration_is_a_sum_of_its_parts(text: str, seconds: float) -> None:
     "text",
     ["", "5", "5 m", "m", "-5m", "1.5h", "30m1h", "0s", "0h0m", "1w", "٣m", "5M", "5m\n", "9" * 5000 + "d", None, 5],
 )
-def test_anything_else_is_no_duration(text: object) -> None:
+def test_an_invalid_duration_is_an_error(text: object) -> None:
     with pytest.raises(ValueError, match=r"^a duration such as 30s, 5m or 1h30m$"):
         parse_duration(text)
 
@@ -35,7 +35,7 @@ def test_anything_else_is_no_duration(text: object) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(30, "30s"), (5400, "1h30m"), (86_400, "1d"), (0.5, "500ms"), (61.001, "1m1s1ms"), (0, "0s")]
 )
-def test_a_duration_is_spelt_as_short_as_it_can_be(seconds: float, text: str) -> None:
+def test_a_duration_is_formatted_in_its_shortest_form(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
@@ -43,7 +43,7 @@ def test_a_duration_is_spelt_as_short_as_it_can_be(seconds: float, text: str) ->
     "endpoint",
     ["http://localhost:10145", "http://127.0.0.1", "http://127.1.2.3:8080", "http://[::1]:1", "https://localhost"],
 )
-def test_an_endpoint_on_this_machine_is_loopback(endpoint: str) -> None:
+def test_a_local_endpoint_is_loopback(endpoint: str) -> None:
     assert is_loopback(CamsAccount(name="acme", endpoint=endpoint).endpoint)
 
 
@@ -70,12 +70,12 @@ def test_an_endpoint_on_this_machine_is_loopback(endpoint: str) -> None:
         "https://ho\tst",
     ],
 )
-def test_an_endpoint_that_could_not_be_asked_is_refused(endpoint: str) -> None:
+def test_an_invalid_endpoint_is_an_error(endpoint: str) -> None:
     with pytest.raises(ValueError, match="a URL such as https://cams"):
         CamsAccount(name="acme", endpoint=endpoint)
 
 
-def test_the_schema_accepts_the_defaults_that_it_shows() -> None:
+def test_the_schema_has_default_durations_as_text() -> None:
     account = sources.Settings.model_json_schema()["$defs"]["CamsAccount"]["properties"]
 
     assert account["poll_interval"]["default"] == "5m"
