@@ -1,4 +1,4 @@
-"""Where the program listens, as people write it and as it is said to them."""
+"""Listen addresses: parsing, the URL of a listener, and the options of its connections."""
 
 import asyncio
 import socket
@@ -12,7 +12,7 @@ from exporter.web.server import AddressError, bind, url_of
     ("address", "url"),
     [(":0", "http://localhost:"), ("127.0.0.1:0", "http://127.0.0.1:"), ("localhost:0", "http://127.0.0.1:")],
 )
-def test_a_listening_socket_has_an_address_that_people_can_open(address: str, url: str) -> None:
+def test_the_url_of_a_listening_socket_can_be_opened(address: str, url: str) -> None:
     with bind(address) as listener:
         port = listener.getsockname()[1]
 
@@ -39,13 +39,13 @@ def test_a_listening_socket_has_an_address_that_people_can_open(address: str, ur
         *("\udcff:80", "ä" * 64 + ":80", "ü.example:80", ":\u0663", "local\nhost:80", "local\0host:80"),
     ],
 )
-def test_what_is_no_address_is_refused_with_an_example(address: str) -> None:
+def test_an_invalid_listen_address_is_an_error_with_an_example(address: str) -> None:
     with pytest.raises(AddressError, match="expected an address such as :10144 or"):
         bind(address)
 
 
-def test_the_last_piece_of_an_answer_is_not_held_back() -> None:
-    """As Nagle's algorithm would, for 40 ms, until the client confirms what came before."""
+def test_accepted_connections_have_tcp_nodelay() -> None:
+    """Nagle's algorithm delays the end of a response by 40 ms, until the client acknowledges the data before it."""
 
     async def main() -> int:
         accepted: asyncio.Queue[socket.socket] = asyncio.Queue()

@@ -1,4 +1,4 @@
-"""The documents: written from the code where they can be, and of one mind with it where they cannot."""
+"""The documents: generated pages are up to date, and the facts on the other pages match the code."""
 
 import re
 from pathlib import Path
@@ -40,11 +40,11 @@ def metric_names() -> set[str]:
 
 
 def anchors(page: str) -> set[str]:
-    """What a heading is linked by, as GitHub makes it."""
+    """Return the anchors of the headings of a page, in GitHub's format."""
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(page)}
 
 
-def test_the_pages_about_metrics_and_configuration_are_as_the_code_writes_them() -> None:
+def test_the_generated_pages_match_the_code() -> None:
     assert main(["--check"]) == 0
 
 
@@ -54,10 +54,10 @@ def test_a_page_names_only_metrics_that_exist(page: str) -> None:
 
 
 @every_page
-def test_a_link_leads_somewhere(page: str) -> None:
+def test_the_links_of_a_page_are_not_broken(page: str) -> None:
     for target, anchor in LINK.findall(PAGES[page]):
         path = ((ROOT / page).parent / target).resolve() if target else ROOT / page
-        if path.is_relative_to(ROOT / "exporter"):  # wherever it is installed
+        if path.is_relative_to(ROOT / "exporter"):  # the package can be installed in another directory
             path = Path(exporter.__file__).parent / path.relative_to(ROOT / "exporter")
         assert path.exists(), target
         assert not anchor or anchor in anchors(path.read_text("utf-8")), f"{target}#{anchor}"
@@ -73,7 +73,7 @@ def test_a_page_names_only_commands_and_flags_that_exist(page: str) -> None:
 
 
 @every_page
-def test_a_page_names_only_targets_of_make_that_exist(page: str) -> None:
+def test_a_page_names_only_make_targets_that_exist(page: str) -> None:
     targets = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 
     assert {inline or line for inline, line in TARGET.findall(PAGES[page])} <= targets
@@ -91,7 +91,7 @@ def test_the_readme_lists_every_alert_by_severity() -> None:
     }
 
 
-def test_a_page_explains_every_error_and_warning_of_the_log() -> None:
+def test_the_operations_page_lists_every_logged_error_and_warning() -> None:
     sources = "".join(path.read_text("utf-8") for path in Path(exporter.__file__).parent.rglob("*.py"))
     calls = r"_log\.(?:error|exception|warning)|_report|_fail|_log_failure_once|_record_failure"
     events = re.findall(rf'(?:{calls})\(\s*"([^"]+)"', sources)
@@ -103,7 +103,7 @@ def test_a_page_explains_every_error_and_warning_of_the_log() -> None:
     assert "`please report it`" in page
 
 
-def test_each_row_of_the_architecture_table_imports_only_rows_above() -> None:
+def test_each_module_imports_only_modules_listed_before_it_in_the_architecture_table() -> None:
     cells = re.findall(r"^\| (`[a-z`, ]+`) \| [^|]+ \|$", PAGES["docs/architecture.md"], re.MULTILINE)
     rows = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
     package = Path(exporter.__file__).parent

@@ -1,4 +1,4 @@
-"""What the workflows rely on: their pins, and the notes of the version that a tag names."""
+"""Releases: pinned actions in the workflows, and the release notes for a version tag."""
 
 import re
 import subprocess
@@ -35,27 +35,28 @@ CHANGELOG = """\
 
 
 @pytest.mark.parametrize("line", USES)
-def test_a_workflow_uses_a_commit_of_an_action_and_says_which_version_it_is(line: str) -> None:
-    of_this_repository = r"uses: \$/\.github/workflows/[\w-]+\.yml"
+def test_a_workflow_pins_an_action_to_a_commit_and_names_the_version(line: str) -> None:
+    local = r"uses: \$/\.github/workflows/[\w-]+\.yml"
     pinned = r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+"
 
-    assert re.fullmatch(f"{of_this_repository}|{pinned}", line)
+    assert re.fullmatch(f"{local}|{pinned}", line)
 
 
-def test_there_are_workflows_to_look_at() -> None:
+def test_the_workflows_use_more_than_10_actions() -> None:
     assert len(USES) > 10
 
 
-def notes(directory: Path, tag: str, version: str) -> tuple[int, str, str]:
+def run_notes(directory: Path, tag: str, version: str) -> tuple[int, str, str]:
+    """Return the exit status, the standard output and the standard error of `.ci/notes`."""
     (directory / "exporter").mkdir()
     (directory / "exporter/__init__.py").write_text(f'"""An exporter."""\n\n__version__ = "{version}"\n')
     (directory / "CHANGELOG.md").write_text(CHANGELOG)
-    told = subprocess.run([sys.executable, ROOT / ".ci/notes", tag], cwd=directory, capture_output=True, text=True)
-    return told.returncode, told.stdout, told.stderr
+    process = subprocess.run([sys.executable, ROOT / ".ci/notes", tag], cwd=directory, capture_output=True, text=True)
+    return process.returncode, process.stdout, process.stderr
 
 
-def test_the_notes_of_a_release_are_its_section_of_the_changelog(tmp_path: Path) -> None:
-    assert notes(tmp_path, "v1.2.3", version="1.2.3") == (0, "### Added\n\n- A thing.\n", "")
+def test_the_release_notes_are_the_changelog_section_of_the_version(tmp_path: Path) -> None:
+    assert run_notes(tmp_path, "v1.2.3", version="1.2.3") == (0, "### Added\n\n- A thing.\n", "")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_the_notes_of_a_release_are_its_section_of_the_changelog(tmp_path: Path)
         ("v2.0.0", "2.0.0", "CHANGELOG.md has no section [2.0.0], found: 1.3.0, 1.2.3, 1.2.2"),
     ],
 )
-def test_a_tag_that_version_and_changelog_do_not_bear_out_is_refused(
+def test_a_tag_without_a_matching_version_and_dated_changelog_section_is_an_error(
     tmp_path: Path, tag: str, version: str, error: str
 ) -> None:
-    assert notes(tmp_path, tag, version) == (1, "", f"error: {error}\n")
+    assert run_notes(tmp_path, tag, version) == (1, "", f"error: {error}\n")

@@ -47,7 +47,7 @@ def index_rows() -> dict[str, tuple[str, str, str]]:
 
 
 def timing(rule: dict[str, Any]) -> str:
-    """Return the sentence about the times of a rule, as far as its keys specify it."""
+    """Return the start of the sentence about when an alert fires and resolves."""
     fires = f"after {rule['for']}" if "for" in rule else "at once"
     keep = rule.get("keep_firing_for")
     resolves = f", resolves {keep} after the cause is fixed" if keep else ", resolves "

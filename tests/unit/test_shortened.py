@@ -1,4 +1,4 @@
-"""Durations of rules and Alertmanager files become shorter by one factor; nothing else changes."""
+"""`shortened` divides the durations in rules and Alertmanager files by a factor and changes nothing else."""
 
 import pytest
 from shortened import shortened
@@ -17,5 +17,5 @@ from shortened import shortened
         ("3 * x > 0.05 # for 10 minutes, 5m", "3 * x > 0.05 # for 10 minutes, 5m"),
     ],
 )
-def test_durations_are_divided_and_nothing_else(text: str, expected: str) -> None:
+def test_only_durations_are_divided(text: str, expected: str) -> None:
     assert shortened(text, 60) == expected

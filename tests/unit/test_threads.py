@@ -1,4 +1,4 @@
-"""Calls that block: one at a time, each with a time limit, and none holds up what does not wait for it."""
+"""Blocking calls run one at a time, each with a time limit, and do not block the event loop."""
 
 import asyncio
 from threading import Event
@@ -9,7 +9,7 @@ from virtual_time import run, virtual_loop
 from exporter.threads import BlockingCalls, DaemonThreads
 
 
-def test_a_call_that_hangs_fails_at_its_limit_and_those_behind_it_too_without_a_thread_of_their_own() -> None:
+def test_a_hanging_call_times_out_and_later_calls_time_out_without_being_started() -> None:
     started: list[str] = []
 
     async def main() -> list[object]:
@@ -26,18 +26,18 @@ def test_a_call_that_hangs_fails_at_its_limit_and_those_behind_it_too_without_a_
     assert run(main()) == [4, True, [], False, ["first", "third"]]
 
 
-def test_a_call_waits_for_the_one_before_it() -> None:
+def test_a_call_waits_for_the_previous_call() -> None:
     order: list[str] = []
 
     async def main() -> float:
         calls, loop = BlockingCalls(), virtual_loop()
         loop.hangs = lambda call: call is first
-        both = asyncio.gather(
+        calls_done = asyncio.gather(
             calls.run(first, seconds=5), calls.run(lambda: order.append("second"), seconds=5), return_exceptions=True
         )
         await asyncio.sleep(1)
         loop.release()
-        await both
+        await calls_done
         return loop.time()
 
     def first() -> None:
@@ -47,7 +47,7 @@ def test_a_call_waits_for_the_one_before_it() -> None:
     assert order == ["first", "second"]
 
 
-def test_an_error_of_a_call_reaches_its_caller_and_not_the_next_one() -> None:
+def test_an_exception_of_a_call_is_raised_to_its_caller_only() -> None:
     async def main() -> str:
         calls = BlockingCalls()
         with pytest.raises(ValueError, match="broken"):
@@ -57,7 +57,7 @@ def test_an_error_of_a_call_reaches_its_caller_and_not_the_next_one() -> None:
     assert run(main()) == "next"
 
 
-def test_while_a_call_hangs_in_a_real_thread_the_event_loop_goes_on() -> None:
+def test_the_event_loop_keeps_running_while_a_call_hangs_in_a_thread() -> None:
     release = Event()
 
     async def main() -> str:
