@@ -105,12 +105,12 @@ def test_the_operations_page_lists_every_logged_error_and_warning() -> None:
 
 def test_each_module_imports_only_modules_listed_before_it_in_the_architecture_table() -> None:
     cells = re.findall(r"^\| (`[a-z`, ]+`) \| [^|]+ \|$", PAGES["docs/architecture.md"], re.MULTILINE)
-    rows = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    modules = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
     package = Path(exporter.__file__).parent
     files = [path for path in package.rglob("*.py") if not path.name.startswith("__")]
 
-    assert {path.relative_to(package).parts[0].removesuffix(".py") for path in files} == set(rows)
+    assert {path.relative_to(package).parts[0].removesuffix(".py") for path in files} == set(modules)
     for path in files:
-        part = path.relative_to(package).parts[0].removesuffix(".py")
+        module = path.relative_to(package).parts[0].removesuffix(".py")
         imported = set(re.findall(r"^\s*(?:from|import) exporter\.(\w+)", path.read_text("utf-8"), re.MULTILINE))
-        assert imported <= set(rows[: rows.index(part) + 1]), path
+        assert imported <= set(modules[: modules.index(module) + 1]), path

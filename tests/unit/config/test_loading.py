@@ -196,7 +196,7 @@ def test_an_account_with_an_unknown_source_is_an_error(tmp_path: Path) -> None:
     )
 
 
-def test_file_and_line_are_added_to_a_later_error(tmp_path: Path) -> None:
+def test_add_file_and_lines_adds_the_file_and_line_of_a_problem(tmp_path: Path) -> None:
     path = write_config(tmp_path, "accounts:\n  - name: acme\n")
     with pytest.raises(ConfigError) as raised:
         load(path, {})

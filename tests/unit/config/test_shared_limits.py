@@ -26,9 +26,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "config.yml"
 
 
-def write(path: Path, *accounts: Mapping[str, Any]) -> Path:
-    named = [{"name": f"account-{number}", **account} for number, account in enumerate(accounts, 1)]
-    path.write_text(yaml.safe_dump({"accounts": named}, sort_keys=False, default_flow_style=None, width=1000))
+def write_config(path: Path, *accounts: Mapping[str, Any]) -> Path:
+    with_names = [{"name": f"account-{number}", **account} for number, account in enumerate(accounts, 1)]
+    path.write_text(yaml.safe_dump({"accounts": with_names}, sort_keys=False, default_flow_style=None, width=1000))
     return path
 
 
@@ -45,7 +45,8 @@ def places(found: list[str]) -> list[str]:
 
 
 def warnings(path: Path, *accounts: Mapping[str, Any]) -> list[str]:
-    return list(load(write(path, *({"qps": 1, **account} for account in accounts)), ENVIRON).shared_space_warnings)
+    file = write_config(path, *({"qps": 1, **account} for account in accounts))
+    return list(load(file, ENVIRON).shared_space_warnings)
 
 
 SAME_KEY = {
@@ -67,8 +68,8 @@ def test_accounts_with_the_same_access_key_have_at_most_10_qps_in_total(
 ) -> None:
     first, second = accounts
 
-    assert problems(write(path, {**first, "qps": 4}, {**second, "qps": 6}), environ) == []
-    (problem,) = problems(write(path, {**first, "qps": 4}, {**second, "qps": 6.5}), environ)
+    assert problems(write_config(path, {**first, "qps": 4}, {**second, "qps": 6}), environ) == []
+    (problem,) = problems(write_config(path, {**first, "qps": 4}, {**second, "qps": 6.5}), environ)
     assert problem == (
         "3: accounts[1].qps: expected a total of at most 10 for all accounts with the same access key,"
         " found 10.5 ('account-1' 4, 'account-2' 6.5)"
@@ -87,7 +88,7 @@ DIFFERENT_KEYS = {
 def test_accounts_with_different_access_keys_have_10_qps_each(
     path: Path, accounts: list[dict[str, str]], environ: Mapping[str, str]
 ) -> None:
-    file = write(path, *({**account, "qps": 10} for account in accounts))
+    file = write_config(path, *({**account, "qps": 10} for account in accounts))
 
     assert problems(file, environ) == []
     assert load(file, environ).shared_space_warnings == ()
@@ -97,12 +98,12 @@ def test_accounts_with_different_access_keys_have_10_qps_each(
     "qps", [[3.3333, 3.3333, 3.3334], [1] * 10, [0.4] * 25, [0.05] * 200, [0.01] * 1000, [10 / 3] * 3, [9.9, 0.1], [10]]
 )
 def test_a_total_of_10_qps_is_accepted_despite_rounding(path: Path, qps: list[float]) -> None:
-    assert problems(write(path, *({**KEY, "qps": account_qps} for account_qps in qps)), {}) == []
+    assert problems(write_config(path, *({**KEY, "qps": account_qps} for account_qps in qps)), {}) == []
 
 
 @pytest.mark.parametrize(("qps", "total"), [([5] * 3, "15"), ([3.3334] * 3, "10.0002"), ([10, 0.001], "10.001")])
 def test_a_total_above_10_qps_is_an_error(path: Path, qps: list[float], total: str) -> None:
-    (problem,) = problems(write(path, *({**KEY, "qps": account_qps} for account_qps in qps)), {})
+    (problem,) = problems(write_config(path, *({**KEY, "qps": account_qps} for account_qps in qps)), {})
 
     assert f"access key, found {total} (" in problem
 
@@ -120,7 +121,7 @@ def test_shared_keys_above_the_limit_are_reported_with_all_other_errors_and_not_
     unknown_key, incomplete_key = {**OTHER_KEY, "max_agee": 1}, {"security_token_file": "id"}
     accounts: list[dict[str, Any]] = [KEY, OTHER_KEY, KEY, OTHER_KEY, unknown_key, incomplete_key]
 
-    found = problems(write(path, *({**account, "qps": 9} for account in accounts)), {})
+    found = problems(write_config(path, *({**account, "qps": 9} for account in accounts)), {})
 
     assert places(found) == [
         "accounts[2].qps",
@@ -134,7 +135,7 @@ def test_shared_keys_above_the_limit_are_reported_with_all_other_errors_and_not_
 
 
 def test_the_total_includes_accounts_with_an_incomplete_key(path: Path) -> None:
-    found = problems(write(path, {**KEY, "qps": 9}, {"access_key_id": ACCESS_KEY_ID, "qps": 9}), {})
+    found = problems(write_config(path, {**KEY, "qps": 9}, {"access_key_id": ACCESS_KEY_ID, "qps": 9}), {})
 
     assert places(found) == ["accounts[1].access_key_secret", "accounts[1].qps"]
 
@@ -142,7 +143,7 @@ def test_the_total_includes_accounts_with_an_incomplete_key(path: Path) -> None:
 def test_accounts_with_the_same_key_are_polled_by_one_shard_for_any_number_of_shards(path: Path) -> None:
     names = [f"account-{number}" for number in range(20)]
     with_same_key = ({**KEY, "name": name, "qps": 0.5} for name in names)
-    settings = load(write(path, *with_same_key, {**OTHER_KEY, "name": "other"}), {})
+    settings = load(write_config(path, *with_same_key, {**OTHER_KEY, "name": "other"}), {})
 
     for count in (1, 2, 5, 100):
         shards = [effective_settings(settings, {}, Shard(index, count)).accounts for index in range(1, count + 1)]
@@ -152,7 +153,7 @@ def test_accounts_with_the_same_key_are_polled_by_one_shard_for_any_number_of_sh
 
 
 def test_accounts_without_a_readable_key_share_no_rate_limit(path: Path) -> None:
-    found = problems(write(path, {"qps": 9}, {"qps": 9}), {})
+    found = problems(write_config(path, {"qps": 9}, {"qps": 9}), {})
 
     assert [place.partition(".")[2] for place in places(found)] == ["access_key_id", "access_key_secret"] * 2
 
@@ -161,7 +162,7 @@ def test_the_default_chain_counts_as_one_key_or_as_the_key_of_the_environment(pa
     chain = {**DEFAULT_CHAIN, "qps": 6}
 
     def totals(*accounts: Mapping[str, Any], environ: Mapping[str, str]) -> list[str]:
-        found = problems(write(path, *accounts), environ)
+        found = problems(write_config(path, *accounts), environ)
         return [problem.partition("found ")[2] for problem in found if ".qps: " in problem]
 
     assert totals(chain, chain, environ={}) == ["12 ('account-1' 6, 'account-2' 6)"]
