@@ -1,4 +1,4 @@
-"""A new configuration while the exporter runs: what it does not change goes on as if nothing had happened."""
+"""Reloads of a running exporter: spaces and accounts that did not change are not affected."""
 
 import asyncio
 import gc
@@ -29,28 +29,28 @@ REVOKED = {"at": "60s", "answer": "InvalidAccessKeyId.NotFound"}
 
 
 def with_accounts(world: World, *accounts: Account) -> Settings:
-    """The world's settings with these accounts."""
+    """Return the world's settings with these accounts."""
     return world.settings.model_copy(update={"accounts": list(accounts)})
 
 
 def with_spaces(world: World, *numbers: int, **changes: Any) -> Settings:
-    """The world's settings with these of its first account's spaces (from 1), and the account changed."""
+    """Return the world's settings with only these spaces (from 1) in the first account, and this account changed."""
     account = world.settings.accounts[0]
     spaces = [account.polled_spaces[number - 1] for number in numbers]
     changed = account.model_copy(update={"spaces": spaces, **changes})
     return with_accounts(world, changed, *world.settings.accounts[1:])
 
 
-def spaces_shown(world: World) -> set[str]:
+def exported_spaces(world: World) -> set[str]:
     lines = b"".join(world.exporter.exposition(openmetrics=False)).decode().splitlines()
     return {line.split('space="')[1].split('"')[0] for line in lines if line.startswith("chatapp_space_up{")}
 
 
-def gaps(moments: list[float]) -> list[float]:
-    return [later - earlier for earlier, later in itertools.pairwise(moments)]
+def gaps(times: list[float]) -> list[float]:
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
-def test_a_space_that_stays_keeps_its_values_its_place_and_its_counters() -> None:
+def test_an_unchanged_space_keeps_its_values_schedule_and_counters_after_a_reload() -> None:
     async def main() -> tuple[World, list[str], list[str]]:
         world = World(scenario(20, poll_interval="1m", qps=10))
         await world.exporter.reconfigure(with_spaces(world, *range(1, 11)))
@@ -65,14 +65,14 @@ def test_a_space_that_stays_keeps_its_values_its_place_and_its_counters() -> Non
 
     world, before, after = run(main())
     for number in range(6, 11):
-        regular = world.polls_of(world.space_id(number))[1:]
-        assert gaps(regular) == [pytest.approx(60, abs=0.2)] * 12
+        regular_polls = world.polls_of(world.space_id(number))[1:]
+        assert gaps(regular_polls) == [pytest.approx(60, abs=0.2)] * 12
     kept = [line for line in before if line.startswith("chatapp_phone_number") and line in after]
     assert kept
     assert "chatapp_space_polls_total{} 7" in after
 
 
-def test_new_spaces_are_polled_first_and_gone_ones_leave_at_once() -> None:
+def test_new_spaces_are_polled_first_and_removed_spaces_disappear_immediately() -> None:
     async def main() -> World:
         world = World(scenario(20, poll_interval="5m", qps=10))
         await world.exporter.reconfigure(with_spaces(world, *range(1, 16)))
@@ -80,7 +80,7 @@ def test_new_spaces_are_polled_first_and_gone_ones_leave_at_once() -> None:
         await asyncio.sleep(1000)
         world.polls.clear()
         await world.exporter.reconfigure(with_spaces(world, *range(6, 21)))
-        assert spaces_shown(world) == {world.space_id(number) for number in range(6, 21)}
+        assert exported_spaces(world) == {world.space_id(number) for number in range(6, 21)}
         assert world.exporter.view.unpolled() == 5
         await asyncio.sleep(1)
         assert {space for _, space in world.polls} >= {world.space_id(number) for number in range(16, 21)}
@@ -92,18 +92,18 @@ def test_new_spaces_are_polled_first_and_gone_ones_leave_at_once() -> None:
     world = run(main())
     assert not any(world.polls_of(world.space_id(number)) for number in range(1, 6))
     for number in range(16, 21):
-        _, *regular = world.polls_of(world.space_id(number))
-        assert gaps(regular) == [pytest.approx(300, abs=0.2)] * len(regular[1:])
+        _, *regular_polls = world.polls_of(world.space_id(number))
+        assert gaps(regular_polls) == [pytest.approx(300, abs=0.2)] * len(regular_polls[1:])
 
 
-def test_a_poll_under_way_of_a_space_that_leaves_is_not_shown() -> None:
+def test_the_result_of_a_poll_in_flight_is_discarded_if_its_space_is_removed() -> None:
     async def main() -> set[str]:
         world = World(scenario(2, poll_interval="5m", latency="2s"))
         await world.exporter.start()
         await asyncio.sleep(0.5)
         await world.exporter.reconfigure(with_spaces(world, 2))
         await asyncio.sleep(10)
-        shown = spaces_shown(world)
+        shown = exported_spaces(world)
         await world.exporter.stop()
         assert shown == {world.space_id(2)}
         return shown
@@ -111,30 +111,30 @@ def test_a_poll_under_way_of_a_space_that_leaves_is_not_shown() -> None:
     assert len(run(main())) == 1
 
 
-def test_names_labels_limits_and_ages_count_at_once() -> None:
+def test_new_names_labels_messaging_limits_and_max_age_apply_immediately() -> None:
     async def main() -> tuple[list[str], list[str], list[str]]:
         world = World(scenario(1, poll_interval="5m"))
         await world.exporter.start()
         await asyncio.sleep(10)
         space = world.settings.accounts[0].polled_spaces[0]
-        named = CamsSpace(id=space.id, name="Contoso", labels={"team": "emea"})
-        account = world.settings.accounts[0].model_copy(update={"spaces": [named]})
+        named_space = CamsSpace(id=space.id, name="Contoso", labels={"team": "emea"})
+        account = world.settings.accounts[0].model_copy(update={"spaces": [named_space]})
         tiers = dict.fromkeys(("TIER_250", "TIER_2K", "TIER_10K", "TIER_100K", "TIER_UNLIMITED"), 7.0)
         await world.exporter.reconfigure(Settings(accounts=[account], messaging_limits=tiers))
         info, limits = world.samples("chatapp_space_info"), world.samples("chatapp_phone_number_messaging_limit{")
         await world.exporter.reconfigure(Settings(accounts=[account], max_age="5s"))
-        too_old = world.samples("chatapp_phone_number")
+        after_max_age = world.samples("chatapp_phone_number")
         await world.exporter.stop()
-        return info, limits, too_old
+        return info, limits, after_max_age
 
-    info, limits, too_old = run(main())
+    info, limits, after_max_age = run(main())
 
     assert info == ['chatapp_space_info{name="Contoso",team="emea"} 1']
     assert {line.rsplit(" ", 1)[1] for line in limits} == {"7.0"}
-    assert too_old == []
+    assert after_max_age == []
 
 
-def test_an_account_that_comes_or_goes_has_its_series_come_or_go() -> None:
+def test_series_of_added_accounts_appear_and_series_of_removed_accounts_disappear() -> None:
     async def main() -> tuple[str, str]:
         world = World(scenario(2))
         await world.exporter.start()
@@ -142,25 +142,25 @@ def test_an_account_that_comes_or_goes_has_its_series_come_or_go() -> None:
         renamed = world.settings.accounts[0].model_copy(update={"name": "globex"})
         await world.exporter.reconfigure(with_accounts(world, *world.settings.accounts, renamed))
         await asyncio.sleep(10)
-        both = b"".join(world.exporter.exposition(openmetrics=False)).decode()
+        with_both = b"".join(world.exporter.exposition(openmetrics=False)).decode()
         await world.exporter.reconfigure(with_accounts(world, renamed))
         await asyncio.sleep(10)
-        one = b"".join(world.exporter.exposition(openmetrics=False)).decode()
+        renamed_only = b"".join(world.exporter.exposition(openmetrics=False)).decode()
         await world.exporter.stop()
-        return both, one
+        return with_both, renamed_only
 
-    both, one = run(main())
+    with_both, renamed_only = run(main())
 
-    assert (both.count("chatapp_account_up{"), one.count("chatapp_account_up{")) == (2, 1)
-    assert 'chatapp_api_requests_total{account="acme",code="OK"}' in both
-    assert 'account="acme"' not in one
-    assert 'chatapp_api_requests_total{account="globex",code="OK"}' in one
+    assert (with_both.count("chatapp_account_up{"), renamed_only.count("chatapp_account_up{")) == (2, 1)
+    assert 'chatapp_api_requests_total{account="acme",code="OK"}' in with_both
+    assert 'account="acme"' not in renamed_only
+    assert 'chatapp_api_requests_total{account="globex",code="OK"}' in renamed_only
 
 
 @pytest.mark.parametrize(
-    ("change", "least"), [("name", 50), ("endpoint", 50), ("qps", 50), ("gone", 50), ("isv_code", 200)]
+    ("change", "min_requests"), [("name", 50), ("endpoint", 50), ("qps", 50), ("removed", 50), ("isv_code", 200)]
 )
-def test_the_budget_holds_over_a_reload_and_is_used(change: str, least: int) -> None:
+def test_reloads_do_not_exceed_the_budget_and_requests_continue(change: str, min_requests: int) -> None:
     changes: Mapping[str, Callable[[int], Any]] = {
         "name": lambda n: f"acme-{n}",
         "isv_code": str,
@@ -173,8 +173,8 @@ def test_the_budget_holds_over_a_reload_and_is_used(change: str, least: int) -> 
         await world.exporter.start()
         for number in range(20):
             await asyncio.sleep(1.37)
-            if change == "gone":
-                await world.exporter.reconfigure(with_spaces(world, 1, name="meanwhile", qps=0.001))
+            if change == "removed":
+                await world.exporter.reconfigure(with_spaces(world, 1, name="temporary", qps=0.001))
                 await asyncio.sleep(0.2)
             changed = {change: changes[change](number)} if change in changes else {}
             account = world.settings.accounts[0].model_copy(update=changed)
@@ -188,28 +188,28 @@ def test_the_budget_holds_over_a_reload_and_is_used(change: str, least: int) -> 
 
     assert [line for line in logs if line["log_level"] == "error"] == []
     assert max(sum(start <= at < start + 1 for at in arrivals) for start in arrivals) <= 10
-    assert len(arrivals) > least
+    assert len(arrivals) > min_requests
 
 
-def test_an_account_that_left_is_asked_no_more() -> None:
+def test_a_removed_account_is_not_polled() -> None:
     async def main() -> tuple[int, int, int]:
         world = World(scenario(5, poll_interval="5s"))
         await world.exporter.start()
         await asyncio.sleep(20)
-        other = with_spaces(world, 1, name="globex", poll_interval=600.0)
-        await world.exporter.reconfigure(other)
+        globex_only = with_spaces(world, 1, name="globex", poll_interval=600.0)
+        await world.exporter.reconfigure(globex_only)
         await asyncio.sleep(5)
-        asked = len(world.polls)
+        polls_before = len(world.polls)
         await asyncio.sleep(500)
         jobs = len(world.exporter.service.schedule)
         await world.exporter.stop()
-        return asked, len(world.polls), jobs
+        return polls_before, len(world.polls), jobs
 
     before, after, jobs = run(main())
     assert (after, jobs) == (before, 1)
 
 
-def test_more_queries_a_second_are_used_at_once() -> None:
+def test_a_higher_qps_is_used_immediately() -> None:
     async def main() -> tuple[int, int]:
         world = World(scenario(200, poll_interval="5s", qps=2))
         await world.exporter.start()
@@ -226,7 +226,7 @@ def test_more_queries_a_second_are_used_at_once() -> None:
     assert 190 <= fast <= 202
 
 
-def test_another_interval_spreads_the_spaces_over_it() -> None:
+def test_a_new_poll_interval_redistributes_the_spaces() -> None:
     async def main() -> World:
         world = World(scenario(30, poll_interval="5m", qps=10))
         await world.exporter.start()
@@ -242,132 +242,132 @@ def test_another_interval_spreads_the_spaces_over_it() -> None:
     assert {len(world.polls_of(world.space_id(number))) for number in range(1, 31)} == {2}
 
 
-def test_a_reload_asks_at_once_where_the_account_was_refused() -> None:
+def test_a_reload_with_another_isv_code_probes_a_denied_account_immediately() -> None:
     async def main() -> list[float]:
         world = World(scenario(5, poll_interval="5m", events=(REVOKED,)))
         await world.exporter.start()
         await asyncio.sleep(1000)
         assert world.samples("chatapp_account_up") == ["chatapp_account_up{} 0"]
-        asked = len(world.polls)
+        polls_before = len(world.polls)
         await world.exporter.reconfigure(with_spaces(world, *range(1, 6), isv_code="other"))
         await asyncio.sleep(1)
         await world.exporter.stop()
-        return [at for at, _ in world.polls[asked:]]
+        return [at for at, _ in world.polls[polls_before:]]
 
     assert run(main()) == [1000]
 
 
-def test_a_space_that_is_refused_asks_at_once_with_another_isv_code() -> None:
+def test_a_rejected_space_is_polled_immediately_after_its_isv_code_changes() -> None:
     async def main() -> list[tuple[float, str]]:
         world = World(
             scenario(5, poll_interval="5m", events=({"at": "0s", "space": 2, "answer": "Authentication.NoAuth"},))
         )
         await world.exporter.start()
         await asyncio.sleep(400)
-        asked, account = len(world.polls), world.settings.accounts[0]
+        polls_before, account = len(world.polls), world.settings.accounts[0]
         spaces: list[Space] = list(account.polled_spaces)
         spaces[1:3] = [CamsSpace(id=space.id, name=space.name, isv_code="other") for space in spaces[1:3]]
         changed = account.model_copy(update={"spaces": spaces})
         await world.exporter.reconfigure(world.settings.model_copy(update={"accounts": [changed]}))
         await asyncio.sleep(1)
         await world.exporter.stop()
-        assert world.polls[asked:] == [(400, world.space_id(2))]
-        return world.polls[asked:]
+        assert world.polls[polls_before:] == [(400, world.space_id(2))]
+        return world.polls[polls_before:]
 
     assert len(run(main())) == 1
 
 
-def test_a_reload_in_the_midst_of_a_stop_begins_nothing() -> None:
+def test_a_reload_during_a_stop_sends_no_request_and_logs_nothing() -> None:
     async def main() -> tuple[int, list[str]]:
         world = World(scenario(3, poll_interval="5s", latency="2s"))
         await world.exporter.start()
         await asyncio.sleep(11)
         renamed = world.settings.accounts[0].model_copy(update={"name": "globex"})
-        other = world.settings.model_copy(update={"accounts": [renamed]})
+        globex_only = world.settings.model_copy(update={"accounts": [renamed]})
         with capture_logs() as logs:
-            await asyncio.gather(world.exporter.reconfigure(other), world.exporter.stop())
-        asked = len(world.polls)
+            await asyncio.gather(world.exporter.reconfigure(globex_only), world.exporter.stop())
+        polls_before = len(world.polls)
         await asyncio.sleep(60)
-        return len(world.polls) - asked, [line["event"] for line in logs]
+        return len(world.polls) - polls_before, [line["event"] for line in logs]
 
     assert run(main()) == (0, [])
 
 
-def test_a_refused_account_stays_refused_whatever_spaces_come_or_go() -> None:
+def test_a_denied_account_stays_denied_when_a_reload_changes_its_spaces() -> None:
     async def main() -> list[list[str]]:
         world = World(scenario(8, poll_interval="5m", events=(REVOKED,)))
         await world.exporter.reconfigure(with_spaces(world, 1, 2, 3))
         await world.exporter.start()
         await asyncio.sleep(900)
-        told = []
+        up_samples = []
         for spaces in ((2, 3), (2, 3, 4, 5, 6), (7, 8)):
             await world.exporter.reconfigure(with_spaces(world, *spaces))
-            told.append(world.samples("chatapp_account_up"))
+            up_samples.append(world.samples("chatapp_account_up"))
             await asyncio.sleep(1)
         await world.exporter.stop()
-        return told
+        return up_samples
 
     assert run(main()) == [["chatapp_account_up{} 0"]] * 3
 
 
-def test_series_of_an_account_that_left_do_not_come_back_with_an_answer_under_way() -> None:
+def test_a_response_in_flight_does_not_restore_the_series_of_a_removed_account() -> None:
     async def main() -> str:
         world = World(scenario(5, poll_interval="5s", latency="2s"))
         await world.exporter.start()
         await asyncio.sleep(0.5)
         await world.exporter.reconfigure(with_spaces(world, 1, name="globex"))
         await asyncio.sleep(60)
-        page = b"".join(world.exporter.exposition(openmetrics=False)).decode()
+        exposition = b"".join(world.exporter.exposition(openmetrics=False)).decode()
         await world.exporter.stop()
-        return page
+        return exposition
 
     assert 'account="acme"' not in run(main())
 
 
-def test_a_new_space_is_polled_before_those_that_wait_already() -> None:
+def test_a_new_space_is_polled_before_spaces_that_are_already_queued() -> None:
     async def main() -> list[str]:
         world = World(scenario(201, poll_interval="5s", qps=2))
         await world.exporter.reconfigure(with_spaces(world, *range(1, 201)))
         await world.exporter.start()
         await asyncio.sleep(200)
         await world.exporter.reconfigure(with_spaces(world, *range(1, 202)))
-        asked = len(world.polls)
+        polls_before = len(world.polls)
         await asyncio.sleep(3)
         await world.exporter.stop()
-        assert world.space_id(201) in [space for _, space in world.polls[asked:]]
-        return [space for _, space in world.polls[asked:]]
+        assert world.space_id(201) in [space for _, space in world.polls[polls_before:]]
+        return [space for _, space in world.polls[polls_before:]]
 
     assert len(run(main())) <= 7
 
 
-def test_another_endpoint_is_asked_at_once_with_another_key() -> None:
+def test_a_new_endpoint_is_polled_immediately_and_a_new_key_gets_a_new_http_client() -> None:
     async def main() -> tuple[list[str], int, list[str]]:
         world = World(scenario(5, poll_interval="5m"))
         await world.exporter.start()
         await asyncio.sleep(400)
-        asked = len(world.polls)
+        polls_before = len(world.polls)
         await world.exporter.reconfigure(with_spaces(world, *range(1, 6), endpoint="http://127.0.0.1:2"))
         await asyncio.sleep(3)
-        moved = len(world.polls) - asked
-        other = {"access_key_id": "wrong", "access_key_secret": SecretStr("wrong"), "endpoint": "http://127.0.0.1:2"}
-        await world.exporter.reconfigure(with_spaces(world, *range(1, 6), **other))
+        polls_after_move = len(world.polls) - polls_before
+        new_key = {"access_key_id": "wrong", "access_key_secret": SecretStr("wrong"), "endpoint": "http://127.0.0.1:2"}
+        await world.exporter.reconfigure(with_spaces(world, *range(1, 6), **new_key))
         await asyncio.sleep(400)
         requests = world.samples("chatapp_api_requests_total")
         await world.exporter.stop()
-        return world.endpoints, moved, requests
+        return world.endpoints, polls_after_move, requests
 
-    endpoints, moved, requests = run(main())
+    endpoints, polls_after_move, requests = run(main())
 
     assert endpoints == [
         "http://127.0.0.1:1",
         "http://127.0.0.1:2",
         "http://127.0.0.1:2",
-    ]  # another key, another client
-    assert moved == 5
+    ]  # the new key has its own client
+    assert polls_after_move == 5
     assert any("InvalidAccessKeyId.NotFound" in line for line in requests)
 
 
-def test_spaces_that_left_leave_the_state_file_with_the_reload(tmp_path: Path) -> None:
+def test_a_reload_deletes_removed_spaces_from_the_state_file(tmp_path: Path) -> None:
     async def main() -> set[str]:
         world = World(scenario(5), state_file=str(tmp_path / "state.db"))
         await world.exporter.start()
@@ -375,37 +375,37 @@ def test_spaces_that_left_leave_the_state_file_with_the_reload(tmp_path: Path) -
         await world.exporter.reconfigure(with_spaces(world, 1, 2))
         await asyncio.sleep(1)
         with closing(sqlite3.connect(tmp_path / "state.db")) as database:
-            left = {space for (space,) in database.execute("SELECT space FROM space")}
+            stored = {space for (space,) in database.execute("SELECT space FROM space")}
         await world.exporter.stop()
-        assert left == {world.space_id(1), world.space_id(2)}
-        return left
+        assert stored == {world.space_id(1), world.space_id(2)}
+        return stored
 
     assert len(run(main())) == 2
 
 
-def test_the_state_file_follows_the_configuration(tmp_path: Path) -> None:
+def test_a_reload_with_another_state_file_saves_the_values_there(tmp_path: Path) -> None:
     async def main() -> tuple[list[str], list[str], list[str]]:
-        world = World(scenario(2, poll_interval="5m"), state_file=str(tmp_path / "one.db"))
+        world = World(scenario(2, poll_interval="5m"), state_file=str(tmp_path / "first.db"))
         await world.exporter.start()
         await asyncio.sleep(10)
         shown = world.samples("chatapp_phone_number")
-        other = world.settings.model_copy(update={"state_file": str(tmp_path / "other.db")})
-        await world.exporter.reconfigure(other)
-        file = world.samples("chatapp_exporter_state_file_up")
+        changed = world.settings.model_copy(update={"state_file": str(tmp_path / "second.db")})
+        await world.exporter.reconfigure(changed)
+        up = world.samples("chatapp_exporter_state_file_up")
         await world.exporter.stop()
-        world.settings = other
+        world.settings = changed
         world.exporter = world.fresh_exporter()
-        again = world.samples("chatapp_phone_number")
+        restored = world.samples("chatapp_phone_number")
         await world.exporter.stop()
-        return shown, again, file
+        return shown, restored, up
 
-    shown, again, file = run(main())
+    shown, restored, up = run(main())
 
-    assert shown == again
-    assert file == [f'chatapp_exporter_state_file_up{{file="{tmp_path / "other.db"}"}} 1.0']
+    assert shown == restored
+    assert up == [f'chatapp_exporter_state_file_up{{file="{tmp_path / "second.db"}"}} 1.0']
 
 
-def test_a_state_file_that_a_reload_takes_over_tells_of_configured_spaces_only(tmp_path: Path) -> None:
+def test_a_reload_restores_only_configured_spaces_from_a_new_state_file(tmp_path: Path) -> None:
     async def main() -> tuple[World, int, set[str]]:
         world = World(scenario(3), state_file=str(tmp_path / "state.db"))
         await world.exporter.start()
@@ -426,7 +426,7 @@ def test_a_state_file_that_a_reload_takes_over_tells_of_configured_spaces_only(t
     assert stored == {space.id for space in world.settings.accounts[0].polled_spaces}
 
 
-def test_a_state_file_that_was_repaired_is_used_after_a_reload(tmp_path: Path) -> None:
+def test_a_reload_opens_the_state_file_after_its_directory_was_created(tmp_path: Path) -> None:
     async def main() -> tuple[list[str], int]:
         directory = tmp_path / "not-yet"
         world = World(scenario(2, poll_interval="5m"), state_file=str(directory / "state.db"))
@@ -437,17 +437,17 @@ def test_a_state_file_that_was_repaired_is_used_after_a_reload(tmp_path: Path) -
         up = world.samples("chatapp_exporter_state_file_up")
         await world.exporter.stop()
         world.exporter = world.fresh_exporter()
-        missing = world.exporter.view.unpolled()
+        unpolled = world.exporter.view.unpolled()
         await world.exporter.stop()
-        return up, missing
+        return up, unpolled
 
-    up, missing = run(main())
+    up, unpolled = run(main())
     assert up[0].endswith(" 1.0")
-    assert missing == 0
+    assert unpolled == 0
 
 
-class Scripted:
-    """A configuration that is what the test says, or wrong."""
+class ScriptedLoader:
+    """Returns these settings in order, or raises the given error."""
 
     def __init__(self, *loads: Settings | ConfigError) -> None:
         self._loads = iter(loads)
@@ -465,46 +465,45 @@ class Scripted:
         return {}
 
 
-def test_a_bad_configuration_changes_nothing_and_both_metrics_say_so() -> None:
+def test_an_invalid_configuration_changes_nothing_and_both_reload_metrics_show_it() -> None:
     async def main() -> tuple[list[list[str]], World]:
         world = World(scenario(2))
         await world.exporter.start()
         await asyncio.sleep(100)
-        reloader = world.exporter.reloader(Scripted(ConfigError([Problem("x.yml", (), "wrong")]), world.settings))
+        reloader = world.exporter.reloader(ScriptedLoader(ConfigError([Problem("x.yml", (), "wrong")]), world.settings))
         before = world.samples("chatapp_space")
         with pytest.raises(ConfigError, match=r"x\.yml: wrong"):
             await reloader.reload()
         assert world.samples("chatapp_space") == before
-        told = [world.samples("chatapp_exporter_config")]
+        seen = [world.samples("chatapp_exporter_config")]
         await asyncio.sleep(50)
         await reloader.reload()
-        told.append(world.samples("chatapp_exporter_config"))
+        seen.append(world.samples("chatapp_exporter_config"))
         await world.exporter.stop()
-        return told, world
+        return seen, world
 
-    (refused, taken), _ = run(main())
+    (after_error, after_success), _ = run(main())
 
-    assert refused == [
+    assert after_error == [
         "chatapp_exporter_config_last_reload_successful 0.0",
         "chatapp_exporter_config_last_reload_success_timestamp_seconds 1.8e+09",
     ]
-    assert taken[0] == "chatapp_exporter_config_last_reload_successful 1.0"
-    assert float(taken[1].split(" ")[1]) >= START + 150
+    assert after_success[0] == "chatapp_exporter_config_last_reload_successful 1.0"
+    assert float(after_success[1].split(" ")[1]) >= START + 150
 
 
-def successful(world: World) -> str:
-    """What the metric says of the last reload."""
+def reload_successful(world: World) -> str:
+    """Return the value of chatapp_exporter_config_last_reload_successful."""
     return world.samples("chatapp_exporter_config_last_reload_successful")[0].split(" ")[1]
 
 
-def test_two_reloads_at_once_are_done_one_after_the_other() -> None:
+def test_concurrent_reloads_run_one_after_the_other() -> None:
     async def main() -> list[str]:
         world = World(scenario(4, poll_interval="5m", latency="1s"))
         await world.exporter.start()
         await asyncio.sleep(0.1)
         renamed = world.settings.accounts[0].model_copy(update={"name": "globex"})
-        one, other = with_accounts(world, renamed), world.settings
-        reloader = world.exporter.reloader(Scripted(one, other))
+        reloader = world.exporter.reloader(ScriptedLoader(with_accounts(world, renamed), world.settings))
         await asyncio.gather(reloader.reload(), reloader.reload())
         await asyncio.sleep(20)
         accounts = [view.account for view in world.exporter.view.accounts()]
@@ -514,11 +513,11 @@ def test_two_reloads_at_once_are_done_one_after_the_other() -> None:
     assert run(main()) == ["acme"]
 
 
-def test_a_thousand_reloads_leave_nothing_behind() -> None:
+def test_1000_reloads_leak_no_tasks_jobs_or_series() -> None:
     async def main() -> tuple[tuple[int, ...], tuple[int, ...]]:
         world = World(scenario(20, poll_interval="5s", latency="50ms"))
         renamed = world.settings.accounts[0].model_copy(update={"name": "globex"})
-        forms = [
+        variants = [
             with_spaces(world, *range(1, 11)),
             with_spaces(world, *range(6, 21), poll_interval=7.0),
             with_accounts(world, *world.settings.accounts, renamed),
@@ -526,21 +525,21 @@ def test_a_thousand_reloads_leave_nothing_behind() -> None:
         ]
         await world.exporter.start()
 
-        def held() -> tuple[int, ...]:
-            page = b"".join(world.exporter.exposition(openmetrics=False))
+        def resource_counts() -> tuple[int, ...]:
+            exposition = b"".join(world.exporter.exposition(openmetrics=False))
             jobs = len(world.exporter.service.schedule)
-            return len(asyncio.all_tasks()), jobs, page.count(b"\n")
+            return len(asyncio.all_tasks()), jobs, exposition.count(b"\n")
 
         for number in range(40):
-            await world.exporter.reconfigure(forms[number % 4])
+            await world.exporter.reconfigure(variants[number % 4])
             await asyncio.sleep(0.07)
         await asyncio.sleep(20)
-        before = held()
+        before = resource_counts()
         for number in range(1000):
-            await world.exporter.reconfigure(forms[number % 4])
+            await world.exporter.reconfigure(variants[number % 4])
             await asyncio.sleep(0.07)
         await asyncio.sleep(20)
-        after = held()
+        after = resource_counts()
         await world.exporter.stop()
         return before, after
 
@@ -549,8 +548,8 @@ def test_a_thousand_reloads_leave_nothing_behind() -> None:
     assert after == before
 
 
-def test_a_bug_in_a_reload_is_told_and_the_next_one_is_possible() -> None:
-    """A space that no schedule can hold, which no configuration lets through."""
+def test_after_an_exception_in_a_reload_the_metric_is_0_and_the_next_reload_works() -> None:
+    """The schedule overflows with this qps. Validation rejects such a value, and `model_copy` does not validate."""
 
     async def main() -> tuple[list[str], int]:
         world = World(scenario(5, poll_interval="5m"))
@@ -559,23 +558,23 @@ def test_a_bug_in_a_reload_is_told_and_the_next_one_is_possible() -> None:
         await asyncio.sleep(10)
         impossible = with_spaces(world, 1, 2, 3, 4, qps=1e-300)
         good = with_spaces(world, 1, 2, 3, 4, 5)
-        reloader = world.exporter.reloader(Scripted(impossible, good))
+        reloader = world.exporter.reloader(ScriptedLoader(impossible, good))
         with pytest.raises(OverflowError):
             await reloader.reload()
-        told = [successful(world)]
+        seen = [reload_successful(world)]
         await reloader.reload()
-        told.append(successful(world))
+        seen.append(reload_successful(world))
         await asyncio.sleep(5)
-        shown = spaces_shown(world)
+        shown = exported_spaces(world)
         await world.exporter.stop()
         assert world.exporter.view.unpolled() == 0
-        return told, len(shown)
+        return seen, len(shown)
 
     assert run(main()) == (["0.0", "1.0"], 5)
 
 
 @pytest.mark.parametrize("replaced_after", [5, 1000])
-def test_a_key_that_is_replaced_in_its_file_lets_a_refused_account_in_within_thirty_seconds(
+def test_a_denied_account_is_up_within_30_seconds_after_its_key_file_was_replaced(
     tmp_path: Path, replaced_after: int
 ) -> None:
     key = tmp_path / "key"
@@ -588,25 +587,25 @@ def test_a_key_that_is_replaced_in_its_file_lets_a_refused_account_in_within_thi
         world.exporter = world.fresh_exporter()
         await world.exporter.start()
         reloader = world.exporter.reloader(StaticLoader(world.settings))
-        following = asyncio.create_task(reloader.run(asyncio.Event()))
+        reloader_task = asyncio.create_task(reloader.run(asyncio.Event()))
         await asyncio.sleep(replaced_after)
-        asked = len(world.polls)
+        polls_before = len(world.polls)
         assert world.samples("chatapp_account_up") == ["chatapp_account_up{} 0"]
         key.write_text("secret-acme")
         await asyncio.sleep(30)
         up = world.samples("chatapp_account_up")
-        following.cancel()
+        reloader_task.cancel()
         await world.exporter.stop()
-        return up, asked
+        return up, polls_before
 
-    up, asked = run(main())
+    up, polls_before = run(main())
 
     assert up == ["chatapp_account_up{} 1"]
-    assert asked <= 3 + 1000 / 300
+    assert polls_before <= 3 + 1000 / 300
 
 
-class Numbers(Source):
-    """Answers after `latency`; counts its queries, and says when it is closed."""
+class FakeSource(Source):
+    """Returns an empty answer after `latency` seconds. `closed_after` is the number of ended queries at `aclose`."""
 
     def __init__(self, latency: float = 0.0) -> None:
         self.latency = latency
@@ -626,8 +625,8 @@ class Numbers(Source):
         self.closed_after = self.ended
 
 
-class Prepared(CamsAccount):
-    """An account whose sources are those of the test, in order; an exception cannot be opened."""
+class FakeAccount(CamsAccount):
+    """An account that opens these sources in order. An error in the list is raised."""
 
     sources: ClassVar[list[Source | SourceError]]
 
@@ -638,75 +637,79 @@ class Prepared(CamsAccount):
         return opened
 
 
-def prepared(name: str = "acme", spaces: int = 3, **changes: Any) -> Prepared:
+def fake_account(name: str = "acme", spaces: int = 3, **changes: Any) -> FakeAccount:
     listed = [{"id": f"{name}-{number}"} for number in range(spaces)]
     keys = {"access_key_id": "id", "access_key_secret": "secret", "poll_interval": "1m", "qps": 1}
-    return Prepared.model_validate({"name": name, "spaces": listed, **keys, **changes})
+    return FakeAccount.model_validate({"name": name, "spaces": listed, **keys, **changes})
 
 
-def process(*accounts: Account) -> Exporter:
+def create_exporter(*accounts: Account) -> Exporter:
     return Exporter(Settings(accounts=list(accounts)), SourceContext({}, VirtualClock(), http_client))
 
 
-def test_a_new_key_is_used_at_once_by_polls_that_wait_and_the_old_source_is_closed_when_its_last_request_ends() -> None:
-    old, new = Numbers(latency=3), Numbers()
-    Prepared.sources = [old, new]
+def test_waiting_polls_use_a_new_key_and_the_old_source_is_closed_after_its_last_request() -> None:
+    old, new = FakeSource(latency=3), FakeSource()
+    FakeAccount.sources = [old, new]
 
     async def main() -> tuple[int | None, int | None]:
-        exporter = process(prepared(qps=2))
+        exporter = create_exporter(fake_account(qps=2))
         await exporter.start()
-        await asyncio.sleep(1.2)  # two are in flight, the third waits for a permit
-        await exporter.reconfigure(Settings(accounts=[prepared(qps=2, access_key_secret="another")]))
-        run_without_waiting = old.closed_after
+        await asyncio.sleep(1.2)  # two polls are in flight, the third waits for a permit
+        await exporter.reconfigure(Settings(accounts=[fake_account(qps=2, access_key_secret="another")]))
+        closed_at_reload = old.closed_after
         await asyncio.sleep(5)
-        closed = old.closed_after
+        closed_later = old.closed_after
         await exporter.stop()
-        return run_without_waiting, closed
+        return closed_at_reload, closed_later
 
     assert run(main()) == (None, 2)
     assert (old.queries, new.queries) == (["acme-0", "acme-1"], ["acme-2"])
     assert new.closed_after == 1
 
 
-def observable(exporter: Exporter) -> tuple[list[str], str, int, int]:
-    """What a scrape shows but the time and the process, the shown configuration, the schedule and the tasks."""
+def observable_state(exporter: Exporter) -> tuple[list[str], str, int, int]:
+    """Return the exporter's own metrics, the shown configuration, and the numbers of jobs and tasks."""
     lines = b"".join(exporter.exposition()).decode().splitlines()
     shown = [line for line in lines if line.startswith("chatapp_")]
     return shown, exporter.view.redacted_config(), len(exporter.service.schedule), len(asyncio.all_tasks())
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_a_change_that_cannot_be_prepared_changes_nothing_and_closes_what_it_opened(
+def test_a_reload_that_cannot_be_prepared_changes_nothing_and_closes_its_new_sources(
     position: int, tmp_path: Path
 ) -> None:
-    running = Numbers()
-    opened: list[Source | SourceError] = [Numbers(), Numbers(), Numbers()]
-    opened[position] = SourceError("endpoint", "no way to it")
+    running = FakeSource()
+    opened: list[Source | SourceError] = [FakeSource(), FakeSource(), FakeSource()]
+    opened[position] = SourceError("endpoint", "cannot be opened")
 
     async def main() -> None:
-        Prepared.sources = [running]
-        exporter = process(prepared())
+        FakeAccount.sources = [running]
+        exporter = create_exporter(fake_account())
         await exporter.start()
         await asyncio.sleep(10)
-        Prepared.sources = list(opened)
+        FakeAccount.sources = list(opened)
         write(tmp_path / "state.db", "damaged\0")
-        before = observable(exporter)
-        accounts = [prepared(access_key_secret="another", spaces=1), prepared("globex"), prepared("initech")]
+        before = observable_state(exporter)
+        accounts = [
+            fake_account(access_key_secret="another", spaces=1),
+            fake_account("globex"),
+            fake_account("initech"),
+        ]
         changed = Settings(accounts=accounts, max_age="1s", state_file=str(tmp_path / "state.db"))
-        with pytest.raises(ConfigError, match="no way to it"):
+        with pytest.raises(ConfigError, match="cannot be opened"):
             await exporter.reconfigure(changed)
-        assert observable(exporter) == before
-        assert names_in(tmp_path) == ["state.db"]
+        assert observable_state(exporter) == before
+        assert file_names(tmp_path) == ["state.db"]
         await asyncio.sleep(60)
         await exporter.stop()
 
     run(main())
 
     assert len(running.queries) == 6
-    assert [source.closed_after for source in opened[:position] if isinstance(source, Numbers)] == [0] * position
+    assert [source.closed_after for source in opened[:position] if isinstance(source, FakeSource)] == [0] * position
 
 
-def test_a_change_of_the_endpoint_shows_the_account_at_every_moment() -> None:
+def test_an_account_is_exported_at_all_times_while_its_endpoint_changes() -> None:
     async def main() -> list[list[str]]:
         world = World(scenario(5, poll_interval="5s", latency="2s"))
         await world.exporter.start()
@@ -722,23 +725,23 @@ def test_a_change_of_the_endpoint_shows_the_account_at_every_moment() -> None:
 
     shown = run(main())
 
-    assert len(shown) > 5  # it waits for polls in flight
+    assert len(shown) > 5  # the reload waits for polls in flight
     assert shown == [["chatapp_account_spaces{} 5"]] * len(shown)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_an_http_client_that_cannot_be_created_changes_nothing(position: int) -> None:
+def test_a_reload_changes_nothing_if_an_http_client_cannot_be_created(position: int) -> None:
     polled: list[str] = []
     clients: list[httpx.AsyncClient] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def respond(request: httpx.Request) -> httpx.Response:
         polled.append(request.url.host)
         return httpx.Response(200, stream=httpx.ByteStream(b'{"Code": "OK", "PhoneNumbers": []}'))
 
-    def factory(endpoint: str) -> httpx.AsyncClient:
+    def create_client(endpoint: str) -> httpx.AsyncClient:
         if endpoint == f"https://broken-{position}.example":
             return http_client(endpoint, {"HTTPS_PROXY": "socks5://proxy.example"})
-        clients.append(httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+        clients.append(httpx.AsyncClient(transport=httpx.MockTransport(respond)))
         return clients[-1]
 
     def account(name: str, host: str) -> CamsAccount:
@@ -747,14 +750,14 @@ def test_an_http_client_that_cannot_be_created_changes_nothing(position: int) ->
 
     async def main() -> str:
         before = Settings(accounts=[account("old", "old"), account("stays", "stays")])
-        exporter = Exporter(before, SourceContext({}, VirtualClock(), factory))
+        exporter = Exporter(before, SourceContext({}, VirtualClock(), create_client))
         await exporter.start()
         await asyncio.sleep(30)
-        shown = observable(exporter)
+        state_before = observable_state(exporter)
         accounts = [account(f"new-{number}", f"broken-{number}") for number in range(3)]
         with pytest.raises(ConfigError) as error:
             await exporter.reconfigure(Settings(accounts=[*accounts, account("stays", "stays")]))
-        assert observable(exporter) == shown
+        assert observable_state(exporter) == state_before
         await asyncio.sleep(60)
         await exporter.stop()
         return str(error.value)
@@ -767,7 +770,7 @@ def test_an_http_client_that_cannot_be_created_changes_nothing(position: int) ->
     assert len(clients) == 2 + position
 
 
-def test_a_secret_that_cannot_be_read_during_a_reload_keeps_the_last_one(tmp_path: Path) -> None:
+def test_a_reload_keeps_the_last_secret_if_its_file_cannot_be_read(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("secret-acme")
 
@@ -788,7 +791,7 @@ def test_a_secret_that_cannot_be_read_during_a_reload_keeps_the_last_one(tmp_pat
     assert run(main()) == (["chatapp_space_up{} 1"], [])
 
 
-def names_in(directory: Path) -> list[str]:
+def file_names(directory: Path) -> list[str]:
     return sorted(file.name for file in directory.iterdir())
 
 
@@ -796,62 +799,62 @@ def write(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-def test_a_new_key_costs_no_permit_and_a_poll_that_waits_keeps_its_time() -> None:
-    old, new = Numbers(), Numbers()
-    Prepared.sources = [old, new]
-    moments: list[float] = []
+def test_a_new_key_uses_no_permit_and_does_not_delay_a_waiting_poll() -> None:
+    old, new = FakeSource(), FakeSource()
+    FakeAccount.sources = [old, new]
+    query_times: list[float] = []
 
     async def main() -> None:
-        exporter = process(prepared(spaces=5, qps=0.001))
+        exporter = create_exporter(fake_account(spaces=5, qps=0.001))
         await exporter.start()
         await asyncio.sleep(1500)
-        await exporter.reconfigure(Settings(accounts=[prepared(spaces=5, qps=0.001, access_key_secret="another")]))
+        await exporter.reconfigure(Settings(accounts=[fake_account(spaces=5, qps=0.001, access_key_secret="another")]))
         for _ in range(200):
             await asyncio.sleep(10)
-            if len(new.queries) > len(moments):
-                moments.append(asyncio.get_running_loop().time())
+            if len(new.queries) > len(query_times):
+                query_times.append(asyncio.get_running_loop().time())
         await exporter.stop()
 
     run(main())
 
     assert len(old.queries) == 2
-    assert moments == [pytest.approx(2000, abs=20), pytest.approx(3000, abs=20)]
+    assert query_times == [pytest.approx(2000, abs=20), pytest.approx(3000, abs=20)]
 
 
-def test_replaced_sources_are_not_kept() -> None:
-    class Unhashable(Numbers):
+def test_replaced_sources_are_garbage_collected() -> None:
+    class Unhashable(FakeSource):
         __hash__ = None  # type: ignore[assignment]
 
-    Prepared.sources = [Unhashable() for _ in range(51)]
-    alive = [weakref.ref(source) for source in Prepared.sources]
+    FakeAccount.sources = [Unhashable() for _ in range(51)]
+    references = [weakref.ref(source) for source in FakeAccount.sources]
 
     async def main() -> int:
-        exporter = process(prepared())
+        exporter = create_exporter(fake_account())
         await exporter.start()
         for number in range(50):
             await asyncio.sleep(2)
-            await exporter.reconfigure(Settings(accounts=[prepared(access_key_secret=f"secret-{number}")]))
+            await exporter.reconfigure(Settings(accounts=[fake_account(access_key_secret=f"secret-{number}")]))
         gc.collect()
-        left = sum(source() is not None for source in alive)
+        remaining = sum(source() is not None for source in references)
         await exporter.stop()
-        return left
+        return remaining
 
     assert run(main()) == 1
 
 
-def test_a_source_that_cannot_be_closed_holds_up_no_account() -> None:
-    class Stuck(Numbers):
+def test_an_exception_from_closing_a_source_is_logged_and_the_reload_continues() -> None:
+    class BrokenSource(FakeSource):
         async def aclose(self) -> None:
             raise ZeroDivisionError
 
-    new = Numbers()
-    Prepared.sources = [Stuck(), new]
+    new = FakeSource()
+    FakeAccount.sources = [BrokenSource(), new]
 
     async def main() -> None:
-        exporter = process(prepared())
+        exporter = create_exporter(fake_account())
         await exporter.start()
         await asyncio.sleep(10)
-        await exporter.reconfigure(Settings(accounts=[prepared("globex")]))
+        await exporter.reconfigure(Settings(accounts=[fake_account("globex")]))
         await asyncio.sleep(10)
         await exporter.stop()
 
@@ -862,56 +865,56 @@ def test_a_source_that_cannot_be_closed_holds_up_no_account() -> None:
     assert "closing the source failed because of a bug, please report it" in [line["event"] for line in logs]
 
 
-class Listed(Numbers):
-    """Lists these spaces too."""
+class DiscoverySource(FakeSource):
+    """A source that also lists these spaces."""
 
     def __init__(self, *spaces: str, latency: float = 0.0) -> None:
         super().__init__(latency)
         self.spaces = list(spaces)
-        self.lists = 0
+        self.list_count = 0
 
     async def list_spaces(self, attempt: Attempt) -> Mapping[str, str]:
         async with attempt():
-            self.lists += 1
+            self.list_count += 1
             return dict.fromkeys(self.spaces, "")
 
 
-def discovering(name: str = "acme", **changes: Any) -> Prepared:
-    return prepared(name, qps=10, **changes).model_copy(update={"spaces": None, "discover": True})
+def discovery_account(name: str = "acme", **changes: Any) -> FakeAccount:
+    return fake_account(name, qps=10, **changes).model_copy(update={"spaces": None, "discover": True})
 
 
-def test_a_sweep_lists_once() -> None:
-    source = Listed("s1", "s2")
-    Prepared.sources = [source]
+def test_a_sweep_lists_the_spaces_once() -> None:
+    source = DiscoverySource("s1", "s2")
+    FakeAccount.sources = [source]
 
     async def main() -> int:
-        exporter = process(discovering())
+        exporter = create_exporter(discovery_account())
         swept = (await exporter.sweep()).spaces
         await asyncio.sleep(10)
         await exporter.stop()
         return len(swept)
 
-    assert (run(main()), source.lists, len(source.queries)) == (2, 1, 2)
+    assert (run(main()), source.list_count, len(source.queries)) == (2, 1, 2)
 
 
-def test_a_list_that_ends_while_a_change_is_prepared_is_not_lost() -> None:
-    source = Listed("s1", "s2")
+def test_a_discovery_that_ends_during_the_preparation_of_a_reload_is_not_lost() -> None:
+    source = DiscoverySource("s1", "s2")
 
-    class ListsMeanwhile(Prepared):
+    class DiscoversDuringOpen(FakeAccount):
         def open(self, context: SourceContext) -> Source:
             source.spaces.append("s3")
             run_without_waiting(exporters[0].service.accounts["acme"].discovery.list_once())
-            return Numbers()
+            return FakeSource()
 
     exporters: list[Exporter] = []
 
     async def main() -> list[str]:
-        Prepared.sources = [source]
-        exporters.append(process(discovering()))
+        FakeAccount.sources = [source]
+        exporters.append(create_exporter(discovery_account()))
         await exporters[0].start()
         await asyncio.sleep(10)
-        other = ListsMeanwhile.model_validate({"name": "globex", "spaces": [{"id": "s9"}], "access_key_id": "x"})
-        await exporters[0].reconfigure(Settings(accounts=[discovering(), other]))
+        globex = DiscoversDuringOpen.model_validate({"name": "globex", "spaces": [{"id": "s9"}], "access_key_id": "x"})
+        await exporters[0].reconfigure(Settings(accounts=[discovery_account(), globex]))
         shown = sorted(view.space.id for view in exporters[0].view.snapshot().spaces)
         await exporters[0].stop()
         return shown
@@ -919,42 +922,42 @@ def test_a_list_that_ends_while_a_change_is_prepared_is_not_lost() -> None:
     assert run(main()) == ["s1", "s2", "s3", "s9"]
 
 
-def test_a_list_of_another_account_starts_no_account_before_its_time() -> None:
-    slow, renamed, other = Listed("s1", "s2", latency=5), Listed("s1", "s2"), Listed("s1")
-    Prepared.sources = [slow, other, renamed]
+def test_a_discovery_during_a_reload_does_not_start_added_accounts_early() -> None:
+    slow, renamed, globex = DiscoverySource("s1", "s2", latency=5), DiscoverySource("s1", "s2"), DiscoverySource("s1")
+    FakeAccount.sources = [slow, globex, renamed]
 
     async def main() -> tuple[int, int]:
-        exporter = process(discovering("acme"), discovering("globex"))
+        exporter = create_exporter(discovery_account("acme"), discovery_account("globex"))
         await exporter.start()
         await asyncio.sleep(1)  # the polls of acme are in flight
         reload = asyncio.create_task(
-            exporter.reconfigure(Settings(accounts=[discovering("renamed"), discovering("globex")]))
+            exporter.reconfigure(Settings(accounts=[discovery_account("renamed"), discovery_account("globex")]))
         )
         await asyncio.sleep(0.1)
-        other.spaces.append("s2")
+        globex.spaces.append("s2")
         await exporter.service.accounts["globex"].discovery.list_once()
         await asyncio.sleep(2)
-        early = renamed.lists + len(renamed.queries)
+        early = renamed.list_count + len(renamed.queries)
         await reload
         await asyncio.sleep(10)
         await exporter.stop()
-        return early, renamed.lists
+        return early, renamed.list_count
 
     assert run(main()) == (0, 1)
 
 
-def test_a_reload_that_could_not_be_prepared_for_a_changed_file_is_tried_again() -> None:
-    class Changes(Scripted):
+def test_a_failed_reload_after_a_file_change_is_retried_and_logged_once() -> None:
+    class ChangedLoader(ScriptedLoader):
         def changed(self, *, retry: bool) -> bool:
             return retry or asyncio.get_running_loop().time() < 1
 
     broken = SourceError("access_key_secret_file", "expected a secret in this file, found nothing")
-    Prepared.sources = [Numbers(), broken, broken, Numbers()]
-    settings = [Settings(accounts=[prepared(access_key_secret="another")])] * 3
+    FakeAccount.sources = [FakeSource(), broken, broken, FakeSource()]
+    settings = [Settings(accounts=[fake_account(access_key_secret="another")])] * 3
 
     async def main() -> list[float]:
-        exporter = process(prepared())
-        reloader = exporter.reloader(Changes(*settings))
+        exporter = create_exporter(fake_account())
+        reloader = exporter.reloader(ChangedLoader(*settings))
         await exporter.start()
         seen = []
         for _ in range(2):
@@ -974,12 +977,12 @@ def test_a_reload_that_could_not_be_prepared_for_a_changed_file_is_tried_again()
     assert len(failed) == 1
 
 
-def test_each_requested_reload_that_fails_is_logged() -> None:
+def test_each_failure_of_a_requested_reload_is_logged() -> None:
     error = ConfigError([Problem("x.yml", (), "wrong")])
 
     async def main() -> None:
         world = World(scenario(1))
-        reloader = world.exporter.reloader(Scripted(error, error))
+        reloader = world.exporter.reloader(ScriptedLoader(error, error))
         for _ in range(2):
             with pytest.raises(ConfigError):
                 await reloader.reload()
@@ -991,31 +994,31 @@ def test_each_requested_reload_that_fails_is_logged() -> None:
     assert len(logs) == 2
 
 
-def test_a_stop_during_a_reload_leaves_the_state_file_closed(tmp_path: Path) -> None:
-    Prepared.sources = [Numbers(latency=3), Numbers()]
+def test_the_state_file_is_closed_after_a_stop_during_a_reload(tmp_path: Path) -> None:
+    FakeAccount.sources = [FakeSource(latency=3), FakeSource()]
 
     async def main() -> list[str]:
-        accounts, file = [prepared()], str(tmp_path / "state.db")
+        accounts, file = [fake_account()], str(tmp_path / "state.db")
         context = SourceContext({}, VirtualClock(), http_client)
         exporter = Exporter(Settings(accounts=list(accounts), state_file=file), context)
         await exporter.start()
         await asyncio.sleep(0.5)
-        changed = Settings(accounts=[prepared("globex")], state_file=file)
+        changed = Settings(accounts=[fake_account("globex")], state_file=file)
         await asyncio.gather(exporter.reconfigure(changed), exporter.stop())
         return [line for line in b"".join(exporter.exposition()).decode().splitlines() if "state_file_up{" in line]
 
     assert [line[-3:] for line in run(main())] == ["0.0"]
 
 
-def test_a_reload_that_is_prepared_during_a_stop_leaves_nothing_open() -> None:
-    running, new = Numbers(latency=3), Numbers()
-    Prepared.sources = [running, new]
+def test_a_reload_that_is_prepared_during_a_stop_closes_all_sources() -> None:
+    running, new = FakeSource(latency=3), FakeSource()
+    FakeAccount.sources = [running, new]
 
     async def main() -> None:
-        exporter = process(prepared())
+        exporter = create_exporter(fake_account())
         await exporter.start()
         await asyncio.sleep(0.5)
-        await asyncio.gather(exporter.stop(), exporter.reconfigure(Settings(accounts=[prepared("globex")])))
+        await asyncio.gather(exporter.stop(), exporter.reconfigure(Settings(accounts=[fake_account("globex")])))
 
     run(main())
 
