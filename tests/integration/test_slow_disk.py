@@ -1,4 +1,4 @@
-"""A disk that is slow, hangs or is full: polls go on, and what a scrape has shown is in the state file."""
+"""A disk that is slow, hangs or is full: polls continue. Values are shown after the write, or after 10 seconds."""
 
 import asyncio
 import os
@@ -33,29 +33,29 @@ def shown_red(world: World) -> bool:
     return any(IS_RED in line for line in world.samples("chatapp_phone_number_quality_rating"))
 
 
-def knows_red(file: Path) -> bool:
+def stored_red(file: Path) -> bool:
     with closing(sqlite3.connect(file)) as database:
-        return any('"quality_rating":"RED"' in known for (known,) in database.execute("SELECT known FROM space"))
+        return any('"quality_rating":"RED"' in record for (record,) in database.execute("SELECT known FROM space"))
 
 
-def test_a_value_is_shown_once_the_state_file_has_it(file: Path) -> None:
+def test_a_value_is_shown_and_stored_after_the_disk_responds_again(file: Path) -> None:
     async def main() -> list[object]:
         world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(file))
         await world.exporter.start()
         await asyncio.sleep(58)
         virtual_loop().hangs = lambda _: True
-        await asyncio.sleep(37)  # the RED answer was between 60 and 90 s
+        await asyncio.sleep(37)  # the response with RED was between 60 and 90 s
         virtual_loop().release()
         await asyncio.sleep(1)
-        seen: list[object] = [shown_red(world), knows_red(file)]
+        seen: list[object] = [shown_red(world), stored_red(file)]
         await world.exporter.stop()
         return seen
 
     assert run(main()) == [True, True]
 
 
-def test_nothing_is_shown_that_a_kill_would_lose(file: Path) -> None:
-    """Looked at ten times a second while writes take half a second each."""
+def test_no_value_is_shown_before_it_is_written(file: Path) -> None:
+    """Checked 10 times per second, with writes that take 0.5 seconds."""
 
     async def main() -> tuple[list[tuple[bool, bool]], int]:
         world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(file))
@@ -67,7 +67,7 @@ def test_nothing_is_shown_that_a_kill_would_lose(file: Path) -> None:
                 virtual_loop().release()
             else:
                 virtual_loop().hangs = lambda _: True
-            seen.append((shown_red(world), knows_red(file)))
+            seen.append((shown_red(world), stored_red(file)))
         virtual_loop().release()
         await world.exporter.stop()
         return seen, len(world.polls)
@@ -80,7 +80,7 @@ def test_nothing_is_shown_that_a_kill_would_lose(file: Path) -> None:
     assert seen[-1] == (True, True)
 
 
-def test_a_disk_that_does_not_answer_stops_no_poll_and_hides_a_value_for_ten_seconds_at_most(file: Path) -> None:
+def test_a_hanging_disk_does_not_stop_polls_and_delays_values_by_at_most_10_seconds(file: Path) -> None:
     async def main() -> list[object]:
         world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(file))
         await world.exporter.start()
@@ -92,7 +92,7 @@ def test_a_disk_that_does_not_answer_stops_no_poll_and_hides_a_value_for_ten_sec
         seen: list[object] = [len(world.polls) - polls, max(ages) <= 40, shown_red(world), state_file_samples(world)[0]]
         virtual_loop().release()
         await asyncio.sleep(35)
-        seen += [state_file_samples(world)[0], knows_red(file)]
+        seen += [state_file_samples(world)[0], stored_red(file)]
         await world.exporter.stop()
         return seen
 
@@ -104,7 +104,7 @@ def test_a_disk_that_does_not_answer_stops_no_poll_and_hides_a_value_for_ten_sec
     ]
 
 
-def test_what_was_polled_while_the_disk_did_not_answer_is_shown_after_ten_seconds(file: Path) -> None:
+def test_values_polled_while_the_disk_hangs_are_shown_after_10_seconds(file: Path) -> None:
     async def main() -> float:
         world = World(scenario(30, poll_interval="30s"), state_file=str(file))
         await world.exporter.start()
@@ -119,31 +119,31 @@ def test_what_was_polled_while_the_disk_did_not_answer_is_shown_after_ten_second
     assert run(main()) <= 31
 
 
-def test_a_start_and_a_stop_do_not_wait_for_a_disk_that_does_not_answer(file: Path) -> None:
+def test_a_start_and_a_stop_have_a_time_limit_if_the_disk_hangs(file: Path) -> None:
     async def main() -> list[object]:
         world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(file))
         await poll_for(world, 100)
-        another = World(scenario(3, poll_interval="30s"), clock=world.clock)
+        second = World(scenario(3, poll_interval="30s"), clock=world.clock)
         loop = virtual_loop()
         loop.hangs = lambda _: True
         started = loop.time()
-        await another.exporter.service.apply(another.settings.model_copy(update={"state_file": str(file)}))
+        await second.exporter.service.apply(second.settings.model_copy(update={"state_file": str(file)}))
         await asyncio.sleep(5)
-        seen: list[object] = [loop.time() - started <= 26, sorted(set(another.samples("chatapp_space_up")))]
+        seen: list[object] = [loop.time() - started <= 26, sorted(set(second.samples("chatapp_space_up")))]
         stopped = loop.time()
-        await another.exporter.stop()
+        await second.exporter.stop()
         return [*seen, loop.time() - stopped <= 6]
 
     assert run(main()) == [True, ["chatapp_space_up{} 1"], True]
 
 
-def test_what_a_file_knew_that_did_not_answer_at_the_start_is_known_once_it_answers(file: Path) -> None:
+def test_records_are_restored_from_a_file_that_timed_out_at_the_start(file: Path) -> None:
     async def main() -> tuple[list[str], list[str]]:
         world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(file))
         await poll_for(world, 120)
         before = world.samples("chatapp_phone_number_last_change")
-        bare = world.settings.model_copy(update={"state_file": None})
-        world.settings, settings = bare, world.settings
+        without_file = world.settings.model_copy(update={"state_file": None})
+        world.settings, settings = without_file, world.settings
         world.exporter = world.fresh_exporter()
         loop = virtual_loop()
         loop.hangs = lambda call: "StateFile.open" in repr(call)
@@ -162,10 +162,10 @@ def test_what_a_file_knew_that_did_not_answer_at_the_start_is_known_once_it_answ
     assert after == before
 
 
-def test_states_that_wait_for_a_slow_disk_are_written_together(file: Path) -> None:
+def test_records_that_wait_for_a_slow_disk_are_written_together(file: Path) -> None:
     writes: list[object] = []
 
-    def hangs(call: object) -> bool:
+    def record_and_hang(call: object) -> bool:
         writes.append(call)
         return True
 
@@ -174,7 +174,7 @@ def test_states_that_wait_for_a_slow_disk_are_written_together(file: Path) -> No
         await world.exporter.start()
         await asyncio.sleep(1)
         loop = virtual_loop()
-        loop.hangs = hangs
+        loop.hangs = record_and_hang
         await asyncio.sleep(8)
         loop.release()
         await asyncio.sleep(0.1)
@@ -189,7 +189,7 @@ def test_states_that_wait_for_a_slow_disk_are_written_together(file: Path) -> No
     assert len(stored_spaces(file)) == 40
 
 
-def test_a_space_that_is_removed_while_its_write_hangs_is_not_in_the_file(file: Path) -> None:
+def test_a_space_that_is_removed_while_its_write_hangs_is_not_stored(file: Path) -> None:
     async def main() -> set[str]:
         world = World(scenario(4, poll_interval="30s"), state_file=str(file))
         await world.exporter.start()
@@ -207,8 +207,8 @@ def test_a_space_that_is_removed_while_its_write_hangs_is_not_in_the_file(file: 
     assert run(main()) == set()
 
 
-async def reconfigured_while_a_write_hangs(world: World, settings: Settings) -> ConfigChange:
-    """A reload that is committed, and not retired yet, when the writes of the first polls end."""
+async def commit_while_a_write_hangs(world: World, settings: Settings) -> ConfigChange:
+    """Commit a reload while the writes of the first polls hang. The caller must retire the change."""
     await world.exporter.start()
     virtual_loop().hangs = lambda call: "_write" in repr(call)
     await asyncio.sleep(5)
@@ -217,10 +217,10 @@ async def reconfigured_while_a_write_hangs(world: World, settings: Settings) -> 
     return change
 
 
-def test_a_write_that_ends_after_a_reload_shows_no_value_of_another_account(file: Path) -> None:
+def test_a_write_that_ends_after_a_reload_shows_no_value_of_the_old_access_key(file: Path) -> None:
     async def main() -> list[str]:
         world = World(scenario(3, poll_interval="1h"), state_file=str(file))
-        change = await reconfigured_while_a_write_hangs(world, world.settings.with_key_digests({"acme": "another"}, ()))
+        change = await commit_while_a_write_hangs(world, world.settings.with_key_digests({"acme": "another"}, ()))
         virtual_loop().release()
         await asyncio.sleep(0.1)
         seen = world.samples("chatapp_phone_number") + world.samples("chatapp_space_up")
@@ -231,11 +231,11 @@ def test_a_write_that_ends_after_a_reload_shows_no_value_of_another_account(file
     assert run(main()) == ["chatapp_space_up{} 0"] * 3
 
 
-def test_a_write_to_the_file_before_shows_no_value_that_is_older_than_the_one_that_is_shown(file: Path) -> None:
+def test_a_late_write_to_the_old_file_does_not_replace_newer_values(file: Path) -> None:
     async def main() -> list[bool]:
         world = World(scenario(1, poll_interval="30s", events=RED), state_file=str(file))
-        another = world.settings.model_copy(update={"state_file": f"{file}.another"})
-        change = await reconfigured_while_a_write_hangs(world, another)
+        changed = world.settings.model_copy(update={"state_file": f"{file}.second"})
+        change = await commit_while_a_write_hangs(world, changed)
         virtual_loop().hangs = lambda _: False
         world.exporter.service.recorder.sync_state_file(change.unsaved_spaces)
         await asyncio.sleep(90)
@@ -250,15 +250,15 @@ def test_a_write_to_the_file_before_shows_no_value_that_is_older_than_the_one_th
     assert run(main()) == [True, True]
 
 
-def test_a_write_that_fails_by_a_bug_is_repeated_and_hides_no_value(file: Path) -> None:
-    kept: list[Key] = []
+def test_after_an_exception_in_a_write_its_values_are_shown_and_the_next_write_succeeds(file: Path) -> None:
+    shown: list[Key] = []
 
     async def main() -> list[object]:
-        writer = StateWriter(StateFile(file, SystemClock()), lambda states: kept.extend(states))
+        writer = StateWriter(StateFile(file, SystemClock()), shown.extend)
         await writer.open(IDENTITIES)
-        writer.save({("unknown", "s1"): SpaceRecord()})  # of no account: KeyError
+        writer.save({("unknown", "s1"): SpaceRecord()})  # unknown account: KeyError
         await asyncio.sleep(1)
-        seen: list[object] = [list(kept), writer.file.up]
+        seen: list[object] = [list(shown), writer.file.up]
         writer.retain([("a", "s2")], IDENTITIES)
         writer.save({("a", "s2"): SpaceRecord()})
         await asyncio.sleep(1)
@@ -271,8 +271,8 @@ def test_a_write_that_fails_by_a_bug_is_repeated_and_hides_no_value(file: Path) 
     assert stored_spaces(file) == ["s2"]
 
 
-def test_the_log_of_a_state_file_stays_small(file: Path) -> None:
-    """SQLite's default writes it back at 4 MB only, which a small volume does not have."""
+def test_the_wal_of_a_state_file_stays_small(file: Path) -> None:
+    """SQLite's default checkpoint at 4 MB could fill a small volume."""
 
     async def main() -> list[int]:
         world = World(scenario(50, poll_interval="30s"), state_file=str(file))
@@ -290,7 +290,7 @@ def test_the_log_of_a_state_file_stays_small(file: Path) -> None:
     assert sizes != sorted(sizes)
 
 
-def test_a_log_that_has_filled_the_disk_is_written_back_and_used_again(file: Path) -> None:
+def test_a_wal_that_has_filled_the_disk_is_checkpointed_and_used_again(file: Path) -> None:
     with closing(opened_state_file(file)) as state_file, capture_logs():
         seen = []
         for number in range(40):
@@ -303,17 +303,17 @@ def test_a_log_that_has_filled_the_disk_is_written_back_and_used_again(file: Pat
     assert seen == [True, True, True]
 
 
-def replace_by_a_fifo(file: Path) -> None:
+def replace_with_fifo(file: Path) -> None:
     file.unlink()
     os.mkfifo(file)
 
 
-def test_a_state_file_that_becomes_a_fifo_stops_no_poll(file: Path) -> None:
+def test_a_state_file_that_is_replaced_with_a_fifo_does_not_stop_polls(file: Path) -> None:
     async def main() -> list[object]:
         world = World(scenario(3, poll_interval="30s"), state_file=str(file))
         await world.exporter.start()
         await asyncio.sleep(35)
-        replace_by_a_fifo(file)
+        replace_with_fifo(file)
         await world.exporter.service.recorder.reopen_state_file()
         polls = len(world.polls)
         await asyncio.sleep(60)
