@@ -1,4 +1,4 @@
-"""An account refused as a whole, and spaces refused for themselves: neither may be taken for the other."""
+"""Failures of an account and failures of single spaces, which the exporter must distinguish."""
 
 import asyncio
 from dataclasses import replace
@@ -36,7 +36,7 @@ from exporter.sources.cams.source import CamsSource
 
 
 class TickingClock(VirtualClock):
-    """A microsecond passes with every reading, as on a real machine: no two moments are alike."""
+    """Advances by a microsecond at each reading, as on a real machine: no two times are equal."""
 
     ticks = 0
 
@@ -45,7 +45,7 @@ class TickingClock(VirtualClock):
         return super().monotonic() + self.ticks * 1e-6
 
 
-def test_neighbours_that_are_denied_for_themselves_do_not_close_the_account_for_the_others() -> None:
+def test_four_consecutive_denied_spaces_do_not_affect_the_account_or_other_spaces() -> None:
     denied = tuple({"at": "0s", "space": n, "answer": "Ram.PermissionDeny"} for n in (4, 5, 6, 7))
 
     async def main() -> tuple[World, list[str]]:
@@ -64,26 +64,26 @@ def test_neighbours_that_are_denied_for_themselves_do_not_close_the_account_for_
 
 
 @pytest.mark.parametrize(
-    ("of_the_space", "of_the_key", "leaves_at"),
+    ("space_denied", "key_revoked", "reload_at"),
     [(("50s", "5m"), ("100s", "5m"), 300), (("50s", "150s"), ("150s", "5m"), 140)],
-    ids=["refused before the other left", "refused after the other left"],
+    ids=["key revoked before the reload", "key revoked after the reload"],
 )
-def test_a_space_that_was_refused_for_itself_tells_of_the_account_once_it_is_alone(
-    of_the_space: tuple[str, str], of_the_key: tuple[str, str], leaves_at: int
+def test_a_denied_space_determines_the_account_state_after_all_other_spaces_were_removed(
+    space_denied: tuple[str, str], key_revoked: tuple[str, str], reload_at: int
 ) -> None:
     async def main() -> list[list[str]]:
-        (at, lasting), (revoked, until) = of_the_space, of_the_key
+        (space_at, space_for), (key_at, key_for) = space_denied, key_revoked
         events = (
-            {"at": at, "for": lasting, "space": 1, "answer": "NoPermission"},
-            {"at": revoked, "for": until, "answer": "InvalidAccessKeyId.NotFound"},
+            {"at": space_at, "for": space_for, "space": 1, "answer": "NoPermission"},
+            {"at": key_at, "for": key_for, "answer": "InvalidAccessKeyId.NotFound"},
         )
         world = World(scenario(2, poll_interval="30s", events=events))
         await world.exporter.start()
-        await asyncio.sleep(leaves_at)
+        await asyncio.sleep(reload_at)
         (account,) = world.settings.accounts
-        alone = account.model_copy(update={"spaces": [account.polled_spaces[0]]})
-        await world.exporter.reconfigure(world.settings.model_copy(update={"accounts": [alone]}))
-        await asyncio.sleep(390 - leaves_at)
+        with_one_space = account.model_copy(update={"spaces": [account.polled_spaces[0]]})
+        await world.exporter.reconfigure(world.settings.model_copy(update={"accounts": [with_one_space]}))
+        await asyncio.sleep(390 - reload_at)
         seen = [world.samples("chatapp_account_up")]
         await asyncio.sleep(1000)
         seen.append(world.samples("chatapp_account_up") + world.samples("chatapp_space_up"))
@@ -93,8 +93,9 @@ def test_a_space_that_was_refused_for_itself_tells_of_the_account_once_it_is_alo
     assert run(main()) == [["chatapp_account_up{} 0"], ["chatapp_account_up{} 1", "chatapp_space_up{} 1"]]
 
 
-def after_a_repair(*failing: tuple[int, str], minutes: float) -> tuple[list[str], World]:
-    """chatapp_account_up so many minutes after a key, revoked for half an hour, works again."""
+def up_after_revocation(*failing: tuple[int, str], minutes: float) -> tuple[list[str], World]:
+    """Return chatapp_account_up and the world, `minutes` after a revoked key works again. From minute 10, the `failing`
+    spaces respond with these error codes."""
     events = [{"at": "60s", "answer": "InvalidAccessKeyId.NotFound", "for": "30m"}]
     events += [{"at": "10m", "space": str(space), "answer": code} for space, code in failing]
 
@@ -112,7 +113,7 @@ def after_a_repair(*failing: tuple[int, str], minutes: float) -> tuple[list[str]
 
 
 @pytest.mark.parametrize("spaces", [1, 2, 3, 4])
-def test_a_small_account_is_let_in_within_two_intervals_of_the_repair(spaces: int) -> None:
+def test_access_to_a_small_account_is_restored_within_two_intervals(spaces: int) -> None:
     async def main() -> set[str]:
         revoked = {"at": "1000s", "answer": "InvalidAccessKeyId.NotFound", "for": "700s"}
         world = World(scenario(spaces, qps=10, poll_interval="5m", events=(revoked,)))
@@ -127,27 +128,27 @@ def test_a_small_account_is_let_in_within_two_intervals_of_the_repair(spaces: in
     assert run(main()) == {"chatapp_account_up{} 1", "chatapp_space_up{} 1"}
 
 
-def test_a_probe_space_that_fails_for_another_reason_does_not_keep_the_account_closed() -> None:
+def test_a_probe_that_fails_for_another_reason_does_not_keep_the_account_denied() -> None:
     for space in range(1, 11):
-        up, _ = after_a_repair((space, "InternalError"), minutes=6)
+        up, _ = up_after_revocation((space, "InternalError"), minutes=6)
 
         assert up == ["chatapp_account_up{} 1"], space
 
 
-def test_a_probe_space_that_is_denied_for_its_own_sake_does_not_keep_the_account_closed() -> None:
+def test_a_single_denied_space_does_not_keep_the_account_denied() -> None:
     for space in range(1, 11):
-        up, _ = after_a_repair((space, "NoPermission"), minutes=11)
+        up, _ = up_after_revocation((space, "NoPermission"), minutes=11)
 
         assert up == ["chatapp_account_up{} 1"], space
 
 
-def test_a_probe_space_that_is_rejected_for_its_own_sake_shows_that_the_account_is_let_in() -> None:
-    up, _ = after_a_repair(*((space, "Unknown.ResourceOwnerId") for space in range(1, 11)), minutes=6)
+def test_a_rejected_probe_restores_access_to_the_account() -> None:
+    up, _ = up_after_revocation(*((space, "Unknown.ResourceOwnerId") for space in range(1, 11)), minutes=6)
 
     assert up == ["chatapp_account_up{} 1"]
 
 
-def test_an_error_page_of_something_on_the_way_lets_no_account_in() -> None:
+def test_an_error_page_of_a_proxy_does_not_restore_access_to_an_account() -> None:
     async def main() -> set[str]:
         world = World(scenario(10, poll_interval="5m", events=({"at": "0s", "answer": "InvalidAccessKeyId.NotFound"},)))
         await world.exporter.start()
@@ -164,37 +165,37 @@ def test_an_error_page_of_something_on_the_way_lets_no_account_in() -> None:
     assert run(main()) == {"chatapp_account_up{} 0"}
 
 
-def test_an_account_that_is_let_in_again_has_all_its_spaces_polled_at_once() -> None:
-    _, world = after_a_repair(minutes=6)
-    let_in = next(at for at, _ in world.polls if at >= 31 * 60)
+def test_all_spaces_are_polled_immediately_after_access_to_the_account_is_restored() -> None:
+    _, world = up_after_revocation(minutes=6)
+    restored_at = next(at for at, _ in world.polls if at >= 31 * 60)
 
-    assert len({space for at, space in world.polls if let_in <= at < let_in + 2}) == 10
+    assert len({space for at, space in world.polls if restored_at <= at < restored_at + 2}) == 10
 
 
-def test_an_answer_to_what_was_sent_before_a_refusal_does_not_lift_it() -> None:
+def test_a_response_to_a_request_from_before_the_denial_does_not_restore_access() -> None:
     spaces = [{"id": f"s{number}"} for number in range(1, 11)]
     keys = {"access_key_id": "id", "access_key_secret": "secret"}
     account = {"name": "acme", "qps": 10, "poll_interval": "10m", "spaces": spaces, **keys}
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def respond(request: httpx.Request) -> httpx.Response:
         if request.url.query == b"CustSpaceId=s1":
-            await asyncio.sleep(5)  # a good answer, long under way
+            await asyncio.sleep(5)  # a successful response that takes 5 seconds
             return httpx.Response(200, stream=httpx.ByteStream(b'{"Code": "OK", "PhoneNumbers": []}'))
         return httpx.Response(403, stream=httpx.ByteStream(b'{"Code": "NoPermission"}'))
 
     async def main() -> list[bool]:
         exporter = Exporter(
             sources.Settings.model_validate({"accounts": [account]}),
-            SourceContext({}, VirtualClock(), lambda _: httpx.AsyncClient(transport=httpx.MockTransport(answer))),
+            SourceContext({}, VirtualClock(), lambda _: httpx.AsyncClient(transport=httpx.MockTransport(respond))),
         )
         await exporter.start()
-        up = []
+        down = []
         await asyncio.sleep(1)
         for _ in range(160):
             await asyncio.sleep(0.05)
-            up += [view.down for view in exporter.view.accounts()]
+            down += [view.down for view in exporter.view.accounts()]
         await exporter.stop()
-        return up
+        return down
 
     assert set(run(main())) == {True}
 
@@ -207,14 +208,14 @@ RESULTS: dict[str, QueryError | None] = {
     "server": ServerError("InternalError"),
     "timeout": RequestTimeout("timeout"),
     "transport": TransportError("transport"),
-    "malformed": MalformedError("malformed", from_api=False),
-    "odd": MalformedError("malformed"),
-    "portal": RejectedError("http_404", from_api=False),
+    "proxy_malformed": MalformedError("malformed", from_api=False),
+    "malformed": MalformedError("malformed"),
+    "proxy_rejected": RejectedError("http_404", from_api=False),
 }
 
 
 def state_after(*results: str, spaces: int = 5) -> str | None:
-    """The state of an account after these results; `a denied` is of space a."""
+    """Return the state of an account after these results. `a denied` is a result of space a."""
     access = AccountAccess(spaces)
     for result in results:
         space, _, name = result.partition(" ")
@@ -237,20 +238,20 @@ def state_after(*results: str, spaces: int = 5) -> str | None:
         (("a throttled",), "ok"),
         (("a server", "b timeout"), None),
         (("a server", "b timeout", "c transport"), "unreachable"),
-        (("a malformed", "b portal", "c malformed"), "unreachable"),
+        (("a proxy_malformed", "b proxy_rejected", "c proxy_malformed"), "unreachable"),
         (("a server", "a server", "a server", "b server"), None),
         (("a ok", "a server", "b server"), "ok"),
         (("a server", "b server", "d ok", "c server"), "ok"),
         (("a server", "b server", "d throttled", "c server"), "ok"),
-        (("a odd", "b odd", "c odd"), "ok"),
-        # of five spaces, two that failed alone say nothing, until they succeed
+        (("a malformed", "b malformed", "c malformed"), "ok"),
+        # two of the five spaces failed: further failures of such a space do not count before its next success
         (("a server", "b server", "d ok", "a server", "b server", "c server"), "ok"),
         (("a server", "b server", "d ok", "a server", "b server", "c server", "d server", "e server"), "unreachable"),
         (("a server", "b server", "d ok", "a ok", "b ok", "a server", "b server", "c server"), "unreachable"),
         (("a server", "b server", "d ok", "a denied", "b denied", "c denied"), "ok"),
-        # most of five spaces failed, so these were no failures of their own
+        # most of the five spaces failed: the cause is the account, so their next failures count
         (("a server", "b server", "c server", "d ok", "a server", "b server", "c server"), "unreachable"),
-        # a space that is always rejected neither ends an outage nor hides one
+        # repeated rejections of a space neither end nor hide an outage
         (("a rejected", "b server", "a rejected", "c server", "a rejected", "d server"), "unreachable"),
         (("a rejected", "b server", "c server", "d server", "a rejected"), "unreachable"),
         (("a rejected", "b server", "c server", "d server", "e rejected"), "ok"),
@@ -263,27 +264,25 @@ def state_after(*results: str, spaces: int = 5) -> str | None:
         (("a denied", "b denied", "c denied", "d server", "e server", "a server"), "denied"),
     ],
 )
-def test_the_state_of_an_account_follows_from_the_order_of_the_results(
-    results: tuple[str, ...], state: str | None
-) -> None:
+def test_the_account_state_depends_on_the_order_of_the_results(results: tuple[str, ...], state: str | None) -> None:
     assert state_after(*results) == state
 
 
 @pytest.mark.parametrize(("result", "state"), [("denied", "denied"), ("server", "unreachable")])
-def test_an_account_with_fewer_than_three_spaces_is_judged_by_all_of_them(result: str, state: str) -> None:
+def test_an_account_with_fewer_than_three_spaces_fails_only_if_all_spaces_fail(result: str, state: str) -> None:
     assert state_after(f"a {result}", spaces=1) == state
     assert state_after(f"a {result}", spaces=2) is None
     assert state_after(f"a {result}", f"b {result}", spaces=2) == state
 
 
 def states_of(world: World) -> dict[str, str]:
-    """The account's state and whether it is up, as a scrape shows them."""
+    """Return the exported values of chatapp_account_state (only the current state) and chatapp_account_up."""
     current = [line for line in world.samples("chatapp_account_state") if line.endswith(" 1")]
     return {line.split(" ")[0]: line.split(" ")[1] for line in current + world.samples("chatapp_account_up")}
 
 
-def test_a_few_spaces_that_fail_make_no_account_unreachable_for_long() -> None:
-    """They are neighbours, so their polls are in a row."""
+def test_four_failing_spaces_make_the_account_unreachable_for_less_than_a_minute() -> None:
+    """The four spaces are adjacent, so their polls are consecutive."""
 
     async def main() -> tuple[int, int]:
         failing = tuple({"at": "10m", "space": space, "answer": "InternalError"} for space in (1, 2, 3, 4))
@@ -304,7 +303,7 @@ def test_a_few_spaces_that_fail_make_no_account_unreachable_for_long() -> None:
     assert len([line for line in logs if line["event"] == "account unreachable"]) <= 1
 
 
-def test_a_space_that_is_rejected_for_itself_does_not_end_an_outage() -> None:
+def test_repeated_rejections_of_a_space_do_not_end_an_outage() -> None:
     async def main() -> list[dict[str, str]]:
         rejected = {"at": "0s", "space": 1, "answer": "Authentication.NoAuth"}
         down = tuple({"at": "30m", "for": "50m", "space": s, "answer": "InternalError"} for s in range(2, 11))
@@ -321,12 +320,12 @@ def test_a_space_that_is_rejected_for_itself_does_not_end_an_outage() -> None:
     with capture_logs() as logs:
         seen = run(main())
 
-    assert [up["chatapp_account_up{}"] for up in seen] == ["0"] * 44
+    assert [states["chatapp_account_up{}"] for states in seen] == ["0"] * 44
     events = [line["event"] for line in logs if line["event"].startswith("account ")]
     assert events == ["account polling started", "account unreachable"]
 
 
-def test_an_account_shows_no_state_before_the_first_answers() -> None:
+def test_an_account_has_no_state_before_the_first_response() -> None:
     async def main() -> list[dict[str, str]]:
         world = World(scenario(5, qps=1, poll_interval="1m", latency="1s"))
         shown = [states_of(world)]
@@ -340,7 +339,7 @@ def test_an_account_shows_no_state_before_the_first_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "state", "up", "event", "end"),
+    ("code", "state", "up", "start_event", "end_event"),
     [
         ("InternalError", "unreachable", "0", "account unreachable", "account reachable again"),
         (
@@ -359,8 +358,8 @@ def test_an_account_shows_no_state_before_the_first_answers() -> None:
         ),
     ],
 )
-def test_what_happens_to_an_account_is_a_line_when_it_starts_and_one_when_it_ends(
-    code: str, state: str, up: str, event: str, end: str
+def test_an_account_failure_is_logged_once_at_its_start_and_once_at_its_end(
+    code: str, state: str, up: str, start_event: str, end_event: str
 ) -> None:
     async def main() -> dict[str, str]:
         failing = {"at": "10m", "for": "30m", "answer": code}
@@ -377,14 +376,14 @@ def test_what_happens_to_an_account_is_a_line_when_it_starts_and_one_when_it_end
         shown = run(main())
 
     assert shown == {f'chatapp_account_state{{state="{state}"}}': "1", "chatapp_account_up{}": up}
-    of_account = [line for line in logs if line["event"] in (event, end)]
-    assert [line["event"] for line in of_account] == [event, end]
-    assert of_account[0]["code"] == code
-    # before three spaces failed in a row, it can be these spaces alone
+    account_lines = [line for line in logs if line["event"] in (start_event, end_event)]
+    assert [line["event"] for line in account_lines] == [start_event, end_event]
+    assert account_lines[0]["code"] == code
+    # until three consecutive spaces have failed, failures are logged for each space
     assert len([line for line in logs if "space" in line and line["event"] != "account polling started"]) <= 4
 
 
-def test_the_end_of_an_outage_has_its_line_also_where_the_first_answer_is_a_denial() -> None:
+def test_the_end_of_an_outage_is_logged_even_if_the_first_response_is_a_denial() -> None:
     async def main() -> None:
         down = {"at": "10m", "for": "10m", "answer": "InternalError"}
         denied = tuple({"at": "1s", "space": space, "answer": "NoPermission"} for space in (1, 2))
@@ -396,18 +395,18 @@ def test_the_end_of_an_outage_has_its_line_also_where_the_first_answer_is_a_deni
     with capture_logs() as logs:
         run(main())
 
-    lines = [line["event"] for line in logs if line["event"].startswith("account ")]
-    assert lines == ["account polling started", "account unreachable", "account reachable again"]
+    events = [line["event"] for line in logs if line["event"].startswith("account ")]
+    assert events == ["account polling started", "account unreachable", "account reachable again"]
 
 
-def test_an_account_that_is_polled_rarely_is_ok_again_once_its_rate_has_recovered() -> None:
+def test_a_throttled_account_is_ok_after_its_rate_recovers_without_another_poll() -> None:
     async def main() -> list[dict[str, str]]:
         throttled = {"at": "70m", "for": "1m", "answer": "Throttling.User"}
         world = World(scenario(100, qps=10, poll_interval="1h", events=(throttled,)))
         await world.exporter.start()
         await asyncio.sleep(71 * 60)
         shown = [states_of(world)]
-        world.exporter.service.schedule.pause()  # no poll ends any more
+        world.exporter.service.schedule.pause()  # no more polls
         await asyncio.sleep(600)
         shown.append(states_of(world))
         await world.exporter.stop()
@@ -419,11 +418,11 @@ def test_an_account_that_is_polled_rarely_is_ok_again_once_its_rate_has_recovere
     assert later == {'chatapp_account_state{state="ok"}': "1", "chatapp_account_up{}": "1"}
 
 
-def test_a_space_that_fails_for_itself_has_its_lines_also_while_the_account_is_unreachable() -> None:
+def test_a_space_that_is_still_rejected_after_an_outage_of_the_account_is_logged() -> None:
     async def main() -> None:
         down = {"at": "10m", "for": "10m", "answer": "InternalError"}
-        of_its_own = {"at": "15m", "for": "30m", "space": 15, "answer": "Unknown.ResourceOwnerId"}
-        world = World(scenario(20, qps=10, poll_interval="1m", events=(down, of_its_own)))
+        rejected = {"at": "15m", "for": "30m", "space": 15, "answer": "Unknown.ResourceOwnerId"}
+        world = World(scenario(20, qps=10, poll_interval="1m", events=(down, rejected)))
         await world.exporter.start()
         await asyncio.sleep(3600)
         await world.exporter.stop()
@@ -431,11 +430,11 @@ def test_a_space_that_fails_for_itself_has_its_lines_also_while_the_account_is_u
     with capture_logs() as logs:
         run(main())
 
-    lines = [line["event"] for line in logs if line.get("reason") == "rejected" or "reachable" in line["event"]]
-    assert lines == ["account unreachable", "account reachable again", "space polls failing"]
+    events = [line["event"] for line in logs if line.get("reason") == "rejected" or "reachable" in line["event"]]
+    assert events == ["account unreachable", "account reachable again", "space polls failing"]
 
 
-def test_after_an_outage_every_space_is_polled_at_once() -> None:
+def test_all_spaces_are_polled_immediately_after_an_outage() -> None:
     async def main() -> World:
         world = World(
             scenario(
@@ -448,12 +447,12 @@ def test_after_an_outage_every_space_is_polled_at_once() -> None:
         return world
 
     world = run(main())
-    back = next(at for at, _ in world.polls if at >= 5 * 3600)
+    recovered_at = next(at for at, _ in world.polls if at >= 5 * 3600)
 
-    assert len({space for at, space in world.polls if back <= at < back + 6}) == 50
+    assert len({space for at, space in world.polls if recovered_at <= at < recovered_at + 6}) == 50
 
 
-def test_a_second_attempt_takes_a_permit_and_is_counted() -> None:
+def test_a_retry_uses_a_permit_and_is_counted() -> None:
     stale = {"at": "0s", "answer": "InvalidTimeStamp.Expired"}
 
     async def main() -> tuple[list[float], list[str]]:
@@ -469,7 +468,7 @@ def test_a_second_attempt_takes_a_permit_and_is_counted() -> None:
     assert requests == ['chatapp_api_requests_total{code="InvalidTimeStamp.Expired"} 2.0']
 
 
-def test_a_probe_of_a_denied_account_is_one_request() -> None:
+def test_a_probe_of_a_denied_account_is_a_single_request() -> None:
     stale = {"at": "0s", "answer": "InvalidTimeStamp.Expired"}
 
     async def main() -> list[float]:
@@ -482,7 +481,7 @@ def test_a_probe_of_a_denied_account_is_one_request() -> None:
 
     polls = run(main())
 
-    assert len([at for at in polls if at < 2]) == 6  # with a second attempt each, while it is not known to be denied
+    assert len([at for at in polls if at < 2]) == 6  # three spaces with one retry each, before the account is denied
     assert [round(at) for at in polls if at > 2] == [400, 800]
 
 
@@ -500,7 +499,7 @@ def test_a_stop_does_not_wait_for_permits() -> None:
     assert run(main()) < 0.5
 
 
-def test_a_bug_in_what_follows_a_poll_costs_that_poll_only() -> None:
+def test_an_exception_after_a_poll_does_not_stop_later_polls() -> None:
     outcomes: list[Outcome] = []
 
     def fails_once(outcome: Outcome) -> None:
@@ -511,10 +510,10 @@ def test_a_bug_in_what_follows_a_poll_costs_that_poll_only() -> None:
     async def main() -> None:
         clock, schedule = VirtualClock(), Schedule(VirtualClock())
         account = CamsAccount.model_validate({"name": "acme", "poll_interval": "1m", "qps": 1})
-        answers = httpx.MockTransport(
+        transport = httpx.MockTransport(
             lambda _: httpx.Response(200, stream=httpx.ByteStream(b'{"Code": "OK", "PhoneNumbers": []}'))
         )
-        async with httpx.AsyncClient(transport=answers) as http:
+        async with httpx.AsyncClient(transport=transport) as http:
             budget = Budget(account.qps, clock)
             source = CamsSource(http, account.endpoint, StaticCredentials(Credentials("id", "secret")), clock)
             poller = Poller(
@@ -532,7 +531,7 @@ def test_a_bug_in_what_follows_a_poll_costs_that_poll_only() -> None:
     assert len(outcomes) == 4
 
 
-def test_names_that_look_alike_when_joined_are_told_apart() -> None:
+def test_account_and_space_names_with_slashes_are_not_confused() -> None:
     async def main() -> int:
         world = World(scenario(1))
         account = world.settings.accounts[0]

@@ -1,4 +1,4 @@
-"""Who is polled when: the schedule, the queue and the budget together, under virtual time."""
+"""When each space is polled: the schedule, the queue and the budget together, in virtual time."""
 
 import asyncio
 from itertools import pairwise
@@ -8,7 +8,7 @@ from virtual_time import VirtualClock, run
 from world import World, busiest_second, scenario
 
 
-async def play(world: World, seconds: float) -> None:
+async def poll_for(world: World, seconds: float) -> None:
     await world.exporter.start()
     await asyncio.sleep(seconds)
     await world.exporter.stop()
@@ -18,24 +18,24 @@ def gaps(times: list[float]) -> list[float]:
     return [round(later - earlier, 1) for earlier, later in pairwise(times)]
 
 
-def test_300_spaces_at_10_a_second_and_20_seconds_are_each_polled_every_30_seconds() -> None:
+def test_300_spaces_with_qps_10_and_an_interval_of_20_seconds_are_polled_every_30_seconds() -> None:
     async def main() -> World:
         world = World(scenario(300, qps=10, poll_interval="20s"))
-        await play(world, 600)
+        await poll_for(world, 600)
         return world
 
     world = run(main())
     times = [world.polls_of(space.id) for space in world.settings.accounts[0].polled_spaces]
 
-    assert {gap for of_space in times for gap in gaps(of_space)} <= {30.0, 30.1}
-    assert {len(of_space) for of_space in times} <= {20, 21}
+    assert {gap for space_times in times for gap in gaps(space_times)} <= {30.0, 30.1}
+    assert {len(space_times) for space_times in times} <= {20, 21}
 
 
 def intervals_of(world: World) -> list[str]:
     return [line for line in world.samples("chatapp_account_") if "poll_interval" in line]
 
 
-def test_an_account_may_have_no_spaces_for_a_while() -> None:
+def test_an_account_can_have_no_spaces_temporarily() -> None:
     async def main() -> tuple[list[str], int]:
         world = World(scenario(1, poll_interval="1m"))
         (account,) = world.settings.accounts
@@ -61,7 +61,7 @@ def test_an_account_may_have_no_spaces_for_a_while() -> None:
     assert polls == 2
 
 
-def test_the_effective_interval_says_so() -> None:
+def test_the_effective_interval_is_longer_if_the_budget_is_too_small() -> None:
     async def main() -> list[str]:
         return intervals_of(World(scenario(300, qps=10, poll_interval="20s")))
 
@@ -72,21 +72,21 @@ def test_the_effective_interval_says_so() -> None:
 
 
 @pytest.mark.parametrize("reloaded", [False, True])
-def test_accounts_with_one_key_never_exceed_its_limit_together(reloaded: bool) -> None:
-    """Each has 4 permits, because a fraction is rounded up; and all start at the same moment."""
+def test_accounts_with_the_same_key_do_not_exceed_its_rate_limit(reloaded: bool) -> None:
+    """Each of the three accounts has 4 permits, because qps is rounded up."""
 
     async def main() -> World:
         world = World(scenario(90, poll_interval="5s"))
         (account,) = world.settings.accounts
-        of_one_key = [
+        same_key = [
             account.model_copy(update={"name": f"a{n}", "qps": 3.3, "spaces": (account.spaces or [])[n::3]})
             for n in range(3)
         ]
-        world.settings = world.settings.model_copy(update={"accounts": of_one_key[:1] if reloaded else of_one_key})
+        world.settings = world.settings.model_copy(update={"accounts": same_key[:1] if reloaded else same_key})
         world.exporter = world.fresh_exporter()
         await world.exporter.start()
         await asyncio.sleep(10)
-        await world.exporter.reconfigure(world.settings.model_copy(update={"accounts": of_one_key}))
+        await world.exporter.reconfigure(world.settings.model_copy(update={"accounts": same_key}))
         await asyncio.sleep(110)
         await world.exporter.stop()
         return world
@@ -97,10 +97,10 @@ def test_accounts_with_one_key_never_exceed_its_limit_together(reloaded: bool) -
     assert len([at for at in world.api.arrivals if at >= 20]) > 0.95 * 100 * 9.9
 
 
-def test_30_spaces_at_5_minutes_are_spread_and_keep_their_pace() -> None:
+def test_30_spaces_with_an_interval_of_5_minutes_are_spread_evenly() -> None:
     async def main() -> World:
         world = World(scenario(30, qps=5, poll_interval="5m"))
-        await play(world, 3600)
+        await poll_for(world, 3600)
         return world
 
     world = run(main())
@@ -111,30 +111,30 @@ def test_30_spaces_at_5_minutes_are_spread_and_keep_their_pace() -> None:
         assert set(gaps(world.polls_of(space.id))[1:]) == {300.0}
 
 
-def test_after_a_start_every_space_has_a_value_as_soon_as_the_budget_allows() -> None:
+def test_after_a_start_all_spaces_are_polled_as_fast_as_the_budget_allows() -> None:
     async def main() -> tuple[int, int, list[float]]:
         world = World(scenario(50, qps=10, poll_interval="5m"))
         await world.exporter.start()
         await asyncio.sleep(2.5)
         halfway = world.exporter.view.unpolled()
         await asyncio.sleep(2.5)
-        at_once = world.exporter.view.unpolled()
+        unpolled = world.exporter.view.unpolled()
         await world.exporter.stop()
-        return halfway, at_once, [at for at, _ in world.polls]
+        return halfway, unpolled, [at for at, _ in world.polls]
 
-    halfway, missing, times = run(main())
+    halfway, unpolled, times = run(main())
 
     assert halfway == 50 - 25
-    assert missing == 0
+    assert unpolled == 0
     assert times[49] < 5
 
 
-def test_a_blocked_event_loop_delays_polls_and_loses_none() -> None:
+def test_a_blocked_event_loop_delays_polls_and_skips_none() -> None:
     async def main() -> World:
         world = World(scenario(10, qps=10, poll_interval="10s"))
         await world.exporter.start()
         await asyncio.sleep(20.5)
-        asyncio.get_running_loop()._jumping.elapsed += 25  # type: ignore[attr-defined]  # nobody ran meanwhile
+        asyncio.get_running_loop()._jumping.elapsed += 25  # type: ignore[attr-defined]  # the loop is blocked for 25 s
         await asyncio.sleep(30)
         await world.exporter.stop()
         return world
@@ -148,7 +148,7 @@ def test_a_blocked_event_loop_delays_polls_and_loses_none() -> None:
         assert max(gaps([at for at in times if at >= 45.4])) <= 10.5
 
 
-def test_a_step_of_the_system_clock_moves_no_poll() -> None:
+def test_a_change_of_the_system_clock_does_not_move_polls() -> None:
     async def main() -> World:
         clock = VirtualClock()
         world = World(scenario(5, qps=10, poll_interval="10s"), clock=clock)
@@ -165,28 +165,28 @@ def test_a_step_of_the_system_clock_moves_no_poll() -> None:
         assert set(gaps(world.polls_of(space.id))[1:]) == {10.0}
 
 
-def test_a_space_that_fails_for_a_passing_reason_is_asked_again_after_growing_pauses() -> None:
+def test_a_space_with_a_temporary_failure_is_polled_again_with_exponential_backoff() -> None:
     async def main() -> World:
         failing = {"at": "0s", "space": 1, "answer": "InternalError", "for": "10m"}
         world = World(scenario(2, qps=10, poll_interval="2m", events=(failing,)))
-        await play(world, 1200)
+        await poll_for(world, 1200)
         return world
 
     world = run(main())
-    of_failing = gaps(world.polls_of(world.space_id(1)))
-    pauses = of_failing[:5]
+    failing_gaps = gaps(world.polls_of(world.space_id(1)))
+    pauses = failing_gaps[:5]
 
-    for pause, longest in zip(pauses, (10, 20, 40, 80, 120), strict=True):
-        assert longest / 2 - 0.1 <= pause <= longest + 0.2
-    assert set(of_failing[-3:]) == {120.0}
+    for pause, max_pause in zip(pauses, (10, 20, 40, 80, 120), strict=True):
+        assert max_pause / 2 - 0.1 <= pause <= max_pause + 0.2
+    assert set(failing_gaps[-3:]) == {120.0}
     assert set(gaps(world.polls_of(world.space_id(2)))[1:]) == {120.0}
 
 
-def test_a_space_that_is_refused_is_asked_rarely_and_the_others_keep_their_pace() -> None:
+def test_a_rejected_space_is_polled_less_often_and_other_spaces_are_not_affected() -> None:
     async def main() -> World:
-        refused = {"at": "0s", "space": 1, "answer": "Unknown.ResourceOwnerId"}
-        world = World(scenario(4, qps=10, poll_interval="1m", events=(refused,)))
-        await play(world, 3600)
+        rejected = {"at": "0s", "space": 1, "answer": "Unknown.ResourceOwnerId"}
+        world = World(scenario(4, qps=10, poll_interval="1m", events=(rejected,)))
+        await poll_for(world, 3600)
         return world
 
     world = run(main())
@@ -196,7 +196,7 @@ def test_a_space_that_is_refused_is_asked_rarely_and_the_others_keep_their_pace(
         assert set(gaps(world.polls_of(world.space_id(number)))[1:]) == {60.0}
 
 
-def test_an_account_refused_as_a_whole_is_probed_once_an_interval_and_let_in_again() -> None:
+def test_a_denied_account_is_probed_once_per_interval_until_access_is_restored() -> None:
     async def main() -> tuple[World, list[str], list[str]]:
         revoked = {"at": "5m", "answer": "InvalidAccessKeyId.NotFound", "for": "20m"}
         world = World(scenario(30, qps=10, poll_interval="1m", events=(revoked,)))
@@ -209,19 +209,19 @@ def test_an_account_refused_as_a_whole_is_probed_once_an_interval_and_let_in_aga
         return world, during, after
 
     world, during, after = run(main())
-    refused = [at for at, _ in world.polls if 310 <= at < 1500]
+    probe_times = [at for at, _ in world.polls if 310 <= at < 1500]
 
     assert (during[0][-2:], after[0][-2:]) == (" 0", " 1")
-    assert 17 <= len(refused) <= 20
-    assert min(later - earlier for earlier, later in pairwise(refused)) > 59.9
-    assert len({space for _, space in world.polls if 1500 < _ < 1566}) == 30
+    assert 17 <= len(probe_times) <= 20
+    assert min(later - earlier for earlier, later in pairwise(probe_times)) > 59.9
+    assert len({space for at, space in world.polls if 1500 < at < 1566}) == 30
 
 
-def test_two_denied_spaces_of_many_are_their_own_and_the_account_stays_up() -> None:
+def test_two_denied_spaces_of_30_do_not_affect_the_account_or_other_spaces() -> None:
     async def main() -> tuple[World, list[str]]:
         denied = tuple({"at": "0s", "space": n, "answer": "NoPermission"} for n in (1, 20))
         world = World(scenario(30, qps=10, poll_interval="1m", events=denied))
-        await play(world, 1800)
+        await poll_for(world, 1800)
         return world, world.samples("chatapp_account_up")
 
     world, up = run(main())
@@ -231,21 +231,21 @@ def test_two_denied_spaces_of_many_are_their_own_and_the_account_stays_up() -> N
     assert 5 <= len(world.polls_of(world.space_id(1))) <= 9
 
 
-def test_a_request_too_old_on_arrival_gets_one_fresh_attempt_and_no_more() -> None:
+def test_a_request_with_an_expired_timestamp_is_retried_only_once() -> None:
     async def main() -> tuple[World, list[str]]:
-        stale = {"at": "0s", "answer": "InvalidTimeStamp.Expired"}
-        world = World(scenario(1, qps=10, poll_interval="1m", events=(stale,)))
-        await play(world, 150)
+        expired = {"at": "0s", "answer": "InvalidTimeStamp.Expired"}
+        world = World(scenario(1, qps=10, poll_interval="1m", events=(expired,)))
+        await poll_for(world, 150)
         return world, world.samples("chatapp_space_poll_failures_total")
 
     world, failures = run(main())
 
-    # two attempts while the account counts as let in, then one an interval
+    # two attempts before the account is denied, then one probe per interval
     assert len(world.polls) == 2 + 2
     assert failures == ['chatapp_space_poll_failures_total{reason="denied"} 3']
 
 
-def test_a_stop_lets_polls_in_flight_finish() -> None:
+def test_a_stop_waits_for_polls_in_flight() -> None:
     async def main() -> tuple[int, float]:
         world = World(scenario(5, qps=5, poll_interval="1m", latency="4s"))
         await world.exporter.start()
