@@ -1,4 +1,4 @@
-"""What a client asks for does not hold the event loop. How long it is held, `make bench BENCH=scrape` measures."""
+"""HTTP requests do not block the event loop. `make bench BENCH=scrape` measures how long the loop is blocked."""
 
 import asyncio
 import gc
@@ -14,68 +14,68 @@ from world import World, scenario
 from exporter.runtime.view import Snapshot
 from exporter.web.routes import create_app
 
-IN_PARTS = ("/metrics", "/-/healthy", "/-/ready", "/-/reload")
-"""What these send is short, or rendered a part at a time between turns of other tasks."""
+SHORT_OR_IN_PARTS = ("/metrics", "/-/healthy", "/-/ready", "/-/reload")
+"""Paths whose response is short, or is rendered in parts so that other tasks can run."""
 ROUTES = [route for route in create_app(EmptyView()).routes if isinstance(route, Route)]
 
 
-class Watched(EmptyView):
-    """A view that notes where it was asked for everything that it has, and whether garbage was collected then."""
+class RecordingView(EmptyView):
+    """A view that records the thread of each call, and whether garbage collection was enabled."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int, bool]] = []
+        self.calls: list[tuple[int, bool]] = []
 
     def snapshot(self) -> Snapshot:
-        self._note()
+        self._record()
         return super().snapshot()
 
     def redacted_config(self) -> str:
-        self._note()
+        self._record()
         return super().redacted_config()
 
-    def _note(self) -> None:
-        self.asked.append((threading.get_ident(), gc.isenabled()))
+    def _record(self) -> None:
+        self.calls.append((threading.get_ident(), gc.isenabled()))
 
 
-@pytest.mark.parametrize("path", [route.path for route in ROUTES if route.path not in IN_PARTS])
-def test_a_page_of_the_whole_fleet_is_made_outside_of_the_event_loops_thread(path: str) -> None:
-    view = Watched()
+@pytest.mark.parametrize("path", [route.path for route in ROUTES if route.path not in SHORT_OR_IN_PARTS])
+def test_a_page_is_rendered_in_another_thread_without_garbage_collection(path: str) -> None:
+    view = RecordingView()
 
     assert send_request(create_app(view), path).status_code in (200, 404)
-    ((thread, collects_garbage),) = view.asked
+    ((thread, collects_garbage),) = view.calls
     assert thread != threading.get_ident()
-    assert not collects_garbage  # it would stop all threads, to find everything in use
+    assert not collects_garbage  # a collection would stop all threads
     assert gc.isenabled()
 
 
-def test_others_have_their_turns_while_a_page_is_made_and_a_second_one_waits() -> None:
-    class Slow(EmptyView):
-        made, at_work = 0, 0
+def test_only_one_page_is_rendered_at_a_time_and_health_checks_do_not_wait() -> None:
+    class SlowView(EmptyView):
+        renderings, in_progress = 0, 0
 
         def redacted_config(self) -> str:
-            self.made, self.at_work = self.made + 1, self.at_work + 1
-            assert self.at_work == 1
+            self.renderings, self.in_progress = self.renderings + 1, self.in_progress + 1
+            assert self.in_progress == 1
             started.set()
             assert release.wait(30)
-            self.at_work -= 1
+            self.in_progress -= 1
             return "accounts: []\n"
 
-    started, release, view = threading.Event(), threading.Event(), Slow()
+    started, release, view = threading.Event(), threading.Event(), SlowView()
 
     async def main() -> tuple[int, list[int]]:
         transport = httpx.ASGITransport(create_app(view))
         async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
-            asked = [asyncio.create_task(http.get("/-/config")) for _ in range(20)]
+            requests = [asyncio.create_task(http.get("/-/config")) for _ in range(20)]
             assert await asyncio.to_thread(started.wait, 30)
             healthy = await http.get("/-/healthy")
-            assert (healthy.status_code, view.made) == (200, 1)
+            assert (healthy.status_code, view.renderings) == (200, 1)
             release.set()
-            return healthy.status_code, [answer.status_code for answer in await asyncio.gather(*asked)]
+            return healthy.status_code, [response.status_code for response in await asyncio.gather(*requests)]
 
     assert asyncio.run(main()) == (200, [200] * 20)
 
 
-def test_the_configuration_is_rendered_once() -> None:
+def test_the_rendered_configuration_is_cached_until_a_reload() -> None:
     async def main() -> tuple[str, str, str]:
         world = World(scenario(2))
         first, second = world.exporter.view.redacted_config(), world.exporter.view.redacted_config()
