@@ -1,4 +1,4 @@
-"""Someone else uses the account's limit too: the API throttles both, and we find the rate that is left to us."""
+"""Another client uses the same rate limit: the API throttles both, and the exporter adapts its rate."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from virtual_time import run
 from world import World, scenario
 
 MINUTE = 60
-COMES, STAYS = 5 * MINUTE, 20 * MINUTE
-GOES = COMES + STAYS
+START, DURATION = 5 * MINUTE, 20 * MINUTE
+END = START + DURATION
 
 
 async def compete(world: World, burst: int) -> None:
-    """Half of the account's limit of 10 a second, from here on: `burst` requests at once, as often as it takes."""
+    """Send 5 requests per second, half of the account's rate limit, in bursts of `burst` requests."""
     while True:
         for _ in range(burst):
             world.send_competing_request()
@@ -25,16 +25,16 @@ def counter(world: World, name: str) -> float:
 
 
 @pytest.mark.parametrize("burst", [1, 5])
-def test_beside_a_competitor_few_requests_are_throttled_and_its_share_is_won_back(burst: int) -> None:
+def test_few_requests_are_throttled_by_competition_and_the_rate_recovers_after_it(burst: int) -> None:
     async def main() -> tuple[Callable[[int, int], float], Callable[[int, int], float]]:
         world = World(scenario(3000, qps=10, poll_interval="5m", latency="50ms"))
         await world.exporter.start()
         requests, throttled = [0.0], [0.0]
         competing: asyncio.Task[None] | None = None
-        for minute in range((GOES + 10 * MINUTE) // MINUTE):
-            if minute * MINUTE == COMES:
+        for minute in range((END + 10 * MINUTE) // MINUTE):
+            if minute * MINUTE == START:
                 competing = asyncio.create_task(compete(world, burst))
-            if minute * MINUTE == GOES and competing:
+            if minute * MINUTE == END and competing:
                 competing.cancel()
             await asyncio.sleep(MINUTE)
             requests.append(counter(world, "chatapp_api_requests_total"))
@@ -50,14 +50,14 @@ def test_beside_a_competitor_few_requests_are_throttled_and_its_share_is_won_bac
         return rate, share
 
     rate, share = run(main())
-    alone, beside = rate(MINUTE, COMES), rate(COMES + 5 * MINUTE, GOES)
-    again = rate(GOES + 5 * MINUTE, GOES + 10 * MINUTE)
-    throttled = share(COMES + 5 * MINUTE, GOES)
+    alone, shared = rate(MINUTE, START), rate(START + 5 * MINUTE, END)
+    recovered = rate(END + 5 * MINUTE, END + 10 * MINUTE)
+    throttled = share(START + 5 * MINUTE, END)
     print(
-        f"\nbursts of {burst}: {alone:.2f}/s alone, {beside:.2f}/s beside it, {again:.2f}/s five minutes after it left;"
-        f" throttled {share(COMES, COMES + 5 * MINUTE):.2%} in the first five minutes, {throttled:.2%} after"
+        f"\nbursts of {burst}: {alone:.2f}/s before, {shared:.2f}/s during, {recovered:.2f}/s 5 minutes later;"
+        f" throttled {share(START, START + 5 * MINUTE):.2%} in the first 5 minutes, {throttled:.2%} after"
     )
 
     assert throttled < 0.02
-    assert beside > 0.5 * 5  # what is left is used
-    assert again > 0.99 * alone
+    assert shared > 0.5 * 5  # the exporter uses the remaining rate
+    assert recovered > 0.99 * alone

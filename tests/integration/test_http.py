@@ -1,4 +1,4 @@
-"""What is served under which path, and in which format."""
+"""Paths, status codes and formats of the HTTP server."""
 
 import asyncio
 import gzip
@@ -22,7 +22,7 @@ PROMETHEUS_2_42 = "application/openmetrics-text;version=1.0.0,application/openme
 
 
 def get(path: str, *, seconds: float = 5, method: str = "GET", **headers: str) -> httpx.Response:
-    """One request to an exporter that has polled for so many seconds."""
+    """Send one request to an exporter that has polled for `seconds`."""
 
     async def main() -> httpx.Response:
         world = World(scenario(3))
@@ -53,7 +53,7 @@ def get(path: str, *, seconds: float = 5, method: str = "GET", **headers: str) -
         ("", TEXT),
     ],
 )
-def test_the_format_is_the_one_that_the_scraper_ranks_first(accept: str, content_type: str) -> None:
+def test_the_response_has_the_format_that_the_client_prefers(accept: str, content_type: str) -> None:
     response = get("/metrics", accept=accept)
 
     assert response.headers["content-type"] == content_type
@@ -61,16 +61,16 @@ def test_the_format_is_the_one_that_the_scraper_ranks_first(accept: str, content
     assert "chatapp_space_up" in response.text
 
 
-def test_gzip_is_sent_on_request_only() -> None:
-    plain, packed = get("/metrics"), get("/metrics", accept_encoding="gzip")
+def test_gzip_is_sent_only_on_request() -> None:
+    plain, compressed = get("/metrics"), get("/metrics", accept_encoding="gzip")
 
     assert "content-encoding" not in plain.headers
-    assert packed.headers["content-encoding"] == "gzip"
-    assert "chatapp_space_up" in packed.text
+    assert compressed.headers["content-encoding"] == "gzip"
+    assert "chatapp_space_up" in compressed.text
 
 
 @pytest.mark.parametrize(
-    ("asked", "sent"),
+    ("accept_encoding", "sent"),
     [
         ("gzip", True),
         ("deflate, GZIP;q=0.5", True),
@@ -81,22 +81,22 @@ def test_gzip_is_sent_on_request_only() -> None:
         ("xgzip", False),
     ],
 )
-def test_gzip_is_sent_to_who_names_it_and_does_not_rule_it_out(asked: str, sent: bool) -> None:
-    response = get("/metrics", accept_encoding=asked)
+def test_gzip_is_sent_if_accept_encoding_lists_it_with_a_quality_above_0(accept_encoding: str, sent: bool) -> None:
+    response = get("/metrics", accept_encoding=accept_encoding)
 
     assert ("content-encoding" in response.headers) == sent
     assert response.headers["vary"] == "Accept-Encoding"
     assert response.text.startswith("# HELP")
 
 
-def test_name_filters_families_of_both_sources() -> None:
+def test_the_name_parameter_filters_exporter_and_process_families() -> None:
     response = get("/metrics?name[]=chatapp_space_up&name[]=chatapp_exporter_build_info")
 
     families = {line.split(" ")[2] for line in response.text.splitlines() if line.startswith("# TYPE")}
     assert families == {"chatapp_space_up", "chatapp_exporter_build_info"}
 
 
-def test_a_name_that_is_not_there_gives_no_samples() -> None:
+def test_an_unknown_family_name_returns_no_samples() -> None:
     assert get("/metrics?name[]=nothing").text == ""
 
 
@@ -110,13 +110,13 @@ def test_a_name_that_is_not_there_gives_no_samples() -> None:
         ("/metrics/", 404, "Not Found"),
     ],
 )
-def test_each_path_answers(path: str, status: int, text: str) -> None:
+def test_each_path_has_its_status_and_text(path: str, status: int, text: str) -> None:
     response = get(path)
 
     assert (response.status_code, text in response.text) == (status, True)
 
 
-def test_it_is_not_ready_before_the_first_sweep() -> None:
+def test_ready_is_503_before_the_first_sweep() -> None:
     response = get("/-/ready", seconds=0.15)
 
     assert (response.status_code, response.text) == (503, "not ready: 1 spaces not polled yet\n")
@@ -126,13 +126,13 @@ def test_post_to_metrics_is_not_allowed() -> None:
     assert get("/metrics", method="POST").status_code == 405
 
 
-def test_head_answers_without_a_body() -> None:
+def test_a_head_response_has_no_body() -> None:
     response = get("/metrics", method="HEAD")
 
     assert (response.status_code, response.content) == (200, b"")
 
 
-def test_the_shown_configuration_has_no_secret() -> None:
+def test_the_configuration_page_has_no_secret() -> None:
     response = get("/-/config")
 
     assert "name: acme" in response.text
@@ -141,37 +141,37 @@ def test_the_shown_configuration_has_no_secret() -> None:
     assert "key-acme" not in response.text
 
 
-LARGE = [b"# a page in parts\n", b"", b"x" * 700_000 + b"\n", *[b"y" * 999 + b"\n"] * 600, b"# EOF\n"]
+LARGE_PAGE = [b"# a page in chunks\n", b"", b"x" * 700_000 + b"\n", *[b"y" * 999 + b"\n"] * 600, b"# EOF\n"]
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
-def test_parts_of_any_size_arrive_as_one_page_and_others_have_their_turns_between(encoding: str) -> None:
+def test_chunks_of_any_size_arrive_complete_and_other_tasks_run_between_them(encoding: str) -> None:
     async def main() -> tuple[list[bytes], int, httpx.Headers]:
-        answer = exposition(LARGE, Headers({"accept-encoding": encoding}), openmetrics=True)
-        turns, sent = 0, list[bytes]()
+        response = exposition(LARGE_PAGE, Headers({"accept-encoding": encoding}), openmetrics=True)
+        iterations, sent = 0, list[bytes]()
 
-        async def others() -> None:
-            nonlocal turns
+        async def count_iterations() -> None:
+            nonlocal iterations
             while True:
-                turns += 1
+                iterations += 1
                 await asyncio.sleep(0)
 
         async def send(message: Message) -> None:
             sent.append(message.get("body", b""))
 
-        task = asyncio.create_task(others())
-        await answer({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+        task = asyncio.create_task(count_iterations())
+        await response({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
         task.cancel()
-        return sent, turns, httpx.Headers(answer.raw_headers)
+        return sent, iterations, httpx.Headers(response.raw_headers)
 
-    sent, turns, headers = run(main())
-    whole = b"".join(sent)
+    sent, iterations, headers = run(main())
+    body = b"".join(sent)
 
-    assert (gzip.decompress(whole) if encoding == "gzip" else whole) == b"".join(LARGE)
+    assert (gzip.decompress(body) if encoding == "gzip" else body) == b"".join(LARGE_PAGE)
     assert "content-length" not in headers  # families are rendered while they are sent
     assert max(map(len, sent)) <= 512 * 1024
-    assert turns >= 5  # one for each chunk of a quarter of a MiB
+    assert iterations >= 5  # one for each chunk of 256 KiB
 
 
 async def receive() -> Message:
-    raise AssertionError("nothing is read of a request")
+    raise AssertionError("the application read the request body")

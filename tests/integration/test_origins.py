@@ -1,24 +1,24 @@
-"""A page of another site that is open in a browser must not change anything here."""
+"""Pages of other sites in a browser cannot change anything in the exporter."""
 
 import pytest
 from empty_view import EmptyView, send_request
 
 from exporter.web.routes import create_app
 
-REFUSED = (403, "Cross-origin requests are not allowed\n", 0)
+REJECTED = (403, "Cross-origin requests are not allowed\n", 0)
 RELOADED = (200, "config reloaded\n", 1)
 
 
 def reload(method: str = "POST", host: str = "exporter:10144", **headers: str) -> tuple[int, str, int]:
-    """The answer, and how often the configuration was reloaded."""
+    """Return status and text of the response, and the number of reloads."""
     reloads = []
 
     async def count() -> None:
         reloads.append("reloaded")
 
     sent = {name.replace("_", "-"): text for name, text in headers.items()}
-    answer = send_request(create_app(EmptyView(), reload=count), "/-/reload", method, host=host, **sent)
-    return answer.status_code, answer.text, len(reloads)
+    response = send_request(create_app(EmptyView(), reload=count), "/-/reload", method, host=host, **sent)
+    return response.status_code, response.text, len(reloads)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
@@ -38,8 +38,8 @@ def reload(method: str = "POST", host: str = "exporter:10144", **headers: str) -
         {"sec_fetch_site": "none", "origin": "https://attacker.example"},
     ],
 )
-def test_a_reload_from_a_page_of_another_origin_is_refused(method: str, headers: dict[str, str]) -> None:
-    assert reload(method, **headers) == REFUSED
+def test_a_reload_from_another_origin_is_rejected(method: str, headers: dict[str, str]) -> None:
+    assert reload(method, **headers) == REJECTED
 
 
 @pytest.mark.parametrize(
@@ -53,19 +53,19 @@ def test_a_reload_from_a_page_of_another_origin_is_refused(method: str, headers:
         {"sec_fetch_site": "none"},
     ],
 )
-def test_a_reload_by_curl_or_from_the_same_origin_is_made(headers: dict[str, str]) -> None:
+def test_a_reload_from_curl_or_from_the_same_origin_is_accepted(headers: dict[str, str]) -> None:
     assert reload(**headers) == RELOADED
 
 
-def test_the_port_that_browsers_leave_out_is_left_out_of_both() -> None:
+def test_origin_and_host_match_without_the_default_port() -> None:
     assert reload(host="exporter.example.com", origin="https://exporter.example.com") == RELOADED
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
 @pytest.mark.parametrize("path", ["/", "/metrics", "/-/config", "/api/v1/spaces", "/nothing"])
-def test_no_other_path_is_an_exception(method: str, path: str) -> None:
+def test_requests_that_can_change_something_are_rejected_on_every_path(method: str, path: str) -> None:
     assert send_request(create_app(EmptyView()), path, method, origin="https://attacker.example").status_code == 403
 
 
-def test_a_link_from_another_site_opens_the_pages() -> None:
+def test_a_link_from_another_site_opens_the_page() -> None:
     assert send_request(create_app(EmptyView()), "/", **{"sec-fetch-site": "cross-site"}).status_code == 200

@@ -1,4 +1,4 @@
-"""The real HTTP client and a real proxy: what goes through it, and what does not."""
+"""The real HTTP client with a real proxy: which requests use the proxy."""
 
 import asyncio
 import base64
@@ -18,16 +18,18 @@ from exporter.http import http_client
 
 @dataclass
 class Proxy:
-    """A CONNECT proxy that leads to the API, whatever host it is asked for."""
+    """A CONNECT proxy that connects to the API for every requested host."""
 
     api: tuple[str, int]
     hosts: list[str] = field(default_factory=list)
-    logins: list[str] = field(default_factory=list)
+    credentials: list[str] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first, *headers = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
         self.hosts.append(first.split()[1])
-        self.logins += [base64.b64decode(line.split()[-1]).decode() for line in headers if "proxy-auth" in line.lower()]
+        self.credentials += [
+            base64.b64decode(line.split()[-1]).decode() for line in headers if "proxy-auth" in line.lower()
+        ]
         from_api, to_api = await asyncio.open_connection(*self.api)
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         await asyncio.gather(_copy(reader, to_api), _copy(from_api, writer))
@@ -53,20 +55,20 @@ async def _close(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
-def requested(directory: Path, host: str, environ: Mapping[str, str], *, tls_to_proxy: bool = False) -> Proxy:
-    """The proxy after two requests to the API, by a client with this environment. PROXY and PORT in a value are
-    replaced by the address of the proxy and the port of the API."""
+def request_api(directory: Path, host: str, environ: Mapping[str, str], *, tls_to_proxy: bool = False) -> Proxy:
+    """Send two requests to the API with this environment, and return the proxy. In the values, PROXY is replaced by the
+    address of the proxy and PORT by the port of the API."""
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(directory / "ca.pem"))
-    of_api, of_proxy = (ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) for _ in range(2))
-    ca.issue_cert(host).configure_cert(of_api)
-    ca.issue_cert("localhost").configure_cert(of_proxy)
+    api_tls, proxy_tls = (ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) for _ in range(2))
+    ca.issue_cert(host).configure_cert(api_tls)
+    ca.issue_cert("localhost").configure_cert(proxy_tls)
 
     async def main() -> Proxy:
         loopback = "::1" if ":" in host else "127.0.0.1"
-        api = await asyncio.start_server(_api, loopback, 0, ssl=of_api)
+        api = await asyncio.start_server(_api, loopback, 0, ssl=api_tls)
         proxy = Proxy(api.sockets[0].getsockname()[:2])
-        server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=of_proxy if tls_to_proxy else None)
+        server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=proxy_tls if tls_to_proxy else None)
         replaced = {"PROXY": f"localhost:{server.sockets[0].getsockname()[1]}", "PORT": str(proxy.api[1])}
         variables = {"SSL_CERT_FILE": str(directory / "ca.pem")}
         for name, value in environ.items():
@@ -82,32 +84,32 @@ def requested(directory: Path, host: str, environ: Mapping[str, str], *, tls_to_
     return asyncio.run(main())
 
 
-HERE = ["0.0.0.0", pytest.param("::", marks=pytest.mark.skipif(not has_dualstack_ipv6(), reason="no IPv6"))]
-"""Addresses that lead to this machine, but that are not loopback addresses."""
+LOCAL_ADDRESSES = ["0.0.0.0", pytest.param("::", marks=pytest.mark.skipif(not has_dualstack_ipv6(), reason="no IPv6"))]
+"""Addresses of this machine that are not loopback addresses."""
 
 
 @pytest.mark.parametrize("value", ["http://PROXY", "PROXY", "http://PROXY/"])
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
-def test_the_api_is_requested_through_the_proxy(tmp_path: Path, name: str, value: str) -> None:
-    proxy = requested(tmp_path, "cams.example", {name: value, "NO_PROXY": "::1/128,localhost,[::1]:443,10.0.0.0/8"})
+def test_requests_to_the_api_use_the_proxy(tmp_path: Path, name: str, value: str) -> None:
+    proxy = request_api(tmp_path, "cams.example", {name: value, "NO_PROXY": "::1/128,localhost,[::1]:443,10.0.0.0/8"})
 
     assert proxy.hosts == [f"cams.example:{proxy.api[1]}"]  # one connection for both requests
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_the_proxy_gets_the_user_and_the_password_as_they_are(tmp_path: Path, scheme: str) -> None:
+def test_the_proxy_gets_user_and_password_without_percent_encoding(tmp_path: Path, scheme: str) -> None:
     environ = {"HTTPS_PROXY": f"{scheme}://ops%40acme:S3cr3tPw%239%25:%2F@PROXY"}
 
-    proxy = requested(tmp_path, "cams.example", environ, tls_to_proxy=scheme == "https")
+    proxy = request_api(tmp_path, "cams.example", environ, tls_to_proxy=scheme == "https")
 
-    assert proxy.logins == ["ops@acme:S3cr3tPw#9%:/"]
+    assert proxy.credentials == ["ops@acme:S3cr3tPw#9%:/"]
 
 
-@pytest.mark.parametrize("host", HERE)
-def test_an_address_that_no_proxy_does_not_list_is_requested_through_the_proxy(tmp_path: Path, host: str) -> None:
+@pytest.mark.parametrize("host", LOCAL_ADDRESSES)
+def test_an_address_that_is_not_in_no_proxy_uses_the_proxy(tmp_path: Path, host: str) -> None:
     excluded = "0.0.0.0:80,[::]:80,fd00::/8,10.0.0.0/8"
 
-    proxy = requested(tmp_path, host, {"ALL_PROXY": "http://PROXY", "NO_PROXY": excluded})
+    proxy = request_api(tmp_path, host, {"ALL_PROXY": "http://PROXY", "NO_PROXY": excluded})
 
     assert len(proxy.hosts) == 1
 
@@ -115,16 +117,16 @@ def test_an_address_that_no_proxy_does_not_list_is_requested_through_the_proxy(t
 @pytest.mark.parametrize(
     "entry", ["*", "*:PORT", "0.0.0.0,::", "0.0.0.0:PORT,[::]:PORT", "0.0.0.0/8 , ::/8", "0.0.0.0,[::]"]
 )
-@pytest.mark.parametrize("host", HERE)
-def test_an_address_that_no_proxy_lists_is_requested_directly(tmp_path: Path, host: str, entry: str) -> None:
-    assert requested(tmp_path, host, {"HTTPS_PROXY": "http://PROXY", "NO_PROXY": entry}).hosts == []
+@pytest.mark.parametrize("host", LOCAL_ADDRESSES)
+def test_an_address_in_no_proxy_does_not_use_the_proxy(tmp_path: Path, host: str, entry: str) -> None:
+    assert request_api(tmp_path, host, {"HTTPS_PROXY": "http://PROXY", "NO_PROXY": entry}).hosts == []
 
 
-def test_variables_of_the_process_that_are_not_given_to_the_client_do_not_count(
+def test_the_client_ignores_process_variables_that_are_not_in_its_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://proxy.example")
     monkeypatch.setenv("NO_PROXY", "::1/128")
     monkeypatch.setenv("SSL_CERT_FILE", "/nope")
 
-    assert requested(tmp_path, "0.0.0.0", {}).hosts == []
+    assert request_api(tmp_path, "0.0.0.0", {}).hosts == []

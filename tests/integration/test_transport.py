@@ -1,4 +1,4 @@
-"""What a connection carries behind an answer, and what becomes of a connection that the server closed: real sockets."""
+"""Unexpected data after a response, and connections that the server closes, over real sockets."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ def in_chunks(body: bytes) -> bytes:
 
 @dataclass
 class Received:
-    """A request as the server sees it: for which space, and the how manieth of its connection."""
+    """A request at the server. `nth` is its position on the connection, from 1."""
 
     space: str
     nth: int
@@ -65,7 +65,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, N
 
 @asynccontextmanager
 async def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """At this port, until every connection has ended."""
+    """Serve on a free port. Yields the port, and closes all connections at the end."""
     tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -81,13 +81,13 @@ async def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIte
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def truth(request: Received) -> None:
+async def reply_correctly(request: Received) -> None:
     request.writer.write(with_length(body_of(VICTIM if request.space == "victim" else OTHER)))
 
 
 @dataclass
 class Server:
-    """Replies to requests on real connections of this machine."""
+    """A server that answers each request with `reply`."""
 
     reply: Reply
     tls: ssl.SSLContext | None = None
@@ -114,11 +114,11 @@ class Server:
 
 
 CA = trustme.CA()
-WAYS = ["http", "https"]
+SCHEMES = ["http", "https"]
 
 
-def tls_of_server(way: str) -> ssl.SSLContext | None:
-    if way == "http":
+def server_tls(scheme: str) -> ssl.SSLContext | None:
+    if scheme == "http":
         return None
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     CA.issue_cert("127.0.0.1").configure_cert(tls)
@@ -126,7 +126,7 @@ def tls_of_server(way: str) -> ssl.SSLContext | None:
 
 
 def client(endpoint: str) -> httpx.AsyncClient:
-    """The real one; one that trusts the test's certificates where it must."""
+    """Return the real client for http, and a client that trusts the test's certificates for https."""
     if endpoint.startswith("http:"):
         return http_client(endpoint)
     tls = ssl.create_default_context()
@@ -139,7 +139,7 @@ def source_of(http: httpx.AsyncClient, endpoint: str) -> CamsSource:
 
 
 async def query(source: CamsSource, space: str, attempts: list[str] | None = None) -> Answer | QueryError:
-    """The answer to one query, with what became of each attempt."""
+    """Send one query. Appends the result code of each attempt to `attempts`."""
 
     @asynccontextmanager
     async def attempt() -> AsyncIterator[None]:
@@ -158,12 +158,12 @@ async def query(source: CamsSource, space: str, attempts: list[str] | None = Non
         return error
 
 
-def queried(
-    reply: Reply, *spaces: str, way: str = "http", between: Callable[[Server], None] = lambda _: None
+def query_in_sequence(
+    reply: Reply, *spaces: str, scheme: str = "http", between: Callable[[Server], None] = lambda _: None
 ) -> tuple[list[str], Server, list[str]]:
-    """One query after the other: the statuses of the numbers (or the code of the error) of each; what the server saw;
-    and the code of each attempt."""
-    server, attempts = Server(reply, tls_of_server(way)), list[str]()
+    """Query these spaces one after the other, and call `between` after each query. Return the status of the number or
+    the error code of each query, the server, and the result code of each attempt."""
+    server, attempts = Server(reply, server_tls(scheme)), list[str]()
 
     async def main() -> list[str]:
         async with server.listening() as endpoint, client(endpoint) as http:
@@ -180,111 +180,115 @@ def queried(
     return asyncio.run(main()), server, attempts
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_connection_with_nothing_behind_its_answers_is_used_again(way: str) -> None:
-    results, server, _ = queried(truth, "other", "victim", "other", way=way)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_connection_without_unexpected_data_is_reused(scheme: str) -> None:
+    results, server, _ = query_in_sequence(reply_correctly, "other", "victim", "other", scheme=scheme)
 
     assert results == ["CONNECTED", "BANNED", "CONNECTED"]
     assert len(server.connections) == 1
 
 
-def test_an_answer_in_chunks_leaves_the_connection_in_use() -> None:
+def test_a_connection_is_reused_after_a_chunked_response() -> None:
     async def reply(request: Received) -> None:
         for byte in in_chunks(body_of(OTHER)):
             request.writer.write(bytes([byte]))
             await request.writer.drain()
 
-    results, server, _ = queried(reply, "other", "other")
+    results, server, _ = query_in_sequence(reply, "other", "other")
 
     assert results == ["CONNECTED", "CONNECTED"]
     assert len(server.connections) == 1
 
 
-STALE_ANSWER = with_length(body_of(OTHER))
+STALE_RESPONSE = with_length(body_of(OTHER))
 
 
-def one_write(*parts: bytes) -> list[bytes]:
+def in_one_write(*parts: bytes) -> list[bytes]:
     return [b"".join(parts)]
 
 
-EXCESSES = {
-    "a second answer": one_write(with_length(body_of(OTHER)), STALE_ANSWER),
-    "a second answer, in a record of its own": [with_length(body_of(OTHER)), STALE_ANSWER],
-    "behind the last chunk": one_write(in_chunks(body_of(OTHER)), STALE_ANSWER),
-    "behind the last chunk, in a record of its own": [in_chunks(body_of(OTHER)), STALE_ANSWER],
-    "two more answers": one_write(with_length(body_of(OTHER)), STALE_ANSWER, STALE_ANSWER),
-    "half an answer": one_write(with_length(body_of(OTHER)), STALE_ANSWER[:40]),
-    "a line": one_write(with_length(body_of(OTHER)), b"\r\n"),
-    "a body where the status has none": one_write(b"HTTP/1.1 204 x\r\n\r\n", STALE_ANSWER),
-    "a body where the status has none, with its length": one_write(with_length(STALE_ANSWER, 204)),
-    "a length that is too short": one_write(
-        b"HTTP/1.1 200 x\r\nContent-Length: %d\r\n\r\n" % len(body_of(OTHER)), body_of(OTHER), STALE_ANSWER
+UNEXPECTED_DATA = {
+    "a second response": in_one_write(with_length(body_of(OTHER)), STALE_RESPONSE),
+    "a second response, in a separate write": [with_length(body_of(OTHER)), STALE_RESPONSE],
+    "after the last chunk": in_one_write(in_chunks(body_of(OTHER)), STALE_RESPONSE),
+    "after the last chunk, in a separate write": [in_chunks(body_of(OTHER)), STALE_RESPONSE],
+    "two more responses": in_one_write(with_length(body_of(OTHER)), STALE_RESPONSE, STALE_RESPONSE),
+    "part of a response": in_one_write(with_length(body_of(OTHER)), STALE_RESPONSE[:40]),
+    "an empty line": in_one_write(with_length(body_of(OTHER)), b"\r\n"),
+    "a body after status 204": in_one_write(b"HTTP/1.1 204 x\r\n\r\n", STALE_RESPONSE),
+    "a body after status 204, with Content-Length": in_one_write(with_length(STALE_RESPONSE, 204)),
+    "a body longer than its Content-Length": in_one_write(
+        b"HTTP/1.1 200 x\r\nContent-Length: %d\r\n\r\n" % len(body_of(OTHER)), body_of(OTHER), STALE_RESPONSE
     ),
-    "behind 64 KiB to the byte": [with_length(body_of(OTHER).ljust(65536 - 43)), STALE_ANSWER],
+    "after a response of exactly 64 KiB": [with_length(body_of(OTHER).ljust(65536 - 43)), STALE_RESPONSE],
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("excess", EXCESSES)
-def test_bytes_behind_an_answer_never_answer_the_request_of_another_space(excess: str, way: str) -> None:
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("data", UNEXPECTED_DATA)
+def test_unexpected_data_is_never_used_as_the_response_for_another_space(data: str, scheme: str) -> None:
     async def reply(request: Received) -> None:
         if request.space == "victim":
-            await truth(request)
-        for part in EXCESSES[excess] if request.space == "other" else []:
+            await reply_correctly(request)
+        for part in UNEXPECTED_DATA[data] if request.space == "other" else []:
             request.writer.write(part)
 
-    results, server, _ = queried(reply, "other", "victim", "victim", "other", "victim", way=way)
+    results, server, _ = query_in_sequence(reply, "other", "victim", "victim", "other", "victim", scheme=scheme)
 
     assert [results[1], results[2], results[4]] == ["BANNED"] * 3
-    assert len(server.connections) == 3  # one ended with each of the two answers
+    assert len(server.connections) == 3  # each response with unexpected data ends its connection
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_an_answer_that_arrives_on_an_idle_connection_answers_nothing(way: str) -> None:
-    results, server, _ = queried(
-        truth, "other", "victim", way=way, between=lambda server: server.connections[0].write(STALE_ANSWER)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_response_that_arrives_on_an_idle_connection_is_not_used(scheme: str) -> None:
+    results, server, _ = query_in_sequence(
+        reply_correctly,
+        "other",
+        "victim",
+        scheme=scheme,
+        between=lambda server: server.connections[0].write(STALE_RESPONSE),
     )
 
     assert results == ["CONNECTED", "BANNED"]
     assert len(server.connections) == 2
 
 
-async def closes_used_connections(request: Received) -> None:
-    """At the moment when the next request arrives, as a server does whose idle time has just passed."""
+async def close_used_connection(request: Received) -> None:
+    """Close the connection when its second request arrives, like a server whose idle timeout has just expired."""
     if request.nth > 1:
         request.writer.close()
     else:
-        await truth(request)
+        await reply_correctly(request)
 
 
-async def resets_used_connections(request: Received) -> None:
+async def reset_used_connection(request: Received) -> None:
     if request.nth > 1:
         request.reset()
     else:
-        await truth(request)
+        await reply_correctly(request)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("reply", [closes_used_connections, resets_used_connections])
-def test_a_used_connection_that_ends_without_an_answer_is_followed_by_one_fresh_attempt(reply: Reply, way: str) -> None:
-    results, server, attempts = queried(reply, "other", "victim", "other", way=way)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("reply", [close_used_connection, reset_used_connection])
+def test_after_a_used_connection_ends_without_a_response_a_new_connection_is_tried(reply: Reply, scheme: str) -> None:
+    results, server, attempts = query_in_sequence(reply, "other", "victim", "other", scheme=scheme)
 
     assert results == ["CONNECTED", "BANNED", "CONNECTED"]
     assert attempts == ["OK", "transport", "OK", "transport", "OK"]
     assert [request.nth for request in server.requests] == [1, 2, 1, 2, 1]
 
 
-def test_a_connection_that_was_closed_while_idle_is_not_used_again() -> None:
-    results, server, _ = queried(
-        truth, "other", "victim", between=lambda server: server.connections[-1].transport.abort()
+def test_a_connection_that_was_closed_while_idle_is_not_reused() -> None:
+    results, server, _ = query_in_sequence(
+        reply_correctly, "other", "victim", between=lambda server: server.connections[-1].transport.abort()
     )
 
     assert results == ["CONNECTED", "BANNED"]
     assert [request.nth for request in server.requests] == [1, 1]
 
 
-def test_the_fresh_attempt_does_not_use_the_next_used_connection() -> None:
-    server = Server(closes_used_connections)
+def test_the_retry_uses_a_new_connection_and_not_another_idle_connection() -> None:
+    server = Server(close_used_connection)
 
     async def main() -> list[Answer | QueryError]:
         async with server.listening() as endpoint, client(endpoint) as http:
@@ -298,20 +302,20 @@ def test_the_fresh_attempt_does_not_use_the_next_used_connection() -> None:
     assert [request.nth for request in server.requests[5:]] == [2, 1] * 3
 
 
-async def closes_every_connection(request: Received) -> None:
+async def close_every_connection(request: Received) -> None:
     request.writer.close()
 
 
-async def starts_to_answer_used_connections(request: Received) -> None:
-    answer = with_length(body_of(OTHER))
-    request.writer.write(answer if request.nth == 1 else answer[:9])
+async def cut_status_line_on_used_connection(request: Received) -> None:
+    response = with_length(body_of(OTHER))
+    request.writer.write(response if request.nth == 1 else response[:9])
     if request.nth > 1:
         request.writer.close()
 
 
-async def cuts_the_body_on_used_connections(request: Received) -> None:
-    answer = with_length(body_of(OTHER))
-    request.writer.write(answer if request.nth == 1 else answer[:-9])
+async def cut_body_on_used_connection(request: Received) -> None:
+    response = with_length(body_of(OTHER))
+    request.writer.write(response if request.nth == 1 else response[:-9])
     if request.nth > 1:
         request.writer.close()
 
@@ -319,41 +323,39 @@ async def cuts_the_body_on_used_connections(request: Received) -> None:
 @pytest.mark.parametrize(
     ("reply", "attempts"),
     [
-        (closes_every_connection, ["transport", "transport"]),
-        (starts_to_answer_used_connections, ["OK", "transport"]),
-        (cuts_the_body_on_used_connections, ["OK", "transport"]),
+        (close_every_connection, ["transport", "transport"]),
+        (cut_status_line_on_used_connection, ["OK", "transport"]),
+        (cut_body_on_used_connection, ["OK", "transport"]),
     ],
 )
-def test_a_new_connection_and_part_of_an_answer_are_followed_by_no_other_attempt(
-    reply: Reply, attempts: list[str]
-) -> None:
-    results, server, made = queried(reply, "other", "victim")
+def test_errors_on_a_new_connection_or_in_a_partial_response_are_not_retried(reply: Reply, attempts: list[str]) -> None:
+    results, server, codes = query_in_sequence(reply, "other", "victim")
 
-    assert made == attempts
+    assert codes == attempts
     assert results[1] == "transport"
     assert len(server.requests) == 2
 
 
-def test_the_fresh_attempt_is_the_only_one() -> None:
+def test_a_failed_retry_is_not_retried() -> None:
     async def reply(request: Received) -> None:
-        if server_has_answered:
+        if requests_answered:
             request.writer.close()
         else:
-            server_has_answered.append(True)
-            await truth(request)
+            requests_answered.append(True)
+            await reply_correctly(request)
 
-    server_has_answered: list[bool] = []
-    results, _, attempts = queried(reply, "other", "victim")
+    requests_answered: list[bool] = []
+    results, _, attempts = query_in_sequence(reply, "other", "victim")
 
     assert results == ["CONNECTED", "transport"]
     assert attempts == ["OK", "transport", "transport"]
 
 
-def test_a_connection_that_is_refused_is_followed_by_no_other_attempt() -> None:
+def test_a_refused_connection_is_not_retried() -> None:
     attempts: list[str] = []
 
     async def main() -> None:
-        async with Server(truth).listening() as endpoint:
+        async with Server(reply_correctly).listening() as endpoint:
             pass
         async with client(endpoint) as http:
             await query(source_of(http, endpoint), "other", attempts)
@@ -363,9 +365,9 @@ def test_a_connection_that_is_refused_is_followed_by_no_other_attempt() -> None:
     assert attempts == ["transport"]
 
 
-def test_fresh_attempts_take_permits_of_their_own_and_are_counted() -> None:
+def test_each_retry_takes_a_permit_and_has_its_own_nonce() -> None:
     class Stale(httpx.AsyncBaseTransport):
-        """Every other request meets a connection that the server had closed."""
+        """Fails each request that does not require a new connection, as if the server had closed the connection."""
 
         def __init__(self) -> None:
             self.sent: list[tuple[float, str]] = []
@@ -395,7 +397,7 @@ def test_fresh_attempts_take_permits_of_their_own_and_are_counted() -> None:
 
 
 async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, heads: list[str]) -> None:
-    """A proxy that connects to where it is told."""
+    """A CONNECT proxy. Appends the head of each request to `heads`."""
 
     async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
@@ -410,8 +412,8 @@ async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, 
     await asyncio.gather(copy(reader, to_server), copy(from_server, writer))
 
 
-def test_all_of_it_holds_through_a_proxy() -> None:
-    server, heads = Server(resets_used_connections, tls_of_server("https")), list[str]()
+def test_a_closed_connection_through_a_proxy_is_retried() -> None:
+    server, heads = Server(reset_used_connection, server_tls("https")), list[str]()
 
     async def main() -> list[str]:
         tls = ssl.create_default_context()
@@ -433,10 +435,10 @@ COOKIES = "".join(f"Set-Cookie: c{number}={'x' * 3000}; Path=/\r\n" for number i
 
 
 @pytest.mark.parametrize("cut", [0, 5])
-def test_cookies_are_never_kept_even_if_the_answer_is_cut(cut: int) -> None:
+def test_cookies_are_never_stored_even_if_the_response_is_cut_off(cut: int) -> None:
     async def reply(request: Received) -> None:
-        answer = with_length(body_of(OTHER), headers=COOKIES)
-        request.writer.write(answer[: len(answer) - cut])
+        response = with_length(body_of(OTHER), headers=COOKIES)
+        request.writer.write(response[: len(response) - cut])
         if cut:
             request.writer.close()
 
