@@ -1,4 +1,4 @@
-"""Pages as people get them: a fleet that is written out, a server on the loopback that shows it, a visitor."""
+"""Pages in a real browser: a fleet with fixed values, a server on the loopback interface, and a visitor."""
 
 import asyncio
 import threading
@@ -24,27 +24,27 @@ MINUTE, HOUR = 60.0, 3600.0
 
 
 def number(phone_number: str, verified_name: str, quality_rating: str = "GREEN", **changes: str) -> PhoneNumber:
-    """A number that is connected unless its `changes` say otherwise."""
+    """Return a connected phone number, with these `changes`."""
     plain = PhoneNumber(phone_number, verified_name, quality_rating, "TIER_10K", "CONNECTED", "APPROVED")
-    return replace(plain, **changes)  # type: ignore[arg-type]  # texts all of them
+    return replace(plain, **changes)  # type: ignore[arg-type]  # all fields are strings
 
 
 def space(
-    id: str,  # noqa: A002  # as CamsSpace has it
+    id: str,  # noqa: A002  # the name in CamsSpace
     *numbers: PhoneNumber,
     name: str = "",
     account: str = "acme",
     labels: Mapping[str, str] | None = None,
-    seen: float | None = MINUTE,
+    success_age: float | None = MINUTE,
     changes: Changes | None = None,
     missing: Changes | None = None,
     failure: Failure | None = None,
 ) -> SpaceView:
-    """A space that was `seen` so many seconds ago, and whose polls fail where there is a `failure`. If it was never
-    seen, it was added when the polls started to fail."""
-    state = SpaceRecord(
+    """Return a space with its last success `success_age` seconds ago. None means that the space never succeeded and was
+    added at its first failure. The polls of a space with a `failure` fail."""
+    record = SpaceRecord(
         up=failure is None,
-        last_success=None if seen is None else NOW - seen,
+        last_success=None if success_age is None else NOW - success_age,
         phone_numbers=numbers,
         changes=changes or {},
         missing=missing or {},
@@ -52,20 +52,20 @@ def space(
         failures={failure.reason: failure.consecutive} if failure else {},
         last_failure=failure,
         next_slot=NOW + 4 * MINUTE,
-        seen=-(NOW - failure.since if failure else 0) if seen is None else -seen,
+        seen=-(NOW - failure.since if failure else 0) if success_age is None else -success_age,
     )
     now, configured = Now(NOW, 0.0), CamsSpace(id=id, name=name, labels=dict(labels or {}))
-    fresh, unseen = state.is_fresh(now, HOUR), state.seconds_since_success(now)
-    return SpaceView(account, configured, state, fresh, MESSAGING_LIMITS, unseen)
+    fresh, unseen = record.is_fresh(now, HOUR), record.seconds_since_success(now)
+    return SpaceView(account, configured, record, fresh, MESSAGING_LIMITS, unseen)
 
 
-def failure(detail: str = "The resource does not belong to the current user.", *, since: float = 2 * HOUR) -> Failure:
-    """Polls that have been rejected `since` so many seconds."""
-    return Failure(NOW - MINUTE, NOW - since, 3, Reason.REJECTED, "Unknown.ResourceOwnerId", detail, "REQ-1")
+def failure(detail: str = "The resource does not belong to the current user.", *, seconds: float = 2 * HOUR) -> Failure:
+    """Return the failure of a space whose polls have been rejected for `seconds`."""
+    return Failure(NOW - MINUTE, NOW - seconds, 3, Reason.REJECTED, "Unknown.ResourceOwnerId", detail, "REQ-1")
 
 
 def health(state: AccountState, code: str = "", detail: str = "", request_id: str = "REQ-2") -> AccountHealth:
-    """An account in this state for ten minutes."""
+    """Return the health of an account that has been in this state for 10 minutes."""
     return AccountHealth(state, NOW - 10 * MINUTE, code, detail, request_id)
 
 
@@ -76,8 +76,8 @@ THROTTLED = health(AccountState.THROTTLED, "Throttling.User", "Request was denie
 
 
 def fleet(*spaces: SpaceView, **healths: AccountHealth | None) -> Snapshot:
-    """These spaces and their accounts, which are ok unless their `healths` by name say otherwise."""
-    names = dict.fromkeys(one.account for one in spaces)
+    """Return a snapshot of these spaces and their accounts. An account that is not in `healths` is ok."""
+    names = dict.fromkeys(view.account for view in spaces)
     accounts = [
         AccountView(
             name,
@@ -111,15 +111,15 @@ FLEET = fleet(
         name="Fabrikam",
         labels={"team": "apac"},
     ),
-    space("s4", name="Northwind", seen=None, failure=failure()),
-    space("s5", number("49306", "Tailspin"), name="Tailspin", seen=2 * HOUR, failure=failure()),
+    space("s4", name="Northwind", success_age=None, failure=failure()),
+    space("s5", number("49306", "Tailspin"), name="Tailspin", success_age=2 * HOUR, failure=failure()),
 )
-"""Something of everything: two accounts, six numbers, a space that was never seen and one that is too old to show."""
+"""Two accounts, six phone numbers, a space without any success, and a space with values older than max_age."""
 
 
 @dataclass
 class Site(View):
-    """The pages of the `fleet`, whichever is set, at the address `url`."""
+    """Shows the current `fleet`. `url` is the address of the pages."""
 
     url: str = ""
     fleet: Snapshot = field(default_factory=fleet)
@@ -144,35 +144,35 @@ class Site(View):
 
 
 @contextmanager
-def site() -> Iterator[Site]:
-    """A site on a free port, served in a thread of its own."""
-    listener, shown, left = bind("127.0.0.1:0"), Site(), threading.Event()
-    shown.url = url_of(listener)
+def serve_site() -> Iterator[Site]:
+    """Serve a site on a free port, in a separate thread."""
+    listener, site, stop = bind("127.0.0.1:0"), Site(), threading.Event()
+    site.url = url_of(listener)
 
     async def serve() -> None:
-        async with serving(create_app(shown), listener):
-            await asyncio.to_thread(left.wait)
+        async with serving(create_app(site), listener):
+            await asyncio.to_thread(stop.wait)
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     try:
-        yield shown
+        yield site
     finally:
-        left.set()
+        stop.set()
         thread.join()
 
 
 class Visitor:
-    """Someone with a browser at a site; whatever a browser has to complain about a page is kept."""
+    """Opens pages of a site, and collects the errors that the browser reports."""
 
-    def __init__(self, browser: Browser, at: Site) -> None:
-        self.site = at
+    def __init__(self, browser: Browser, site: Site) -> None:
+        self.site = site
         self.browser_errors: list[str] = []
         self._browser = browser
         self._contexts: list[BrowserContext] = []
 
     def visit(self, address: str = "", **settings: Any) -> Page:
-        """A page of the site in a window of its own, at rest."""
+        """Open a page of the site in a new browser context, and wait until the page is loaded."""
         context = self._browser.new_context(base_url=f"{self.site.url}/", **settings)
         self._contexts.append(context)
         context.on("console", self._console)
@@ -186,7 +186,7 @@ class Visitor:
         page.goto(address)
         return page
 
-    def leave(self) -> None:
+    def close(self) -> None:
         for context in self._contexts:
             context.close()
 
@@ -199,14 +199,14 @@ class Visitor:
 
     def _request(self, request: Request) -> None:
         if not request.url.startswith(f"{self.site.url}/"):
-            self.browser_errors.append(f"request elsewhere: {request.url}")
+            self.browser_errors.append(f"request to another site: {request.url}")
 
     def _response(self, response: Response) -> None:
         if response.status >= 400:
             self.browser_errors.append(f"{response.status}: {response.url}")
 
 
-def follow(link: Locator) -> None:
-    """Click, and wait until the page that it leads to is there as a whole."""
-    with link.page.expect_navigation():
-        link.click()
+def follow(control: Locator) -> None:
+    """Click a link or button, and wait until the next page is loaded."""
+    with control.page.expect_navigation():
+        control.click()

@@ -1,1 +1,1 @@
-"""Tests in a real browser. A package, so that fixtures can last as long as this directory's tests and no longer."""
+"""Tests in a real browser. A package, so that fixtures can have the scope of this directory."""

@@ -1,11 +1,11 @@
-"""A browser for all tests of this directory, and a visitor who must have nothing to complain about."""
+"""A browser and a site for all tests of this directory. Each test fails if the browser reports an error."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import FLEET, Site, Visitor, site
+from browsing import FLEET, Site, Visitor, serve_site
 from playwright.sync_api import Browser, sync_playwright
 from programs import require_program
 
@@ -15,28 +15,28 @@ FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    # no longer than this directory's tests last: while it is there, its thread can run no other event loop
+    # closed after the tests of this directory: while Playwright runs, this thread cannot run another event loop
     chromium = require_program("chromium", "chromium-browser", package="chromium")
     require_program(FONT, package="fonts-dejavu-core", mode=os.F_OK)
     environ: dict[str, str | float | bool] = {**os.environ, "FONTCONFIG_FILE": str(FONTS)}
     with sync_playwright() as playwright:
-        # root, as CI is, has no sandbox
+        # the sandbox of Chromium does not work as root, for example in CI
         launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"], env=environ)
         yield launched
         launched.close()
 
 
 @pytest.fixture(scope="package")
-def served() -> Iterator[Site]:
-    with site() as one:
-        yield one
+def site() -> Iterator[Site]:
+    with serve_site() as running_site:
+        yield running_site
 
 
 @pytest.fixture
-def visitor(browser: Browser, served: Site) -> Iterator[Visitor]:
-    """Someone at the site of `FLEET`, who has nothing to complain about at the end."""
-    served.fleet = FLEET
-    one = Visitor(browser, served)
-    yield one
-    one.leave()
-    assert one.browser_errors == []
+def visitor(browser: Browser, site: Site) -> Iterator[Visitor]:
+    """A visitor of the site with `FLEET`. The browser must not have reported an error at the end."""
+    site.fleet = FLEET
+    new_visitor = Visitor(browser, site)
+    yield new_visitor
+    new_visitor.close()
+    assert new_visitor.browser_errors == []

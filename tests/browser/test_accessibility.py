@@ -1,4 +1,4 @@
-"""The pages for everyone: by keyboard, on any width, with large letters, in light and dark, and as axe judges them."""
+"""Accessibility: keyboard, narrow windows, large fonts, light and dark mode, screen readers, and the rules of axe."""
 
 from dataclasses import replace
 from itertools import product
@@ -13,16 +13,16 @@ from exporter.runtime.view import Snapshot
 from exporter.state.store import Change
 
 FOCUS = """() => {
-    const one = document.activeElement, box = one.getBoundingClientRect(), style = getComputedStyle(one);
+    const focused = document.activeElement, box = focused.getBoundingClientRect(), style = getComputedStyle(focused);
     const outlined = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
     const inside = box.left >= 0 && box.top >= 0 && box.right <= innerWidth && box.bottom <= innerHeight;
-    const name = one.labels?.[0]?.innerText || one.innerText;
-    return {name: name.replace(/\\s+/g, " ").trim(), seen: outlined && inside && box.width > 0};
+    const name = focused.labels?.[0]?.innerText || focused.innerText;
+    return {name: name.replace(/\\s+/g, " ").trim(), visible: outlined && inside && box.width > 0};
 }"""
 TOO_WIDE = """() => [...document.querySelectorAll("html, body *")]
-    .filter(one => one.getBoundingClientRect().right > innerWidth + 1 || one.scrollWidth > one.clientWidth + 1)
-    .filter(one => getComputedStyle(one).display !== "inline" && !one.closest("select"))
-    .map(one => one.outerHTML.slice(0, 120))"""
+    .filter(node => node.getBoundingClientRect().right > innerWidth + 1 || node.scrollWidth > node.clientWidth + 1)
+    .filter(node => getComputedStyle(node).display !== "inline" && !node.closest("select"))
+    .map(node => node.outerHTML.slice(0, 120))"""
 BROKEN_WORDS = """() => {
     const broken = [], range = new Range(), texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (texts.nextNode())
@@ -34,7 +34,7 @@ BROKEN_WORDS = """() => {
     return broken;
 }"""
 AXE = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
-READ = """
+ARIA_SNAPSHOT = """
 - link "Skip to content"
 - banner:
   - navigation "Pages"
@@ -76,37 +76,37 @@ READ = """
         - cell /ok/
 - contentinfo
 """
-ENDLESS = "Donaudampfschifffahrtsgesellschaft" * 6
-ENUMERATIONS = dict.fromkeys(
+LONG_TEXT = "Donaudampfschifffahrtsgesellschaft" * 6
+LONG_VALUES = dict.fromkeys(
     ["messaging_limit_tier", "status", "name_status", "new_name_status", "code_verification_status", "is_official"],
-    ENDLESS,
+    LONG_TEXT,
 )
-LONG = fleet(
+LONG_FLEET = fleet(
     space(
-        ENDLESS,
-        number("4" * 60, ENDLESS, quality_rating=ENDLESS, **dict.fromkeys(ENUMERATIONS, ENDLESS)),
+        LONG_TEXT,
+        number("4" * 60, LONG_TEXT, quality_rating=LONG_TEXT, **LONG_VALUES),
         number("49301", "Contoso", "YELLOW"),
-        name=ENDLESS,
-        account=ENDLESS,
-        labels={"team": ENDLESS},
-        failure=failure(ENDLESS),
+        name=LONG_TEXT,
+        account=LONG_TEXT,
+        labels={"team": LONG_TEXT},
+        failure=failure(LONG_TEXT),
     ),
-    **{ENDLESS: replace(DENIED, code=ENDLESS, detail=ENDLESS, request_id=ENDLESS)},
+    **{LONG_TEXT: replace(DENIED, code=LONG_TEXT, detail=LONG_TEXT, request_id=LONG_TEXT)},
 )
-LONG_SPACE = f"space?account={ENDLESS}&space={ENDLESS}"
+LONG_SPACE = f"space?account={LONG_TEXT}&space={LONG_TEXT}"
 
 
 def tab(page: Page, times: int) -> list[str]:
-    """The names of what the tabulator reaches one after the other, all of it in sight and with a visible focus."""
-    reached = []
+    """Press Tab `times` times. Return the names of the focused elements, each visible and with a visible focus."""
+    focused = []
     for _ in range(times):
         page.keyboard.press("Tab")
-        reached.append(page.evaluate(FOCUS))
-    assert [one["name"] for one in reached if not one["seen"]] == []
-    return [one["name"] for one in reached]
+        focused.append(page.evaluate(FOCUS))
+    assert [element["name"] for element in focused if not element["visible"]] == []
+    return [element["name"] for element in focused]
 
 
-def test_the_keyboard_reaches_everything_in_the_order_of_reading(visitor: Visitor) -> None:
+def test_the_tab_key_moves_through_the_page_in_reading_order(visitor: Visitor) -> None:
     page = visitor.visit()
 
     assert tab(page, 19) == [
@@ -132,7 +132,7 @@ def test_the_keyboard_reaches_everything_in_the_order_of_reading(visitor: Visito
     ]
 
 
-def test_the_skip_link_leads_past_the_links_that_every_page_has(visitor: Visitor) -> None:
+def test_the_skip_link_skips_the_links_at_the_top_of_every_page(visitor: Visitor) -> None:
     page = visitor.visit("space?account=acme&space=s2")
     tab(page, 1)
     page.keyboard.press("Enter")
@@ -141,7 +141,7 @@ def test_the_skip_link_leads_past_the_links_that_every_page_has(visitor: Visitor
     assert tab(page, 1) == ["acme"]
 
 
-def test_the_keyboard_alone_filters(visitor: Visitor) -> None:
+def test_filters_can_be_used_with_the_keyboard_alone(visitor: Visitor) -> None:
     page = visitor.visit()
     tab(page, 10)
     page.keyboard.press("Enter")
@@ -155,30 +155,28 @@ def test_the_keyboard_alone_filters(visitor: Visitor) -> None:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_screen_reader_tells_the_parts_of_the_page_and_its_tables_also_where_rows_are_cards(
-    visitor: Visitor, width: int
-) -> None:
+def test_screen_readers_find_all_parts_and_tables_even_if_rows_are_shown_as_cards(visitor: Visitor, width: int) -> None:
     page = visitor.visit("?state=red&state=restricted&per_page=1", viewport={"width": width, "height": 800})
 
-    expect(page.locator("body")).to_match_aria_snapshot(READ)
+    expect(page.locator("body")).to_match_aria_snapshot(ARIA_SNAPSHOT)
 
 
-@pytest.mark.parametrize("address", ["", "?q=nobody", LONG_SPACE], ids=["fleet", "nothing", "space"])
-def test_no_page_is_wider_than_the_window_whatever_is_on_it(visitor: Visitor, address: str) -> None:
-    visitor.site.fleet = LONG
-    page, wider = visitor.visit(address), {}
+@pytest.mark.parametrize("address", ["", "?q=nothing", LONG_SPACE], ids=["fleet", "no match", "space"])
+def test_no_page_is_wider_than_the_window(visitor: Visitor, address: str) -> None:
+    visitor.site.fleet = LONG_FLEET
+    page, too_wide_elements = visitor.visit(address), {}
     settings = page.context.new_cdp_session(page)
-    for letters, width in product((16, 32), (1280, 1249, 1248, 768, 390, 320)):
-        settings.send("Page.setFontSizes", {"fontSizes": {"standard": letters}})
+    for font_size, width in product((16, 32), (1280, 1249, 1248, 768, 390, 320)):
+        settings.send("Page.setFontSizes", {"fontSizes": {"standard": font_size}})
         page.set_viewport_size({"width": width, "height": 800})
         if too_wide := page.evaluate(TOO_WIDE):
-            wider[width, letters] = too_wide
+            too_wide_elements[width, font_size] = too_wide
 
-    assert wider == {}
+    assert too_wide_elements == {}
 
 
 @pytest.mark.parametrize("address", ["", "space?account=acme&space=s2"], ids=["fleet", "space"])
-def test_no_word_of_usual_length_is_broken(visitor: Visitor, address: str) -> None:
+def test_no_word_of_normal_length_is_broken(visitor: Visitor, address: str) -> None:
     page, broken = visitor.visit(address), {}
     for width in (1280, 1249, 1248, 768, 390, 320):
         page.set_viewport_size({"width": width, "height": 800})
@@ -204,19 +202,19 @@ WINDOWS: list[tuple[int, Literal["light", "dark"]]] = [(1280, "light"), (1280, "
 PAGES: dict[str, tuple[Snapshot, str]] = {
     "fleet": (FLEET, ""),
     "filtered": (FLEET, "?state=red&state=restricted&q=o&account=acme&per_page=1&page=2&refresh=30"),
-    "nothing": (FLEET, "?q=nobody"),
+    "no match": (FLEET, "?q=nothing"),
     "denied": (fleet(*FLEET.spaces, acme=DENIED), ""),
     "unreachable and throttled": (fleet(*FLEET.spaces, acme=UNREACHABLE, globex=THROTTLED), ""),
     "not reported": (MISSING, ""),
-    "not reported, of a space": (MISSING, "space?account=acme&space=s1"),
+    "not reported, space page": (MISSING, "space?account=acme&space=s1"),
     "healthy space": (FLEET, "space?account=acme&space=s2"),
     "failing space": (FLEET, "space?account=acme&space=s4"),
-    "space too old": (FLEET, "space?account=acme&space=s5"),
+    "space with old values": (FLEET, "space?account=acme&space=s5"),
 }
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_axe_finds_nothing(visitor: Visitor, name: str) -> None:
+def test_axe_finds_no_violation(visitor: Visitor, name: str) -> None:
     visitor.site.fleet, address = PAGES[name]
     page, found = visitor.visit(address), {}
     page.evaluate(AXE_SCRIPT)

@@ -1,4 +1,4 @@
-"""Whatever names, values and errors the API and a configuration hold, a page shows them as text."""
+"""Pages show all names, values and errors from the API and the configuration as text."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,12 +24,12 @@ HOSTILE = [
     "👩🏽\u200d🚒 Ünï中 \u202eright to left\u2069 שלום",
     "two  spaces, a\ttab and a\nline",
     "../?#&%+=;/ %2F%00",
-    "a byte \0 that HTML has no way to show",
+    "a null byte \0, which HTML cannot show",
 ]
 ELEMENTS = """() => [...document.querySelectorAll("*")]
-    .map(one => `${one.tagName} ${one.getAttributeNames().sort().join(" ")}`)"""
-SCRAMBLED = """() => {
-    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), range = new Range(), scrambled = [];
+    .map(node => `${node.tagName} ${node.getAttributeNames().sort().join(" ")}`)"""
+REORDERED = """() => {
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), range = new Range(), reordered = [];
     const boxes = (node, from, to) => (range.setStart(node, from), range.setEnd(node, to), [...range.getClientRects()]);
     const block = node => node.parentElement.closest("td, th, p, dd, dt, li, h1, caption");
     for (let node, before, last; node = texts.nextNode(); [before, last] = [node, boxes(node, 0, node.length)]) {
@@ -37,44 +37,44 @@ SCRAMBLED = """() => {
         if (!node.data.trim() || !first) continue;
         const sameLine = last?.length === 1 && Math.abs(last[0].bottom - first.bottom) < 5;
         const beside = sameLine && block(before) === block(node);
-        if (beside && first.left < last[0].right - 1) scrambled.push(`${before.data}|${node.data}`);
+        if (beside && first.left < last[0].right - 1) reordered.push(`${before.data}|${node.data}`);
         if (/[\\u0590-\\u05ff\\u200f\\u202e]/.test(node.data)) continue;
         for (let i = 1; i < node.length; i++) {
-            const [[one], [other]] = [boxes(node, i - 1, i), boxes(node, i, i + 1)];
-            if (one?.top === other?.top && one?.left > other?.left) scrambled.push(node.data);
+            const [[current], [next]] = [boxes(node, i - 1, i), boxes(node, i, i + 1)];
+            if (current?.top === next?.top && current?.left > next?.left) reordered.push(node.data);
         }
     }
-    return [...new Set(scrambled)];
+    return [...new Set(reordered)];
 }"""
 
 
 VALUES = "messaging_limit_tier status name_status new_name_status code_verification_status is_official".split()
 
 
-def called(text: str, before: str = "") -> SpaceView:
-    """A space and a number of which every text that others choose is this one."""
+def hostile_space(text: str, prefix: str = "") -> SpaceView:
+    """Return a space and a phone number with this text in all values from the API and the configuration."""
     return space(
-        before + identity(text),
+        prefix + printable(text),
         number(text, text, text, **dict.fromkeys(VALUES, text)),
         name=text,
-        account=before + identity(text),
-        labels={"team": identity(text)},
+        account=prefix + printable(text),
+        labels={"team": printable(text)},
         changes={(text, "status"): Change(NOW - HOUR, text)},
         failure=replace(failure(text), code=text, request_id=text),
     )
 
 
-def identity(text: str) -> str:
-    """What an account or a space may be called: nothing in it is invisible."""
+def printable(text: str) -> str:
+    """Remove invisible characters: names of accounts and ids of spaces cannot contain them."""
     return "".join(filter(str.isprintable, text))
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_text_is_shown_as_it_is_wherever_it_stands(visitor: Visitor, text: str) -> None:
-    visitor.site.fleet = fleet(called(text), space("harmless", number("49301", "Contoso")))
+def test_a_hostile_text_is_shown_unchanged_in_each_place(visitor: Visitor, text: str) -> None:
+    visitor.site.fleet = fleet(hostile_space(text), space("harmless", number("49301", "Contoso")))
     page = visitor.visit()
 
-    shown, name = text.replace("\0", ""), identity(text)
+    shown, name = text.replace("\0", ""), printable(text)
     row = page.locator("tbody tr").first
     assert row.locator("th").text_content() == shown + shown
     assert [row.locator("td").nth(i).text_content() for i in (2, 3)] == [shown, shown]
@@ -93,25 +93,25 @@ def test_no_text_becomes_an_element_or_an_attribute(visitor: Visitor) -> None:
     page = visitor.visit()
 
     def elements(texts: Sequence[str]) -> list[Any]:
-        """Of the fleet whose names are these, of each space's page, and of a search for each that finds nothing."""
-        visitor.site.fleet = fleet(*(called(text, f"{index} ") for index, text in enumerate(texts)))
-        names = [f"{index} {identity(text)}" for index, text in enumerate(texts)]
+        """Return the elements of the fleet page, of each space page, and of a search without a match for each text."""
+        visitor.site.fleet = fleet(*(hostile_space(text, f"{index} ") for index, text in enumerate(texts)))
+        names = [f"{index} {printable(text)}" for index, text in enumerate(texts)]
         spaces = [f"space?{urlencode({'account': name, 'space': name})}" for name in names]
-        searches = [f"?{urlencode({'q': f'nobody {text}'})}" for text in texts]
+        searches = [f"?{urlencode({'q': f'nothing {text}'})}" for text in texts]
         return [page.goto(address) and page.evaluate(ELEMENTS) for address in ("", *spaces, *searches)]
 
     assert elements(HOSTILE) == elements(["harmless"] * len(HOSTILE))
 
 
-def test_a_name_of_any_length_stands_there_as_a_whole(visitor: Visitor) -> None:
+def test_a_name_of_5000_characters_is_shown_completely(visitor: Visitor) -> None:
     visitor.site.fleet = fleet(space("s1", number("49301", "A" * 5000)))
 
     assert visitor.visit().locator("tbody th").first.inner_text() == "A" * 5000 + "\n49301"
 
 
 @pytest.mark.parametrize("text", ["two  spaces", "'quotes\" & more>"])
-def test_an_account_of_any_name_can_be_chosen(visitor: Visitor, text: str) -> None:
-    visitor.site.fleet = fleet(called(text, "1"), called(text, "2"))
+def test_an_account_with_special_characters_can_be_selected(visitor: Visitor, text: str) -> None:
+    visitor.site.fleet = fleet(hostile_space(text, "1"), hostile_space(text, "2"))
     page = visitor.visit()
     page.get_by_label("Account").select_option(index=2)
     follow(page.get_by_role("button", name="Filter"))
@@ -120,12 +120,12 @@ def test_an_account_of_any_name_can_be_chosen(visitor: Visitor, text: str) -> No
 
 
 @pytest.mark.parametrize("text", ["\u202eevil", "\u2069\u202eevil", "\u2066evil", "שלום 12", "\u200f1"])
-def test_a_text_from_right_to_left_turns_none_of_its_neighbours(visitor: Visitor, text: str) -> None:
+def test_right_to_left_text_does_not_reorder_the_text_beside_it(visitor: Visitor, text: str) -> None:
     visitor.site.fleet = fleet(
-        called(text), **{identity(text): replace(DENIED, code=text, detail=text, request_id=text)}
+        hostile_space(text), **{printable(text): replace(DENIED, code=text, detail=text, request_id=text)}
     )
     page = visitor.visit()
 
-    assert page.evaluate(SCRAMBLED) == []
+    assert page.evaluate(REORDERED) == []
     follow(page.locator("td").get_by_role("link"))
-    assert page.evaluate(SCRAMBLED) == []
+    assert page.evaluate(REORDERED) == []

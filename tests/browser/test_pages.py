@@ -1,4 +1,4 @@
-"""What people see of the fleet and do with it, by mouse, finger and keyboard, in a real browser."""
+"""The pages in a real browser: content, filters and links, with and without JavaScript."""
 
 import pytest
 from browsing import DENIED, HOUR, NOW, THROTTLED, UNREACHABLE, Visitor, failure, fleet, follow, number, space
@@ -12,11 +12,11 @@ LARGE = fleet(
     *(space(f"s{i}", *(number(f"49{i:04}{j}", f"Brand {i}") for j in range(4)), name=f"Shop {i}") for i in range(2500))
 )
 """10,000 numbers."""
-BLOCKED = ["frame-src", "img-src", "script-src-attr", "script-src-elem", "style-src-elem"]
+BLOCKED_DIRECTIVES = ["frame-src", "img-src", "script-src-attr", "script-src-elem", "style-src-elem"]
 
 
 def states(page: Page) -> list[tuple[str, str]]:
-    """The rows of a page's first table: the state, and the first line of what it is the state of."""
+    """Return the state and the first line of the name, for each row of the first table."""
     table = page.locator("table").first
     states, names = table.locator("td:first-child"), table.locator("tbody th")
     return list(zip(states.all_inner_texts(), (name.split("\n")[0] for name in names.all_inner_texts()), strict=True))
@@ -27,7 +27,7 @@ def counts(page: Page) -> list[str]:
 
 
 @WITH_AND_WITHOUT_SCRIPTS
-def test_the_fleet_is_shown_worst_first_with_counts(visitor: Visitor, scripts: bool) -> None:
+def test_the_fleet_page_is_sorted_by_severity_and_has_counts(visitor: Visitor, scripts: bool) -> None:
     page = visitor.visit(java_script_enabled=scripts)
 
     assert page.title() == "Phone numbers · chatapp-exporter"
@@ -43,7 +43,7 @@ def test_the_fleet_is_shown_worst_first_with_counts(visitor: Visitor, scripts: b
     ]
 
 
-def test_a_row_says_since_when_and_what_was_before(visitor: Visitor) -> None:
+def test_a_row_shows_the_previous_value_and_the_time_of_the_change(visitor: Visitor) -> None:
     red = visitor.visit("?state=red").locator("tbody tr").first
 
     assert red.locator("td, th").all_inner_texts() == [
@@ -60,7 +60,7 @@ def test_a_row_says_since_when_and_what_was_before(visitor: Visitor) -> None:
 
 
 @WITH_AND_WITHOUT_SCRIPTS
-def test_a_tile_filters_and_the_address_is_the_view(visitor: Visitor, scripts: bool) -> None:
+def test_a_tile_filters_by_state_and_the_url_contains_the_filter(visitor: Visitor, scripts: bool) -> None:
     page = visitor.visit(java_script_enabled=scripts)
     follow(page.get_by_role("link", name="YELLOW"))
 
@@ -70,7 +70,7 @@ def test_a_tile_filters_and_the_address_is_the_view(visitor: Visitor, scripts: b
     page.reload()
     assert states(page) == yellow
     assert states(visitor.visit(page.url, java_script_enabled=scripts)) == yellow
-    follow(page.get_by_role("link", name="YELLOW"))  # once more takes it off
+    follow(page.get_by_role("link", name="YELLOW"))  # a second click removes the filter
     assert len(states(page)) == 7
 
 
@@ -90,8 +90,8 @@ def test_the_form_filters_by_text_and_account_and_keeps_the_state(visitor: Visit
     assert (page.url, len(states(page))) == (f"{visitor.site.url}/", 7)
 
 
-def test_where_nothing_is_as_asked_for_the_page_says_so_and_shows_the_way_back(visitor: Visitor) -> None:
-    page = visitor.visit("?q=nobody")
+def test_a_page_without_a_match_has_a_link_that_clears_the_filters(visitor: Visitor) -> None:
+    page = visitor.visit("?q=nothing")
 
     assert page.locator("main > p").last.inner_text() == "No phone number or space matches the filters. Clear filters."
     follow(page.locator("main > p").get_by_role("link", name="Clear filters"))
@@ -99,9 +99,7 @@ def test_where_nothing_is_as_asked_for_the_page_says_so_and_shows_the_way_back(v
 
 
 @WITH_AND_WITHOUT_SCRIPTS
-def test_a_space_is_reached_by_its_link_and_the_way_back_leads_to_the_same_view(
-    visitor: Visitor, scripts: bool
-) -> None:
+def test_a_link_opens_the_space_page_and_back_returns_to_the_filtered_list(visitor: Visitor, scripts: bool) -> None:
     page = visitor.visit("?state=blind", java_script_enabled=scripts)
     follow(page.get_by_role("link", name="Northwind"))
 
@@ -121,7 +119,7 @@ def test_a_space_is_reached_by_its_link_and_the_way_back_leads_to_the_same_view(
     assert len(states(page)) == 2
 
 
-def test_what_is_too_old_is_blind_on_the_page_of_its_space(visitor: Visitor) -> None:
+def test_values_older_than_max_age_are_blind_on_the_space_page(visitor: Visitor) -> None:
     page = visitor.visit("space?account=acme&space=s5")
 
     assert states(page) == [("◌ blind", "Tailspin")]
@@ -131,9 +129,9 @@ def test_what_is_too_old_is_blind_on_the_page_of_its_space(visitor: Visitor) -> 
     )
 
 
-def test_a_number_is_no_more_green_on_the_page_of_its_blind_space_than_in_the_fleet(visitor: Visitor) -> None:
+def test_numbers_of_a_blind_space_are_blind_on_the_fleet_page_and_on_the_space_page(visitor: Visitor) -> None:
     red, green = number("49301", "Contoso", "RED"), number("49302", "Contoso Care")
-    visitor.site.fleet = fleet(space("s1", green, red, seen=0.5 * HOUR, failure=failure()))
+    visitor.site.fleet = fleet(space("s1", green, red, success_age=0.5 * HOUR, failure=failure()))
     page = visitor.visit()
 
     assert states(page) == [("● RED\n◌ blind", "Contoso"), ("◌ blind", "Contoso Care")]
@@ -175,7 +173,7 @@ def test_a_number_is_no_more_green_on_the_page_of_its_blind_space_than_in_the_fl
     ],
     ids=["denied", "unreachable", "throttled"],
 )
-def test_an_account_that_is_not_ok_is_a_banner_before_everything_else(
+def test_an_account_that_is_not_ok_has_a_banner_at_the_top(
     visitor: Visitor, health: AccountHealth, text: str, cells: list[str]
 ) -> None:
     visitor.site.fleet = fleet(*visitor.site.fleet.spaces, globex=health)
@@ -190,7 +188,7 @@ def test_an_account_that_is_not_ok_is_a_banner_before_everything_else(
     assert page.locator(".notice").count() == 0
 
 
-def test_the_banner_of_an_account_that_is_down_leads_to_its_spaces(visitor: Visitor) -> None:
+def test_the_banner_of_an_unreachable_account_links_to_its_spaces(visitor: Visitor) -> None:
     visitor.site.fleet = fleet(*visitor.site.fleet.spaces, globex=UNREACHABLE)
     page = visitor.visit()
     follow(page.get_by_role("link", name="All spaces of this account are blind"))
@@ -198,7 +196,7 @@ def test_the_banner_of_an_account_that_is_down_leads_to_its_spaces(visitor: Visi
     assert states(page) == [("◌ blind", "Adatum"), ("◌ blind", "Adatum Care")]
 
 
-def test_an_account_that_has_no_answer_yet_is_in_no_banner(visitor: Visitor) -> None:
+def test_an_account_without_a_response_yet_has_no_banner(visitor: Visitor) -> None:
     visitor.site.fleet = fleet(*visitor.site.fleet.spaces, globex=None)
     page = visitor.visit()
 
@@ -215,12 +213,12 @@ def test_an_account_that_has_no_answer_yet_is_in_no_banner(visitor: Visitor) -> 
         ("messaging_limit_tier", "TIER_10K", "✔ GREEN"),
     ],
 )
-def test_a_field_that_is_not_reported_says_what_it_was_however_long_ago(
+def test_a_field_that_is_not_reported_shows_its_last_value_of_any_age(
     visitor: Visitor, field: str, before: str, state: str
 ) -> None:
-    one, key = number("49301", "Contoso", **{field: ""}), ("49301", field)
+    listed, key = number("49301", "Contoso", **{field: ""}), ("49301", field)
     changed = {key: Change(NOW - 1000 * HOUR, "YELLOW")}
-    visitor.site.fleet = fleet(space("s1", one, changes=changed, missing={key: Change(NOW - 300 * HOUR, before)}))
+    visitor.site.fleet = fleet(space("s1", listed, changes=changed, missing={key: Change(NOW - 300 * HOUR, before)}))
     page = visitor.visit()
 
     column = {"quality_rating": "Quality rating", "messaging_limit_tier": "Messaging limit tier", "status": "Status"}
@@ -253,19 +251,19 @@ def test_ten_thousand_numbers_are_a_hundred_pages(visitor: Visitor) -> None:
     ("address", "rows", "kilobytes"),
     [("", 100, 150), ("?page=100", 100, 150), ("?page=101", 0, 10), ("?per_page=1000&page=10", 1000, 1500)],
 )
-def test_a_page_of_a_large_fleet_has_no_more_than_it_was_asked_for(
+def test_a_page_of_a_large_fleet_has_at_most_per_page_rows(
     visitor: Visitor, address: str, rows: int, kilobytes: int
 ) -> None:
     visitor.site.fleet = LARGE
     page = visitor.visit()
-    answer = page.goto(address)
+    response = page.goto(address)
 
-    assert answer
-    assert page.locator("tbody tr").count() == rows + 1  # and the account
-    assert len(answer.body()) < kilobytes * 1000
+    assert response
+    assert page.locator("tbody tr").count() == rows + 1  # and the row of the account
+    assert len(response.body()) < kilobytes * 1000
 
 
-def test_it_is_loaded_anew_only_where_the_address_asks_for_it(visitor: Visitor) -> None:
+def test_the_page_refreshes_only_if_the_url_has_a_refresh_parameter(visitor: Visitor) -> None:
     page = visitor.visit("?state=red")
     follow(page.get_by_role("link", name="Refresh automatically"))
 
@@ -275,7 +273,7 @@ def test_it_is_loaded_anew_only_where_the_address_asks_for_it(visitor: Visitor) 
     assert page.url == f"{visitor.site.url}/?state=red"
 
 
-def test_nothing_that_finds_its_way_into_a_page_runs_or_is_loaded(visitor: Visitor) -> None:
+def test_injected_markup_does_not_run_and_loads_no_resources(visitor: Visitor) -> None:
     page = visitor.visit()
     page.evaluate(
         """() => {
@@ -289,7 +287,7 @@ def test_nothing_that_finds_its_way_into_a_page_runs_or_is_loaded(visitor: Visit
     )
     page.wait_for_function("new Set(violations).size >= 5")
 
-    assert sorted(set(page.evaluate("violations"))) == BLOCKED
+    assert sorted(set(page.evaluate("violations"))) == BLOCKED_DIRECTIVES
     assert page.evaluate("window.ran") is None
-    assert {one.partition(":")[0] for one in visitor.browser_errors} <= {"console", "failed"}
+    assert {error.partition(":")[0] for error in visitor.browser_errors} <= {"console", "failed"}
     visitor.browser_errors.clear()
