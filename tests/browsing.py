@@ -55,8 +55,8 @@ def space(
         seen=-(NOW - failure.since if failure else 0) if success_age is None else -success_age,
     )
     now, configured = Now(NOW, 0.0), CamsSpace(id=id, name=name, labels=dict(labels or {}))
-    fresh, unseen = record.is_fresh(now, HOUR), record.seconds_since_success(now)
-    return SpaceView(account, configured, record, fresh, MESSAGING_LIMITS, unseen)
+    fresh, age = record.is_fresh(now, HOUR), record.seconds_since_success(now)
+    return SpaceView(account, configured, record, fresh, MESSAGING_LIMITS, age)
 
 
 def failure(detail: str = "The resource does not belong to the current user.", *, seconds: float = 2 * HOUR) -> Failure:

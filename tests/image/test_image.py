@@ -1,8 +1,8 @@
-"""The image, built from the Dockerfile and run as an orchestrator runs it, without Docker or a registry of images.
+"""Builds the image from the Dockerfile and runs it like an orchestrator, without Docker or an image registry.
 
-In place of python:3.13-slim its base is Debian 12 from debootstrap, arranged alike: `python` and `pip` in /usr/local,
-the system's certificates, no compiler. Python is 3.11, and the base has another size; what the Dockerfile adds is the
-same.
+The base is Debian 12 from debootstrap instead of python:3.13-slim, with the same layout: `python` and `pip` in
+/usr/local, CA certificates of the system, no compiler. Python is 3.11, and the size of the base is different. The
+Dockerfile adds the same files.
 """
 
 import os
@@ -25,40 +25,40 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-NOT_IN_A_BASE = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man")
+EXCLUDED_FROM_BASE = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man")
 HARDENED = ("--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges")
-# lower than anywhere: a machine that may not raise its limits runs the tests too
+# lower than the limits of any machine: the tests also run without permission to raise limits
 LIMITS = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
 GET = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=5).read().decode())"
 
 
-class Failed(Exception):
-    """A command that did not end with 0, and what it said."""
+class CommandFailed(Exception):
+    """A command exited with a status other than 0. The message contains its output."""
 
 
-def done(*command: object, seconds: float = 60) -> str:
-    """What a command printed."""
-    ran = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=seconds)
-    if ran.returncode:
-        raise Failed(f"{command} ended with {ran.returncode}: {ran.stdout}{ran.stderr}")
-    return ran.stdout
+def run(*command: object, seconds: float = 60) -> str:
+    """Run a command and return its standard output."""
+    process = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=seconds)
+    if process.returncode:
+        raise CommandFailed(f"{command} exited with status {process.returncode}: {process.stdout}{process.stderr}")
+    return process.stdout
 
 
 @dataclass(frozen=True)
 class Store:
-    """A place for images and containers that is nobody else's."""
+    """A separate storage for images and containers."""
 
     directory: Path
 
     def podman(self, *arguments: object, seconds: float = 60) -> str:
-        return self._done("podman", *arguments, seconds=seconds)
+        return self._run("podman", *arguments, seconds=seconds)
 
     def buildah(self, *arguments: object, seconds: float = 60) -> str:
-        return self._done("buildah", *arguments, seconds=seconds)
+        return self._run("buildah", *arguments, seconds=seconds)
 
-    def _done(self, program: str, *arguments: object, seconds: float) -> str:
-        place = ("--root", self.directory / "storage", "--runroot", self.directory / "run")
-        return done(program, *place, *arguments, seconds=seconds)
+    def _run(self, program: str, *arguments: object, seconds: float) -> str:
+        storage = ("--root", self.directory / "storage", "--runroot", self.directory / "run")
+        return run(program, *storage, *arguments, seconds=seconds)
 
 
 @dataclass(frozen=True)
@@ -71,21 +71,21 @@ class Container:
         return int(self.store.podman("inspect", "--format={{.State.Pid}}", self.name))
 
     def get(self, path: str) -> str:
-        """What is answered on the container's own loopback, which is the only network that it has."""
+        """Return the response on the loopback interface of the container. The container has no other network."""
         url = f"http://127.0.0.1:10144{path}"
-        return done("nsenter", f"--net=/proc/{self.pid}/ns/net", sys.executable, "-c", GET, url)
+        return run("nsenter", f"--net=/proc/{self.pid}/ns/net", sys.executable, "-c", GET, url)
 
-    def answers(self, path: str, text: str = "") -> bool:
+    def responds(self, path: str, text: str = "") -> bool:
         try:
             return text in self.get(path)
-        except Failed:
+        except CommandFailed:
             return False
 
     def healthy(self) -> bool:
-        """What the image's HEALTHCHECK finds."""
+        """Whether the HEALTHCHECK of the image succeeds."""
         try:
             self.store.podman("healthcheck", "run", self.name)
-        except Failed:
+        except CommandFailed:
             return False
         return True
 
@@ -101,47 +101,47 @@ def store() -> Iterator[Store]:
         yield Store(directory)
     finally:
         Store(directory).podman("rm", "--all", "--force")
-        dismantle(directory)
+        unmount_and_remove(directory)
 
 
-def dismantle(directory: Path) -> None:
-    """Remove a directory that others may have mounted something in."""
+def unmount_and_remove(directory: Path) -> None:
+    """Unmount all file systems in a directory and remove the directory."""
     mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    for place in reversed(mounted):
-        if Path(place).is_relative_to(directory):
-            done("umount", place)
-    done("rm", "--recursive", "--force", "--one-file-system", directory)
+    for mount_point in reversed(mounted):
+        if Path(mount_point).is_relative_to(directory):
+            run("umount", mount_point)
+    run("rm", "--recursive", "--force", "--one-file-system", directory)
 
 
 @pytest.fixture(scope="module")
 def base(store: Store) -> str:
     root, tar = store.directory / "base", store.directory / "base.tar"
     packages = "--include=ca-certificates,python3,python3-venv"
-    done("debootstrap", "--variant=minbase", packages, "bookworm", root, mirror(), seconds=600)
-    done("chroot", root, "python3", "-m", "venv", "/usr/local")
-    done("chroot", root, "pip", "uninstall", "--quiet", "--yes", "setuptools")
-    done("tar", "-C", root, *(f"--exclude=./{place}/*" for place in NOT_IN_A_BASE), "-cf", tar, ".")
+    run("debootstrap", "--variant=minbase", packages, "bookworm", root, mirror(), seconds=600)
+    run("chroot", root, "python3", "-m", "venv", "/usr/local")
+    run("chroot", root, "pip", "uninstall", "--quiet", "--yes", "setuptools")
+    run("tar", "-C", root, *(f"--exclude=./{directory}/*" for directory in EXCLUDED_FROM_BASE), "-cf", tar, ".")
     store.podman("import", tar, "localhost/base", seconds=300)
     return "localhost/base"
 
 
 def mirror() -> str:
-    """Where this machine's packages of Debian come from."""
-    found = done("apt-get", "indextargets", "--format=$(REPO_URI)", "Created-By: Packages", "Release: bookworm").split()
-    return found[0] if found else pytest.fail("apt knows no packages of Debian 12: apt-get update")
+    """Return the Debian mirror that apt uses on this machine."""
+    found = run("apt-get", "indextargets", "--format=$(REPO_URI)", "Created-By: Packages", "Release: bookworm").split()
+    return found[0] if found else pytest.fail("apt has no package lists of Debian 12: run apt-get update")
 
 
 @pytest.fixture(scope="module")
 def image(store: Store, base: str) -> str:
-    """What reaches the index of packages, the machine's network and certificates, is lent for this build."""
-    lent = ("--network=host", f"--volume={CERTIFICATES}:{CERTIFICATES}:ro")
-    how = (
+    """The build uses the network and the CA certificates of the host to download packages."""
+    host_access = ("--network=host", f"--volume={CERTIFICATES}:{CERTIFICATES}:ro")
+    options = (
         "--isolation=chroot",
         "--format=docker",
         f"--build-arg=BASE={base}",
-        *lent,
-    )  # OCI's format has no HEALTHCHECK
-    store.buildah("build", *how, "--tag=localhost/chatapp-exporter", ROOT, seconds=600)
+        *host_access,
+    )  # the OCI format has no HEALTHCHECK
+    store.buildah("build", *options, "--tag=localhost/chatapp-exporter", ROOT, seconds=600)
     return "localhost/chatapp-exporter"
 
 
@@ -157,30 +157,30 @@ def running(store: Store, image: str, *arguments: str) -> Iterator[Container]:
 def demo(store: Store, image: str) -> Iterator[Container]:
     started = time.monotonic()
     with running(store, image, "demo") as container:
-        wait_until(lambda: container.answers("/metrics"), "a scrape is answered")
+        wait_until(lambda: container.responds("/metrics"), "response to a scrape")
         scraped = time.monotonic() - started
-        wait_until(lambda: container.answers("/metrics", "chatapp_phone_number_status{"), "a scrape has numbers")
+        wait_until(lambda: container.responds("/metrics", "chatapp_phone_number_status{"), "scrape with phone numbers")
         polled = time.monotonic() - started
-        print(f"\nfrom `podman run` to the first scrape {scraped:.1f} s, to the first with numbers {polled:.1f} s")
+        print(f"\nafter `podman run`: first scrape {scraped:.1f} s, first scrape with phone numbers {polled:.1f} s")
         yield container
 
 
-def test_the_process_is_nobody_without_capabilities(demo: Container) -> None:
-    facts = dict(re.findall(r"^(\w+):\t(.*)$", Path(f"/proc/{demo.pid}/status").read_text(), re.MULTILINE))
+def test_the_process_has_uid_65532_and_no_capabilities(demo: Container) -> None:
+    process_status = dict(re.findall(r"^(\w+):\t(.*)$", Path(f"/proc/{demo.pid}/status").read_text(), re.MULTILINE))
 
-    assert facts["Uid"].split() == facts["Gid"].split() == ["65532"] * 4
-    assert [facts[of] for of in ("CapPrm", "CapEff", "CapBnd", "CapAmb")] == ["0" * 16] * 4
-    assert facts["NoNewPrivs"] == "1"
-
-
-@pytest.mark.parametrize("place", ["/", "/tmp", "/opt/venv"])
-def test_it_does_without_a_place_to_write(demo: Container, place: str) -> None:
-    with pytest.raises(Failed, match="Read-only file system"):
-        demo.store.podman("exec", demo.name, "touch", f"{place}/written")
+    assert process_status["Uid"].split() == process_status["Gid"].split() == ["65532"] * 4
+    assert [process_status[name] for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")] == ["0" * 16] * 4
+    assert process_status["NoNewPrivs"] == "1"
 
 
-def test_it_polls_serves_and_gets_ready(demo: Container) -> None:
-    wait_until(lambda: demo.answers("/-/ready"), "every space is polled")
+@pytest.mark.parametrize("directory", ["/", "/tmp", "/opt/venv"])
+def test_the_exporter_runs_on_a_read_only_file_system(demo: Container, directory: str) -> None:
+    with pytest.raises(CommandFailed, match="Read-only file system"):
+        demo.store.podman("exec", demo.name, "touch", f"{directory}/written")
+
+
+def test_the_container_polls_serves_metrics_and_becomes_ready(demo: Container) -> None:
+    wait_until(lambda: demo.responds("/-/ready"), "all spaces polled")
 
     page = demo.get("/metrics")
     assert re.search(r'chatapp_phone_number_quality_rating{.*quality_rating="GREEN"} 1\n', page)
@@ -188,14 +188,14 @@ def test_it_polls_serves_and_gets_ready(demo: Container) -> None:
     assert "chatapp_exporter_build_info{" in page
 
 
-def test_its_healthcheck_tells_a_process_that_answers_from_one_that_does_not(demo: Container, image: str) -> None:
-    with running(demo.store, image, "--entrypoint=/bin/sleep", "60") as asleep:
-        assert (demo.healthy(), asleep.healthy()) == (True, False)
+def test_the_healthcheck_fails_if_the_process_does_not_respond(demo: Container, image: str) -> None:
+    with running(demo.store, image, "--entrypoint=/bin/sleep", "60") as sleeping:
+        assert (demo.healthy(), sleeping.healthy()) == (True, False)
 
 
-def test_sigterm_ends_it_within_ten_seconds_with_0(store: Store, image: str) -> None:
+def test_sigterm_stops_the_container_within_10_seconds_with_exit_status_0(store: Store, image: str) -> None:
     with running(store, image, "demo") as container:
-        wait_until(lambda: container.answers("/metrics"), "a scrape is answered")
+        wait_until(lambda: container.responds("/metrics"), "response to a scrape")
 
         started = time.monotonic()
         store.podman("stop", "--time=10", container.name)
@@ -205,28 +205,28 @@ def test_sigterm_ends_it_within_ten_seconds_with_0(store: Store, image: str) -> 
         assert time.monotonic() - started < 10
 
 
-def test_to_its_base_it_adds_the_program_and_what_the_runtime_lock_pins(store: Store, base: str, image: str) -> None:
-    sizes = [int(store.podman("image", "inspect", "--format={{.Size}}", one)) / 1e6 for one in (image, base)]
-    print(f"\nthe image has {sizes[0]:.0f} MB, {sizes[0] - sizes[1]:.0f} MB of it ours")
+def test_the_image_adds_only_the_exporter_and_its_locked_packages(store: Store, base: str, image: str) -> None:
+    sizes = [int(store.podman("image", "inspect", "--format={{.Size}}", name)) / 1e6 for name in (image, base)]
+    print(f"\nthe image has {sizes[0]:.0f} MB, {sizes[0] - sizes[1]:.0f} MB more than its base")
     names = re.findall(r"^A (\S+)$", store.podman("diff", image), re.MULTILINE)
     pins = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
 
-    installed_there = {match[1] for name in names if (match := re.search(r"/([\w.]+)-[^/]*\.dist-info$", name))}
-    # the directory is where a volume for the state goes
+    installed = {match[1] for name in names if (match := re.search(r"/([\w.]+)-[^/]*\.dist-info$", name))}
+    # this directory is the mount point for the volume with the state file
     assert {name for name in names if not f"{name}/".startswith("/opt/venv/")} == {"/var/lib/chatapp-exporter"}
-    assert {name.lower().replace("_", "-") for name in installed_there} <= pins | {"chatapp-exporter"}
-    assert {"chatapp_exporter", "httpx", "uvicorn"} <= installed_there
+    assert {name.lower().replace("_", "-") for name in installed} <= pins | {"chatapp-exporter"}
+    assert {"chatapp_exporter", "httpx", "uvicorn"} <= installed
 
 
-def test_nothing_in_it_installs_packages(store: Store, image: str) -> None:
+def test_the_image_has_no_package_installer(store: Store, image: str) -> None:
     for python in ("/usr/local/bin/python", "/opt/venv/bin/python"):
-        look = "import importlib.util as i; print(*filter(i.find_spec, ['pip', 'setuptools', 'hatchling']))"
+        code = "import importlib.util as i; print(*filter(i.find_spec, ['pip', 'setuptools', 'hatchling']))"
         assert (
-            store.podman("run", "--rm", "--network=none", *LIMITS, f"--entrypoint={python}", image, "-c", look) == "\n"
+            store.podman("run", "--rm", "--network=none", *LIMITS, f"--entrypoint={python}", image, "-c", code) == "\n"
         )
 
 
-def test_its_labels_say_what_the_project_says_of_itself(store: Store, image: str) -> None:
+def test_the_image_labels_match_pyproject_and_the_runbook_urls(store: Store, image: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     rules = (ROOT / "config/prometheus/chatapp.rules.yml").read_text()
 

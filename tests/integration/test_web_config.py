@@ -258,12 +258,12 @@ def test_after_a_read_timeout_the_reload_fails_until_the_file_can_be_read(tmp_pa
 def test_a_verified_password_is_cached_for_five_minutes_after_its_last_use() -> None:
     verified: list[str] = []
 
-    def counting(password: str, hashed: str) -> bool:
+    def record_and_match(password: str, hashed: str) -> bool:
         verified.append(password)
         return matches(password, hashed)
 
     async def main() -> list[int]:
-        verifier, counts, users = PasswordVerifier(VirtualClock(), counting), [], {"prometheus": HASH}
+        verifier, counts, users = PasswordVerifier(VirtualClock(), record_and_match), [], {"prometheus": HASH}
         for seconds in (0, 200, 200, 200, 301):
             await asyncio.sleep(seconds)
             assert await verifier.verify(users, "prometheus", PASSWORD)
@@ -328,29 +328,29 @@ def test_a_request_without_credentials_runs_no_bcrypt(tmp_path: Path) -> None:
 
 
 def test_an_unknown_user_name_is_verified_at_the_highest_cost() -> None:
-    compared: list[str] = []
+    costs: list[str] = []
 
-    def comparing(password: str, hashed: str) -> bool:
-        compared.append(hashed[4:6])
+    def record_cost(password: str, hashed: str) -> bool:
+        costs.append(hashed[4:6])
         return False
 
     users = {"a": HASH, "b": HASH.replace("$04$", "$12$"), "c": HASH.replace("$04$", "$10$")}
-    run(PasswordVerifier(VirtualClock(), comparing).verify(users, "unknown", "x"))
+    run(PasswordVerifier(VirtualClock(), record_cost).verify(users, "unknown", "x"))
 
-    assert compared == ["12"]
+    assert costs == ["12"]
 
 
 def test_a_wrong_password_costs_the_same_for_known_and_unknown_users() -> None:
     rounds: list[int] = []
 
-    def counting(password: str, hashed: str) -> bool:
+    def record_and_match(password: str, hashed: str) -> bool:
         rounds.append(2 ** int(hashed[4:6]))
         return matches(password, hashed.replace(hashed[3:7], "$04$"))
 
     users = {"cheap": HASH, "expensive": HASH.replace("$04$", "$12$"), "medium": HASH.replace("$04$", "$10$")}
 
     async def main() -> dict[str, int]:
-        verifier, cost = PasswordVerifier(VirtualClock(), counting), {}
+        verifier, cost = PasswordVerifier(VirtualClock(), record_and_match), {}
         for user in ("unknown", *users):
             rounds.clear()
             assert not await verifier.verify(users, user, "wrong")
