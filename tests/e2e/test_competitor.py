@@ -1,6 +1,6 @@
-"""Someone else uses half of the account's limit for seven minutes, against the real program.
+"""Another program uses half of the account's rate limit for seven minutes, with a real process.
 
-tests/integration/test_competitor.py plays more of it under virtual time.
+tests/integration/test_competitor.py tests more cases in virtual time.
 """
 
 import time
@@ -25,22 +25,22 @@ MINUTE = 60
 
 
 @contextmanager
-def competitor(api: HostileApi, a_second: int) -> Iterator[None]:
-    """Requests of someone else with the account's key, over a connection of its own, while the context lasts."""
+def competitor(api: HostileApi, qps: int) -> Iterator[None]:
+    """Send requests with the account's key over another connection until the context ends."""
     stop = Event()
 
-    def compete() -> None:
+    def send_requests() -> None:
         host, credentials = api.endpoint.removeprefix("http://"), Credentials("key", "secret")
         with httpx.Client(base_url=api.endpoint, trust_env=False) as http:
             for number in count():
-                if stop.wait(1 / a_second):
+                if stop.wait(1 / qps):
                     return
                 signed = encode_request(
-                    host, QUERY_PHONE_NUMBERS, {}, credentials, now=time.time(), nonce=f"other-{number}"
+                    host, QUERY_PHONE_NUMBERS, {}, credentials, now=time.time(), nonce=f"competitor-{number}"
                 )
                 http.post("/", headers=dict(signed.headers))
 
-    thread = Thread(target=compete)
+    thread = Thread(target=send_requests)
     thread.start()
     try:
         yield
@@ -49,9 +49,9 @@ def competitor(api: HostileApi, a_second: int) -> Iterator[None]:
         thread.join()
 
 
-def requests(it: RealWorld) -> tuple[float, float, float]:
-    """The moment, the requests until then, and how many of them were throttled."""
-    lines = it.http.get("/metrics").text.splitlines()
+def request_counts(world: RealWorld) -> tuple[float, float, float]:
+    """Return the time in monotonic seconds, the number of requests and the number of throttled requests."""
+    lines = world.http.get("/metrics").text.splitlines()
     sums = [
         sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
         for name in ("chatapp_api_requests_total", "chatapp_api_throttled_total")
@@ -59,28 +59,29 @@ def requests(it: RealWorld) -> tuple[float, float, float]:
     return time.monotonic(), sums[0], sums[1]
 
 
-def measured(it: RealWorld, seconds: float) -> tuple[float, float]:
-    """Requests a second, and the share of them that is throttled."""
-    began, sent, throttled = requests(it)
+def measure(world: RealWorld, seconds: float) -> tuple[float, float]:
+    """Return the requests per second and the ratio of throttled requests."""
+    start, sent_before, throttled_before = request_counts(world)
     time.sleep(seconds)
-    ended, sent_then, throttled_then = requests(it)
-    return (sent_then - sent) / (ended - began), (throttled_then - throttled) / (sent_then - sent)
+    end, sent, throttled = request_counts(world)
+    return (sent - sent_before) / (end - start), (throttled - throttled_before) / (sent - sent_before)
 
 
-def test_few_requests_are_throttled_beside_it_and_its_share_is_won_back(tmp_path: Path) -> None:
-    with real_world(tmp_path, spaces=200) as it:
-        alone, _ = measured(it, MINUTE / 2)
-        with competitor(it.api, LIMIT // 2):
-            _, at_first = measured(it, 5 * MINUTE)
-            beside, throttled = measured(it, 2 * MINUTE)
+def test_a_competitor_causes_few_throttled_requests_and_the_rate_recovers_afterwards(tmp_path: Path) -> None:
+    with real_world(tmp_path, spaces=200) as world:
+        rate_alone, _ = measure(world, MINUTE / 2)
+        with competitor(world.api, LIMIT // 2):
+            _, throttled_at_first = measure(world, 5 * MINUTE)
+            rate_beside, throttled = measure(world, 2 * MINUTE)
         time.sleep(5 * MINUTE)
-        again, _ = measured(it, MINUTE / 2)
+        rate_after, _ = measure(world, MINUTE / 2)
         print(
-            f"\n{alone:.2f}/s alone; {beside:.2f}/s beside a competitor with {LIMIT // 2}/s; {again:.2f}/s five minutes"
-            f" after it left; throttled {at_first:.2%} in the first five minutes, {throttled:.2%} in the two after"
+            f"\nrequests per second: {rate_alone:.2f} alone, {rate_beside:.2f} beside a competitor with {LIMIT // 2},"
+            f" {rate_after:.2f} five minutes after the competitor; throttled: {throttled_at_first:.2%} in the first"
+            f" five minutes, {throttled:.2%} in the next two"
         )
 
         assert throttled < 0.02
-        assert beside > LIMIT / 4
-        assert again > 0.97 * alone
-        assert it.metric('chatapp_account_qps_current{account="acme"}') == "10.0"
+        assert rate_beside > LIMIT / 4
+        assert rate_after > 0.97 * rate_alone
+        assert world.metric('chatapp_account_qps_current{account="acme"}') == "10.0"
