@@ -1,7 +1,7 @@
-"""Every command of the documents, run for real in a copy of the checkout, in the order in which a reader meets them.
+"""Runs every command of the documents in a copy of the checkout, in the order of each page.
 
-Commands are what stands in blocks of ```sh. What cannot run here is named in `INSTEAD`, with what stands in for it and
-why; a command that can neither run nor is named there turns its page red.
+Commands are the lines of ```sh blocks. `INSTEAD` lists the commands that cannot run here, each with its replacement and
+the reason. The test of a page fails if one of its commands fails and is not listed.
 """
 
 import os
@@ -26,37 +26,43 @@ BLOCK = re.compile(r"^```(?:sh|bash|shell|console)\n(.*?)^```", re.MULTILINE | r
 
 SERVE = r"chatapp-exporter(?: serve)?"
 INSTEAD: dict[str, tuple[str, str]] = {
-    # the command as a pattern: what is run instead ("" for nothing), and why
-    r"git clone \S+": ("", "the network; the copy of the checkout is the clone"),
-    r"cd chatapp-exporter": ("", "the copy is where all commands run"),
-    r"python3 -m venv env": ("", "slow; .ci/run makes a fresh environment and installs the wheel from the lock"),
-    r"\. env/bin/activate": ("", "this test's own environment is the active one"),
-    r"python3 -m venv /opt/chatapp-exporter": ("", "as above"),
+    # pattern of a command: its replacement ("" to skip the command), and the reason
+    r"git clone \S+": ("", "requires the network; the copy of the checkout replaces the clone"),
+    r"cd chatapp-exporter": ("", "all commands run in the copy"),
+    r"python3 -m venv env": ("", "slow; .ci/run creates a new environment and installs the wheel from the lock file"),
+    r"\. env/bin/activate": ("", "the environment of this test is already active"),
+    r"python3 -m venv /opt/chatapp-exporter": ("", "slow; see above"),
     r"(?:install|printf) .* >?/etc/\S+": (
         "",
-        "this machine's own directories; the test of the unit runs what it names",
+        "changes system directories; tests/installation/test_systemd.py checks the unit",
     ),
     r"(?:/opt/chatapp-exporter/bin/)?pip install .*": (
         "",
-        "slow and from the network; .ci/run installs from the same lock",
+        "slow and requires the network; .ci/run installs from the same lock file",
     ),
-    r"export (ALIBABA_CLOUD_\w+)=\.\.\.": (r"export \1=made-up", "a real access key"),
-    r"make test": ("make test PYTEST_ARGS='--collect-only -q tests/unit/test_addresses.py'", "these are the tests"),
+    r"export (ALIBABA_CLOUD_\w+)=\.\.\.": (r"export \1=example", "requires a real access key"),
+    r"make test": (
+        "make test PYTEST_ARGS='--collect-only -q tests/unit/test_addresses.py'",
+        "would run this test",
+    ),
     rf"({SERVE}|chatapp-exporter poll)(?: --config.file exporter.yml)?( --(?:shard=|output |fail-on )\S+)?": (
         r"\1 --config.file simulated.yml\2",
-        "a real access key; the simulated API is polled",
+        "requires a real access key; the simulated API is polled",
     ),
-    r"docker build .*": ("hadolint Dockerfile", "no Docker; .ci/run builds the image in its own way"),
-    r"docker run .* chatapp-exporter (demo)": (r"chatapp-exporter \1", "no Docker; .ci/run runs the image"),
-    r"docker run -d .* chatapp-exporter --config.file \S+": ("", "no Docker; .ci/run runs the image"),
-    r"docker volume create \S+": ("", "no Docker"),
-    r"docker compose --file (\S+) .*": (r"check-jsonschema --builtin-schema vendor.compose-spec \1", "no Docker"),
-    r"kubectl apply -k (\S+)(?: --namespace monitoring)?": (r"kubectl kustomize \1", "no cluster"),
+    r"docker build .*": ("hadolint Dockerfile", "requires Docker; .ci/run builds the image"),
+    r"docker run .* chatapp-exporter (demo)": (
+        r"chatapp-exporter \1",
+        "requires Docker; .ci/run runs the image",
+    ),
+    r"docker run -d .* chatapp-exporter --config.file \S+": ("", "requires Docker; .ci/run runs the image"),
+    r"docker volume create \S+": ("", "requires Docker"),
+    r"docker compose --file (\S+) .*": (r"check-jsonschema --builtin-schema vendor.compose-spec \1", "requires Docker"),
+    r"kubectl apply -k (\S+)(?: --namespace monitoring)?": (r"kubectl kustomize \1", "requires a cluster"),
     r"(kubectl create secret generic \S+) .*": (
         r"\1 --from-file=access_key_id=LICENSE --dry-run=client --output=yaml",
-        "no cluster, and no key",
+        "requires a cluster and an access key",
     ),
-    r"(?:sudo )?systemctl .*": ("", "no systemd here; tests/installation/test_systemd.py verifies the unit"),
+    r"(?:sudo )?systemctl .*": ("", "requires a running systemd; tests/installation/test_systemd.py checks the unit"),
 }
 SERVING = re.compile(rf"make demo|{SERVE}(?: --(?!version).*)?|chatapp-exporter (?:demo|simulate)(?: .*)?")
 PACKAGES = {
@@ -71,35 +77,35 @@ SCENARIO = "accounts: [{name: acme, access_key_id: LTAIexample, access_key_secre
 
 
 def commands(page: str) -> list[str]:
-    """Those of its blocks, without comments."""
+    """Return the commands in the `sh` blocks of a page, without comments."""
     lines = [line for block in BLOCK.findall(page) for line in block.replace("\\\n", " ").splitlines()]
-    without = [re.sub(r"(^|\s+)# .*$", "", line).strip() for line in lines]
-    return [re.sub(r"\s+", " ", line) for line in without if line]
+    without_comments = [re.sub(r"(^|\s+)# .*$", "", line).strip() for line in lines]
+    return [re.sub(r"\s+", " ", line) for line in without_comments if line]
 
 
-def stand_in(command: str) -> str:
-    """What is run for a command: itself, where nothing stands in for it."""
-    for pattern, (instead, _) in INSTEAD.items():
-        if found := re.fullmatch(pattern, command):
-            return found.expand(instead)
+def replace_command(command: str) -> str:
+    """Return the replacement in `INSTEAD`, or the command itself."""
+    for pattern, (replacement, _) in INSTEAD.items():
+        if match := re.fullmatch(pattern, command):
+            return match.expand(replacement)
     return command
 
 
 @dataclass(slots=True)
-class Reader:
-    """Someone who types what a page says into one shell."""
+class Shell:
+    """Runs the commands of a page. Exported variables apply to the commands after them."""
 
     directory: Path
     port: int
     environ: dict[str, str]
 
-    def type(self, command: str) -> None:
-        command = stand_in(command).replace("localhost:10144", f"127.0.0.1:{self.port}")
+    def run(self, command: str) -> None:
+        command = replace_command(command).replace("localhost:10144", f"127.0.0.1:{self.port}")
         if not command:
             return
         if command.startswith("export "):
-            name, _, text = command.removeprefix("export ").partition("=")
-            self.environ[name] = text
+            name, _, value = command.removeprefix("export ").partition("=")
+            self.environ[name] = value
         elif SERVING.fullmatch(command):
             self._serve(command)
         else:
@@ -109,19 +115,19 @@ class Reader:
         program = shlex.split(command)[0]
         if program in PACKAGES:
             require_program(program, package=PACKAGES[program])
-        done = self._bash(command)
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        result = self._bash(command)
+        assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
 
     def _serve(self, command: str) -> None:
-        """Until it answers, at an address of its own, for the port may be taken."""
-        if command.startswith("make "):  # what it runs once it has installed
+        """Run the command until it responds, on a free port because the default port may be in use."""
+        if command.startswith("make "):  # run only the last command of the target, without the installation
             dry_run = command.replace("make", "make --no-print-directory --dry-run", 1)
             command = self._bash(dry_run).stdout.splitlines()[-1]
         port, log = free_port(), self.directory / "served.log"
-        listening = f"{command} --web.listen-address 127.0.0.1:{port}".removeprefix("exec ")
-        with running("bash", "-c", f"cd {self.directory} && exec {listening}", log=log, **self.environ) as process:
-            answering = is_serving(f"http://127.0.0.1:{port}/-/healthy")
-            wait_until(lambda: process.poll() is not None or answering(), command)
+        with_address = f"{command} --web.listen-address 127.0.0.1:{port}".removeprefix("exec ")
+        with running("bash", "-c", f"cd {self.directory} && exec {with_address}", log=log, **self.environ) as process:
+            responds = is_serving(f"http://127.0.0.1:{port}/-/healthy")
+            wait_until(lambda: process.poll() is not None or responds(), command)
             assert process.poll() is None, f"{command}\n{log.read_text()}"
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=10) == 0, f"{command}\n{log.read_text()}"
@@ -133,23 +139,23 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    """One in a copy of the checkout, who has what make installs, and an exporter that polls the simulated API."""
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """A shell in a copy of the checkout with the installed programs, and an exporter that polls the simulated API."""
     directory = tmp_path_factory.mktemp("documents") / "chatapp-exporter"
-    away = shutil.ignore_patterns(".git", ".venv", "env", ".*_cache", "__pycache__", "*.db*")
-    shutil.copytree(ROOT, directory, ignore=away)
+    ignored = shutil.ignore_patterns(".git", ".venv", "env", ".*_cache", "__pycache__", "*.db*")
+    shutil.copytree(ROOT, directory, ignore=ignored)
     programs = directory / ".venv" / "bin"
     programs.mkdir(parents=True)
     _script(programs / "python", sys.executable)
     _script(programs / "chatapp-exporter", sys.executable, "-m", "exporter")
-    for made in ("created", "runtime", "dev"):
-        (directory / ".venv" / made).touch()
-    shutil.copy(directory / "config" / "exporter.example.yml", directory / "exporter.yml")  # as the README has it
+    for make_target in ("created", "runtime", "dev"):
+        (directory / ".venv" / make_target).touch()
+    shutil.copy(directory / "config" / "exporter.example.yml", directory / "exporter.yml")  # as in the README
     path = os.pathsep.join((str(programs), str(Path(sys.executable).parent), os.environ["PATH"]))
-    key = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "made-up", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "made-up"}
+    key = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "example", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "example"}
     environ = {**os.environ, **key, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     with _exporter(directory) as port:
-        yield Reader(directory, port, environ)
+        yield Shell(directory, port, environ)
 
 
 def _script(path: Path, *command: str) -> None:
@@ -159,16 +165,16 @@ def _script(path: Path, *command: str) -> None:
 
 @contextmanager
 def _exporter(directory: Path) -> Iterator[int]:
-    """The port of one that polls the simulated API; simulated.yml is for others that are to poll it."""
+    """Start an exporter that polls the simulated API, and yield its port. The commands of pages use simulated.yml."""
     api, port, log = f"127.0.0.1:{free_port()}", free_port(), directory / "simulated.yml"
     (directory / "scenario.yml").write_text(SCENARIO)
     with program(
         "simulate", "--scenario", str(directory / "scenario.yml"), "--web.listen-address", api, log=log
     ) as process:
         wait_until(
-            lambda: process.poll() is not None or "spaces" in log.read_text(), "the simulated API says how to poll it"
+            lambda: process.poll() is not None or "spaces" in log.read_text(), "simulate prints its configuration"
         )
-        config = directory / "beside.yml"
+        config = directory / "with-state.yml"
         config.write_text(f"{log.read_text()}\nstate_file: state.db\n")
         flags = ("--config.file", str(config), "--web.listen-address", f"127.0.0.1:{port}", "--web.enable-lifecycle")
         with program("serve", *flags, log=directory / "serve.log"):
@@ -177,15 +183,15 @@ def _exporter(directory: Path) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_command_of_a_page_does_what_it_says(page: Path, reader: Reader) -> None:
-    reader = replace(reader, environ=dict(reader.environ))
+def test_every_command_of_a_page_succeeds(page: Path, shell: Shell) -> None:
+    shell = replace(shell, environ=dict(shell.environ))
     for command in commands(page.read_text("utf-8")):
-        reader.type(command)
+        shell.run(command)
 
 
 @pytest.mark.parametrize(
-    "command", ["chatapp-exporter chekc", "chatapp-exporter --nope", "make dmeo", "cp config/nothing.yml here.yml"]
+    "command", ["chatapp-exporter chekc", "chatapp-exporter --nope", "make dmeo", "cp config/missing.yml copy.yml"]
 )
-def test_a_command_that_does_not_exist_would_be_found(command: str, reader: Reader) -> None:
+def test_a_command_that_does_not_exist_fails(command: str, shell: Shell) -> None:
     with pytest.raises(AssertionError, match=command):
-        reader.type(command)
+        shell.run(command)

@@ -1,4 +1,4 @@
-"""The real program in a process of its own, over real sockets, with the real promtool."""
+"""A real exporter process over real sockets, checked with promtool."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from programs import require_program
 
 from exporter.metrics.catalogue import FAMILIES
 
-DESIGNED = """
+EXPECTED = """
 chatapp_phone_number_quality_rating chatapp_phone_number_messaging_limit chatapp_phone_number_messaging_limit_tier
 chatapp_phone_number_status chatapp_phone_number_name_status chatapp_phone_number_new_name_status
 chatapp_phone_number_code_verification_status chatapp_phone_number_info
@@ -50,9 +50,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with program("demo", "--web.listen-address", f"127.0.0.1:{port}", log=log) as process:
         started = time.monotonic()
         url = f"http://127.0.0.1:{port}"
-        wait_until(is_serving(f"{url}/-/healthy"), "the demo answers")
-        wait_until(lambda: not without_samples(scrape(url)), "every family has a sample")
-        print(f"\nall {len(DESIGNED)} families had samples {time.monotonic() - started:.1f} s after the start")
+        wait_until(is_serving(f"{url}/-/healthy"), "the demo responds")
+        wait_until(lambda: not families_without_samples(scrape(url)), "every family has a sample")
+        print(f"\nall {len(EXPECTED)} families had samples {time.monotonic() - started:.1f} s after the start")
         yield url
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
@@ -62,24 +62,24 @@ def scrape(url: str) -> str:
     return httpx.get(f"{url}/metrics", trust_env=False).text
 
 
-def without_samples(page: str) -> set[str]:
-    found = {re.sub(r"_(bucket|sum|count)$", "", re.split(r"[{ ]", line)[0]) for line in page.splitlines()}
-    return set(DESIGNED) - found
+def families_without_samples(page: str) -> set[str]:
+    families = {re.sub(r"_(bucket|sum|count)$", "", re.split(r"[{ ]", line)[0]) for line in page.splitlines()}
+    return set(EXPECTED) - families
 
 
-def test_the_demo_feeds_every_family_of_the_design(demo: str) -> None:
-    assert without_samples(scrape(demo)) == set()
+def test_the_demo_exports_samples_of_every_expected_family(demo: str) -> None:
+    assert families_without_samples(scrape(demo)) == set()
 
 
-def test_no_family_is_shown_that_the_design_does_not_name(demo: str) -> None:
-    shown = {line.split(" ")[2] for line in scrape(demo).splitlines() if line.startswith("# TYPE")}
+def test_only_expected_families_are_exported(demo: str) -> None:
+    exported = {line.split(" ")[2] for line in scrape(demo).splitlines() if line.startswith("# TYPE")}
 
-    others = {*ONLY_WITH_FILES, *ONLY_WITH_DISCOVERY}
-    assert {name for name in shown if name.startswith("chatapp_")} <= {*DESIGNED, *others}
-    assert {family.name for family in FAMILIES} <= {name.removesuffix("_total") for name in (*DESIGNED, *others)}
+    optional = {*ONLY_WITH_FILES, *ONLY_WITH_DISCOVERY}
+    assert {name for name in exported if name.startswith("chatapp_")} <= {*EXPECTED, *optional}
+    assert {family.name for family in FAMILIES} <= {name.removesuffix("_total") for name in (*EXPECTED, *optional)}
 
 
-def test_the_demo_is_not_all_green(demo: str) -> None:
+def test_the_demo_has_a_yellow_number_a_failing_space_and_an_unknown_value(demo: str) -> None:
     page = scrape(demo)
 
     assert re.search(r'quality_rating="YELLOW"} 1\n', page)
@@ -87,12 +87,12 @@ def test_the_demo_is_not_all_green(demo: str) -> None:
     assert 'chatapp_api_unknown_values_total{field="messaging_limit_tier",value="TIER_5M"}' in page
 
 
-def test_promtool_has_nothing_to_say(demo: str) -> None:
+def test_promtool_check_metrics_reports_no_problems(demo: str) -> None:
     promtool = require_program("promtool", package="prometheus")
 
-    checked = subprocess.run([promtool, "check", "metrics"], input=scrape(demo), text=True, capture_output=True)
+    result = subprocess.run([promtool, "check", "metrics"], input=scrape(demo), text=True, capture_output=True)
 
-    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_the_status_page_lists_the_accounts(demo: str) -> None:
@@ -123,29 +123,29 @@ def serving(tmp_path: Path, config: str, *arguments: str) -> Iterator[tuple[subp
     address = f"127.0.0.1:{port}"
     arguments = ("--config.file", str(file), "--web.listen-address", address, *arguments)
     with program(*arguments, log=log) as process:
-        wait_until(is_serving(f"http://{address}/-/healthy"), "the exporter answers")
+        wait_until(is_serving(f"http://{address}/-/healthy"), "the exporter responds")
         yield process, f"http://{address}", log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_within_ten_seconds_with_0_although_a_poll_hangs(
+def test_a_signal_stops_the_exporter_with_exit_status_0_within_10_seconds_during_a_poll(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     with (
-        socket.create_server(("127.0.0.1", 0)) as silent,
-        serving(tmp_path, CONFIG.format(port=silent.getsockname()[1])) as (process, _, log),
+        socket.create_server(("127.0.0.1", 0)) as silent_api,
+        serving(tmp_path, CONFIG.format(port=silent_api.getsockname()[1])) as (process, _, log),
     ):
-        polled, _ = silent.accept()
-        before = time.monotonic()
+        connection, _ = silent_api.accept()
+        start = time.monotonic()
         process.send_signal(number)
 
         assert process.wait(timeout=10) == 0
-        assert time.monotonic() - before < 10
+        assert time.monotonic() - start < 10
         assert "stopped" in log.read_text()
-        polled.close()
+        connection.close()
 
 
-def test_an_account_that_is_unreachable_is_logged_once_when_it_starts_and_once_when_it_ends(tmp_path: Path) -> None:
+def test_an_unreachable_account_is_logged_once_at_the_start_and_once_at_the_end(tmp_path: Path) -> None:
     port, simulated = free_port(), tmp_path / "scenario.yml"
     simulated.write_text(
         "accounts: [{name: acme, access_key_id: marked-key, access_key_secret: marked-secret, spaces: 1}]\n"
@@ -156,7 +156,7 @@ def test_an_account_that_is_unreachable_is_logged_once_when_it_starts_and_once_w
         program(*api, log=tmp_path / "api.log"),
         serving(tmp_path, CONFIG.format(port=port), "--log.format", "json") as (_, url, log),
     ):
-        wait_until(lambda: "account reachable again" in log.read_text(), "the API answers")
+        wait_until(lambda: "account reachable again" in log.read_text(), "the API is reachable again")
         up = 'chatapp_space_up{account="acme",space="own"} 1'
         wait_until(lambda: up in scrape(url), "the space is up")
         lines = log.read_text().splitlines()
@@ -166,19 +166,19 @@ def test_an_account_that_is_unreachable_is_logged_once_when_it_starts_and_once_w
     assert "marked" not in log.read_text()
 
 
-def test_idle_it_takes_less_than_a_hundredth_of_a_core_and_less_than_100_mb(tmp_path: Path) -> None:
+def test_an_idle_exporter_uses_less_than_1_percent_of_a_core_and_less_than_100_mb(tmp_path: Path) -> None:
     config = CONFIG.format(port=free_port()).replace("poll_interval: 1s", "poll_interval: 5m")
     with serving(tmp_path, config) as (_, url, _):
-        wait_until(lambda: "chatapp_space_polls_total" in scrape(url), "a first scrape")
+        wait_until(lambda: "chatapp_space_polls_total" in scrape(url), "the number of polls is exported")
 
-        def reading(name: str) -> float:
+        def metric(name: str) -> float:
             line = next(line for line in scrape(url).splitlines() if line.startswith(name))
             return float(line.split(" ")[-1])
 
-        before, started = reading("process_cpu_seconds_total"), time.monotonic()
-        wait_until(lambda: time.monotonic() - started > 8, "eight idle seconds")
-        used = (reading("process_cpu_seconds_total") - before) / (time.monotonic() - started)
+        cpu_seconds, started = metric("process_cpu_seconds_total"), time.monotonic()
+        wait_until(lambda: time.monotonic() - started > 8, "8 idle seconds have passed")
+        cpu_ratio = (metric("process_cpu_seconds_total") - cpu_seconds) / (time.monotonic() - started)
 
-        print(f"\nidle: {used:.2%} of a core, {reading('process_resident_memory_bytes') / 1e6:.0f} MB")
-        assert used < 0.01
-        assert reading("process_resident_memory_bytes") < 100e6
+        print(f"\nidle: {cpu_ratio:.2%} of a core, {metric('process_resident_memory_bytes') / 1e6:.0f} MB")
+        assert cpu_ratio < 0.01
+        assert metric("process_resident_memory_bytes") < 100e6
