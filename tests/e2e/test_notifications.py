@@ -1,7 +1,7 @@
-"""From the simulated API to a webhook: the demo, a real Prometheus and a real Alertmanager with the shipped files.
+"""Notifications of the demo, sent by a real Prometheus and Alertmanager to a webhook with the shipped configuration.
 
-All durations of the rules and of Alertmanager are shorter by one factor, that between the default poll interval and the
-demo's. The demo takes its five minutes, and YELLOW for six hours takes six.
+All durations in the rules and in the Alertmanager configuration are divided by 60, because the default poll interval is
+5 minutes and that of the demo 5 seconds. The demo takes 5 minutes. A rating that is YELLOW for 6 hours takes 6 minutes.
 """
 
 import json
@@ -27,8 +27,9 @@ CONFIG = Path(__file__).parents[2] / "config"
 FACTOR = 60
 POLL_INTERVAL_SECONDS = 300 / FACTOR
 SECONDS = 415
+"""Duration of the test after the start of the demo."""
 RED_AT_SECONDS = 60
-"""When the demo makes the first number of acme's second space RED."""
+"""Time at which the demo sets the first number of acme's second space to RED."""
 
 FIRING = {
     ("on-call", "ChatAppAccountDenied", "globex"),
@@ -37,21 +38,21 @@ FIRING = {
     ("on-call", "ChatAppPhoneNumberQualityRed", "acme 2 #1"),
     ("on-call", "ChatAppPhoneNumberQualityRed", "acme 10 #1"),
     ("account-managers", "ChatAppMessagingLimitDropped", "acme 3 #1"),
-    ("account-managers", "ChatAppPhoneNumberQualityYellow", "acme 1 #1"),  # not acme 2: it is RED, and that is told
+    ("account-managers", "ChatAppPhoneNumberQualityYellow", "acme 1 #1"),  # not acme 2, because RED inhibits YELLOW
     ("account-managers", "ChatAppPhoneNumberQualityYellow", "acme 9 #1"),
     ("account-managers", "ChatAppPhoneNumberRestricted", "acme 10 #1"),
     ("account-managers", "ChatAppPhoneNumberVanished", "acme 12 #1"),
-    ("operators", "ChatAppScheduleOverrun", "acme"),  # while it is throttled
+    ("operators", "ChatAppScheduleOverrun", "acme"),  # while acme is throttled
     ("operators", "ChatAppScheduleOverrun", "initech"),
     ("operators", "ChatAppThrottled", "acme"),
     ("operators", "ChatAppUnknownValue", "messaging_limit_tier TIER_5M"),
     ("operators", "ChatAppUnknownValue", "quality_rating missing"),
     ("operators", "ChatAppUnknownValue", "status HIBERNATING"),
-    # they fail for themselves; while acme is throttled, its effective interval is longer
+    # the polls of these spaces fail; while acme is throttled, the effective interval of acme is longer
     *(("operators", "ChatAppSpaceBlind", f"acme {space}") for space in (6, 13, 14)),
 }
 MAY_FIRE = {
-    # the rate of acme rises for 4 minutes here too: meanwhile a space that is polled late can count as blind
+    # the rate of acme increases over 4 minutes; in that time, a space that is polled late can be blind
     *(("operators", "ChatAppSpaceBlind", f"acme {space}") for space in range(1, 29)),
 }
 RESOLVED = {
@@ -66,10 +67,11 @@ RESOLVED = {
 
 
 @dataclass(frozen=True)
-class Told:
-    """An alert in a notification, and how many seconds after the demo's start it came."""
+class NotifiedAlert:
+    """An alert in a notification."""
 
-    after: float
+    seconds: float
+    """Time since the start of the demo."""
     receiver: str
     status: str
     labels: dict[str, str]
@@ -84,7 +86,7 @@ FLEET = Fleet(load_scenario(None))
 
 
 def _subject(labels: dict[str, str]) -> str:
-    """What an alert is about: account, space and number by their positions in the fleet, or field and value."""
+    """Return the account with the positions of space and number in the fleet, or the field and value, of an alert."""
     if "field" in labels:
         return f"{labels['field']} {labels['value']}"
     if "space" not in labels:
@@ -97,15 +99,16 @@ def _subject(labels: dict[str, str]) -> str:
 
 
 @contextmanager
-def webhook(told: list[Told], started: float) -> Iterator[int]:
-    """The port of a server that notes what it is told."""
+def webhook(alerts: list[NotifiedAlert], started: float) -> Iterator[int]:
+    """Start a server that appends each received alert to `alerts`, and yield its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             payload = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            after = time.monotonic() - started
+            seconds = time.monotonic() - started
             for alert in payload["alerts"]:
-                told.append(Told(after, payload["receiver"], alert["status"], alert["labels"], alert["annotations"]))
+                labels, annotations = alert["labels"], alert["annotations"]
+                alerts.append(NotifiedAlert(seconds, payload["receiver"], alert["status"], labels, annotations))
             self.send_response(200)
             self.end_headers()
 
@@ -119,11 +122,11 @@ def webhook(told: list[Told], started: float) -> Iterator[int]:
     server.server_close()
 
 
-def alertmanager_config(directory: Path, hook: int) -> Path:
-    """The shipped one, shortened; each receiver is the webhook under its own name."""
+def write_alertmanager_config(directory: Path, webhook_port: int) -> Path:
+    """The shipped configuration with shortened durations. Each receiver sends to the webhook."""
     document = yaml.safe_load(shortened((CONFIG / "alertmanager" / "alertmanager.yml").read_text(), FACTOR))
     del document["global"], document["templates"]
-    url = f"http://127.0.0.1:{hook}/"
+    url = f"http://127.0.0.1:{webhook_port}/"
     document["receivers"] = [
         {"name": receiver["name"], "webhook_configs": [{"url": url, "send_resolved": True}]}
         for receiver in document["receivers"]
@@ -133,85 +136,86 @@ def alertmanager_config(directory: Path, hook: int) -> Path:
     return path
 
 
-def prometheus_config(directory: Path, demo: int, alertmanager: int) -> Path:
-    """One that scrapes and evaluates every second, a fifth of the demo's poll interval."""
+def write_prometheus_config(directory: Path, demo_port: int, alertmanager_port: int) -> Path:
+    """The shipped configuration with an interval of one second for scrapes and rules."""
     rules = directory / "chatapp.rules.yml"
     rules.write_text(shortened((CONFIG / "prometheus" / rules.name).read_text(), FACTOR))
     document = yaml.safe_load((CONFIG / "prometheus" / "prometheus.yml").read_text())
     document["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    document["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{demo}"]
-    document["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{alertmanager}"]
+    document["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{demo_port}"]
+    document["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{alertmanager_port}"]
     path = directory / "prometheus.yml"
     path.write_text(yaml.safe_dump(document))
     return path
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> list[Told]:
+def alerts(tmp_path_factory: pytest.TempPathFactory) -> list[NotifiedAlert]:
     prometheus = require_program("prometheus", package="prometheus")
     alertmanager = require_program("prometheus-alertmanager", "alertmanager", package="prometheus-alertmanager")
     directory = tmp_path_factory.mktemp("notifications")
-    notes: list[Told] = []
+    alerts: list[NotifiedAlert] = []
     ports = {name: free_port() for name in ("demo", "prometheus", "alertmanager")}
     with ExitStack() as stack:
         started = time.monotonic()
         stack.enter_context(program("demo", "--web.listen-address", f":{ports['demo']}", log=directory / "demo.log"))
-        hook = stack.enter_context(webhook(notes, started))
+        webhook_port = stack.enter_context(webhook(alerts, started))
         stack.enter_context(
             running(
                 prometheus,
-                f"--config.file={prometheus_config(directory, ports['demo'], ports['alertmanager'])}",
+                f"--config.file={write_prometheus_config(directory, ports['demo'], ports['alertmanager'])}",
                 f"--storage.tsdb.path={directory / 'prometheus'}",
                 f"--web.listen-address=127.0.0.1:{ports['prometheus']}",
                 log=directory / "prometheus.log",
             )
         )
-        wait_until(is_serving(f"http://127.0.0.1:{ports['prometheus']}/-/ready"), "Prometheus answers")
-        # it begins to scrape seconds after that, which are minutes of an absent exporter here: nobody is told of them
-        wait_until(lambda: _scraped(ports["prometheus"]), "Prometheus has scraped the demo")
+        wait_until(is_serving(f"http://127.0.0.1:{ports['prometheus']}/-/ready"), "Prometheus is ready")
+        # before its first scrape, Prometheus fires ChatAppExporterDown; without Alertmanager, nothing is sent
+        wait_until(lambda: _has_scraped(ports["prometheus"]), "Prometheus has scraped the demo")
         stack.enter_context(
             running(
                 alertmanager,
-                f"--config.file={alertmanager_config(directory, hook)}",
+                f"--config.file={write_alertmanager_config(directory, webhook_port)}",
                 f"--storage.path={directory / 'alertmanager'}",
                 f"--web.listen-address=127.0.0.1:{ports['alertmanager']}",
                 "--cluster.listen-address=",
                 log=directory / "alertmanager.log",
             )
         )
-        wait_until(is_serving(f"http://127.0.0.1:{ports['alertmanager']}/-/ready"), "Alertmanager answers")
+        wait_until(is_serving(f"http://127.0.0.1:{ports['alertmanager']}/-/ready"), "Alertmanager is ready")
         time.sleep(SECONDS - (time.monotonic() - started))
-    return notes
+    return alerts
 
 
-def _scraped(port: int) -> bool:
-    answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": "up == 1"}, trust_env=False)
-    return bool(answer.json()["data"]["result"])
+def _has_scraped(port: int) -> bool:
+    response = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": "up == 1"}, trust_env=False)
+    return bool(response.json()["data"]["result"])
 
 
 pytestmark = pytest.mark.slow
 
 
-def test_the_demo_leads_to_the_right_notifications_and_to_no_others(told: list[Told]) -> None:
+def test_the_demo_sends_exactly_the_expected_notifications(alerts: list[NotifiedAlert]) -> None:
     for status, expected in (("firing", FIRING), ("resolved", RESOLVED)):
-        seen = {alert.key for alert in told if alert.status == status} - (MAY_FIRE - expected)
-        assert {"missing": expected - seen, "unexpected": seen - expected} == {"missing": set(), "unexpected": set()}
+        sent = {alert.key for alert in alerts if alert.status == status} - (MAY_FIRE - expected)
+        assert {"missing": expected - sent, "unexpected": sent - expected} == {"missing": set(), "unexpected": set()}
 
 
-def test_an_outage_of_an_account_is_one_alert(told: list[Told]) -> None:
-    of_account = {alert.key for alert in told if alert.labels.get("account") == "globex"}
+def test_an_account_outage_sends_only_account_alerts(alerts: list[NotifiedAlert]) -> None:
+    globex_alerts = {alert.key for alert in alerts if alert.labels.get("account") == "globex"}
 
-    assert of_account == {key for key in FIRING if key[2] == "globex"}
+    assert globex_alerts == {key for key in FIRING if key[2] == "globex"}
 
 
-def test_red_is_told_soon_and_with_names(told: list[Told]) -> None:
-    red = next(a for a in told if a.key == ("on-call", "ChatAppPhoneNumberQualityRed", "acme 2 #1"))
+def test_a_red_rating_is_notified_within_6_poll_intervals_with_names(alerts: list[NotifiedAlert]) -> None:
+    red = next(alert for alert in alerts if alert.key == ("on-call", "ChatAppPhoneNumberQualityRed", "acme 2 #1"))
     space = FLEET.spaces["acme"][1]
-    intervals = (red.after - RED_AT_SECONDS) / POLL_INTERVAL_SECONDS
-    print(f"\nRED was told {red.after - RED_AT_SECONDS:.1f} s after the API had it: {intervals:.1f} poll intervals")
+    intervals = (red.seconds - RED_AT_SECONDS) / POLL_INTERVAL_SECONDS
+    delay = f"{red.seconds - RED_AT_SECONDS:.1f} s, {intervals:.1f} poll intervals"
+    print(f"\ntime from the RED rating in the API to the notification: {delay}")
 
     assert red.annotations["description"].startswith(
         f"+{space.numbers[0]['PhoneNumber']} ({space.numbers[0]['VerifiedName']}, {space.name}) in space {space.id}"
     )
-    # 10 minutes are two poll intervals; until a poll sees it takes up to one more
+    # `for: 10m` is two poll intervals, and the next poll is up to one interval after the change
     assert 2 <= intervals <= 6
