@@ -1,4 +1,4 @@
-"""The committed dashboards: as the code writes them, complete for those who read them, and answered by Prometheus."""
+"""The committed dashboards are up to date and complete, and Prometheus has results for their queries."""
 
 import json
 import re
@@ -19,9 +19,9 @@ from shortened import shortened
 from dashboards.__main__ import DASHBOARDS, DIRECTORY, main
 from dashboards.names import RULES, validate_metrics
 
-WRITTEN: dict[str, dict[str, Any]] = {name: json.loads((DIRECTORY / name).read_text()) for name in DASHBOARDS}
-UIDS = {document["uid"] for document in WRITTEN.values()}
-EVERYTHING = {"job": ".+", "account": ".+", "space": ".+", "phone_number": "", "__rate_interval": "10s"}
+DOCUMENTS: dict[str, dict[str, Any]] = {name: json.loads((DIRECTORY / name).read_text()) for name in DASHBOARDS}
+UIDS = {document["uid"] for document in DOCUMENTS.values()}
+VARIABLE_VALUES = {"job": ".+", "account": ".+", "space": ".+", "phone_number": "", "__rate_interval": "10s"}
 
 
 def panels(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -29,33 +29,35 @@ def panels(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def expressions(document: dict[str, Any]) -> Iterator[str]:
-    """Of panels, annotations and variables, with every variable chosen."""
+    """Yield the queries of panels, annotations and variables."""
     for panel in panels(document):
         yield from (target["expr"] for target in panel["targets"])
-    yield from (a["expr"] for a in document.get("annotations", {}).get("list", []) if "expr" in a)
+    annotations = document.get("annotations", {}).get("list", [])
+    yield from (annotation["expr"] for annotation in annotations if "expr" in annotation)
     for variable in document["templating"]["list"]:
         if values := re.fullmatch(r"label_values\((.*), \w+\)", str(variable.get("query"))):
             yield values[1]
 
 
-def chosen(expression: str) -> str:
-    return re.sub(r"\$(\w+)", lambda match: EVERYTHING[match[1]], expression)
+def select_all(expression: str) -> str:
+    """Replace the dashboard variables with values that select all series."""
+    return re.sub(r"\$(\w+)", lambda match: VARIABLE_VALUES[match[1]], expression)
 
 
-every_dashboard = pytest.mark.parametrize("document", WRITTEN.values(), ids=list(WRITTEN))
+every_dashboard = pytest.mark.parametrize("document", DOCUMENTS.values(), ids=list(DOCUMENTS))
 
 
-def test_they_are_as_the_code_writes_them() -> None:
+def test_the_committed_dashboards_match_the_code() -> None:
     assert main(["--check"]) == 0
 
 
-def test_a_metric_that_is_not_there_is_refused() -> None:
+def test_an_unknown_metric_is_an_error() -> None:
     with pytest.raises(ValueError, match="no metric 'chatapp_space_upp'"):
         validate_metrics("sum(chatapp_space_upp)")
 
 
 @every_dashboard
-def test_every_metric_is_in_the_catalogue_or_the_rules(document: dict[str, Any]) -> None:
+def test_every_metric_is_in_the_catalogue_or_in_the_rules(document: dict[str, Any]) -> None:
     assert [validate_metrics(expression) for expression in expressions(document)]
 
 
@@ -76,7 +78,7 @@ def test_ids_are_unique_and_no_panels_overlap(document: dict[str, Any]) -> None:
 
 
 @every_dashboard
-def test_every_panel_says_what_it_shows_in_which_unit_and_what_nothing_means(document: dict[str, Any]) -> None:
+def test_every_panel_has_a_title_a_description_a_unit_and_a_no_value_text(document: dict[str, Any]) -> None:
     for panel in panels(document):
         defaults = panel["fieldConfig"]["defaults"]
         assert panel["title"]
@@ -86,14 +88,14 @@ def test_every_panel_says_what_it_shows_in_which_unit_and_what_nothing_means(doc
 
 
 @every_dashboard
-def test_links_lead_to_the_others(document: dict[str, Any]) -> None:
+def test_each_dashboard_links_to_all_other_dashboards(document: dict[str, Any]) -> None:
     linked = set(re.findall(r"/d/([\w-]+)", json.dumps(document)))
 
     assert UIDS - {document["uid"]} <= linked <= UIDS
 
 
 @every_dashboard
-def test_no_variable_lists_all_numbers(document: dict[str, Any]) -> None:
+def test_the_phone_number_variable_is_a_text_box(document: dict[str, Any]) -> None:
     kinds = {variable["name"]: variable["type"] for variable in document["templating"]["list"]}
 
     assert {"datasource", "job", "account", "space"} <= set(kinds)
@@ -101,7 +103,7 @@ def test_no_variable_lists_all_numbers(document: dict[str, Any]) -> None:
 
 
 @every_dashboard
-def test_nothing_is_dropped_when_the_sdk_reads_it_back(document: dict[str, Any]) -> None:
+def test_the_sdk_loads_and_encodes_a_dashboard_without_loss(document: dict[str, Any]) -> None:
     register_default_plugins()
 
     assert json.loads(json.dumps(Dashboard.from_json(document), cls=JSONEncoder)) == document
@@ -109,11 +111,11 @@ def test_nothing_is_dropped_when_the_sdk_reads_it_back(document: dict[str, Any])
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """One that has scraped the demo, with the rules' durations shortened."""
+    """Start the demo and a Prometheus that scrapes the demo, with shortened durations in the rules."""
     directory = tmp_path_factory.mktemp("dashboards")
-    demo, port = free_port(), free_port()
+    demo_port, port = free_port(), free_port()
     (directory / "rules.yml").write_text(shortened(RULES.read_text(), 60))
-    scrape = {"job_name": "chatapp-exporter", "static_configs": [{"targets": [f"127.0.0.1:{demo}"]}]}
+    scrape = {"job_name": "chatapp-exporter", "static_configs": [{"targets": [f"127.0.0.1:{demo_port}"]}]}
     config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": ["rules.yml"]}
     (directory / "prometheus.yml").write_text(yaml.safe_dump({**config, "scrape_configs": [scrape]}))
     command = (
@@ -123,22 +125,23 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
         f"--web.listen-address=127.0.0.1:{port}",
     )
     with ExitStack() as stack:
-        stack.enter_context(program("demo", "--web.listen-address", f"127.0.0.1:{demo}", log=directory / "demo.log"))
+        listen_address = ("--web.listen-address", f"127.0.0.1:{demo_port}")
+        stack.enter_context(program("demo", *listen_address, log=directory / "demo.log"))
         stack.enter_context(running(*command, log=directory / "prometheus.log"))
-        wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), "Prometheus answers")
+        wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), "Prometheus is ready")
         yield stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False))
 
 
-def test_every_query_is_answered_by_a_prometheus_that_scraped_the_demo(prometheus: httpx.Client) -> None:
-    waiting = {chosen(expression) for document in WRITTEN.values() for expression in expressions(document)}
-    assert len(waiting) > 40
+def test_every_query_returns_a_result_for_the_demo(prometheus: httpx.Client) -> None:
+    pending = {select_all(expression) for document in DOCUMENTS.values() for expression in expressions(document)}
+    assert len(pending) > 40
 
-    def all_answered() -> bool:
-        for expression in sorted(waiting):
-            answer = prometheus.get("/api/v1/query", params={"query": expression}).json()
-            assert answer["status"] == "success", (expression, answer)
-            if answer["data"]["result"]:
-                waiting.discard(expression)
-        return not waiting
+    def all_have_results() -> bool:
+        for expression in sorted(pending):
+            response = prometheus.get("/api/v1/query", params={"query": expression}).json()
+            assert response["status"] == "success", (expression, response)
+            if response["data"]["result"]:
+                pending.discard(expression)
+        return not pending
 
-    wait_until(all_answered, waiting, seconds=150)
+    wait_until(all_have_results, pending, seconds=150)

@@ -60,7 +60,7 @@ class Row:
     code: str = ""
     """The label `code` in chatapp_api_requests_total."""
     max_requests_per_minute: int = 2 * 60 * SPACES // INTERVAL
-    """Failed polls are retried earlier than one interval, with jitter."""
+    """Twice the usual rate, because failed polls are retried earlier than one interval, with jitter."""
     recovery_seconds: int = 2 * INTERVAL + 3
     down: int = SPACES
     """Spaces that are down during the fault."""

@@ -86,7 +86,7 @@ FLEET = Fleet(load_scenario(None))
 
 
 def _subject(labels: dict[str, str]) -> str:
-    """Return the account with the positions of space and number in the fleet, or the field and value, of an alert."""
+    """Return the subject of an alert: account, position of the space, position of the number; or field and value."""
     if "field" in labels:
         return f"{labels['field']} {labels['value']}"
     if "space" not in labels:

@@ -1,7 +1,8 @@
-"""What `kubectl apply --kustomize` sends: valid, of one mind with the exporter, and no more than it needs.
+"""The output of `kubectl kustomize`: valid, consistent with the exporter, and with minimal privileges.
 
-ServiceMonitor and PrometheusRule are resources of the Prometheus Operator, for which no schema is at hand: the first is
-compared with all that it must be, the second with the rules file (tests/unit/test_alerting_files.py).
+No schema is available for ServiceMonitor and PrometheusRule, which are resources of the Prometheus Operator. The
+complete ServiceMonitor is compared here, and the PrometheusRule with the rules file in
+tests/unit/test_alerting_files.py.
 """
 
 import json
@@ -28,40 +29,40 @@ ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "config" / "kubernetes"
 DASHBOARDS = ROOT / "dashboards"
 LABELS = {"app.kubernetes.io/name": "chatapp-exporter"}
-OF_THE_OPERATOR = ("ServiceMonitor", "PrometheusRule")
+OPERATOR_KINDS = ("ServiceMonitor", "PrometheusRule")
 OLDEST, NEWEST = "1.28", kubernetes_validate.latest_version()
-"""Kubernetes versions; shards need 1.28."""
+"""Kubernetes versions. Shards require 1.28."""
 
 Manifest = dict[str, Any]
 
 
-def built(directory: Path) -> list[Manifest]:
-    """What kubectl makes of a directory; it warns of what is deprecated on stderr."""
+def build(directory: Path) -> list[Manifest]:
+    """Return the output of `kubectl kustomize` for a directory. Fails if kubectl prints a deprecation warning."""
     kubectl = require_program("kubectl", package="kubernetes-client")
-    run = subprocess.run([kubectl, "kustomize", directory], capture_output=True, text=True)
-    assert (run.returncode, run.stderr) == (0, "")
-    return list(yaml.safe_load_all(run.stdout))
+    result = subprocess.run([kubectl, "kustomize", directory], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    return list(yaml.safe_load_all(result.stdout))
 
 
 @pytest.fixture(scope="module")
 def manifests() -> dict[str, Manifest]:
-    """By kind."""
-    return {manifest["kind"]: manifest for manifest in built(KUBERNETES)}
+    """Manifests by kind."""
+    return {manifest["kind"]: manifest for manifest in build(KUBERNETES)}
 
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
-    """With the StatefulSet in place of the Deployment, as the comment in kustomization.yaml says."""
-    return changed(tmp_path_factory.mktemp("sharded"), "- deployment.yaml", "- statefulset-sharded.yaml")
+    """Manifests with the StatefulSet instead of the Deployment, as described in kustomization.yaml."""
+    return build_with_change(tmp_path_factory.mktemp("sharded"), "- deployment.yaml", "- statefulset-sharded.yaml")
 
 
-def changed(directory: Path, old: str, new: str) -> list[Manifest]:
-    """The same from a copy with another kustomization.yaml."""
+def build_with_change(directory: Path, old: str, new: str) -> list[Manifest]:
+    """Build a copy in which `old` is replaced with `new` in kustomization.yaml."""
     kustomization = shutil.copytree(KUBERNETES, directory / "kubernetes") / "kustomization.yaml"
     text = kustomization.read_text("utf-8")
     assert old in text
     kustomization.write_text(text.replace(old, new), "utf-8")
-    return built(kustomization.parent)
+    return build(kustomization.parent)
 
 
 def pod_of(manifest: Manifest) -> Manifest:
@@ -76,19 +77,19 @@ def container_of(manifest: Manifest) -> Manifest:
 
 
 def arguments_of(manifest: Manifest) -> dict[str, Any]:
-    """What the command line makes of them."""
+    """Return the parsed command line of the container."""
     return main.commands["serve"].make_context("serve", [*container_of(manifest)["args"]]).params
 
 
-def valid(manifest: Manifest) -> None:
+def validate(manifest: Manifest) -> None:
     for version in (OLDEST, NEWEST):
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_every_resource_that_has_a_schema_fits_it(manifests: dict[str, Manifest]) -> None:
+def test_every_resource_with_a_schema_is_valid(manifests: dict[str, Manifest]) -> None:
     for kind, manifest in manifests.items():
-        if kind not in OF_THE_OPERATOR:
-            valid(manifest)
+        if kind not in OPERATOR_KINDS:
+            validate(manifest)
 
     assert sorted(manifests) == [
         *("ConfigMap", "Deployment", "NetworkPolicy", "PersistentVolumeClaim", "PrometheusRule", "Service"),
@@ -96,23 +97,23 @@ def test_every_resource_that_has_a_schema_fits_it(manifests: dict[str, Manifest]
     ]
 
 
-def test_shards_come_in_place_of_the_deployment(sharded: list[Manifest]) -> None:
+def test_the_sharded_statefulset_replaces_the_deployment(sharded: list[Manifest]) -> None:
     for manifest in sharded:
-        if manifest["kind"] not in OF_THE_OPERATOR:
-            valid(manifest)
+        if manifest["kind"] not in OPERATOR_KINDS:
+            validate(manifest)
 
     assert sorted(manifest["kind"] for manifest in sharded) == [
         *("ConfigMap", "NetworkPolicy", "PrometheusRule", "Service", "ServiceMonitor", "StatefulSet"),
     ]
 
 
-def test_old_and_new_pods_never_poll_together(manifests: dict[str, Manifest]) -> None:
+def test_the_old_pod_is_deleted_before_the_new_pod_starts(manifests: dict[str, Manifest]) -> None:
     spec = manifests["Deployment"]["spec"]
 
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
 
 
-def test_the_pod_may_do_nothing(manifests: dict[str, Manifest]) -> None:
+def test_the_pod_has_no_privileges_and_no_service_account_token(manifests: dict[str, Manifest]) -> None:
     pod, container = pod_of(manifests["Deployment"]), container_of(manifests["Deployment"])
 
     assert pod["automountServiceAccountToken"] is False
@@ -131,24 +132,24 @@ def test_the_pod_may_do_nothing(manifests: dict[str, Manifest]) -> None:
 
 
 def test_the_pod_runs_the_image_of_this_version_as_its_user(manifests: dict[str, Manifest]) -> None:
-    rights = pod_of(manifests["Deployment"])["securityContext"]
+    security = pod_of(manifests["Deployment"])["securityContext"]
     dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
 
     assert container_of(manifests["Deployment"])["image"] == f"chatapp-exporter:{__version__}"
-    assert f"USER {rights['runAsUser']}:{rights['runAsGroup']}\n" in dockerfile
+    assert f"USER {security['runAsUser']}:{security['runAsGroup']}\n" in dockerfile
 
 
-def test_the_image_may_be_in_a_registry(tmp_path: Path) -> None:
-    manifests = {manifest["kind"]: manifest for manifest in changed(tmp_path, "# images:", "images:")}
+def test_the_images_entry_in_kustomization_sets_the_registry(tmp_path: Path) -> None:
+    manifests = {manifest["kind"]: manifest for manifest in build_with_change(tmp_path, "# images:", "images:")}
 
     image = container_of(manifests["Deployment"])["image"]
     assert image == f"registry.example.com/chatapp-exporter:{__version__}"
 
 
-def test_it_asks_for_what_the_page_on_operations_says(manifests: dict[str, Manifest]) -> None:
+def test_the_memory_request_and_limit_match_the_operations_page(manifests: dict[str, Manifest]) -> None:
     operations = (ROOT / "docs" / "operations.md").read_text("utf-8")
     rows = {numbers: int(size) for numbers, size in re.findall(r"^\| ([\d,]+) in .* (\d+) MB \(", operations, re.M)}
-    needed = {numbers: (2 * size + 80) * 1_000_000 for numbers, size in rows.items()}
+    required = {numbers: (2 * size + 80) * 1_000_000 for numbers, size in rows.items()}
     resources = container_of(manifests["Deployment"])["resources"]
 
     assert re.search(r"twice the bytes of a scrape\s+and 80 MB", operations)
@@ -156,10 +157,10 @@ def test_it_asks_for_what_the_page_on_operations_says(manifests: dict[str, Manif
         "requests": {"cpu": "50m", "memory": "128Mi"},
         "limits": {"cpu": "1", "memory": "256Mi"},
     }
-    assert 64 * 2**20 < needed["10,000"] < 128 * 2**20 < needed["50,000"] < 256 * 2**20
+    assert 64 * 2**20 < required["10,000"] < 128 * 2**20 < required["50,000"] < 256 * 2**20
 
 
-def test_probes_and_ports_are_those_of_the_exporter(manifests: dict[str, Manifest]) -> None:
+def test_probes_and_ports_match_the_exporter(manifests: dict[str, Manifest]) -> None:
     app = create_app(cast(View, None))
     container = container_of(manifests["Deployment"])
     probes = [container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")]
@@ -171,7 +172,7 @@ def test_probes_and_ports_are_those_of_the_exporter(manifests: dict[str, Manifes
     assert arguments_of(manifests["Deployment"])["addresses"] == (f":{port['containerPort']}",)
 
 
-def test_what_is_not_ready_is_scraped_too(manifests: dict[str, Manifest]) -> None:
+def test_a_pod_that_is_not_ready_is_scraped(manifests: dict[str, Manifest]) -> None:
     spec = manifests["Service"]["spec"]
 
     assert spec["publishNotReadyAddresses"] is True
@@ -184,7 +185,7 @@ def pod_labels(manifests: dict[str, Manifest]) -> dict[str, str]:
     return labels
 
 
-def test_the_service_monitor_finds_the_service_and_calls_the_job_what_the_rules_call_it(
+def test_the_service_monitor_selects_the_service_and_sets_the_job_name_of_the_rules(
     manifests: dict[str, Manifest],
 ) -> None:
     assert manifests["ServiceMonitor"] == {
@@ -201,15 +202,15 @@ def test_the_service_monitor_finds_the_service_and_calls_the_job_what_the_rules_
     assert 'up{job="chatapp-exporter"}' in (ROOT / "config" / "prometheus" / "chatapp.rules.yml").read_text("utf-8")
 
 
-def test_the_rules_of_the_operator_are_whole(manifests: dict[str, Manifest]) -> None:
-    written = yaml.safe_load((KUBERNETES / "prometheusrule.yaml").read_text("utf-8"))
+def test_the_prometheus_rule_is_complete_and_unchanged(manifests: dict[str, Manifest]) -> None:
+    committed = yaml.safe_load((KUBERNETES / "prometheusrule.yaml").read_text("utf-8"))
 
-    assert manifests["PrometheusRule"] == written
-    assert written["apiVersion"] == "monitoring.coreos.com/v1"
-    assert set(written) == {"apiVersion", "kind", "metadata", "spec"}
+    assert manifests["PrometheusRule"] == committed
+    assert committed["apiVersion"] == "monitoring.coreos.com/v1"
+    assert set(committed) == {"apiVersion", "kind", "metadata", "spec"}
 
 
-def test_only_prometheus_comes_in_and_only_names_and_the_api_are_asked_for(manifests: dict[str, Manifest]) -> None:
+def test_the_network_policy_allows_only_prometheus_dns_and_https(manifests: dict[str, Manifest]) -> None:
     monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
 
     assert manifests["NetworkPolicy"]["spec"] == {
@@ -220,7 +221,7 @@ def test_only_prometheus_comes_in_and_only_names_and_the_api_are_asked_for(manif
     }
 
 
-def test_the_configuration_names_what_is_mounted(manifests: dict[str, Manifest]) -> None:
+def test_the_configuration_uses_the_mounted_paths(manifests: dict[str, Manifest]) -> None:
     deployment, config = manifests["Deployment"], manifests["ConfigMap"]
     mounts = {mount["name"]: mount["mountPath"] for mount in container_of(deployment)["volumeMounts"]}
     settings = sources.Settings.model_validate(yaml.safe_load(config["data"]["exporter.yml"]))
@@ -238,33 +239,33 @@ def test_the_configuration_names_what_is_mounted(manifests: dict[str, Manifest])
     assert settings.state_file == f"{mounts['state']}/state.db"
 
 
-def test_a_pod_with_the_example_of_a_secret_does_not_start(tmp_path: Path) -> None:
+def test_the_exporter_does_not_start_with_the_placeholders_of_the_example_secret(tmp_path: Path) -> None:
     secret = yaml.safe_load((KUBERNETES / "secret.example.yaml").read_text("utf-8"))
     config = (KUBERNETES / "exporter.yml").read_text("utf-8").replace("/run/secrets/chatapp-exporter", str(tmp_path))
     for name, value in secret["stringData"].items():
         (tmp_path / name).write_text(value, "utf-8")
     (tmp_path / "exporter.yml").write_text(config, "utf-8")
 
-    valid(secret)
+    validate(secret)
     assert set(secret["stringData"]) == {"access_key_id", "access_key_secret"}
     assert secret["metadata"]["name"] == "chatapp-exporter"
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as error:
         load(tmp_path / "exporter.yml", {})
-    assert str(refused.value).count("found characters other than printable ASCII") == 2
+    assert str(error.value).count("found characters other than printable ASCII") == 2
 
 
-def test_no_secret_is_sent_along(manifests: dict[str, Manifest], sharded: list[Manifest]) -> None:
+def test_the_manifests_contain_no_secret(manifests: dict[str, Manifest], sharded: list[Manifest]) -> None:
     assert "Secret" not in {*manifests, *(manifest["kind"] for manifest in sharded)}
 
 
-def test_every_dashboard_is_a_config_map_that_the_sidecar_of_grafana_finds() -> None:
-    config_maps = built(DASHBOARDS)
-    sent = {name: text for config_map in config_maps for name, text in config_map["data"].items()}
+def test_every_dashboard_is_a_config_map_with_the_label_of_the_grafana_sidecar() -> None:
+    config_maps = build(DASHBOARDS)
+    dashboards = {name: text for config_map in config_maps for name, text in config_map["data"].items()}
 
     assert {path.name: json.loads(path.read_text("utf-8")) for path in DASHBOARDS.glob("*.json")} == {
-        name: json.loads(text) for name, text in sent.items()
+        name: json.loads(text) for name, text in dashboards.items()
     }
     for config_map in config_maps:
-        valid(config_map)
+        validate(config_map)
         assert config_map["metadata"]["labels"] == {"grafana_dashboard": "1"}
         assert config_map["metadata"]["annotations"] == {"grafana_folder": "ChatApp"}

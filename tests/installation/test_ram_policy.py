@@ -1,4 +1,4 @@
-"""The policies that people paste into the RAM console: what the exporter asks for, and nothing more."""
+"""The RAM policies allow the API operations that the exporter uses, and no others."""
 
 import json
 import re
@@ -19,21 +19,21 @@ def policy(name: str) -> Any:
     return json.loads((CONFIG / name).read_text("utf-8"))
 
 
-def test_a_policy_allows_what_polling_asks_for() -> None:
+def test_the_policy_allows_only_the_query_of_phone_numbers() -> None:
     assert policy("ram-policy.json") == {"Version": "1", "Statement": [QUERY]}
 
 
-def test_the_policy_in_the_readme_is_that_of_the_file() -> None:
+def test_the_policy_in_the_readme_matches_the_file() -> None:
     (policy,) = re.findall(r"^```json\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 
     assert policy == (CONFIG / "ram-policy.json").read_text()
 
 
-def test_a_policy_for_discovery_allows_listing_too() -> None:
+def test_the_policy_for_discovery_also_allows_listing_instances() -> None:
     assert policy("ram-policy-with-discovery.json") == {"Version": "1", "Statement": [QUERY, LIST]}
 
 
-def test_the_source_uses_these_operations_and_no_others() -> None:
+def test_the_source_uses_only_the_operations_of_the_policies() -> None:
     members = vars(CamsSource).items()
     operations = {name for name, method in members if iscoroutinefunction(method) and not name.startswith("_")}
 

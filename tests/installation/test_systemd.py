@@ -1,4 +1,4 @@
-"""The systemd unit and the configuration that stands beside it."""
+"""The systemd unit and its configuration file."""
 
 import re
 import subprocess
@@ -12,38 +12,38 @@ from exporter import sources
 from exporter.cli import main
 from exporter.sources.cams.settings import CamsAccount
 
-FOLDER = Path(__file__).parents[2] / "config" / "systemd"
-UNIT = FOLDER / "chatapp-exporter.service"
-CONFIG = FOLDER / "exporter.yml"
-MOST_EXPOSURE = 12
-"""Of 100. What is left is the host's network, which the exporter is there for, and its own root directory."""
+DIRECTORY = Path(__file__).parents[2] / "config" / "systemd"
+UNIT = DIRECTORY / "chatapp-exporter.service"
+CONFIG = DIRECTORY / "exporter.yml"
+MAX_EXPOSURE = 12
+"""Exposure level of `systemd-analyze security`, in tenths. The exporter needs the host's network and root directory."""
 
 
 def values(key: str) -> list[str]:
     return re.findall(rf"^{key}=(.*)$", UNIT.read_text("utf-8"), re.MULTILINE)
 
 
-def analyzed(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def systemd_analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     analyze = require_program("systemd-analyze", package="systemd")
     return subprocess.run([analyze, *arguments], capture_output=True, text=True)
 
 
-def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
-    there = tmp_path / UNIT.name  # with a program that there is on any machine
-    there.write_text(UNIT.read_text("utf-8").replace("/opt/chatapp-exporter/bin/chatapp-exporter", sys.executable))
+def test_systemd_analyze_verify_reports_no_problems(tmp_path: Path) -> None:
+    unit = tmp_path / UNIT.name  # with a program that exists on this machine
+    unit.write_text(UNIT.read_text("utf-8").replace("/opt/chatapp-exporter/bin/chatapp-exporter", sys.executable))
 
-    verified = analyzed("verify", "--man=no", there)
+    result = systemd_analyze("verify", "--man=no", unit)
 
-    assert (verified.returncode, verified.stderr) == (0, "")
-
-
-def test_the_unit_may_do_little() -> None:
-    judged = analyzed("security", "--offline=true", f"--threshold={MOST_EXPOSURE}", "--no-pager", UNIT)
-
-    assert judged.returncode == 0, judged.stdout
+    assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_the_unit_starts_the_exporter_with_the_configuration() -> None:
+def test_the_exposure_level_of_the_unit_is_within_the_limit() -> None:
+    result = systemd_analyze("security", "--offline=true", f"--threshold={MAX_EXPOSURE}", "--no-pager", UNIT)
+
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_unit_starts_the_exporter_with_the_configuration_file() -> None:
     (command,) = values("ExecStart")
     program, *arguments = command.split()
 
@@ -53,11 +53,11 @@ def test_the_unit_starts_the_exporter_with_the_configuration() -> None:
     )
 
 
-def test_a_reload_is_the_signal_that_reloads() -> None:
+def test_a_reload_of_the_unit_sends_sighup() -> None:
     assert values("ExecReload") == ["/bin/kill -HUP $MAINPID"]
 
 
-def test_the_configuration_names_the_credentials_and_the_state_of_the_unit() -> None:
+def test_the_configuration_uses_the_credentials_and_the_state_directory_of_the_unit() -> None:
     settings = sources.Settings.model_validate(yaml.safe_load(CONFIG.read_text("utf-8")))
     (account,) = settings.accounts
     assert isinstance(account, CamsAccount)
