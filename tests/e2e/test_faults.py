@@ -44,7 +44,7 @@ SCRAPE_INTERVAL_SECONDS = 0.5
 LIMIT = 10
 MANY_SPACES = 500
 SWEEP_SECONDS = MANY_SPACES / LIMIT
-"""Effective interval of the account with 500 spaces. The configured interval is shorter than the budget allows."""
+"""Seconds for one sweep of the 500 spaces at the rate limit. The configured interval is shorter."""
 DETECTION_SECONDS = INTERVAL + 10 + 3
 """One interval, the timeout of a request, and 3 seconds for the scrape and a slow machine."""
 
