@@ -1,4 +1,4 @@
-"""Spaces that are discovered: polled beside the configured ones, and never taken away by a failure."""
+"""Space discovery: discovered spaces are polled like configured spaces, and a failed list removes no space."""
 
 import asyncio
 import re
@@ -34,27 +34,28 @@ from exporter.web.routes import create_app
 DENIED = {"answer": "NoPermission", "action": "ListInstance"}
 
 
-def discovering(spaces: int, *configured: int, state_file: Path | None = None, **account: Any) -> World:
-    """An account of so many spaces that discovers them; these of them (from 1) are configured too."""
+def world_with_discovery(spaces: int, *configured: int, state_file: Path | None = None, **account: Any) -> World:
+    """A world with one account that has `spaces` spaces and uses discovery. `configured` are the numbers of the spaces
+    that are configured as well, counted from 1."""
     fleet = scenario(spaces, **account)
     settings = demo_settings(fleet, "http://127.0.0.1:1")
-    (polled,) = settings.accounts
-    chosen = [polled.polled_spaces[number - 1] for number in configured]
-    accounts = [polled.model_copy(update={"discover": True, "spaces": chosen or None})]
+    (account_settings,) = settings.accounts
+    configured_spaces = [account_settings.polled_spaces[number - 1] for number in configured]
+    accounts = [account_settings.model_copy(update={"discover": True, "spaces": configured_spaces or None})]
     return World(fleet, settings=settings, accounts=accounts, state_file=state_file and str(state_file))
 
 
-def fleet_of(world: World) -> list[str]:
+def listed_ids(world: World) -> list[str]:
     return [space.id for space in world.api.fleet.spaces["acme"]]
 
 
-def gaps(moments: list[float]) -> set[float]:
-    return {round(later - earlier, 1) for earlier, later in pairwise(moments)}
+def gaps(times: list[float]) -> set[float]:
+    return {round(later - earlier, 1) for earlier, later in pairwise(times)}
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a scrape shows: the spaces, and what is said of discovery (1 or 0, when it succeeded last, how many)."""
+class Scrape:
+    """The spaces of a scrape and its discovery metrics. A list is empty if the metric has no series."""
 
     spaces: set[str]
     up: list[float]
@@ -62,128 +63,128 @@ class Seen:
     discovered: list[float]
 
 
-def seen(world: World) -> Seen:
-    page = b"".join(world.exporter.exposition(openmetrics=False)).decode()
-    spaces = re.findall(r'chatapp_space_up{.*space="([^"]*)"', page)
+def scrape(world: World) -> Scrape:
+    exposition = b"".join(world.exporter.exposition(openmetrics=False)).decode()
+    spaces = re.findall(r'chatapp_space_up{.*space="([^"]*)"', exposition)
     names = ("discovery_up", "discovery_last_success", "discovered_spaces")
     samples = (world.samples(f"chatapp_account_{name}") for name in names)
-    return Seen(set(spaces), *([float(line.rsplit(" ", 1)[1]) for line in lines] for lines in samples))
+    return Scrape(set(spaces), *([float(line.rsplit(" ", 1)[1]) for line in lines] for lines in samples))
 
 
-async def played(world: World, *until: float) -> list[Seen]:
-    """What a scrape shows at each of these times, in seconds from the start, and then the end."""
+async def run_and_scrape(world: World, *times: float) -> list[Scrape]:
+    """Start the exporter at second 0, scrape at these times (seconds from the start), then stop the exporter."""
     if not world.clock.monotonic():
         await world.exporter.start()
     scrapes = []
-    for moment in until:
-        await asyncio.sleep(moment - world.clock.monotonic())
-        scrapes.append(seen(world))
+    for time in times:
+        await asyncio.sleep(time - world.clock.monotonic())
+        scrapes.append(scrape(world))
     await world.exporter.stop()
     return scrapes
 
 
-def test_without_discovery_nothing_is_listed_and_nothing_is_said_of_it() -> None:
-    async def main() -> tuple[World, list[Seen]]:
+def test_without_discovery_no_space_is_listed_and_no_discovery_metric_is_exported() -> None:
+    async def main() -> tuple[World, list[Scrape]]:
         world = World(scenario(3))
-        return world, await played(world, 2 * 3600)
+        return world, await run_and_scrape(world, 2 * 3600)
 
     world, (after,) = run(main())
 
     assert world.list_requests == []
-    assert after == Seen(set(fleet_of(world)), [], [], [])
+    assert after == Scrape(set(listed_ids(world)), [], [], [])
 
 
-def test_three_pages_are_polled_beside_the_configured_spaces_which_keep_their_names_and_labels() -> None:
-    async def main() -> tuple[World, list[str], list[Seen]]:
-        world = discovering(120, poll_interval="5m", qps=10)
+def test_listed_spaces_are_polled_and_configured_spaces_keep_their_names_and_labels() -> None:
+    async def main() -> tuple[World, list[str], list[Scrape]]:
+        world = world_with_discovery(120, poll_interval="5m", qps=10)
         (account,) = world.settings.accounts
-        own = CamsSpace(id=fleet_of(world)[2], name="Our name", labels={"team": "emea"})
-        account = account.model_copy(update={"spaces": [own, CamsSpace(id="elsewhere")]})
+        named = CamsSpace(id=listed_ids(world)[2], name="Our name", labels={"team": "emea"})
+        account = account.model_copy(update={"spaces": [named, CamsSpace(id="not-listed")]})
         world.settings = world.settings.model_copy(update={"accounts": [account]})
         world.exporter = world.fresh_exporter()
-        scrapes = await played(world, 30)
+        scrapes = await run_and_scrape(world, 30)
         return world, b"".join(world.exporter.exposition(openmetrics=False)).decode().splitlines(), scrapes
 
-    world, page, (after,) = run(main())
-    ids = fleet_of(world)
+    world, lines, (after,) = run(main())
+    ids = listed_ids(world)
 
     assert [number for _, number in world.list_requests] == [1, 2, 3]
-    assert after.spaces == {space for _, space in world.polls} == {*ids, "elsewhere"}
+    assert after.spaces == {space for _, space in world.polls} == {*ids, "not-listed"}
     assert (after.up, after.discovered) == ([1], [120])
     assert START <= after.last_success[0] <= START + 2
-    assert 'chatapp_account_spaces{account="acme"} 121' in page
-    assert f'chatapp_space_info{{account="acme",space="{ids[2]}",name="Our name",team="emea"}} 1' in page
+    assert 'chatapp_account_spaces{account="acme"} 121' in lines
+    assert f'chatapp_space_info{{account="acme",space="{ids[2]}",name="Our name",team="emea"}} 1' in lines
     name = world.api.fleet.spaces["acme"][0].name
-    assert f'chatapp_space_info{{account="acme",space="{ids[0]}",name="{name}"}} 1' in page
+    assert f'chatapp_space_info{{account="acme",space="{ids[0]}",name="{name}"}} 1' in lines
 
 
-def test_an_hour_later_a_new_space_has_come_and_one_that_is_gone_has_left() -> None:
-    async def main() -> tuple[World, Seen, Seen, str, str]:
-        world = discovering(5, poll_interval="5m")
+def test_after_an_hour_new_spaces_are_added_and_deleted_spaces_are_removed() -> None:
+    async def main() -> tuple[World, Scrape, Scrape, str, str]:
+        world = world_with_discovery(5, poll_interval="5m")
         fleet = world.api.fleet.spaces["acme"]
-        late, early = fleet.pop(), fleet[0]
+        added, deleted = fleet.pop(), fleet[0]
         await world.exporter.start()
         await asyncio.sleep(1800)
-        before = seen(world)
-        fleet[:] = [*fleet[1:], late]
-        (after,) = await played(world, 4210)
-        return world, before, after, late.id, early.id
+        before = scrape(world)
+        fleet[:] = [*fleet[1:], added]
+        (after,) = await run_and_scrape(world, 4210)
+        return world, before, after, added.id, deleted.id
 
-    world, before, after, late, early = run(main())
+    world, before, after, added, deleted = run(main())
 
-    assert before.spaces == {*fleet_of(world), early} - {late}
-    assert after.spaces == set(fleet_of(world))
+    assert before.spaces == {*listed_ids(world), deleted} - {added}
+    assert after.spaces == set(listed_ids(world))
     assert [round(at) for at, _ in world.list_requests] == [0, 3600]
-    assert min(world.polls_of(late)) < 3602
-    assert max(world.polls_of(early)) < 3601
-    for space in after.spaces - {late}:  # their pace as before
+    assert min(world.polls_of(added)) < 3602
+    assert max(world.polls_of(deleted)) < 3601
+    for space in after.spaces - {added}:  # still polled once per interval
         assert gaps(world.polls_of(space)[1:]) == {300.0}
 
 
-def test_a_listing_that_fails_keeps_every_space_and_is_told_and_tried_again_after_growing_pauses() -> None:
-    async def main() -> tuple[World, list[Seen], list[str]]:
-        world = discovering(5, 1, poll_interval="5m", events=({"at": "30m", "for": "2h", **DENIED},))
-        scrapes = await played(world, 1800, 7200, 12_600)
+def test_a_failed_discovery_keeps_all_spaces_is_logged_and_is_retried_with_backoff() -> None:
+    async def main() -> tuple[World, list[Scrape], list[str]]:
+        world = world_with_discovery(5, 1, poll_interval="5m", events=({"at": "30m", "for": "2h", **DENIED},))
+        scrapes = await run_and_scrape(world, 1800, 7200, 12_600)
         return world, scrapes, world.samples("chatapp_account_up") + world.samples("chatapp_space_up")
 
     with capture_logs() as logs:
-        world, (good, failing, mended), up = run(main())
+        world, (healthy, failing, recovered), up = run(main())
     pauses = [later - at for at, later in pairwise(at for at, _ in world.list_requests[1:])]
 
-    assert good.spaces == failing.spaces == mended.spaces == set(fleet_of(world))
-    assert (good.up, failing.up, mended.up) == ([1], [0], [1])
-    assert (failing.last_success, failing.discovered) == (good.last_success, good.discovered)
-    assert mended.last_success[0] > START + 9000
-    for pause, longest in zip(pauses, (10, 20, 40, 80, 160, 300, 300), strict=False):
-        assert longest / 2 <= pause <= longest + 0.1
+    assert healthy.spaces == failing.spaces == recovered.spaces == set(listed_ids(world))
+    assert (healthy.up, failing.up, recovered.up) == ([1], [0], [1])
+    assert (failing.last_success, failing.discovered) == (healthy.last_success, healthy.discovered)
+    assert recovered.last_success[0] > START + 9000
+    for pause, max_pause in zip(pauses, (10, 20, 40, 80, 160, 300, 300), strict=False):
+        assert max_pause / 2 <= pause <= max_pause + 0.1
     assert up == ["chatapp_account_up{} 1"] + ["chatapp_space_up{} 1"] * 5
-    told = [(line["event"], line.get("code")) for line in logs if "space discovery" in line["event"]]
-    assert told == [("space discovery failed", "NoPermission"), ("space discovery recovered", None)]
+    logged = [(line["event"], line.get("code")) for line in logs if "space discovery" in line["event"]]
+    assert logged == [("space discovery failed", "NoPermission"), ("space discovery recovered", None)]
 
 
-def test_the_budget_holds_with_listings() -> None:
+def test_poll_and_list_requests_together_stay_within_the_budget() -> None:
     async def main() -> tuple[World, list[str]]:
         failing = {"at": "1h", **DENIED}
-        world = discovering(300, poll_interval="30s", qps=5, latency="300ms", events=(failing,))
-        await played(world, 4200)
+        world = world_with_discovery(300, poll_interval="30s", qps=5, latency="300ms", events=(failing,))
+        await run_and_scrape(world, 4200)
         return world, world.samples("chatapp_api_requests_total")
 
-    world, counted = run(main())
+    world, request_counts = run(main())
 
     assert len(world.list_requests) > 12
     assert busiest_second(world.api.arrivals) <= 5
-    assert sum(float(line.split(" ")[1]) for line in counted) == len(world.polls) + len(world.list_requests)
+    assert sum(float(line.split(" ")[1]) for line in request_counts) == len(world.polls) + len(world.list_requests)
 
 
 CONTOSO = {"InstanceId": "1", "InstanceName": "Contoso", "CustSpaceId": "cams-1", "ChannelType": "WHATSAPP"}
 
 
-def page(*entries: object, **fields: Any) -> Response:
+def list_response(*entries: object, **fields: Any) -> Response:
     return JSONResponse({"Code": "OK", "Data": list(entries), "TotalCount": len(entries), **fields})
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         Response(b"", 200),
         Response(b"<html>", 200),
@@ -192,62 +193,62 @@ def page(*entries: object, **fields: Any) -> Response:
         JSONResponse({"Code": "OK"}),
         JSONResponse({"Data": [], "TotalCount": 0, "Success": True}),
         JSONResponse({"code": "OK", "data": [], "totalCount": 0}),
-        page(),
-        page(Data=None),
-        page(TotalCount=5),
-        page(None),
-        page({}),
-        page({**CONTOSO, "CustSpaceId": ""}),
-        page({**CONTOSO, "ChannelType": "VIBER"}),
-        page(CONTOSO, TotalCount=2),
-        page(CONTOSO, TotalCount=0),
-        page(CONTOSO, TotalCount=None),
-        page(CONTOSO, CONTOSO),
-        page(CONTOSO, None),
+        list_response(),
+        list_response(Data=None),
+        list_response(TotalCount=5),
+        list_response(None),
+        list_response({}),
+        list_response({**CONTOSO, "CustSpaceId": ""}),
+        list_response({**CONTOSO, "ChannelType": "VIBER"}),
+        list_response(CONTOSO, TotalCount=2),
+        list_response(CONTOSO, TotalCount=0),
+        list_response(CONTOSO, TotalCount=None),
+        list_response(CONTOSO, CONTOSO),
+        list_response(CONTOSO, None),
     ],
-    ids=lambda answer: answer.body.decode()[:60] or "nothing",
+    ids=lambda response: response.body.decode()[:60] or "empty body",
 )
-def test_no_answer_that_we_cannot_trust_takes_a_space_away(answer: Response) -> None:
-    async def main() -> tuple[World, Seen]:
-        world = discovering(3, poll_interval="5m")
+def test_an_incomplete_or_malformed_list_removes_no_space(response: Response) -> None:
+    async def main() -> tuple[World, Scrape]:
+        world = world_with_discovery(3, poll_interval="5m")
         await world.exporter.start()
         await asyncio.sleep(3590)
-        world.api.list_portal = answer
-        (after,) = await played(world, 3690)
+        world.api.list_portal = response
+        (after,) = await run_and_scrape(world, 3690)
         return world, after
 
     world, after = run(main())
 
     assert 3 < len(world.list_requests) < 20
-    assert (after.spaces, after.up, after.discovered) == (set(fleet_of(world)), [0], [3])
+    assert (after.spaces, after.up, after.discovered) == (set(listed_ids(world)), [0], [3])
 
 
-def test_a_listing_that_changes_under_way_is_listed_again() -> None:
-    async def main() -> tuple[World, str, list[Seen]]:
-        world = discovering(120, poll_interval="5m", latency="4s")
+def test_all_pages_are_requested_again_if_the_list_changes_between_pages() -> None:
+    async def main() -> tuple[World, str, list[Scrape]]:
+        world = world_with_discovery(120, poll_interval="5m", latency="4s")
         await world.exporter.start()
         await asyncio.sleep(3600)
         scrapes, fleet = [], world.api.fleet.spaces["acme"]
-        moved = fleet[50]  # from the second page to the first, which has been read
+        moved = fleet[50]  # moves from page 2 to page 1 after page 1 was read
         for _ in range(100):
             await asyncio.sleep(0.5)
-            scrapes.append(seen(world))
+            scrapes.append(scrape(world))
             if [number for _, number in world.list_requests] == [1, 2, 3, 1, 2] and moved is fleet[50]:
                 del fleet[0]
-        return world, moved.id, [*scrapes, *await played(world, 3700)]
+        return world, moved.id, [*scrapes, *await run_and_scrape(world, 3700)]
 
     world, moved, scrapes = run(main())
 
     assert [number for _, number in world.list_requests] == [1, 2, 3, 1, 2, 1, 2, 3]
     assert all(moved in scrape.spaces for scrape in scrapes)
-    assert (scrapes[-1].spaces, scrapes[-1].up) == (set(fleet_of(world)), [1])
+    assert (scrapes[-1].spaces, scrapes[-1].up) == (set(listed_ids(world)), [1])
 
 
-def test_an_account_without_any_instances_is_listed_well_and_polls_nothing() -> None:
-    async def main() -> tuple[World, list[Seen]]:
-        world = discovering(1, poll_interval="5m")
+def test_discovery_of_an_account_without_instances_succeeds_and_nothing_is_polled() -> None:
+    async def main() -> tuple[World, list[Scrape]]:
+        world = world_with_discovery(1, poll_interval="5m")
         world.api.fleet.spaces["acme"].clear()
-        return world, await played(world, 600)
+        return world, await run_and_scrape(world, 600)
 
     world, (after,) = run(main())
 
@@ -255,35 +256,35 @@ def test_an_account_without_any_instances_is_listed_well_and_polls_nothing() -> 
     assert (after.spaces, after.up, after.discovered) == (set(), [1], [0])
 
 
-def test_a_refused_account_is_not_asked_for_its_spaces_beyond_its_probes() -> None:
-    async def main() -> tuple[World, list[Seen]]:
+def test_a_denied_account_is_probed_once_per_interval_and_its_spaces_are_not_listed() -> None:
+    async def main() -> tuple[World, list[Scrape]]:
         revoked = {"at": "30m", "for": "3h", "answer": "InvalidAccessKeyId.NotFound"}
-        world = discovering(5, poll_interval="5m", events=(revoked,))
-        return world, await played(world, 12_599, 13_200)
+        world = world_with_discovery(5, poll_interval="5m", events=(revoked,))
+        return world, await run_and_scrape(world, 12_599, 13_200)
 
-    world, (refused, let_in) = run(main())
+    world, (denied, restored) = run(main())
     first, second = (at for at, _ in world.list_requests)
 
     assert first == 0
     assert 12_600 < second < 12_600 + 300 + 6
     assert len([at for at, _ in world.polls if 1900 < at < 12_600]) <= 10_700 / 300 + 1
-    assert (refused.up, let_in.up) == ([1], [1])
-    assert refused.spaces == let_in.spaces == set(fleet_of(world))
+    assert (denied.up, restored.up) == ([1], [1])
+    assert denied.spaces == restored.spaces == set(listed_ids(world))
 
 
-def test_it_is_not_ready_before_the_spaces_are_listed_and_polled() -> None:
+def test_the_exporter_is_not_ready_before_all_spaces_are_listed_and_polled() -> None:
     async def main() -> list[tuple[int, str]]:
-        world = discovering(5, poll_interval="5m", qps=1, events=({"at": "0s", "for": "15s", **DENIED},))
+        world = world_with_discovery(5, poll_interval="5m", qps=1, events=({"at": "0s", "for": "15s", **DENIED},))
         transport = httpx.ASGITransport(create_app(world.exporter.view))
         await world.exporter.start()
-        answers = []
+        responses = []
         async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
             for _ in range(60):
                 await asyncio.sleep(1)
                 response = await http.get("/-/ready")
-                answers.append((response.status_code, response.text))
+                responses.append((response.status_code, response.text))
         await world.exporter.stop()
-        return list(dict.fromkeys(answers))
+        return list(dict.fromkeys(responses))
 
     assert run(main()) == [
         (503, "not ready: spaces of 1 accounts not listed yet\n"),
@@ -292,92 +293,93 @@ def test_it_is_not_ready_before_the_spaces_are_listed_and_polled() -> None:
     ]
 
 
-def changed(world: World, **changes: Any) -> Settings:
-    """The world's settings with its account changed."""
+def changed_settings(world: World, **changes: Any) -> Settings:
+    """Return the settings of the world with these changes to its account."""
     (account,) = world.settings.accounts
     return world.settings.model_copy(update={"accounts": [account.model_copy(update=changes)]})
 
 
-def test_a_reload_keeps_what_is_discovered() -> None:
-    async def main() -> tuple[World, Seen, list[str]]:
-        world = discovering(5, 1, 2, poll_interval="5m")
+def test_a_reload_keeps_discovered_spaces() -> None:
+    async def main() -> tuple[World, Scrape, list[str]]:
+        world = world_with_discovery(5, 1, 2, poll_interval="5m")
         await world.exporter.start()
         await asyncio.sleep(1000)
         (account,) = world.settings.accounts
-        await world.exporter.reconfigure(changed(world, spaces=(account.spaces or [])[:1], qps=7.0))
-        after, up = seen(world), world.samples("chatapp_space_up")
-        await played(world, 2000)
+        await world.exporter.reconfigure(changed_settings(world, spaces=(account.spaces or [])[:1], qps=7.0))
+        after, up = scrape(world), world.samples("chatapp_space_up")
+        await run_and_scrape(world, 2000)
         return world, after, up
 
     world, after, up = run(main())
 
-    assert (after.spaces, len(world.list_requests)) == (set(fleet_of(world)), 1)
+    assert (after.spaces, len(world.list_requests)) == (set(listed_ids(world)), 1)
     assert up == ["chatapp_space_up{} 1"] * 5
-    for space in after.spaces:  # their pace as before
+    for space in after.spaces:  # still polled once per interval
         assert gaps(world.polls_of(space)[1:]) == {300.0}
 
 
-def test_discovery_can_be_turned_on_and_off_by_a_reload() -> None:
-    async def main() -> tuple[World, list[Seen], list[int], Seen]:
-        world = discovering(5, 1, 2, poll_interval="5m")
-        on, off = world.settings, changed(world, discover=False)
+def test_a_reload_can_enable_and_disable_discovery() -> None:
+    async def main() -> tuple[World, list[Scrape], list[int], Scrape]:
+        world = world_with_discovery(5, 1, 2, poll_interval="5m")
+        on, off = world.settings, changed_settings(world, discover=False)
         await world.exporter.reconfigure(off)
         await world.exporter.start()
-        scrapes, listings = [], []
+        scrapes, list_requests = [], []
         for settings in (off, on, off, on):
             await world.exporter.reconfigure(settings)
-            at_once = seen(world)
+            at_once = scrape(world)
             await asyncio.sleep(100)
-            scrapes.append(seen(world))
-            listings.append(len(world.list_requests))
+            scrapes.append(scrape(world))
+            list_requests.append(len(world.list_requests))
         await world.exporter.stop()
-        return world, scrapes, listings, at_once
+        return world, scrapes, list_requests, at_once
 
-    world, scrapes, listings, on_again = run(main())
-    ids = fleet_of(world)
+    world, scrapes, list_requests, enabled_again = run(main())
+    ids = listed_ids(world)
 
     assert [scrape.spaces for scrape in scrapes] == [set(ids[:2]), set(ids), set(ids[:2]), set(ids)]
     assert [scrape.up for scrape in scrapes] == [[], [1], [], [1]]
-    assert on_again == Seen(set(ids[:2]), [0], [], [])
-    assert listings == [0, 1, 1, 2]
-    assert [len(world.polls_of(space)) for space in ids[:2]] == [2, 2]  # at the start, and in their slots
+    assert enabled_again == Scrape(set(ids[:2]), [0], [], [])
+    assert list_requests == [0, 1, 1, 2]
+    # at the start and in the regular slot
+    assert [len(world.polls_of(space)) for space in ids[:2]] == [2, 2]
 
 
-def test_at_another_endpoint_nothing_is_discovered_yet() -> None:
-    async def main() -> tuple[World, Seen, list[Seen]]:
-        world = discovering(5, 1, poll_interval="5m", latency="2s")
+def test_a_reload_with_a_new_endpoint_removes_discovered_spaces_until_the_next_list() -> None:
+    async def main() -> tuple[World, Scrape, list[Scrape]]:
+        world = world_with_discovery(5, 1, poll_interval="5m", latency="2s")
         await world.exporter.start()
         await asyncio.sleep(60)
-        await world.exporter.reconfigure(changed(world, endpoint="http://127.0.0.1:2"))
-        return world, seen(world), await played(world, 120)
+        await world.exporter.reconfigure(changed_settings(world, endpoint="http://127.0.0.1:2"))
+        return world, scrape(world), await run_and_scrape(world, 120)
 
     world, at_once, (later,) = run(main())
 
     assert (at_once.spaces, at_once.up, at_once.discovered) == ({world.space_id(1)}, [0], [])
-    assert (later.spaces, later.up) == (set(fleet_of(world)), [1])
+    assert (later.spaces, later.up) == (set(listed_ids(world)), [1])
 
 
-def test_a_listing_under_way_of_an_account_that_leaves_tells_nobody_and_is_the_last() -> None:
-    async def main() -> tuple[World, list[Seen]]:
-        world = discovering(5, poll_interval="5m", latency="4s")
+def test_removing_an_account_cancels_its_list_request_in_flight_without_a_log_event() -> None:
+    async def main() -> tuple[World, list[Scrape]]:
+        world = world_with_discovery(5, poll_interval="5m", latency="4s")
         await world.exporter.start()
         await asyncio.sleep(1)
-        other = CamsAccount(name="globex", endpoint="http://127.0.0.1:1", access_key_id="a", access_key_secret="b")
-        await world.exporter.reconfigure(world.settings.model_copy(update={"accounts": [other]}))
-        return world, await played(world, 7200)
+        globex = CamsAccount(name="globex", endpoint="http://127.0.0.1:1", access_key_id="a", access_key_secret="b")
+        await world.exporter.reconfigure(world.settings.model_copy(update={"accounts": [globex]}))
+        return world, await run_and_scrape(world, 7200)
 
     with capture_logs() as logs:
         world, scrapes = run(main())
 
-    assert scrapes == [Seen({"own"}, [], [], [])]
+    assert scrapes == [Scrape({"own"}, [], [], [])]
     assert len(world.list_requests) == 1
-    assert not any("list" in line["event"] for line in logs)
+    assert not any("discover" in line["event"] for line in logs)
 
 
-def test_the_shown_configuration_is_what_was_written() -> None:
+def test_the_shown_configuration_does_not_include_discovered_spaces() -> None:
     async def main() -> list[str]:
-        world = discovering(3, poll_interval="5m")
-        await played(world, 60)
+        world = world_with_discovery(3, poll_interval="5m")
+        await run_and_scrape(world, 60)
         return world.exporter.view.redacted_config().splitlines()
 
     assert run(main()) == [
@@ -391,9 +393,9 @@ def test_the_shown_configuration_is_what_was_written() -> None:
     ]
 
 
-def test_a_sweep_polls_what_is_discovered_and_tells_of_a_listing_that_failed() -> None:
+def test_a_sweep_polls_discovered_spaces_and_returns_discovery_errors() -> None:
     async def main(*events: Any) -> tuple[list[str], dict[str, str]]:
-        world = discovering(5, 1, events=events)
+        world = world_with_discovery(5, 1, events=events)
         swept = await world.exporter.sweep()
         await world.exporter.stop()
         assert {polled.error for polled in swept.spaces} == {None}
@@ -406,14 +408,14 @@ def test_a_sweep_polls_what_is_discovered_and_tells_of_a_listing_that_failed() -
     assert run(main({"at": "0s", **DENIED})) == (ids[:1], {"acme": "NoPermission"})
 
 
-def test_a_bug_in_what_follows_a_listing_is_told_and_mended_by_the_next() -> None:
-    class Lister(Source):
+def test_an_exception_after_a_list_fails_that_attempt_and_the_next_attempt_succeeds() -> None:
+    class ListingSource(Source):
         async def list_spaces(self, attempt: Attempt) -> Mapping[str, str]:
             return {"cams-1": "Contoso"}
 
     calls: list[int] = []
 
-    def fails_once() -> None:
+    def fail_once() -> None:
         calls.append(1)
         if len(calls) == 1:
             raise ZeroDivisionError
@@ -421,82 +423,84 @@ def test_a_bug_in_what_follows_a_listing_is_told_and_mended_by_the_next() -> Non
     async def main() -> list[tuple[str, bool]]:
         clock = VirtualClock()
         poller = Poller(
-            "acme", Lister(), Budget(10, clock), Budget(10, clock), clock, Instruments(["acme"]), lambda _: False
+            "acme", ListingSource(), Budget(10, clock), Budget(10, clock), clock, Instruments(["acme"]), lambda _: False
         )
-        discovery = Discovery(poller, lambda: True, clock, fails_once, Random(1), {})
+        discovery = Discovery(poller, lambda: True, clock, fail_once, Random(1), {})
         return [(str(await discovery.list_once()), discovery.result.up) for _ in range(2)]
 
     assert run(main()) == [("internal: ZeroDivisionError", False), ("None", True)]
     assert len(calls) == 2
 
 
-def stored(file: Path) -> set[str]:
-    """The spaces that a state file has."""
+def stored_spaces(file: Path) -> set[str]:
+    """Return the ids of the spaces in a state file."""
     with closing(sqlite3.connect(file)) as database:
         return {space for (space,) in database.execute("SELECT space FROM space")}
 
 
-def test_a_restart_shows_the_discovered_spaces_as_they_were_until_the_first_whole_listing(tmp_path: Path) -> None:
+def test_after_a_restart_stored_spaces_are_exported_until_the_first_complete_list(tmp_path: Path) -> None:
     failing = {"at": "590s", "for": "1000s", **DENIED}
     red = {"at": "60s", "space": 2, "number": 1, "set": {"QualityRating": "RED"}}
 
-    async def main() -> tuple[World, list[list[str]], int, list[Seen]]:
-        world = discovering(5, 1, poll_interval="5m", state_file=tmp_path / "state.db", events=(red, failing))
-        await played(world, 600)
-        gone = world.api.fleet.spaces["acme"].pop()
+    async def main() -> tuple[World, list[list[str]], int, list[Scrape]]:
+        world = world_with_discovery(5, 1, poll_interval="5m", state_file=tmp_path / "state.db", events=(red, failing))
+        await run_and_scrape(world, 600)
+        deleted = world.api.fleet.spaces["acme"].pop()
         shown = [world.samples("chatapp_phone_number")]
         world.exporter = world.fresh_exporter()
         shown.append(world.samples("chatapp_phone_number"))
-        unpolled, at_once = world.exporter.view.unpolled(), seen(world)
+        unpolled, at_once = world.exporter.view.unpolled(), scrape(world)
         await world.exporter.start()
-        scrapes = [at_once, *await played(world, 1500, 2000)]
-        assert gone.id in scrapes[1].spaces
+        scrapes = [at_once, *await run_and_scrape(world, 1500, 2000)]
+        assert deleted.id in scrapes[1].spaces
         return world, shown, unpolled, scrapes
 
-    world, (before, after), unpolled, (at_once, failing_still, listed) = run(main())
+    world, (before, after), unpolled, (at_once, still_failing, listed) = run(main())
 
     assert any('quality_rating="RED"} 1' in line for line in before)
     assert (sorted(after), unpolled) == (sorted(before), 0)
-    assert len(at_once.spaces) == len(failing_still.spaces) == 5
-    assert (failing_still.up, failing_still.last_success, failing_still.discovered) == ([0], [], [])
-    assert listed.spaces == stored(tmp_path / "state.db") == set(fleet_of(world))
-    for space in listed.spaces:  # their pace as before
+    assert len(at_once.spaces) == len(still_failing.spaces) == 5
+    assert (still_failing.up, still_failing.last_success, still_failing.discovered) == ([0], [], [])
+    assert listed.spaces == stored_spaces(tmp_path / "state.db") == set(listed_ids(world))
+    for space in listed.spaces:  # still polled once per interval
         assert gaps(world.polls_of(space)[1:]) == {300.0}
 
 
-@pytest.mark.parametrize("change", ["endpoint", "discover", "own"])
-def test_after_a_restart_only_spaces_that_were_discovered_count(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("change", ["other endpoint", "discovery disabled", "discovery enabled"])
+def test_stored_spaces_are_removed_if_endpoint_or_discovery_changed_before_a_restart(
+    tmp_path: Path, change: str
+) -> None:
     changes: dict[str, dict[str, Any]] = {
-        "endpoint": {"endpoint": "http://127.0.0.1:2"},
-        "discover": {"discover": False, "spaces": [CamsSpace(id="elsewhere")]},
-        "own": {},
+        "other endpoint": {"endpoint": "http://127.0.0.1:2"},
+        "discovery disabled": {"discover": False, "spaces": [CamsSpace(id="configured")]},
+        "discovery enabled": {},
     }
 
-    async def main() -> tuple[Seen, set[str]]:
-        world = discovering(5, state_file=tmp_path / "state.db")
-        discovers = world.settings
-        if change == "own":
-            world.settings = changed(world, discover=False)
+    async def main() -> tuple[Scrape, set[str]]:
+        world = world_with_discovery(5, state_file=tmp_path / "state.db")
+        with_discovery = world.settings
+        if change == "discovery enabled":
+            world.settings = changed_settings(world, discover=False)
             world.exporter = world.fresh_exporter()
-        await played(world, 60)
-        world.settings = discovers
-        world.settings = changed(world, **changes[change])
+        await run_and_scrape(world, 60)
+        world.settings = with_discovery
+        world.settings = changed_settings(world, **changes[change])
         world.exporter = world.fresh_exporter()
-        after = seen(world)
+        after = scrape(world)
         await world.exporter.stop()
-        return after, stored(tmp_path / "state.db")
+        return after, stored_spaces(tmp_path / "state.db")
 
-    after, kept = run(main())
+    after, stored = run(main())
 
-    assert after.spaces == ({"elsewhere"} if change == "discover" else set())
-    assert kept == set()
+    assert after.spaces == ({"configured"} if change == "discovery disabled" else set())
+    assert stored == set()
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_a_restart_is_ready_at_once_where_the_spaces_are_known(tmp_path: Path, known: bool) -> None:
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "not stored"])
+def test_after_a_restart_the_exporter_is_ready_at_once_only_if_spaces_are_stored(tmp_path: Path, stored: bool) -> None:
     async def main() -> tuple[int, str]:
-        world = discovering(5, state_file=tmp_path / "state.db" if known else None)
-        await played(world, 60)
+        world = world_with_discovery(5, state_file=tmp_path / "state.db" if stored else None)
+        await run_and_scrape(world, 60)
         world.exporter = world.fresh_exporter()
         transport = httpx.ASGITransport(create_app(world.exporter.view))
         async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
@@ -504,47 +508,47 @@ def test_a_restart_is_ready_at_once_where_the_spaces_are_known(tmp_path: Path, k
         await world.exporter.stop()
         return response.status_code, response.text
 
-    unlisted = (503, "not ready: spaces of 1 accounts not listed yet\n")
-    assert run(main()) == ((200, "ready\n") if known else unlisted)
+    not_ready = (503, "not ready: spaces of 1 accounts not listed yet\n")
+    assert run(main()) == ((200, "ready\n") if stored else not_ready)
 
 
-def test_a_restart_does_not_take_configured_spaces_for_discovered_ones(tmp_path: Path) -> None:
-    """Where the API lists none, that would make every later listing a failure."""
+def test_after_a_restart_stored_configured_spaces_do_not_count_as_discovered(tmp_path: Path) -> None:
+    """Otherwise, each later list without spaces would count as a failure."""
 
-    async def main() -> tuple[World, list[Seen]]:
-        world = discovering(5, 1, 2, state_file=tmp_path / "state.db")
-        world.api.list_portal = page()
-        scrapes = await played(world, 60)
+    async def main() -> tuple[World, list[Scrape]]:
+        world = world_with_discovery(5, 1, 2, state_file=tmp_path / "state.db")
+        world.api.list_portal = list_response()
+        scrapes = await run_and_scrape(world, 60)
         world.exporter = world.fresh_exporter()
         await world.exporter.start()
-        return world, [*scrapes, *await played(world, 120)]
+        return world, [*scrapes, *await run_and_scrape(world, 120)]
 
     world, (before, after) = run(main())
 
     assert (before.up, after.up, after.discovered) == ([1], [1], [0])
-    assert after.spaces == set(fleet_of(world)[:2])
+    assert after.spaces == set(listed_ids(world)[:2])
 
 
-def test_a_space_that_left_the_configuration_while_nothing_ran_is_gone_whatever_listings_say(tmp_path: Path) -> None:
-    async def main() -> tuple[World, Seen]:
-        world = discovering(5, 1, 2, state_file=tmp_path / "state.db", events=({"at": "0s", **DENIED},))
-        await played(world, 60)
+def test_a_space_deleted_from_the_configuration_before_a_restart_is_removed_if_discovery_fails(tmp_path: Path) -> None:
+    async def main() -> tuple[World, Scrape]:
+        world = world_with_discovery(5, 1, 2, state_file=tmp_path / "state.db", events=({"at": "0s", **DENIED},))
+        await run_and_scrape(world, 60)
         (account,) = world.settings.accounts
-        world.settings = changed(world, spaces=(account.spaces or [])[:1])
+        world.settings = changed_settings(world, spaces=(account.spaces or [])[:1])
         world.exporter = world.fresh_exporter()
         await world.exporter.start()
-        (after,) = await played(world, 7200)
+        (after,) = await run_and_scrape(world, 7200)
         return world, after
 
     world, after = run(main())
 
-    assert after.spaces == {fleet_of(world)[0]}
+    assert after.spaces == {listed_ids(world)[0]}
 
 
-def test_discovered_spaces_keep_their_names_over_a_restart(tmp_path: Path) -> None:
+def test_discovered_spaces_keep_their_names_after_a_restart(tmp_path: Path) -> None:
     async def main() -> list[list[str]]:
-        world = discovering(5, 1, state_file=tmp_path / "state.db")
-        await played(world, 60)
+        world = world_with_discovery(5, 1, state_file=tmp_path / "state.db")
+        await run_and_scrape(world, 60)
         before = world.samples("chatapp_space_info")
         world.exporter = world.fresh_exporter()
         after = world.samples("chatapp_space_info")
@@ -557,41 +561,41 @@ def test_discovered_spaces_keep_their_names_over_a_restart(tmp_path: Path) -> No
     assert not any('name=""' in line for line in after)
 
 
-def test_a_refused_account_whose_last_configured_space_leaves_is_let_in_by_a_listing() -> None:
-    async def main() -> tuple[World, list[Seen], list[list[str]]]:
+def test_a_complete_list_restores_access_of_a_denied_account_without_configured_spaces() -> None:
+    async def main() -> tuple[World, list[Scrape], list[list[str]]]:
         revoked = {"at": "0s", "for": "1h", "answer": "InvalidAccessKeyId.NotFound"}
-        world = discovering(5, 1, poll_interval="5m", events=(revoked,))
+        world = world_with_discovery(5, 1, poll_interval="5m", events=(revoked,))
         await world.exporter.start()
         await asyncio.sleep(600)
         up = [world.samples("chatapp_account_up")]
-        await world.exporter.reconfigure(changed(world, spaces=None))
+        await world.exporter.reconfigure(changed_settings(world, spaces=None))
         await asyncio.sleep(1200)
         up.append(world.samples("chatapp_account_up"))
-        scrapes = await played(world, 4200)
+        scrapes = await run_and_scrape(world, 4200)
         return world, scrapes, [*up, world.samples("chatapp_account_up")]
 
     world, (after,), up = run(main())
 
     assert up == [["chatapp_account_up{} 0"], ["chatapp_account_up{} 0"], ["chatapp_account_up{} 1"]]
-    assert (after.spaces, after.up) == (set(fleet_of(world)), [1])
+    assert (after.spaces, after.up) == (set(listed_ids(world)), [1])
 
 
-def test_an_account_that_may_not_list_and_has_nothing_else_is_refused_until_it_may() -> None:
+def test_an_account_without_known_spaces_is_denied_until_discovery_succeeds() -> None:
     async def main() -> list[list[str]]:
-        world = discovering(5, poll_interval="5m", events=({"at": "0s", "for": "30m", **DENIED},))
+        world = world_with_discovery(5, poll_interval="5m", events=({"at": "0s", "for": "30m", **DENIED},))
         await world.exporter.start()
         await asyncio.sleep(600)
         up = [world.samples("chatapp_account_up")]
-        await played(world, 3000)
+        await run_and_scrape(world, 3000)
         return [*up, world.samples("chatapp_account_up")]
 
     assert run(main()) == [["chatapp_account_up{} 0"], ["chatapp_account_up{} 1"]]
 
 
-def test_configured_spaces_make_it_ready_where_none_may_be_listed() -> None:
+def test_the_exporter_is_ready_with_configured_spaces_if_discovery_is_denied() -> None:
     async def main() -> int:
-        world = discovering(5, 1, 2, events=({"at": "0s", **DENIED},))
-        await played(world, 60)
+        world = world_with_discovery(5, 1, 2, events=({"at": "0s", **DENIED},))
+        await run_and_scrape(world, 60)
         transport = httpx.ASGITransport(create_app(world.exporter.view))
         async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
             return (await http.get("/-/ready")).status_code
@@ -599,29 +603,29 @@ def test_configured_spaces_make_it_ready_where_none_may_be_listed() -> None:
     assert run(main()) == 200
 
 
-def test_shards_without_an_account_deny_nothing_and_are_ready_where_listing_is_denied() -> None:
+def test_shards_without_an_account_are_ready_without_account_metrics_if_discovery_is_denied() -> None:
     async def main() -> list[tuple[list[str], int]]:
-        world = discovering(5, 1, qps=3, events=({"at": "0s", **DENIED},))
+        world = world_with_discovery(5, 1, qps=3, events=({"at": "0s", **DENIED},))
         shards = [world.fresh_exporter(shard=Shard(number, 3)) for number in (1, 2, 3)]
-        for one in shards:
-            await one.start()
+        for shard in shards:
+            await shard.start()
         await asyncio.sleep(600)
-        told = []
-        for one in shards:
-            page = b"".join(one.exposition(openmetrics=False)).decode().splitlines()
-            transport = httpx.ASGITransport(create_app(one.view))
+        results = []
+        for shard in shards:
+            lines = b"".join(shard.exposition(openmetrics=False)).decode().splitlines()
+            transport = httpx.ASGITransport(create_app(shard.view))
             async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
                 ready = (await http.get("/-/ready")).status_code
-            told.append(([line for line in page if line.startswith("chatapp_account_up{")], ready))
-            await one.stop()
-        return told
+            results.append(([line for line in lines if line.startswith("chatapp_account_up{")], ready))
+            await shard.stop()
+        return results
 
     assert sorted(run(main())) == [([], 200), ([], 200), (['chatapp_account_up{account="acme"} 1'], 200)]
 
 
-def test_configured_spaces_do_not_make_it_ready_before_those_that_are_listed() -> None:
+def test_the_exporter_is_not_ready_before_discovered_spaces_are_polled_too() -> None:
     async def main() -> int:
-        world = discovering(60, 1, poll_interval="5m", qps=1)
+        world = world_with_discovery(60, 1, poll_interval="5m", qps=1)
         transport = httpx.ASGITransport(create_app(world.exporter.view))
         await world.exporter.start()
         async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
@@ -635,72 +639,74 @@ def test_configured_spaces_do_not_make_it_ready_before_those_that_are_listed() -
     assert run(main()) == 60
 
 
-def test_an_outage_does_not_let_a_refused_account_in() -> None:
+def test_an_outage_does_not_end_the_denied_state_of_an_account() -> None:
     outage = {"at": "10m", "for": "30m", "answer": "ServiceUnavailable", "action": "ListInstance"}
-    world_events = (outage, {"at": "0s", **DENIED})
+    events = (outage, {"at": "0s", **DENIED})
 
     async def main() -> list[list[str]]:
-        world = discovering(5, poll_interval="5m", events=world_events)
+        world = world_with_discovery(5, poll_interval="5m", events=events)
         await world.exporter.start()
-        up = []
+        states = []
         for _ in range(3):
             await asyncio.sleep(900)
-            up.append([line for line in world.samples("chatapp_account_state") if line.endswith(" 1")])
+            states.append([line for line in world.samples("chatapp_account_state") if line.endswith(" 1")])
         await world.exporter.stop()
-        return up
+        return states
 
     assert run(main()) == [['chatapp_account_state{state="denied"} 1']] * 3
 
 
 @pytest.mark.parametrize(
-    ("answer", "shown"),
+    ("response", "expected"),
     [
         (Response('{"Code": "InternalError"}', 503), ['chatapp_account_state{state="unreachable"} 1']),
         (Response('{"Code": "Throttling.User"}', 400), ['chatapp_account_state{state="throttled"} 1']),
         (Response('{"Code": "OK", "TotalCount": 2, "Data": []}'), []),
     ],
-    ids=["server error", "throttled", "list that is not complete"],
+    ids=["server error", "throttled", "incomplete list"],
 )
-def test_the_state_of_an_account_without_a_known_space_is_that_of_its_lists(answer: Response, shown: list[str]) -> None:
+def test_list_responses_set_the_state_of_an_account_without_known_spaces(
+    response: Response, expected: list[str]
+) -> None:
     async def main() -> list[str]:
-        world = discovering(5, poll_interval="5m")
-        world.api.list_portal = answer
+        world = world_with_discovery(5, poll_interval="5m")
+        world.api.list_portal = response
         await world.exporter.start()
         await asyncio.sleep(900)
         await world.exporter.stop()
         return [line for line in world.samples("chatapp_account_state") if line.endswith(" 1")]
 
-    assert run(main()) == shown
+    assert run(main()) == expected
 
 
-@pytest.mark.parametrize("polled_since", [False, True])
-def test_a_space_that_turned_from_a_configured_into_a_discovered_one_survives_a_restart(
-    tmp_path: Path, polled_since: bool
+@pytest.mark.parametrize("polled_again", [False, True], ids=["not polled again", "polled again"])
+def test_a_space_that_changes_from_configured_to_discovered_is_kept_after_a_restart(
+    tmp_path: Path, polled_again: bool
 ) -> None:
-    async def main() -> tuple[World, Seen]:
+    async def main() -> tuple[World, Scrape]:
         failing = {"at": "700s", **DENIED}
-        world = discovering(3, 1, poll_interval="5m", state_file=tmp_path / "state.db", events=(failing,))
+        world = world_with_discovery(3, 1, poll_interval="5m", state_file=tmp_path / "state.db", events=(failing,))
         await world.exporter.start()
         await asyncio.sleep(650)
-        world.settings = changed(world, spaces=None)
+        world.settings = changed_settings(world, spaces=None)
         await world.exporter.reconfigure(world.settings)
-        await asyncio.sleep(400 if polled_since else 1)
+        await asyncio.sleep(400 if polled_again else 1)
         await world.exporter.stop()
         await asyncio.sleep(100)
         world.exporter = world.fresh_exporter()
         await world.exporter.start()
-        (after,) = await played(world, 2000)
+        (after,) = await run_and_scrape(world, 2000)
         return world, after
 
     world, after = run(main())
 
-    assert after.spaces == set(fleet_of(world))
+    assert after.spaces == set(listed_ids(world))
 
 
-def test_nothing_is_due_before_the_start_also_where_spaces_are_known(tmp_path: Path) -> None:
+def test_stored_spaces_are_not_scheduled_before_the_start(tmp_path: Path) -> None:
     async def main() -> tuple[int, int]:
-        world = discovering(5, state_file=tmp_path / "state.db")
-        await played(world, 60)
+        world = world_with_discovery(5, state_file=tmp_path / "state.db")
+        await run_and_scrape(world, 60)
         world.exporter = world.fresh_exporter()
         before = len(world.exporter.service.schedule)
         await world.exporter.start()
