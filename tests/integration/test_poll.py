@@ -1,4 +1,4 @@
-"""`poll` as a person, cron and CI use it: one sweep of a simulated fleet, by the real program."""
+"""The command `poll` in a process of its own, and sweeps of a simulated fleet."""
 
 import asyncio
 import json
@@ -45,13 +45,13 @@ EVENTS: dict[str, dict[str, Any]] = {
     "unknown": {"number": 1, "set": {"Status": "PENDING"}},
     "failing": {"answer": "InternalError"},
 }
-"""What is true of the first number of each account's only space, by the account's name."""
-OF_ACCOUNTS = {
+"""Maps each account to the event of its only space."""
+ACCOUNT_ERRORS = {
     "denied": "InvalidAccessKeyId.NotFound",
     "unreachable": "ServiceUnavailable",
     "throttled": "Throttling.User",
 }
-"""What all requests of these accounts, which have three spaces, are answered with."""
+"""Maps each account to the error code of all its responses. These accounts have three spaces."""
 NAMES = ("acme", "globex")
 NOT_POLLED = {
     "reason": "denied",
@@ -63,20 +63,20 @@ NOT_REPORTED = {"number": 1, "set": {"QualityRating": "", "Status": "", "Messagi
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """The configuration that polls the accounts of EVENTS, those of OF_ACCOUNTS, one whose spaces are rejected, one
-    with a revoked key and one whose first number has no fields."""
+    """Start a simulated API and return its configuration. It has the accounts of EVENTS and ACCOUNT_ERRORS, an account
+    whose spaces are rejected, an account with a revoked key and an account whose first number has no fields."""
     key = {"access_key_id": "key", "access_key_secret": "secret"}
-    one_space = {**EVENTS, "not-reported": NOT_REPORTED}
-    happening = [{"at": "0s", "account": name, "space": 1, **event} for name, event in one_space.items() if event]
-    happening += [{"at": "0s", "account": name, "answer": code} for name, code in OF_ACCOUNTS.items()]
+    space_events = {**EVENTS, "not-reported": NOT_REPORTED}
+    events = [{"at": "0s", "account": name, "space": 1, **event} for name, event in space_events.items() if event]
+    events += [{"at": "0s", "account": name, "answer": code} for name, code in ACCOUNT_ERRORS.items()]
     rejected = {"at": "0s", "account": "rejected", "answer": "Unknown.ResourceOwnerId"}
-    happening += [{**rejected, "space": number} for number in range(1, 9)]
-    happening += [{"at": "0s", "account": "revoked", "answer": "InvalidAccessKeyId.NotFound"}]
-    spaces = {**dict.fromkeys(one_space, 1), **dict.fromkeys(OF_ACCOUNTS, 3), "rejected": 8, "revoked": 40}
+    events += [{**rejected, "space": number} for number in range(1, 9)]
+    events += [{"at": "0s", "account": "revoked", "answer": "InvalidAccessKeyId.NotFound"}]
+    spaces = {**dict.fromkeys(space_events, 1), **dict.fromkeys(ACCOUNT_ERRORS, 3), "rejected": 8, "revoked": 40}
     document = {
         "latency": "0s",
         "accounts": [{"name": n, **key, "access_key_id": f"key-{n}", "spaces": count} for n, count in spaces.items()],
-        "events": happening,
+        "events": events,
     }
     directory, address = tmp_path_factory.mktemp("fleet"), f"127.0.0.1:{free_port()}"
     (directory / "scenario.yml").write_text(yaml.safe_dump(document))
@@ -86,10 +86,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         yield demo_document(Scenario.model_validate(document), f"http://{address}")
 
 
-def written(fleet: dict[str, Any], directory: Path, *names: str) -> Path:
-    """A configuration of these accounts only."""
+def write_configuration(fleet: dict[str, Any], directory: Path, *names: str) -> Path:
+    """Write a configuration file with only these accounts."""
     file = directory / "exporter.yml"
-    file.write_text(yaml.safe_dump({"accounts": [one for one in fleet["accounts"] if one["name"] in names]}))
+    accounts = [account for account in fleet["accounts"] if account["name"] in names]
+    file.write_text(yaml.safe_dump({"accounts": accounts}))
     return file
 
 
@@ -99,8 +100,8 @@ def poll(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=environment)
 
 
-def test_a_name_in_letters_that_the_terminal_has_not_hides_nothing(fleet: dict[str, Any], tmp_path: Path) -> None:
-    file = written(fleet, tmp_path, "red")
+def test_a_name_that_the_output_encoding_does_not_support_is_escaped(fleet: dict[str, Any], tmp_path: Path) -> None:
+    file = write_configuration(fleet, tmp_path, "red")
     table, document = (
         poll("--config.file", file, "--output", output, PYTHONIOENCODING="ascii") for output in ("table", "json")
     )
@@ -132,16 +133,16 @@ def test_a_name_in_letters_that_the_terminal_has_not_hides_nothing(fleet: dict[s
         ("yellow failing", [], 1),
     ],
 )
-def test_the_exit_status_tells_of_the_worst_number_and_then_of_failures(
+def test_the_exit_status_is_3_for_a_severe_state_else_1_for_a_failed_poll(
     fleet: dict[str, Any], tmp_path: Path, accounts: str, flags: list[str], status: int
 ) -> None:
-    done = poll("--config.file", written(fleet, tmp_path, *accounts.split()), "--output", "json", *flags)
+    done = poll("--config.file", write_configuration(fleet, tmp_path, *accounts.split()), "--output", "json", *flags)
 
     assert done.returncode == status
 
 
-def test_the_worst_numbers_come_first_and_a_line_sums_up(fleet: dict[str, Any], tmp_path: Path) -> None:
-    done = poll("--config.file", written(fleet, tmp_path, *EVENTS))
+def test_the_table_is_sorted_by_severity_and_ends_with_a_summary(fleet: dict[str, Any], tmp_path: Path) -> None:
+    done = poll("--config.file", write_configuration(fleet, tmp_path, *EVENTS))
 
     heading, *rows, summary = done.stdout.splitlines()
     cells = [re.split(r" {2,}", row) for row in rows]
@@ -169,7 +170,7 @@ def test_the_worst_numbers_come_first_and_a_line_sums_up(fleet: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
-    ("account", "text", "check"),
+    ("account", "cause", "next_step"),
     [
         ("denied", "InvalidAccessKeyId.NotFound: Specified access key is not found", "the access key, its permissions"),
         (
@@ -180,33 +181,34 @@ def test_the_worst_numbers_come_first_and_a_line_sums_up(fleet: dict[str, Any], 
         ("throttled", "Throttling.User: Request was denied due to user flow control", "which other programs use this"),
     ],
 )
-def test_an_account_that_is_not_ok_is_one_line_with_its_state_code_message_and_next_step(
-    fleet: dict[str, Any], tmp_path: Path, account: str, text: str, check: str
+def test_an_account_that_is_not_ok_is_reported_in_one_line_with_cause_and_next_step(
+    fleet: dict[str, Any], tmp_path: Path, account: str, cause: str, next_step: str
 ) -> None:
-    file = written(fleet, tmp_path, "green", account)
+    file = write_configuration(fleet, tmp_path, "green", account)
     done = poll("--config.file", file)
-    listed = json.loads(poll("--config.file", file, "--output", "json").stdout)
+    entries = json.loads(poll("--config.file", file, "--output", "json").stdout)
 
     (line,) = done.stderr.splitlines()
-    where = rf"error: {account}: {account} \(3 of 3 spaces failed\)"
-    assert re.fullmatch(rf"{where}: {re.escape(text)} \(request [0-9A-F]{{32}}\); check {check}.*", line)
+    prefix = rf"error: {account}: {account} \(3 of 3 spaces failed\)"
+    assert re.fullmatch(rf"{prefix}: {re.escape(cause)} \(request [0-9A-F]{{32}}\); check {next_step}.*", line)
     assert done.stdout.splitlines()[-1].endswith("; spaces: 4 (3 failed)")
-    assert [(one["account"], one["account_state"]) for one in listed] == [("green", "ok"), *[(account, account)] * 3]
+    states = [(entry["account"], entry["account_state"]) for entry in entries]
+    assert states == [("green", "ok"), *[(account, account)] * 3]
     assert done.returncode == 1
 
 
-def test_json_has_the_state_of_each_number(fleet: dict[str, Any], tmp_path: Path) -> None:
-    done = poll("--config.file", written(fleet, tmp_path, "down", "failing"), "--output", "json")
+def test_the_json_output_has_the_state_of_each_number(fleet: dict[str, Any], tmp_path: Path) -> None:
+    done = poll("--config.file", write_configuration(fleet, tmp_path, "down", "failing"), "--output", "json")
 
     down, failing = json.loads(done.stdout)
     assert (down["phone_numbers"][0]["state"], down["error"]) == ("down", None)
     assert (failing["phone_numbers"], failing["error"]["reason"]) == ([], "server")
 
 
-def test_an_account_with_one_space_that_the_api_cannot_answer_is_unreachable(
+def test_an_account_is_unreachable_if_its_only_space_fails_with_a_server_error(
     fleet: dict[str, Any], tmp_path: Path
 ) -> None:
-    done = poll("--config.file", written(fleet, tmp_path, "green", "failing"))
+    done = poll("--config.file", write_configuration(fleet, tmp_path, "green", "failing"))
 
     assert re.fullmatch(
         r"error: failing: unreachable \(1 of 1 spaces failed\): InternalError: [^\n]+; check [^\n]+\n", done.stderr
@@ -214,11 +216,11 @@ def test_an_account_with_one_space_that_the_api_cannot_answer_is_unreachable(
     assert done.stdout.splitlines()[-1].endswith("; spaces: 2 (1 failed)")
 
 
-def test_spaces_that_fail_alike_for_a_reason_of_their_own_are_one_line(fleet: dict[str, Any], tmp_path: Path) -> None:
-    done = poll("--config.file", written(fleet, tmp_path, "rejected"))
+def test_rejected_spaces_with_the_same_error_are_reported_in_one_line(fleet: dict[str, Any], tmp_path: Path) -> None:
+    done = poll("--config.file", write_configuration(fleet, tmp_path, "rejected"))
 
     (line,) = done.stderr.splitlines()
-    (account,) = (one for one in fleet["accounts"] if one["name"] == "rejected")
+    (account,) = (account for account in fleet["accounts"] if account["name"] == "rejected")
     ids = [space["id"] for space in account["spaces"]]
     assert line == (
         f"error: rejected/{', '.join(ids[:5])} and 3 more: rejected: Unknown.ResourceOwnerId: The resource does not"
@@ -230,7 +232,7 @@ def test_spaces_that_fail_alike_for_a_reason_of_their_own_are_one_line(fleet: di
     assert done.returncode == 1
 
 
-def test_an_api_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
+def test_an_unreachable_api_is_reported_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "exporter.yml"
     spaces = ", ".join(f"{{id: s{number}}}" for number in range(8))
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -253,29 +255,32 @@ def settings_of(file: Path) -> Settings:
 
 
 @contextmanager
-def known(file: Path, *, endpoint: str = "", **values: str) -> Iterator[StateFile]:
-    """The state file of a configuration whose spaces have a number each of which these values were seen a minute ago,
-    at another `endpoint` if there is one, as an exporter has it open."""
-    state_file, settings = file.with_name("state.db"), settings_of(file)
-    file.write_text(f"{file.read_text()}state_file: {state_file}\n")
-    opened, seen = StateFile(state_file, SystemClock()), time.time() - 60
-    opened.open({name: f"cams {endpoint}" if endpoint else same for name, same in settings.identities.items()})
-    listed = {one["space"]: one["phone_numbers"] for one in json.loads(poll("--config.file", file, *JSON).stdout)}
-    before = {"verified_name": "Before", "quality_rating": "GREEN", "status": "CONNECTED", **values}
+def open_state_file(file: Path, *, endpoint: str = "", **values: str) -> Iterator[StateFile]:
+    """Add a state file to the configuration and keep it open, as a running exporter does. Each space has a stored
+    number with these values, polled a minute ago from `endpoint` or, by default, from the configured endpoint."""
+    path, settings = file.with_name("state.db"), settings_of(file)
+    file.write_text(f"{file.read_text()}state_file: {path}\n")
+    state_file, last_success = StateFile(path, SystemClock()), time.time() - 60
+    identities = settings.identities
+    state_file.open(dict.fromkeys(identities, f"cams {endpoint}") if endpoint else identities)
+    entries = json.loads(poll("--config.file", file, *JSON).stdout)
+    numbers = {entry["space"]: entry["phone_numbers"] for entry in entries}
+    stored = {"verified_name": "Stored", "quality_rating": "GREEN", "status": "CONNECTED", **values}
     for key in settings.spaces:
-        phone_number = (listed[key[1]] or [{"phone_number": "1"}])[0]["phone_number"]
-        opened.save({key: SpaceRecord(True, seen, (PhoneNumber(phone_number, **before),))})  # type: ignore[arg-type]
+        phone_number = (numbers[key[1]] or [{"phone_number": "1"}])[0]["phone_number"]
+        record = SpaceRecord(True, last_success, (PhoneNumber(phone_number, **stored),))  # type: ignore[arg-type]
+        state_file.save({key: record})
     try:
-        yield opened
+        yield state_file
     finally:
-        opened.close()
+        state_file.close()
 
 
 JSON = ("--output", "json")
 
 
 @pytest.mark.parametrize(
-    ("before", "state", "status"),
+    ("stored", "state", "status"),
     [
         ({"quality_rating": "RED", "status": "BANNED", "messaging_limit_tier": "TIER_1K"}, "down", 3),
         ({"quality_rating": "RED"}, "red", 3),
@@ -283,33 +288,35 @@ JSON = ("--output", "json")
         ({"messaging_limit_tier": "TIER_1K"}, "unknown", 0),
     ],
 )
-def test_a_number_without_its_fields_is_as_bad_as_the_state_file_knows_it(
-    fleet: dict[str, Any], tmp_path: Path, before: dict[str, str], state: str, status: int
+def test_a_number_without_reported_fields_has_the_state_of_its_stored_values(
+    fleet: dict[str, Any], tmp_path: Path, stored: dict[str, str], state: str, status: int
 ) -> None:
-    """While an exporter has the file open: the values are in its log."""
-    file = written(fleet, tmp_path, "not-reported")
-    with known(file, **before):
+    """The state file is open in another process, so its values are in the write-ahead log (WAL)."""
+    file = write_configuration(fleet, tmp_path, "not-reported")
+    with open_state_file(file, **stored):
         table, document = poll("--config.file", file), poll("--config.file", file, *JSON)
 
     cells = re.split(r" {2,}", table.stdout.splitlines()[1])
-    rating, tier = before.get("quality_rating", "GREEN"), before.get("messaging_limit_tier")
+    rating, tier = stored.get("quality_rating", "GREEN"), stored.get("messaging_limit_tier")
     assert (cells[0], cells[3]) == (state, f"not reported (was {rating})")
-    assert cells[4] == f"not reported (was {before.get('status', 'CONNECTED')})"
+    assert cells[4] == f"not reported (was {stored.get('status', 'CONNECTED')})"
     assert cells[5] == (f"not reported (was {tier})" if tier else "not reported")
     number = json.loads(document.stdout)[0]["phone_numbers"][0]
     assert number["state"] == state
     assert [number[field] for field in WATCHED_FIELDS] == [None] * 3
-    assert {field: lost["before"] for field, lost in number["not_reported"].items()} == {
+    assert {field: missing["before"] for field, missing in number["not_reported"].items()} == {
         "quality_rating": "GREEN",
         "status": "CONNECTED",
-        **before,
+        **stored,
     }
-    assert all(re.fullmatch(r"[-\d]+T[:\d]+Z", lost["since"]) for lost in number["not_reported"].values())
+    assert all(re.fullmatch(r"[-\d]+T[:\d]+Z", missing["since"]) for missing in number["not_reported"].values())
     assert {table.returncode, document.returncode} == {status}
 
 
-def test_without_a_state_file_a_number_without_its_fields_is_unknown(fleet: dict[str, Any], tmp_path: Path) -> None:
-    file = written(fleet, tmp_path, "not-reported")
+def test_without_a_state_file_a_number_without_reported_fields_is_unknown(
+    fleet: dict[str, Any], tmp_path: Path
+) -> None:
+    file = write_configuration(fleet, tmp_path, "not-reported")
     table, document = poll("--config.file", file), poll("--config.file", file, *JSON, "--fail-on", "unknown")
 
     (cells,) = (re.split(r" {2,}", row) for row in table.stdout.splitlines() if row.startswith("unknown"))
@@ -319,74 +326,70 @@ def test_without_a_state_file_a_number_without_its_fields_is_unknown(fleet: dict
     assert (table.returncode, document.returncode) == (0, 3)
 
 
-def test_a_space_that_could_not_be_polled_shows_no_number_of_the_state_file(
-    fleet: dict[str, Any], tmp_path: Path
-) -> None:
-    file = written(fleet, tmp_path, "failing")
-    with known(file, quality_rating="RED"):
+def test_stored_numbers_are_not_shown_for_a_space_whose_poll_failed(fleet: dict[str, Any], tmp_path: Path) -> None:
+    file = write_configuration(fleet, tmp_path, "failing")
+    with open_state_file(file, quality_rating="RED"):
         table, document = poll("--config.file", file), poll("--config.file", file, *JSON)
 
-    assert "Before" not in table.stdout + document.stdout
+    assert "Stored" not in table.stdout + document.stdout
     assert json.loads(document.stdout)[0]["phone_numbers"] == []
     assert (table.returncode, document.returncode) == (1, 1)
 
 
-def test_a_value_that_is_reported_is_not_replaced_by_that_of_the_state_file(
-    fleet: dict[str, Any], tmp_path: Path
-) -> None:
-    file = written(fleet, tmp_path, "green")
-    with known(file, quality_rating="RED", status="BANNED"):
+def test_a_reported_value_is_not_replaced_with_the_stored_value(fleet: dict[str, Any], tmp_path: Path) -> None:
+    file = write_configuration(fleet, tmp_path, "green")
+    with open_state_file(file, quality_rating="RED", status="BANNED"):
         done = poll("--config.file", file, "--fail-on", "unknown")
 
     assert (done.stderr, done.returncode) == ("", 0)
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    """Of all files but the index of SQLite's log, in which every reader marks what it reads."""
+def file_contents(directory: Path) -> dict[str, bytes]:
+    """Map each file to its contents, except the index of the write-ahead log (-shm): each reader changes the index."""
     return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.endswith("-shm")}
 
 
-@pytest.mark.parametrize("running", [True, False], ids=["of a running exporter", "of one that has ended"])
-def test_the_state_file_is_only_read(fleet: dict[str, Any], tmp_path: Path, running: bool) -> None:
-    file = written(fleet, tmp_path, "not-reported")
-    with known(file, quality_rating="RED") as state_file:
-        if not running:
+@pytest.mark.parametrize("is_open", [True, False], ids=["open in an exporter", "closed"])
+def test_poll_does_not_change_the_state_file(fleet: dict[str, Any], tmp_path: Path, is_open: bool) -> None:
+    file = write_configuration(fleet, tmp_path, "not-reported")
+    with open_state_file(file, quality_rating="RED") as state_file:
+        if not is_open:
             state_file.close()
-        names, before = sorted(path.name for path in tmp_path.iterdir()), contents(tmp_path)
+        names, before = sorted(path.name for path in tmp_path.iterdir()), file_contents(tmp_path)
 
         done = poll("--config.file", file)
 
         assert sorted(path.name for path in tmp_path.iterdir()) == names
-        assert contents(tmp_path) == before
+        assert file_contents(tmp_path) == before
         assert done.returncode == 3
         state_file.save({("not-reported", "new"): SpaceRecord(True, 1.0)})
-        assert state_file.up == running
+        assert state_file.up == is_open
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"\0\1\2" * 1000, None], ids=["empty", "text", "bytes", "none"])
-def test_a_state_file_that_cannot_be_read_is_no_error_and_stays_as_it_is(
+@pytest.mark.parametrize("content", [b"", b"text", b"\0\1\2" * 1000, None], ids=["empty", "text", "bytes", "missing"])
+def test_an_unreadable_state_file_is_not_an_error_and_is_not_changed(
     fleet: dict[str, Any], tmp_path: Path, content: bytes | None
 ) -> None:
-    file = written(fleet, tmp_path, "green")
+    file = write_configuration(fleet, tmp_path, "green")
     file.write_text(f"{file.read_text()}state_file: state.db\n")
     if content is not None:
         (tmp_path / "state.db").write_bytes(content)
-    before = contents(tmp_path)
+    before = file_contents(tmp_path)
 
     done = poll("--config.file", file)
 
-    assert (done.stderr, done.returncode, contents(tmp_path)) == ("", 0, before)
+    assert (done.stderr, done.returncode, file_contents(tmp_path)) == ("", 0, before)
 
 
-def test_values_of_another_endpoint_are_not_used(fleet: dict[str, Any], tmp_path: Path) -> None:
-    file = written(fleet, tmp_path, "not-reported")
-    with known(file, endpoint="https://other.example", quality_rating="RED"):
+def test_stored_values_of_another_endpoint_are_not_used(fleet: dict[str, Any], tmp_path: Path) -> None:
+    file = write_configuration(fleet, tmp_path, "not-reported")
+    with open_state_file(file, endpoint="https://other.example", quality_rating="RED"):
         done = poll("--config.file", file)
 
     assert ("(was " in done.stdout, done.returncode) == (False, 0)
 
 
-def test_the_history_of_a_discovered_space_is_known_too(tmp_path: Path) -> None:
+def test_stored_values_of_a_discovered_space_are_used(tmp_path: Path) -> None:
     event = {"at": "30s", "space": 1, **NOT_REPORTED}
     red = {"at": "0s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}}
 
@@ -399,27 +402,27 @@ def test_the_history_of_a_discovered_space_is_known_too(tmp_path: Path) -> None:
         await asyncio.sleep(20)
         await world.exporter.stop()
         await asyncio.sleep(20)
-        known = read_state_file(tmp_path / "state.db", world.settings.identities)
+        stored = read_state_file(tmp_path / "state.db", world.settings.identities)
         world.settings = world.settings.model_copy(update={"state_file": None})
-        swept = await sweep(world.fresh_exporter().service, stored_records=known)
-        states = [(number, polled.view.record) for polled in swept.spaces for number in polled.phone_numbers]
-        return [(number.quality_rating, known.state_of(number).value) for number, known in states]
+        swept = await sweep(world.fresh_exporter().service, stored_records=stored)
+        numbers = [(number, space.view.record) for space in swept.spaces for number in space.phone_numbers]
+        return [(number.quality_rating, record.state_of(number).value) for number, record in numbers]
 
     assert ("", "red") in run(main())
 
 
-def test_the_numbers_of_a_sweep_that_takes_longer_than_max_age_are_all_shown() -> None:
+def test_all_numbers_are_shown_if_a_sweep_takes_longer_than_max_age() -> None:
     async def main() -> int:
         world = World(scenario(20, qps=1), max_age=5.0)
         swept = await world.exporter.sweep()
         await world.exporter.stop()
-        return sum(bool(polled.phone_numbers) for polled in swept.spaces)
+        return sum(bool(space.phone_numbers) for space in swept.spaces)
 
     assert run(main()) == 20
 
 
-def test_the_document_lists_the_fields_of_the_json_of_poll(fleet: dict[str, Any], tmp_path: Path) -> None:
-    done = poll("--config.file", written(fleet, tmp_path, "green", "failing"), *JSON)
+def test_the_fields_of_the_json_output_are_documented(fleet: dict[str, Any], tmp_path: Path) -> None:
+    done = poll("--config.file", write_configuration(fleet, tmp_path, "green", "failing"), *JSON)
     green, failing = json.loads(done.stdout)
 
     (row,) = re.findall(r"(?m)^\| `poll --output json` \| (.*) \|$", USAGE.read_text("utf-8"))
@@ -428,14 +431,13 @@ def test_the_document_lists_the_fields_of_the_json_of_poll(fleet: dict[str, Any]
     assert re.findall("`(.+?)`", row) == [name for key in green for name in outer.get(key, [key])]
 
 
-def test_what_others_wrote_does_nothing_to_the_table(tmp_path: Path) -> None:
-    """Neither markup nor emoji codes nor what a terminal would obey."""
-    hostile = "[red]A[/] :bomb:\x1b[2J\nB"
+def test_markup_emoji_codes_and_control_characters_in_a_name_are_not_interpreted(tmp_path: Path) -> None:
+    name = "[red]A[/] :bomb:\x1b[2J\nB"
     api, directory = f"127.0.0.1:{free_port()}", tmp_path
     key = {"access_key_id": "key", "access_key_secret": "secret"}
     document = {
         "accounts": [{"name": "acme", "spaces": 1, **key}],
-        "events": [{"at": "0s", "account": "acme", "space": 1, "number": 1, "set": {"VerifiedName": hostile}}],
+        "events": [{"at": "0s", "account": "acme", "space": 1, "number": 1, "set": {"VerifiedName": name}}],
     }
     (directory / "scenario.yml").write_text(yaml.safe_dump(document))
     arguments = ("simulate", "--scenario", str(directory / "scenario.yml"), "--web.listen-address", api)
@@ -449,60 +451,61 @@ def test_what_others_wrote_does_nothing_to_the_table(tmp_path: Path) -> None:
     assert "  [red]A[/] :bomb:?[2J?B  " in done.stdout
 
 
-def on_a_terminal(*arguments: str | Path, both: bool = False, term: str = "xterm") -> tuple[str, str]:
-    """What `poll` writes to standard error, a terminal, and to standard output, a pipe unless `both` are terminals."""
-    terminal, theirs = pty.openpty()
+def run_on_terminal(*arguments: str | Path, both: bool = False, term: str = "xterm") -> tuple[str, str]:
+    """Run `poll` with a terminal as standard error. Return the output to the terminal and to standard output, which is
+    a pipe, or the same terminal if `both` is set."""
+    terminal, process_end = pty.openpty()
     command = [sys.executable, "-m", "exporter", "poll", *map(str, arguments)]
     environ = {**os.environ, "TERM": term, "COLUMNS": "100"}
-    stdout = theirs if both else subprocess.PIPE
-    with subprocess.Popen(command, stdout=stdout, stderr=theirs, env=environ) as process:
-        os.close(theirs)
-        written = b""
+    stdout = process_end if both else subprocess.PIPE
+    with subprocess.Popen(command, stdout=stdout, stderr=process_end, env=environ) as process:
+        os.close(process_end)
+        shown = b""
         try:
             while chunk := os.read(terminal, 65536):
-                written += chunk
-        except OSError:  # how Linux tells that nobody has it open any more
+                shown += chunk
+        except OSError:  # Linux: the process has closed the terminal
             pass
         printed = process.stdout.read().decode() if process.stdout else ""
     os.close(terminal)
-    return written.decode(), printed
+    return shown.decode(), printed
 
 
-def test_a_terminal_is_shown_how_far_the_sweep_is(fleet: dict[str, Any], tmp_path: Path) -> None:
-    file = written(fleet, tmp_path, "green", "failing")
+def test_a_terminal_shows_the_progress_of_the_sweep(fleet: dict[str, Any], tmp_path: Path) -> None:
+    file = write_configuration(fleet, tmp_path, "green", "failing")
 
-    shown, printed = on_a_terminal("--config.file", file, "--output", "json")
+    shown, printed = run_on_terminal("--config.file", file, "--output", "json")
 
     assert "2 of 2 spaces, 1 failed, 0s left" in shown
     assert len(json.loads(printed)) == 2
 
 
 @pytest.mark.parametrize(("term", "red"), [("xterm", "\x1b[31mred"), ("dumb", "red")])
-def test_a_terminal_gets_colours_if_it_has_them_and_whole_rows_however_narrow_it_is(
+def test_a_narrow_terminal_shows_complete_rows_and_colours_only_if_it_supports_them(
     fleet: dict[str, Any], tmp_path: Path, term: str, red: str
 ) -> None:
-    shown, _ = on_a_terminal("--config.file", written(fleet, tmp_path, "red"), both=True, term=term)
+    shown, _ = run_on_terminal("--config.file", write_configuration(fleet, tmp_path, "red"), both=True, term=term)
 
-    space = next(one["spaces"][0] for one in fleet["accounts"] if one["name"] == "red")
+    space = next(account["spaces"][0] for account in fleet["accounts"] if account["name"] == "red")
     row = next(line for line in shown.splitlines() if line.startswith(red))
     assert re.search(rf"  15\d{{9}}  .*  RED  .*  CONNECTED  TIER_\w+ +red +{space['id']}  {space['name']}", row)
 
 
-def test_without_a_terminal_nothing_tells_how_far_the_sweep_is(fleet: dict[str, Any], tmp_path: Path) -> None:
-    done = poll("--config.file", written(fleet, tmp_path, "green"))
+def test_without_a_terminal_no_progress_is_shown(fleet: dict[str, Any], tmp_path: Path) -> None:
+    done = poll("--config.file", write_configuration(fleet, tmp_path, "green"))
 
     assert (done.stderr, done.returncode) == ("", 0)
 
 
-def test_a_sweep_tells_after_each_poll_how_far_it_is() -> None:
+def test_a_sweep_reports_its_progress_after_each_poll() -> None:
     async def main() -> list[Progress]:
-        told: list[Progress] = []
+        reported: list[Progress] = []
         world = World(scenario(4, qps=2, events=({"at": "0s", "space": 3, "answer": "InternalError"},)))
-        await world.exporter.sweep(told.append)
+        await world.exporter.sweep(reported.append)
         await world.exporter.stop()
-        return told
+        return reported
 
-    assert [(one.done, one.total, one.failed, round(one.seconds_left, 6)) for one in run(main())] == [
+    assert [(step.done, step.total, step.failed, round(step.seconds_left, 6)) for step in run(main())] == [
         (0, 4, 0, 2.4),
         (1, 4, 0, 1.8),
         (2, 4, 0, 1.2),
@@ -515,52 +518,52 @@ DENIALS = ["InvalidAccessKeyId.NotFound", "NoPermission", "InvalidTimeStamp.Expi
 
 
 @pytest.mark.parametrize("code", DENIALS)
-def test_a_denied_account_ends_its_sweep_and_no_other(
+def test_a_denied_account_stops_only_its_own_sweep(
     code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def main() -> tuple[SweepResult, list[Progress], int]:
-        told: list[Progress] = []
+        reported: list[Progress] = []
         denied = {"at": "0s", "account": "acme", "answer": code}
         fleet = scenario(60, accounts=("acme", "globex"), qps=5, latency="1s", events=(denied,))
-        known = {
+        stored = {
             ("acme", space.id): SpaceRecord(up=True, last_success=START, phone_numbers=(PhoneNumber("1555"),))
             for space in World(fleet).settings.accounts[0].polled_spaces
         }
         world = World(fleet)
-        swept = await sweep(world.exporter.service, told.append, known)
+        swept = await sweep(world.exporter.service, reported.append, stored)
         await world.exporter.stop()
         spaces = {space.id for space in world.settings.accounts[0].polled_spaces}
-        return swept, told, len([space for _, space in world.polls if space in spaces])
+        return swept, reported, len([space for _, space in world.polls if space in spaces])
 
-    swept, told, requests = run(main())
+    swept, reported, requests = run(main())
     print_numbers(swept)
     table = capsys.readouterr()
     print_json(swept)
-    listed = json.loads(capsys.readouterr().out)
-    acme, globex = ([one for one in listed if one["account"] == name] for name in NAMES)
+    entries = json.loads(capsys.readouterr().out)
+    acme, globex = ([entry for entry in entries if entry["account"] == name] for name in NAMES)
 
-    failed = len([one for one in acme if one["error"]["code"] == code])
-    assert 3 <= failed <= 5  # two more can be in flight
-    if code == "InvalidTimeStamp.Expired":  # which has a second attempt
+    failed = len([entry for entry in acme if entry["error"]["code"] == code])
+    assert 3 <= failed <= 5  # two more requests can be in flight
+    if code == "InvalidTimeStamp.Expired":  # requests with this code are retried once
         assert requests <= 10
     else:
         assert requests == failed
-    assert [one["error"] for one in acme if one["error"]["code"] != code] == [NOT_POLLED] * (60 - failed)
-    assert {len(one["phone_numbers"]) for one in acme} == {0}
-    assert {one["account_state"] for one in acme} == {"denied"}
-    assert [one["error"] for one in globex] == [None] * 60
+    assert [entry["error"] for entry in acme if entry["error"]["code"] != code] == [NOT_POLLED] * (60 - failed)
+    assert {len(entry["phone_numbers"]) for entry in acme} == {0}
+    assert {entry["account_state"] for entry in acme} == {"denied"}
+    assert [entry["error"] for entry in globex] == [None] * 60
     (line,) = table.err.splitlines()
     assert line.startswith(f"error: acme: denied ({failed} of 60 spaces failed, {60 - failed} not polled): {code}: ")
     assert table.out.splitlines()[-1].endswith(f"; spaces: 120 ({failed} failed, {60 - failed} not polled)")
-    assert (told[-1].done, told[-1].failed, told[-1].not_polled) == (60 + failed, failed, 60 - failed)
-    assert (told[-1].total, told[-1].seconds_left) == (120, 0.0)
+    assert (reported[-1].done, reported[-1].failed, reported[-1].not_polled) == (60 + failed, failed, 60 - failed)
+    assert (reported[-1].total, reported[-1].seconds_left) == (120, 0.0)
 
 
-def test_a_key_that_was_revoked_gives_exit_status_1_and_no_number_of_the_state_file(
+def test_a_revoked_key_causes_exit_status_1_and_stored_numbers_are_not_shown(
     fleet: dict[str, Any], tmp_path: Path
 ) -> None:
-    file = written(fleet, tmp_path, "revoked")
-    with known(file):
+    file = write_configuration(fleet, tmp_path, "revoked")
+    with open_state_file(file):
         done = poll("--config.file", file)
 
     assert done.returncode == 1
@@ -568,35 +571,38 @@ def test_a_key_that_was_revoked_gives_exit_status_1_and_no_number_of_the_state_f
     assert re.fullmatch(r"phone numbers: 0 \([^)]+\); spaces: 40 \(\d failed, 3\d not polled\)\n", done.stdout)
 
 
-def test_denials_of_single_spaces_end_no_sweep() -> None:
+def test_denials_of_single_spaces_do_not_stop_the_sweep() -> None:
     async def main() -> list[str]:
         codes = ("NoPermission", "NoPermission", None) * 4
         events = [{"at": "0s", "space": n, "answer": code} for n, code in enumerate(codes, 1) if code]
         swept = await World(scenario(12, qps=1, events=tuple(events))).exporter.sweep()
-        return [polled.error.code if polled.error else "polled" for polled in swept.spaces]
+        return [space.error.code if space.error else "polled" for space in swept.spaces]
 
     assert run(main()) == ["NoPermission", "NoPermission", "polled"] * 4
 
 
-def test_an_interrupt_ends_it_in_one_line(tmp_path: Path) -> None:
+def test_an_interrupted_poll_prints_one_line(tmp_path: Path) -> None:
     file, log = tmp_path / "exporter.yml", tmp_path / "log"
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         file.write_text(f"accounts: [{{name: acme, access_key_id: a, access_key_secret: b, endpoint: '{endpoint}'}}]")
         with program("poll", "--config.file", str(file), log=log) as process:
-            asked, _ = silent.accept()
+            connection, _ = silent.accept()
             process.send_signal(signal.SIGINT)
 
             assert process.wait(timeout=10) == 130
-        asked.close()
+        connection.close()
 
     assert log.read_text() == "interrupted: the command did not complete\n"
 
 
-def test_a_reader_that_has_seen_enough_changes_no_exit_status(fleet: dict[str, Any], tmp_path: Path) -> None:
+def test_a_closed_pipe_on_standard_output_does_not_change_the_exit_status(
+    fleet: dict[str, Any], tmp_path: Path
+) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "exporter", "poll", "--config.file", str(written(fleet, tmp_path, "red"))]
+    file = write_configuration(fleet, tmp_path, "red")
+    command = [sys.executable, "-m", "exporter", "poll", "--config.file", str(file)]
 
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=30, check=False)
 
