@@ -1,4 +1,4 @@
-"""The commands as a person runs them: what stands on which stream, and with which exit status."""
+"""The commands as processes: standard output, standard error and exit status."""
 
 import json
 import os
@@ -18,8 +18,6 @@ from exporter.model import DOWN_STATUSES, PHONE_NUMBER_STATES, RESTRICTED_STATUS
 from exporter.sources.cams.settings import CamsAccount, CamsSpace
 
 KEY = "access_key_id: LTAIexample, access_key_secret: example-secret"
-
-
 COMMANDS = ["serve", "demo", "check", "poll", "simulate", "schema", "completion"]
 
 
@@ -50,21 +48,21 @@ def bad_config(tmp_path: Path) -> Path:
     return path
 
 
-def test_check_prints_the_plan(config: Path) -> None:
+def test_check_prints_the_poll_schedule(config: Path) -> None:
     done = run("check", "--config.file", config)
 
     endpoint = "https://cams.ap-southeast-1.aliyuncs.com"
-    assert cells(done) == ["acme", "2", "0.00667", "5", "5m", "5m", "5m10s", endpoint]
+    assert schedule_cells(done) == ["acme", "2", "0.00667", "5", "5m", "5m", "5m10s", endpoint]
     assert (done.stderr, done.returncode) == ("", 0)
 
 
-def cells(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """Of the first account's row in a plan."""
+def schedule_cells(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the cells of account acme in the poll schedule."""
     row = next(line for line in done.stdout.splitlines() if "acme" in line)
     return re.split(r" {2,}", row.rstrip())
 
 
-def test_check_prints_that_spaces_are_discovered(tmp_path: Path) -> None:
+def test_check_marks_accounts_with_discovered_spaces(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
     path.write_text(f"accounts: [{{name: acme, {KEY}, discover: true}}]")
 
@@ -74,7 +72,7 @@ def test_check_prints_that_spaces_are_discovered(tmp_path: Path) -> None:
     assert (done.stderr, done.returncode) == ("", 0)
 
 
-def test_check_warns_of_a_schedule_that_does_not_fit_and_of_values_that_leave_too_early(tmp_path: Path) -> None:
+def test_check_warns_about_a_schedule_that_does_not_fit_and_a_max_age_that_is_too_short(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
     spaces = ", ".join(f"{{id: {number}}}" for number in range(60))
     path.write_text(f"accounts: [{{name: acme, {KEY}, qps: 0.5, poll_interval: 30s, spaces: [{spaces}]}}]\nmax_age: 1m")
@@ -90,7 +88,7 @@ def test_check_warns_of_a_schedule_that_does_not_fit_and_of_values_that_leave_to
     assert done.returncode == 0
 
 
-def test_check_prints_the_plan_of_a_shard(tmp_path: Path) -> None:
+def test_check_prints_the_poll_schedule_of_a_shard(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
     accounts = ", ".join(
         f"{{name: account-{number}, access_key_id: id-{number}, access_key_secret: secret, qps: {number}}}"
@@ -98,21 +96,21 @@ def test_check_prints_the_plan_of_a_shard(tmp_path: Path) -> None:
     )
     path.write_text(f"accounts: [{accounts}]\n")
 
-    plans = [run("check", "--config.file", path, "--shard", f"{index}/5") for index in range(1, 6)]
+    results = [run("check", "--config.file", path, "--shard", f"{index}/5") for index in range(1, 6)]
 
-    rows = [line for done in plans for line in done.stdout.splitlines() if "account-" in line]
+    rows = [line for done in results for line in done.stdout.splitlines() if "account-" in line]
     cells = [re.split(r" {2,}", row) for row in rows]
-    assert sorted((name, allowed) for name, _, _, allowed, *_ in cells) == [
+    assert sorted((name, qps) for name, _, _, qps, *_ in cells) == [
         ("account-1", "1"),
         ("account-2", "2"),
         ("account-3", "3"),
     ]
     idle = "warning: no account is assigned to this shard, so nothing is polled\n"
-    assert all((done.stderr, done.returncode) == ("" if "account-" in done.stdout else idle, 0) for done in plans)
+    assert all((done.stderr, done.returncode) == ("" if "account-" in done.stdout else idle, 0) for done in results)
 
 
-@pytest.mark.parametrize("command", [["serve"], [], ["check"]], ids=lambda command: " ".join(command) or "-")
-def test_a_shard_that_is_none_starts_nothing(config: Path, command: Sequence[str]) -> None:
+@pytest.mark.parametrize("command", [["serve"], [], ["check"]], ids=["serve", "no command", "check"])
+def test_an_invalid_shard_is_an_error_and_nothing_is_started(config: Path, command: Sequence[str]) -> None:
     done = run(*command, "--config.file", config, "--shard", "6/5")
 
     problem = "expected INDEX/COUNT with INDEX from 1 to COUNT, such as 2/5, found '6/5'"
@@ -120,8 +118,8 @@ def test_a_shard_that_is_none_starts_nothing(config: Path, command: Sequence[str
     assert (done.stdout, done.returncode) == ("", 2)
 
 
-@pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"]], ids=lambda command: " ".join(command) or "-")
-def test_a_bad_configuration_starts_nothing(bad_config: Path, command: Sequence[str]) -> None:
+@pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"]], ids=["serve", "no command", "check", "poll"])
+def test_an_invalid_configuration_is_an_error_and_nothing_is_started(bad_config: Path, command: Sequence[str]) -> None:
     done = run(*command, "--config.file", bad_config)
 
     assert done.stderr == (
@@ -133,8 +131,8 @@ def test_a_bad_configuration_starts_nothing(bad_config: Path, command: Sequence[
     assert (done.stdout, done.returncode) == ("", 2)
 
 
-@pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"]], ids=lambda command: " ".join(command) or "-")
-def test_accounts_with_one_key_and_more_than_10_qps_together_start_nothing(
+@pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"]], ids=["serve", "no command", "check", "poll"])
+def test_more_than_10_qps_for_one_access_key_is_an_error_and_nothing_is_started(
     tmp_path: Path, command: Sequence[str]
 ) -> None:
     path = tmp_path / "config.yml"
@@ -150,7 +148,7 @@ def test_accounts_with_one_key_and_more_than_10_qps_together_start_nothing(
     assert (done.stdout, done.returncode) == ("", 2)
 
 
-def test_check_warns_of_spaces_that_two_accounts_with_one_key_poll(tmp_path: Path) -> None:
+def test_check_warns_about_spaces_polled_by_two_accounts_with_the_same_access_key(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
     listed = "spaces: [{id: 0042}, {id: 0043}]"
     path.write_text(f"accounts:\n  - {{name: acme, {KEY}, {listed}}}\n  - {{name: globex, {KEY}, {listed}}}\n")
@@ -167,8 +165,10 @@ def test_check_warns_of_spaces_that_two_accounts_with_one_key_poll(tmp_path: Pat
 EXPAND = "--config.expand-environment-variables"
 
 
-@pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"]], ids=lambda command: " ".join(command) or "-")
-def test_a_variable_of_the_configuration_that_is_not_set_starts_nothing(tmp_path: Path, command: Sequence[str]) -> None:
+@pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"]], ids=["serve", "no command", "check", "poll"])
+def test_an_unset_variable_in_the_configuration_is_an_error_and_nothing_is_started(
+    tmp_path: Path, command: Sequence[str]
+) -> None:
     path = tmp_path / "config.yml"
     path.write_text("accounts:\n  - name: ${NAME}\n    access_key_id: ${ID}\n    access_key_secret: ${SECRET}\n")
 
@@ -182,7 +182,7 @@ def test_a_variable_of_the_configuration_that_is_not_set_starts_nothing(tmp_path
     assert (done.stdout, done.returncode) == ("", 2)
 
 
-def test_check_and_poll_replace_placeholders_by_variables(tmp_path: Path) -> None:
+def test_check_and_poll_replace_placeholders_with_environment_variables(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
@@ -195,8 +195,8 @@ def test_check_and_poll_replace_placeholders_by_variables(tmp_path: Path) -> Non
     checked = run("check", "--config.file", path, EXPAND, stdout=subprocess.PIPE, **variables)
     polled = run("poll", "--config.file", path, EXPAND, "--output", "json", stdout=subprocess.PIPE, **variables)
 
-    assert cells(checked)[3] == "2.5"
-    assert cells(checked)[-1] == f"http://127.0.0.1:{port}"
+    assert schedule_cells(checked)[3] == "2.5"
+    assert schedule_cells(checked)[-1] == f"http://127.0.0.1:{port}"
     assert (checked.stderr, checked.returncode) == ("", 0)
     assert [(space["account"], space["error"]["reason"]) for space in json.loads(polled.stdout)] == [
         ("acme", "transport")
@@ -204,8 +204,8 @@ def test_check_and_poll_replace_placeholders_by_variables(tmp_path: Path) -> Non
     assert "marked" not in polled.stdout + polled.stderr
 
 
-@pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"]], ids=lambda command: " ".join(command) or "-")
-def test_without_a_file_or_a_key_the_way_on_is_shown(command: Sequence[str]) -> None:
+@pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"]], ids=["serve", "no command", "check", "poll"])
+def test_without_a_file_and_an_access_key_the_error_shows_the_next_steps(command: Sequence[str]) -> None:
     done = run(*command)
 
     assert done.stderr == (
@@ -223,7 +223,7 @@ def test_without_a_file_or_a_key_the_way_on_is_shown(command: Sequence[str]) -> 
     assert (done.stdout, done.returncode) == ("", 2)
 
 
-def test_the_schema_lists_every_key() -> None:
+def test_the_schema_contains_every_configuration_key() -> None:
     done = run("schema")
 
     schema = json.loads(done.stdout)
@@ -233,18 +233,18 @@ def test_the_schema_lists_every_key() -> None:
     assert (done.stderr, done.returncode) == ("", 0)
 
 
-def test_the_version_is_the_package_s() -> None:
+def test_the_version_flag_prints_the_version_of_the_package() -> None:
     done = run("--version")
 
     assert (done.stdout, done.stderr, done.returncode) == (f"chatapp-exporter, version {__version__}\n", "", 0)
 
 
-def test_help_names_every_command_in_the_order_in_which_they_are_of_use() -> None:
+def test_help_lists_all_commands_in_order_and_with_complete_descriptions() -> None:
     done = run("--help", COLUMNS="80")
 
     listed = [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].split("\n\n")[0].splitlines()]
     assert listed == COMMANDS
-    assert "..." not in done.stdout.replace("[ARGS]...", "")  # what a command does is told to its end
+    assert "..." not in done.stdout.replace("[ARGS]...", "")  # the descriptions of the commands are not truncated
     assert done.returncode == 0
 
 
@@ -259,18 +259,18 @@ def test_help_fits_80_columns_and_ends_with_examples_of_the_command(command: str
     assert done.returncode == 0
 
 
-def test_help_of_poll_has_every_state_of_a_number() -> None:
+def test_help_of_poll_describes_all_phone_number_states() -> None:
     done = run("poll", "--help", COLUMNS="80")
 
-    told = dict(re.findall(r"^    (\w+) {2,}(.+)$", done.stdout.partition("\n\n  Exit")[0], re.MULTILINE))
-    assert list(told) == list(PHONE_NUMBER_STATES)
-    assert set(re.findall(r"[A-Z_]{2,}", told["down"])) == DOWN_STATUSES
-    assert set(re.findall(r"[A-Z_]{2,}", told["restricted"])) == RESTRICTED_STATUSES
+    descriptions = dict(re.findall(r"^    (\w+) {2,}(.+)$", done.stdout.partition("\n\n  Exit")[0], re.MULTILINE))
+    assert list(descriptions) == list(PHONE_NUMBER_STATES)
+    assert set(re.findall(r"[A-Z_]{2,}", descriptions["down"])) == DOWN_STATUSES
+    assert set(re.findall(r"[A-Z_]{2,}", descriptions["restricted"])) == RESTRICTED_STATUSES
     assert f"--fail-on [{'|'.join(PHONE_NUMBER_STATES[:-1])}|never]" in done.stdout
 
 
 @pytest.mark.parametrize("command", [["schema"], ["check", "--config.file"]], ids=lambda command: command[0])
-def test_a_reader_that_has_seen_enough_is_no_failure(config: Path, command: Sequence[str]) -> None:
+def test_a_closed_pipe_on_standard_output_is_not_an_error(config: Path, command: Sequence[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
 
@@ -281,7 +281,7 @@ def test_a_reader_that_has_seen_enough_is_no_failure(config: Path, command: Sequ
 
 
 @pytest.mark.parametrize("command", [["schema"], ["check", "--config.file"]], ids=lambda command: command[0])
-def test_a_disk_that_is_full_is_told_in_one_line(config: Path, command: Sequence[str]) -> None:
+def test_a_full_disk_is_reported_in_one_line(config: Path, command: Sequence[str]) -> None:
     with Path("/dev/full").open("w") as full:
         done = run(*command, *([config] if len(command) > 1 else []), stdout=full.fileno())
 
@@ -289,7 +289,7 @@ def test_a_disk_that_is_full_is_told_in_one_line(config: Path, command: Sequence
     assert done.returncode == 1
 
 
-def test_a_command_that_does_not_exist_is_named() -> None:
+def test_the_error_for_an_unknown_command_contains_its_name() -> None:
     done = run("chekc")
 
     assert "No such command 'chekc'" in done.stderr
@@ -297,7 +297,7 @@ def test_a_command_that_does_not_exist_is_named() -> None:
 
 
 @pytest.mark.parametrize("command", [["serve"], [], ["check"], ["poll"], ["demo"], ["simulate"]])
-def test_a_flag_that_does_not_exist_is_named(command: Sequence[str]) -> None:
+def test_the_error_for_an_unknown_flag_contains_its_name(command: Sequence[str]) -> None:
     done = run(*command, "--nope")
 
     assert "--nope" in done.stderr
@@ -315,7 +315,7 @@ def test_a_flag_that_does_not_exist_is_named(command: Sequence[str]) -> None:
         ("simulate --scenario a --scenario a", "--scenario"),
     ],
 )
-def test_a_flag_that_is_given_twice_is_named(command: str, flag: str) -> None:
+def test_the_error_for_a_repeated_flag_contains_its_name(command: str, flag: str) -> None:
     done = run(*command.split())
 
     assert done.stderr.splitlines()[-1] == f"Error: Option '{flag}' is given 2 times."
@@ -323,7 +323,7 @@ def test_a_flag_that_is_given_twice_is_named(command: str, flag: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["", "poll"])
-def test_the_short_flag_shows_the_help_too(command: str) -> None:
+def test_the_short_help_flag_prints_the_same_help(command: str) -> None:
     short, long = run(*command.split(), "-h"), run(*command.split(), "--help")
 
     assert (short.stdout, short.stderr, short.returncode) == (long.stdout, "", 0)
@@ -331,7 +331,7 @@ def test_the_short_flag_shows_the_help_too(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["demo", "simulate"])
-def test_a_bad_scenario_starts_nothing(tmp_path: Path, command: str) -> None:
+def test_an_invalid_scenario_is_an_error_and_nothing_is_started(tmp_path: Path, command: str) -> None:
     path = tmp_path / "scenario.yml"
     path.write_text(
         f"accounts:\n  - {{name: acme, {KEY}, spaces: many}}\n"
@@ -351,7 +351,7 @@ def test_a_bad_scenario_starts_nothing(tmp_path: Path, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["demo", "simulate"])
-def test_an_event_of_an_account_that_the_fleet_does_not_have_starts_nothing(tmp_path: Path, command: str) -> None:
+def test_an_event_for_an_unknown_account_is_an_error_and_nothing_is_started(tmp_path: Path, command: str) -> None:
     path = tmp_path / "scenario.yml"
     path.write_text(
         f"accounts:\n  - {{name: acme, {KEY}, spaces: 2}}\nevents:\n  - {{at: 0s, account: b, answer: X}}\n"
@@ -366,11 +366,11 @@ def test_an_event_of_an_account_that_the_fleet_does_not_have_starts_nothing(tmp_
     assert (done.stdout, done.returncode) == ("", 2)
 
 
-def test_an_address_that_is_in_use_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_listen_address_in_use_contains_the_address(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
     path.write_text(f"accounts: [{{name: acme, {KEY}, endpoint: 'http://127.0.0.1:1'}}]")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
 
         done = run("serve", "--config.file", path, "--web.listen-address", address)
 
@@ -381,7 +381,7 @@ def test_an_address_that_is_in_use_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["demo", "simulate"])
-def test_what_is_no_address_is_an_error_of_the_command_line(command: str) -> None:
+def test_an_invalid_listen_address_is_a_command_line_error(command: str) -> None:
     done = run(command, "--web.listen-address", "localhost")
 
     message = "Invalid value for '--web.listen-address': expected an address such as :10144 or 127.0.0.1:10144, found"
@@ -389,20 +389,20 @@ def test_what_is_no_address_is_an_error_of_the_command_line(command: str) -> Non
     assert (done.stdout, done.returncode) == ("", 2)
 
 
-def test_check_warns_of_a_state_file_whose_directory_does_not_exist(tmp_path: Path) -> None:
+def test_check_warns_about_a_state_file_whose_directory_does_not_exist(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
-    path.write_text(f"accounts: [{{name: acme, {KEY}}}]\nstate_file: kept/state.db\n")
+    path.write_text(f"accounts: [{{name: acme, {KEY}}}]\nstate_file: missing/state.db\n")
 
     done = run("check", "--config.file", path)
 
     assert done.stderr == (
-        f"warning: state_file: directory {tmp_path}/kept does not exist, so values are not saved;"
+        f"warning: state_file: directory {tmp_path}/missing does not exist, so values are not saved;"
         " create the directory\n"
     )
     assert done.returncode == 0
 
 
-def test_poll_says_which_space_failed_and_why(tmp_path: Path) -> None:
+def test_poll_reports_a_failed_space_and_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
@@ -417,7 +417,7 @@ def test_poll_says_which_space_failed_and_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("output", ["table", "json"])
-def test_poll_says_which_account_s_spaces_were_not_listed_and_why(tmp_path: Path, output: str) -> None:
+def test_poll_reports_an_account_with_failed_space_discovery_and_the_reason(tmp_path: Path, output: str) -> None:
     path = tmp_path / "config.yml"
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]

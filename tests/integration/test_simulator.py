@@ -1,4 +1,4 @@
-"""The simulated API is as strict as the gateway, and does what its scenario says."""
+"""The simulated API: it rejects invalid requests as the real gateway does, and plays the events of its scenario."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -46,22 +46,22 @@ async def post(http: httpx.AsyncClient, request: WireRequest, method: str = "POS
     return await http.request(method, url, headers=dict(request.headers))
 
 
-async def ask(scenario: Scenario, *requests: Callable[[], WireRequest]) -> list[tuple[int, str]]:
+async def send_requests(scenario: Scenario, *requests: Callable[[], WireRequest]) -> list[tuple[int, str]]:
     api = SimulatedApi(scenario, VirtualClock())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(create_simulator(api))) as http:
-        answers = [await post(http, request()) for request in requests]
-    return [(answer.status_code, answer.json()["Code"]) for answer in answers]
+        responses = [await post(http, request()) for request in requests]
+    return [(response.status_code, response.json()["Code"]) for response in responses]
 
 
-def test_a_request_signed_as_it_should_be_is_answered() -> None:
-    assert run(ask(scenario(1), signed)) == [(200, "OK")]
+def test_a_correctly_signed_request_succeeds() -> None:
+    assert run(send_requests(scenario(1), signed)) == [(200, "OK")]
 
 
 @pytest.mark.parametrize(
-    ("request_", "answer"),
+    ("build_request", "expected"),
     [
         (lambda: signed(key=Credentials("key-acme", "wrong")), (400, "SignatureDoesNotMatch")),
-        (lambda: signed(key=Credentials("key-nobody", "x")), (404, "InvalidAccessKeyId.NotFound")),
+        (lambda: signed(key=Credentials("key-unknown", "x")), (404, "InvalidAccessKeyId.NotFound")),
         (lambda: replace(signed(space="a"), query="CustSpaceId=b"), (400, "SignatureDoesNotMatch")),
         (lambda: signed(skew=-901), (400, "InvalidTimeStamp.Expired")),
         (lambda: signed(skew=901), (400, "InvalidTimeStamp.Expired")),
@@ -70,25 +70,25 @@ def test_a_request_signed_as_it_should_be_is_answered() -> None:
         (with_header("authorization", "Bearer x"), (400, "IncompleteSignature")),
         (without_header("authorization"), (400, "IncompleteSignature")),
         (without_header("x-acs-date"), (400, "IncompleteSignature")),
-        (lambda: signed(space="cams-nobody"), (400, "Unknown.ResourceOwnerId")),
+        (lambda: signed(space="cams-unknown"), (400, "Unknown.ResourceOwnerId")),
     ],
 )
-def test_any_other_is_refused_as_the_gateway_refuses(
-    request_: Callable[[], WireRequest], answer: tuple[int, str]
+def test_an_invalid_request_is_rejected_with_the_error_code_of_the_gateway(
+    build_request: Callable[[], WireRequest], expected: tuple[int, str]
 ) -> None:
-    assert run(ask(scenario(1), request_)) == [answer]
+    assert run(send_requests(scenario(1), build_request)) == [expected]
 
 
-def listing(page: str, size: str = "2", channel: str = "whatsapp", nonce: str = "n") -> WireRequest:
+def list_request(page: str, size: str = "2", channel: str = "whatsapp", nonce: str = "n") -> WireRequest:
     parameters = {"ChannelType": channel, "PageIndex": page, "PageSize": size}
     return encode_request(HOST, LIST_INSTANCES, parameters, KEY, now=VirtualClock().now(), nonce=nonce)
 
 
-def test_instances_are_listed_in_pages_and_a_page_that_is_not_there_is_empty() -> None:
+def test_instances_are_listed_in_pages_and_a_page_after_the_last_page_is_empty() -> None:
     async def main() -> list[Any]:
         api = SimulatedApi(scenario(3), VirtualClock())
         async with httpx.AsyncClient(transport=httpx.ASGITransport(create_simulator(api))) as http:
-            return [(await post(http, listing(page, nonce=page))).json() for page in "124"]
+            return [(await post(http, list_request(page, nonce=page))).json() for page in "124"]
 
     pages = run(main())
     spaces = [(space.id, space.name) for space in Fleet(scenario(3)).spaces["acme"]]
@@ -102,109 +102,109 @@ def test_instances_are_listed_in_pages_and_a_page_that_is_not_there_is_empty() -
 
 
 @pytest.mark.parametrize(
-    ("request_", "answer"),
+    ("build_request", "expected"),
     [
-        (lambda: listing("0"), (400, "InvalidParameter")),
-        (lambda: listing("1", "101"), (400, "InvalidParameter")),
-        (lambda: listing("x"), (400, "InvalidParameter")),
-        (lambda: replace(listing("1"), query="PageIndex=1&PageSize=2"), (400, "SignatureDoesNotMatch")),
+        (lambda: list_request("0"), (400, "InvalidParameter")),
+        (lambda: list_request("1", "101"), (400, "InvalidParameter")),
+        (lambda: list_request("x"), (400, "InvalidParameter")),
+        (lambda: replace(list_request("1"), query="PageIndex=1&PageSize=2"), (400, "SignatureDoesNotMatch")),
     ],
 )
-def test_a_listing_that_is_not_as_it_should_be_is_refused(
-    request_: Callable[[], WireRequest], answer: tuple[int, str]
+def test_an_invalid_list_request_is_rejected(
+    build_request: Callable[[], WireRequest], expected: tuple[int, str]
 ) -> None:
-    assert run(ask(scenario(1), request_)) == [answer]
+    assert run(send_requests(scenario(1), build_request)) == [expected]
 
 
-def test_a_listing_counts_against_the_same_limit() -> None:
-    pages = [(lambda n=n: listing("1", nonce=f"p{n}")) for n in range(5)]
+def test_list_requests_and_queries_have_the_same_rate_limit() -> None:
+    pages = [(lambda n=n: list_request("1", nonce=f"p{n}")) for n in range(5)]
     polls = [(lambda n=n: signed(f"q{n}")) for n in range(6)]
 
-    assert run(ask(scenario(1), *pages, *polls)) == [(200, "OK")] * 10 + [(400, "Throttling.User")]
+    assert run(send_requests(scenario(1), *pages, *polls)) == [(200, "OK")] * 10 + [(400, "Throttling.User")]
 
 
-def test_an_account_can_refuse_its_listing_alone() -> None:
+def test_an_event_can_deny_only_the_list_requests_of_an_account() -> None:
     events = ({"at": "0s", "answer": "NoPermission", "action": "ListInstance"},)
 
-    assert run(ask(scenario(1, events=events), lambda: listing("1"), lambda: signed("other"))) == [
+    assert run(send_requests(scenario(1, events=events), lambda: list_request("1"), lambda: signed("other"))) == [
         (403, "NoPermission"),
         (200, "OK"),
     ]
 
 
-def test_an_answer_to_one_action_is_an_account_s() -> None:
+def test_an_event_with_an_action_for_a_single_space_is_an_error() -> None:
     with pytest.raises(ValueError, match="one of answer"):
         scenario(1, events=({"at": "0s", "space": 1, "answer": "NoPermission", "action": "ListInstance"},))
 
 
-def test_a_nonce_is_taken_once() -> None:
-    assert run(ask(scenario(1), signed, signed)) == [(200, "OK"), (400, "SignatureNonceUsed")]
+def test_a_nonce_is_accepted_only_once() -> None:
+    assert run(send_requests(scenario(1), signed, signed)) == [(200, "OK"), (400, "SignatureNonceUsed")]
 
 
-def test_the_eleventh_request_within_a_second_is_throttled_and_told_how_long_to_wait() -> None:
+def test_the_eleventh_request_within_a_second_is_throttled_with_a_retry_after_header() -> None:
     async def main() -> list[httpx.Response]:
         api = SimulatedApi(scenario(1), VirtualClock())
         async with httpx.AsyncClient(transport=httpx.ASGITransport(create_simulator(api))) as http:
-            answers = [await post(http, signed(str(n))) for n in range(11)]
+            responses = [await post(http, signed(str(n))) for n in range(11)]
             await asyncio.sleep(1)
-            return [*answers, await post(http, signed("later"))]
+            return [*responses, await post(http, signed("later"))]
 
     *admitted, throttled, later = run(main())
 
-    assert {answer.status_code for answer in admitted} == {200}
+    assert {response.status_code for response in admitted} == {200}
     assert (throttled.status_code, throttled.json()["Code"]) == (400, "Throttling.User")
     assert throttled.headers["x-acs-retry-after"] == "1000"
     assert later.status_code == 200
 
 
-def test_the_limit_is_each_account_s_own() -> None:
+def test_each_account_has_its_own_rate_limit() -> None:
     account = {"access_key_secret": "secret-acme", "spaces": 1}
     two = Scenario.model_validate(
         {"accounts": [{"name": n, "access_key_id": f"key-{n}", **account} for n in ("acme", "globex")]}
     )
 
-    def of(name: str, nonce: int) -> Callable[[], WireRequest]:
+    def request_of(name: str, nonce: int) -> Callable[[], WireRequest]:
         return lambda: signed(f"{name}{nonce}", key=Credentials(f"key-{name}", "secret-acme"))
 
-    answers = run(ask(two, *(of(name, n) for n in range(10) for name in ("acme", "globex"))))
+    responses = run(send_requests(two, *(request_of(name, n) for n in range(10) for name in ("acme", "globex"))))
 
-    assert answers == [(200, "OK")] * 20
+    assert responses == [(200, "OK")] * 20
 
 
-def test_the_same_seed_gives_the_same_fleet_and_another_seed_another() -> None:
+def test_the_same_seed_creates_the_same_fleet_and_another_seed_a_different_fleet() -> None:
     def fleet(seed: int) -> list[Any]:
-        spaces = Fleet(load_scenario(None).model_copy(update={"seed": seed})).spaces.values()
-        return [(space.id, space.name, space.numbers) for of_account in spaces for space in of_account]
+        accounts = Fleet(load_scenario(None).model_copy(update={"seed": seed})).spaces.values()
+        return [(space.id, space.name, space.numbers) for spaces in accounts for space in spaces]
 
     assert fleet(7) == fleet(7)
     assert fleet(7) != fleet(8)
 
 
-def test_a_number_moves_to_another_space_as_it_is_then_and_a_space_can_be_emptied() -> None:
+def test_a_moved_number_keeps_its_fields_and_all_numbers_of_a_space_can_be_removed() -> None:
     events = (
         {"at": "10s", "space": 1, "number": 1, "set": {"QualityRating": "RED"}},
         {"at": "20s", "for": "10s", "space": 1, "number": 1, "move_to": 2},
         {"at": "40s", "space": 2, "remove": True},
     )
-    one, two = Fleet(scenario(2, events=events)).spaces["acme"]
-    moved = one.numbers[0]["PhoneNumber"]
+    first, second = Fleet(scenario(2, events=events)).spaces["acme"]
+    moved = first.numbers[0]["PhoneNumber"]
 
-    def listed(elapsed: float) -> tuple[bool, bool]:
-        return tuple(moved in [n["PhoneNumber"] for n in space.numbers_at(elapsed)] for space in (one, two))  # type: ignore[return-value]
+    def lists_moved_number(elapsed: float) -> tuple[bool, bool]:
+        return tuple(moved in [n["PhoneNumber"] for n in space.numbers_at(elapsed)] for space in (first, second))  # type: ignore[return-value]
 
-    assert [listed(elapsed) for elapsed in (0, 19, 20, 29, 30)] == [
+    assert [lists_moved_number(elapsed) for elapsed in (0, 19, 20, 29, 30)] == [
         (True, False),
         (True, False),
         (False, True),
         (False, True),
         (True, False),
     ]
-    assert two.numbers_at(25)[-1] == {**one.numbers[0], "QualityRating": "RED"}
-    assert two.numbers_at(40) == []
-    assert len(one.numbers_at(40)) == len(one.numbers)
+    assert second.numbers_at(25)[-1] == {**first.numbers[0], "QualityRating": "RED"}
+    assert second.numbers_at(40) == []
+    assert len(first.numbers_at(40)) == len(first.numbers)
 
 
-def test_an_account_without_spaces_in_its_configuration_is_asked_for_its_own_numbers() -> None:
+def test_an_account_without_configured_spaces_is_polled_for_its_own_numbers() -> None:
     async def main() -> list[str]:
         world = World(scenario(1))
         own = world.settings.accounts[0].model_copy(update={"spaces": None})
@@ -222,7 +222,7 @@ def number_event(at: str, **fields: str) -> Mapping[str, Any]:
     return {"at": at, "space": 1, "number": 1, "set": fields}
 
 
-def test_a_scenario_plays_through_to_the_metrics() -> None:
+def test_the_metrics_show_the_events_of_a_scenario() -> None:
     events = (
         number_event("30s", QualityRating="YELLOW"),
         number_event("60s", QualityRating="RED"),
@@ -254,7 +254,7 @@ def test_a_scenario_plays_through_to_the_metrics() -> None:
     ]
 
 
-def test_a_throttled_minute_is_counted_halves_the_rate_and_passes() -> None:
+def test_throttling_is_counted_and_halves_the_rate_until_the_rate_recovers() -> None:
     throttled = {"at": "60s", "answer": "Throttling.User", "for": "60s"}
 
     async def main() -> tuple[float, float, float]:
@@ -263,16 +263,16 @@ def test_a_throttled_minute_is_counted_halves_the_rate_and_passes() -> None:
         await asyncio.sleep(115)
         (account,) = world.exporter.view.accounts()
         lowered = account.current_qps
-        counted = float(world.samples("chatapp_api_throttled_total")[0].split(" ")[-1])
+        throttled_requests = float(world.samples("chatapp_api_throttled_total")[0].split(" ")[-1])
         await asyncio.sleep(300)
         (account,) = world.exporter.view.accounts()
         await world.exporter.stop()
-        return lowered, counted, account.current_qps
+        return lowered, throttled_requests, account.current_qps
 
-    lowered, counted, after = run(main())
+    lowered, throttled_requests, after = run(main())
 
     assert lowered < 5
-    assert counted > 0
+    assert throttled_requests > 0
     assert after == 10
 
 
@@ -292,7 +292,7 @@ def test_a_throttled_poll_keeps_the_last_numbers_and_marks_the_space_down() -> N
     assert 'status="CONNECTED"' in status[0]
 
 
-def test_numbers_leave_after_max_age_without_a_success_and_the_space_stays() -> None:
+def test_number_series_are_removed_after_max_age_without_a_success_and_space_up_is_kept() -> None:
     revoked = {"at": "60s", "answer": "NoPermission"}
 
     async def main() -> tuple[list[str], list[str], list[str]]:
@@ -318,8 +318,8 @@ def test_numbers_leave_after_max_age_without_a_success_and_the_space_stays() -> 
         ({"space": 1, "number": 1, "move_to": 3}, "scenario: events[0].move_to: expected 1 to 1, found 3"),
     ],
 )
-def test_an_event_for_what_the_fleet_does_not_have_is_an_error(event: Mapping[str, Any], message: str) -> None:
-    with pytest.raises(Exception, match="expected") as caught:
+def test_an_event_for_an_unknown_account_or_space_is_an_error(event: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(Exception, match="expected") as error:
         Fleet(scenario(1, events=({"at": "0s", **event},)))
 
-    assert str(caught.value) == message
+    assert str(error.value) == message
