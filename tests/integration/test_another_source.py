@@ -1,4 +1,4 @@
-"""A source that is not Alibaba Cloud, as you would add it. Polling, state, metrics, pages and rules do not change."""
+"""An example of another source: phone numbers in a JSON file. Polling, state, metrics and pages do not change."""
 
 import asyncio
 import json
@@ -27,11 +27,11 @@ from exporter.source import Attempt, DeniedError, RejectedError, Source, SourceC
 from exporter.sources.cams.settings import CamsAccount
 from exporter.web.routes import create_app
 
-# ---- what another source needs: its keys, and how it queries
+# ---- the source: its configuration keys and its queries
 
 
 class FileAccount(Account):
-    """Phone numbers in a JSON file, as pages by space: one request reads one page."""
+    """An account whose phone numbers are in a JSON file: a list of pages for each space. A request reads one page."""
 
     source: Literal["file"] = "file"
     path: FileName
@@ -49,21 +49,21 @@ class FileAccount(Account):
 
 
 class FileSource(Source):
-    """`$denied` in the file instead of numbers denies the account."""
+    """Reads the file at each request. The key `$denied` in the file denies access to the account."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     async def query(self, space: Space, attempt: Attempt) -> Answer:
         numbers: list[PhoneNumber] = []
-        pages = 1
-        while len(numbers) < pages:
+        page_count = 1
+        while len(numbers) < page_count:
             async with attempt():
-                found = self._read().get(space.id)
-                if found is None:
+                pages = self._read().get(space.id)
+                if pages is None:
                     raise RejectedError("UnknownSpace", space.id)
-                pages = len(found)
-                numbers.append(PhoneNumber(**found[len(numbers)]))
+                page_count = len(pages)
+                numbers.append(PhoneNumber(**pages[len(numbers)]))
         return Answer(tuple(numbers))
 
     async def list_spaces(self, attempt: Attempt) -> Mapping[str, str]:
@@ -76,11 +76,11 @@ class FileSource(Source):
         except OSError as error:
             raise TransportError("transport", str(error.strerror)) from error
         if "$denied" in document:
-            raise DeniedError("NotYours")
+            raise DeniedError("AccessDenied")
         return document
 
 
-# ---- and what works with it
+# ---- the tests
 
 
 RED = {"phone_number": "15550100001", "quality_rating": "RED", "status": "CONNECTED", "messaging_limit_tier": "TIER_1K"}
@@ -103,21 +103,21 @@ def numbers(tmp_path: Path) -> Path:
     return path
 
 
-def loaded(directory: Path, text: str = CONFIG) -> Settings:
+def load_settings(directory: Path, text: str = CONFIG) -> Settings:
     (directory / "exporter.yml").write_text(text)
     return Configuration(directory / "exporter.yml", {}, settings_of(CamsAccount, FileAccount)).load()
 
 
-def only_local(settings: Settings, **changes: object) -> Settings:
+def with_local_account_only(settings: Settings, **changes: object) -> Settings:
     account = settings.accounts[1].model_copy(update=changes)
     return settings.model_copy(update={"accounts": [account]})
 
 
-def process(settings: Settings) -> Exporter:
+def create_exporter(settings: Settings) -> Exporter:
     return Exporter(settings, SourceContext({}, VirtualClock(), http_client))
 
 
-def write(path: Path, content: str | None) -> None:
+def write_or_delete(path: Path, content: str | None) -> None:
     path.write_text(content) if content is not None else path.unlink()
 
 
@@ -126,8 +126,8 @@ def samples(exporter: Exporter, prefix: str) -> list[str]:
     return [line for line in lines if line.startswith(prefix)]
 
 
-def test_a_file_chooses_the_source_of_each_account_and_cams_is_the_default(numbers: Path) -> None:
-    acme, local = loaded(numbers.parent).accounts
+def test_the_configuration_selects_the_source_of_each_account_and_cams_is_the_default(numbers: Path) -> None:
+    acme, local = load_settings(numbers.parent).accounts
 
     assert isinstance(acme, CamsAccount)
     assert isinstance(local, FileAccount)
@@ -137,25 +137,25 @@ def test_a_file_chooses_the_source_of_each_account_and_cams_is_the_default(numbe
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("path: numbers.json", "path: nowhere.json", "exporter.yml:6: accounts[1].path: expected a file, found none"),
+        ("path: numbers.json", "path: missing.json", "exporter.yml:6: accounts[1].path: expected a file, found none"),
         ("path: numbers.json", "endpoint: x", "exporter.yml:6: accounts[1].endpoint: unknown key"),
         ("source: file", "source: fiel", "exporter.yml:4: accounts[1]: "),
         ("qps: 1", "qps: many", "exporter.yml:7: accounts[1].qps: "),
     ],
 )
-def test_errors_in_its_keys_have_their_line(numbers: Path, old: str, new: str, problem: str) -> None:
+def test_errors_in_the_keys_of_the_source_have_a_line_number(numbers: Path, old: str, new: str, problem: str) -> None:
     with pytest.raises(ConfigError) as error:
-        loaded(numbers.parent, CONFIG.replace(old, new))
+        load_settings(numbers.parent, CONFIG.replace(old, new))
 
     assert any(line.startswith(f"{numbers.parent}/{problem}") for line in str(error.value).splitlines())
 
 
-def test_its_numbers_are_shown_and_each_page_takes_a_permit(numbers: Path) -> None:
+def test_the_numbers_of_the_source_are_exported_and_each_page_requires_a_permit(numbers: Path) -> None:
     async def main() -> tuple[list[str], list[str], list[str], str]:
-        exporter = process(only_local(loaded(numbers.parent)))
+        exporter = create_exporter(with_local_account_only(load_settings(numbers.parent)))
         await exporter.start()
         await asyncio.sleep(0.9)
-        half = samples(exporter, "chatapp_phone_number_status")
+        before = samples(exporter, "chatapp_phone_number_status")
         await asyncio.sleep(1)
         transport = httpx.ASGITransport(create_app(exporter.view))
         async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
@@ -163,50 +163,50 @@ def test_its_numbers_are_shown_and_each_page_takes_a_permit(numbers: Path) -> No
         shown, requests = samples(exporter, "chatapp_phone_number_status"), samples(exporter, "chatapp_api_requests")
         requests += samples(exporter, "chatapp_poll_delay_seconds_count")
         await exporter.stop()
-        return half, shown, requests, page
+        return before, shown, requests, page
 
-    half, shown, requests, page = run(main())
+    before, shown, requests, page = run(main())
 
-    assert half == []
+    assert before == []
     assert shown == [
         'chatapp_phone_number_status{account="local",space="s1",phone_number="15550100001",status="CONNECTED"} 1',
         'chatapp_phone_number_status{account="local",space="s1",phone_number="15550100002",status="BANNED"} 1',
     ]
     assert requests == [
         'chatapp_api_requests_total{account="local",code="OK"} 2.0',
-        'chatapp_poll_delay_seconds_count{account="local"} 1.0',  # the first page ends the delay of the poll
+        'chatapp_poll_delay_seconds_count{account="local"} 1.0',  # the poll delay ends at the first page
     ]
     assert re.findall(r"</span> (down|RED)</span></td>", page) == ["down", "RED"]
 
 
-def test_its_spaces_are_discovered_and_its_values_survive_a_restart(numbers: Path) -> None:
+def test_spaces_of_the_source_are_discovered_and_its_values_are_kept_after_a_restart(numbers: Path) -> None:
     async def main() -> tuple[list[str], list[str]]:
-        settings = only_local(loaded(numbers.parent), discover=True)
+        settings = with_local_account_only(load_settings(numbers.parent), discover=True)
         settings = settings.model_copy(update={"state_file": str(numbers.with_name("state.db"))})
-        first = process(settings)
+        first = create_exporter(settings)
         await first.start()
         await asyncio.sleep(20)
         shown = samples(first, "chatapp_phone_number_status")
         await first.stop()
-        write(numbers, None)
-        again = process(settings)
-        known = samples(again, "chatapp_phone_number_status")
-        await again.stop()
-        return shown, known
+        write_or_delete(numbers, None)
+        second = create_exporter(settings)
+        restored = samples(second, "chatapp_phone_number_status")
+        await second.stop()
+        return shown, restored
 
-    shown, known = run(main())
+    shown, restored = run(main())
 
     assert len(shown) == 3
-    assert known == shown
+    assert restored == shown
 
 
-def test_its_failures_count_as_those_of_any_other(numbers: Path) -> None:
+def test_failures_of_the_source_set_account_up_and_are_counted_by_reason(numbers: Path) -> None:
     async def main() -> list[list[str]]:
-        exporter = process(only_local(loaded(numbers.parent)))
+        exporter = create_exporter(with_local_account_only(load_settings(numbers.parent)))
         await exporter.start()
         seen = []
         for content in ('{"$denied": []}', '{"s9": []}', None):
-            write(numbers, content)
+            write_or_delete(numbers, content)
             await asyncio.sleep(900)
             seen.append(samples(exporter, "chatapp_account_up") + samples(exporter, "chatapp_space_poll_failures"))
         await exporter.stop()
@@ -221,14 +221,13 @@ def test_its_failures_count_as_those_of_any_other(numbers: Path) -> None:
     assert not [line for line in logs if "bug" in line["event"]]
 
 
-def test_who_embeds_it_registers_a_collector_with_the_registry_of_the_process(numbers: Path) -> None:
-    """Collected in threads while polls go on. The registry has the families of the process already, and keeps its own
-    settings."""
-    requests = Counter("requests_of_another_part", "A counter of the program that embeds the exporter.")
+def test_an_embedding_program_can_register_the_collector_with_its_default_registry(numbers: Path) -> None:
+    """The registry is collected in threads during polls. It keeps its process metrics and its settings."""
+    counter = Counter("requests_of_the_program", "A counter of the program that embeds the exporter.")
 
     async def main() -> str:
         service = Service(SourceContext({}, SystemClock(), http_client))
-        await service.apply(only_local(loaded(numbers.parent)), hold_off=False)
+        await service.apply(with_local_account_only(load_settings(numbers.parent)), hold_off=False)
         collector = View(service, ReloadState(last_success=0.0), SystemClock()).collector()
         REGISTRY.register(collector)
         scrapes = await asyncio.gather(*(asyncio.to_thread(generate_latest, REGISTRY) for _ in range(20)))
@@ -237,8 +236,8 @@ def test_who_embeds_it_registers_a_collector_with_the_registry_of_the_process(nu
         return scrapes[-1].decode()
 
     page = asyncio.run(main())
-    REGISTRY.unregister(requests)
+    REGISTRY.unregister(counter)
 
     assert 'chatapp_account_spaces{account="local"} 1.0' in page
-    assert "requests_of_another_part_created" in page
+    assert "requests_of_the_program_created" in page
     assert "chatapp_api_request_duration_seconds_created" not in page

@@ -1,4 +1,4 @@
-"""Completion as a shell asks for it: the printed script, run by the real shell on the real program."""
+"""Shell completion: the printed script, run by bash with the real program."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pytest
 from programs import require_program
 
 Complete = Callable[..., list[str]]
-OPTIONS_OF_SERVE = [
+SERVE_OPTIONS = [
     "--config.file",
     "--config.expand-environment-variables",
     "--shard",
@@ -23,7 +23,7 @@ OPTIONS_OF_SERVE = [
 
 @pytest.fixture
 def command(tmp_path: Path) -> Path:
-    """The program under the name for which the scripts complete."""
+    """The program with the name that the completion scripts use."""
     program = "from exporter.cli import main; main(prog_name='chatapp-exporter')"
     path = tmp_path / "chatapp-exporter"
     path.write_text(f"""#!/bin/sh\nexec '{sys.executable}' -c "{program}" "$@"\n""")
@@ -33,13 +33,13 @@ def command(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def complete(command: Path) -> Complete:
-    """What bash offers for the last of these words; file names, which bash itself completes, as FILE."""
+    """A function that returns the completions of bash for the last word, or FILE if bash completes file names."""
     bash = require_program("bash", package="bash")
 
-    def offered(*words: str) -> list[str]:
+    def completions(*words: str) -> list[str]:
         script = f"""
             PATH={command.parent}:$PATH
-            compopt() {{ test "$1 $2" = "-o default" && echo FILE; }}  # bash allows it while a person presses TAB only
+            compopt() {{ test "$1 $2" = "-o default" && echo FILE; }}  # the real compopt works only interactively
             eval "$(chatapp-exporter completion bash)"
             COMP_WORDS=(chatapp-exporter "$@") COMP_CWORD=$#
             _chatapp_exporter_completion chatapp-exporter
@@ -49,7 +49,7 @@ def complete(command: Path) -> Complete:
         assert done.stderr == ""
         return done.stdout.split()
 
-    return offered
+    return completions
 
 
 def test_commands_are_completed(complete: Complete) -> None:
@@ -59,7 +59,7 @@ def test_commands_are_completed(complete: Complete) -> None:
 
 
 def test_without_a_command_the_options_of_serve_are_completed(complete: Complete) -> None:
-    assert sorted(complete("--")) == sorted(["--help", "--version", *OPTIONS_OF_SERVE])
+    assert sorted(complete("--")) == sorted(["--help", "--version", *SERVE_OPTIONS])
     assert sorted(complete("--log.level", "info", "--web")) == [
         "--web.config.file",
         "--web.enable-lifecycle",
@@ -80,22 +80,22 @@ def test_options_and_choices_of_a_command_are_completed(complete: Complete) -> N
 
 
 @pytest.mark.parametrize("words", ["--config.file", "check --config.file", "demo --scenario", "--web.config.file"])
-def test_file_names_are_completed_where_a_file_belongs(complete: Complete, words: str) -> None:
+def test_file_names_are_completed_for_options_with_a_file(complete: Complete, words: str) -> None:
     assert complete(*words.split(), "exp") == ["FILE"]
 
 
 @pytest.mark.parametrize(
-    ("shell", "told"),
+    ("shell", "expected"),
     [("bash", "complete -o nosort -F"), ("zsh", "#compdef chatapp-exporter"), ("fish", "complete --no-files")],
 )
-def test_each_shell_has_its_script(command: Path, shell: str, told: str) -> None:
+def test_the_script_of_each_shell_is_printed(command: Path, shell: str, expected: str) -> None:
     done = subprocess.run([command, "completion", shell], capture_output=True, text=True)
 
-    assert told in done.stdout
+    assert expected in done.stdout
     assert (done.stderr, done.returncode) == ("", 0)
 
 
-def test_a_shell_that_it_does_not_know_is_named_with_those_that_it_does(command: Path) -> None:
+def test_the_error_for_an_unknown_shell_lists_the_supported_shells(command: Path) -> None:
     done = subprocess.run([command, "completion", "tcsh"], capture_output=True, text=True)
 
     assert "'tcsh' is not one of 'bash', 'zsh', 'fish'" in done.stderr

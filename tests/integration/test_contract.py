@@ -1,4 +1,4 @@
-"""Names, types and labels of all families, as people build dashboards and alerts on them."""
+"""Names, types and labels of all metric families. Dashboards and alerts depend on them."""
 
 import asyncio
 from pathlib import Path
@@ -59,16 +59,16 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
 }
 
 
-def everything(**changes: Any) -> World:
-    """The demo, with an account that discovers spaces."""
+def demo_world(**changes: Any) -> World:
+    """Return a world with the demo. Its first account uses discovery."""
     fleet = load_scenario(None)
     first, *others = demo_settings(fleet, "http://127.0.0.1:1").accounts
     return World(fleet, accounts=[first.model_copy(update={"discover": True}), *others], **changes)
 
 
-def test_every_family_has_its_type_and_labels_and_no_other_is_shown(tmp_path: Path) -> None:
+def test_the_exported_families_have_the_names_types_and_labels_of_the_contract(tmp_path: Path) -> None:
     async def main() -> str:
-        world = everything(state_file=str(tmp_path))  # a directory: it fails, and that is shown too
+        world = demo_world(state_file=str(tmp_path))  # a directory, so that failures are exported too
         world.exporter.reloads.space_files = {"spaces.yml": True}
         await world.exporter.start()
         await asyncio.sleep(15)
@@ -84,9 +84,9 @@ def test_every_family_has_its_type_and_labels_and_no_other_is_shown(tmp_path: Pa
     assert shown == CONTRACT
 
 
-def test_those_who_embed_the_exporter_get_the_same_from_its_collector(tmp_path: Path) -> None:
+def test_the_collector_returns_the_same_samples_as_the_metrics_page(tmp_path: Path) -> None:
     async def main() -> tuple[bytes, str]:
-        world = everything(state_file=str(tmp_path))
+        world = demo_world(state_file=str(tmp_path))
         world.exporter.reloads.space_files = {"spaces.yml": True}
         await world.exporter.start()
         await asyncio.sleep(15)
@@ -96,21 +96,21 @@ def test_those_who_embed_the_exporter_get_the_same_from_its_collector(tmp_path: 
         return generate_latest(registry), b"".join(world.exporter.exposition(openmetrics=False)).decode()
 
     collected, page = run(main())
-    shown = {family.name: family.samples for family in text_string_to_metric_families(page)}
-    embedded = {family.name: family.samples for family in text_string_to_metric_families(collected.decode())}
+    page_samples = {family.name: family.samples for family in text_string_to_metric_families(page)}
+    collected_samples = {family.name: family.samples for family in text_string_to_metric_families(collected.decode())}
 
-    assert embedded == {name: samples for name, samples in shown.items() if name.startswith("chatapp_")}
-    assert embedded.keys() == CONTRACT.keys()
-    assert all(embedded.values())
+    assert collected_samples == {name: samples for name, samples in page_samples.items() if name.startswith("chatapp_")}
+    assert collected_samples.keys() == CONTRACT.keys()
+    assert all(collected_samples.values())
 
 
-def test_codes_are_bounded_and_the_rest_is_other() -> None:
+def test_the_number_of_codes_is_limited_and_further_codes_count_as_other() -> None:
     instruments = Instruments(["acme"])
 
     for number in range(60):
         instruments.request_ended("acme", 0.1, ServerError(f"Code{number}"))
 
     (family,) = instruments.collect(["chatapp_api_requests_total"])
-    counted = {sample.labels["code"]: sample.value for sample in family.samples}
-    assert len(counted) == 51
-    assert counted["other"] == 10
+    counts = {sample.labels["code"]: sample.value for sample in family.samples}
+    assert len(counts) == 51
+    assert counts["other"] == 10

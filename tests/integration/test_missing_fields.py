@@ -1,4 +1,4 @@
-"""A field of a number that the API reported before and does not report any more."""
+"""Fields of phone numbers that the API no longer reports."""
 
 import asyncio
 from collections.abc import Mapping
@@ -12,41 +12,41 @@ from world import World, scenario
 FIELDS = {"QualityRating": "quality_rating", "MessagingLimitTier": "messaging_limit_tier", "Status": "status"}
 
 
-def event(at: str, lasts: str | None = None, number: int = 1, **fields: str) -> Mapping[str, Any]:
-    """The first space's number has these fields, for a while or from then on."""
+def event(at: str, duration: str | None = None, number: int = 1, **fields: str) -> Mapping[str, Any]:
+    """Return an event that sets fields of a number of the first space, permanently or for a duration."""
     changes = {"at": at, "space": 1, "number": number, "set": fields}
-    return {**changes, "for": lasts} if lasts else changes
+    return {**changes, "for": duration} if duration else changes
 
 
-def counted(world: World) -> dict[str, str]:
-    """The counts of missing values, by field."""
+def missing_counts(world: World) -> dict[str, str]:
+    """Return the count of missing values for each field."""
     lines = world.samples("chatapp_api_unknown_values_total")
     return {line.split('"')[1]: line.split(" ")[1] for line in lines if 'value="missing"' in line}
 
 
-def test_missing_values_are_counted_from_zero() -> None:
+def test_the_counters_of_missing_values_start_at_zero() -> None:
     async def main() -> dict[str, str]:
-        return counted(World(scenario(1)))
+        return missing_counts(World(scenario(1)))
 
     assert run(main()) == dict.fromkeys(FIELDS.values(), "0.0")
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_field_that_disappears_has_no_series_and_is_counted_once_for_each_number(field: str) -> None:
+def test_a_missing_field_has_no_series_and_is_counted_once_per_number(field: str) -> None:
     async def main() -> tuple[dict[str, str], list[str], int]:
-        gone = tuple(event("50s", number=number, **{field: ""}) for number in (1, 2))
-        world = World(scenario(1, poll_interval="30s", events=gone))
+        missing = tuple(event("50s", number=number, **{field: ""}) for number in (1, 2))
+        world = World(scenario(1, poll_interval="30s", events=missing))
         await world.exporter.start()
         await asyncio.sleep(600)
         await world.exporter.stop()
         numbers = world.api.fleet.spaces["acme"][0].numbers
-        of_the_two = [
+        series = [
             line
             for line in world.samples(f"chatapp_phone_number_{FIELDS[field]}{{")
             for n in numbers[:2]
             if str(n["PhoneNumber"]) in line
         ]
-        return counted(world), of_the_two, len(world.samples("chatapp_phone_number_info"))
+        return missing_counts(world), series, len(world.samples("chatapp_phone_number_info"))
 
     counts, series, listed = run(main())
 
@@ -55,22 +55,22 @@ def test_a_field_that_disappears_has_no_series_and_is_counted_once_for_each_numb
     assert listed >= 2
 
 
-def test_a_value_that_is_missing_again_after_it_was_reported_is_counted_again() -> None:
+def test_a_value_that_is_reported_and_then_missing_again_is_counted_again() -> None:
     async def main() -> dict[str, str]:
-        twice = (event("50s", "60s", Status=""), event("200s", "60s", Status=""))
-        world = World(scenario(1, poll_interval="30s", events=twice))
+        events = (event("50s", "60s", Status=""), event("200s", "60s", Status=""))
+        world = World(scenario(1, poll_interval="30s", events=events))
         await world.exporter.start()
         await asyncio.sleep(600)
         await world.exporter.stop()
-        return counted(world)
+        return missing_counts(world)
 
     assert run(main())["status"] == "2.0"
 
 
-def test_a_restart_knows_what_was_missing_and_counts_it_no_second_time(tmp_path: Path) -> None:
+def test_after_a_restart_a_known_missing_value_sets_the_state_and_is_not_counted_again(tmp_path: Path) -> None:
     async def main() -> tuple[str, dict[str, str]]:
-        story = (event("0s", "100s", QualityRating="RED", Status="BANNED"), event("100s", QualityRating="", Status=""))
-        world = World(scenario(1, poll_interval="30s", events=story), state_file=str(tmp_path / "state.db"))
+        events = (event("0s", "100s", QualityRating="RED", Status="BANNED"), event("100s", QualityRating="", Status=""))
+        world = World(scenario(1, poll_interval="30s", events=events), state_file=str(tmp_path / "state.db"))
         await world.exporter.start()
         await asyncio.sleep(300)
         await world.exporter.stop()
@@ -79,7 +79,7 @@ def test_a_restart_knows_what_was_missing_and_counts_it_no_second_time(tmp_path:
         await asyncio.sleep(300)
         await world.exporter.stop()
         (view,) = world.exporter.view.snapshot().spaces
-        return view.record.state_of(view.phone_numbers[0]), counted(world)
+        return view.record.state_of(view.phone_numbers[0]), missing_counts(world)
 
     state, counts = run(main())
 
@@ -87,10 +87,10 @@ def test_a_restart_knows_what_was_missing_and_counts_it_no_second_time(tmp_path:
     assert counts == dict.fromkeys(FIELDS.values(), "0.0")
 
 
-def test_a_restart_counts_what_disappeared_while_it_was_down(tmp_path: Path) -> None:
+def test_after_a_restart_a_value_that_disappeared_during_the_downtime_is_counted(tmp_path: Path) -> None:
     async def main() -> dict[str, str]:
-        story = (event("100s", QualityRating=""),)
-        world = World(scenario(1, poll_interval="30s", events=story), state_file=str(tmp_path / "state.db"))
+        events = (event("100s", QualityRating=""),)
+        world = World(scenario(1, poll_interval="30s", events=events), state_file=str(tmp_path / "state.db"))
         await world.exporter.start()
         await asyncio.sleep(60)
         await world.exporter.stop()
@@ -99,6 +99,6 @@ def test_a_restart_counts_what_disappeared_while_it_was_down(tmp_path: Path) -> 
         await world.exporter.start()
         await asyncio.sleep(60)
         await world.exporter.stop()
-        return counted(world)
+        return missing_counts(world)
 
     assert run(main())["quality_rating"] == "1.0"

@@ -1,4 +1,4 @@
-"""What the environment of a process can be: nothing of it ends in a traceback, and `check` finds what would stop
+"""Unusual environments of a process: none of them causes a traceback, and `check` finds the errors that would stop
 `serve`."""
 
 import os
@@ -15,7 +15,7 @@ import pytest
 from processes import free_port, is_serving, program, wait_until
 
 KEY = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "LTAIexample", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "example-secret"}
-OF_THE_WAY = re.compile(r"(?i)\w+_proxy|SSL\w+|ALIBABA_CLOUD\w+")
+CONNECTION_VARIABLES = re.compile(r"(?i)\w+_proxy|SSL\w+|ALIBABA_CLOUD\w+")
 
 
 def run(
@@ -24,8 +24,8 @@ def run(
     shell: str = 'exec "$@"',
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """A command to its end, started by a shell that can first change what it inherits."""
-    inherited = {name: value for name, value in os.environ.items() if not OF_THE_WAY.fullmatch(name)}
+    """Run a command until it ends. The script `shell` starts it and can change its streams, limits and directory."""
+    inherited = {name: value for name, value in os.environ.items() if not CONNECTION_VARIABLES.fullmatch(name)}
     return subprocess.run(
         ["sh", "-c", shell, "sh", sys.executable, "-m", "exporter", *arguments],
         env={**inherited, "PYTHONPATH": os.getcwd(), **(environ or {})},
@@ -38,28 +38,27 @@ def run(
 
 
 @pytest.fixture
-def remote(tmp_path: Path) -> Path:
+def remote_config(tmp_path: Path) -> Path:
     path = tmp_path / "remote.yml"
     path.write_text("accounts: [{name: acme, access_key_id: LTAIexample, access_key_secret: example-secret}]")
     return path
 
 
 @pytest.fixture
-def unanswered(tmp_path: Path) -> Path:
-    """A configuration whose API does not answer."""
-    path = tmp_path / "unanswered.yml"
+def unreachable_config(tmp_path: Path) -> Path:
+    """A configuration whose endpoint refuses connections."""
+    path = tmp_path / "unreachable.yml"
     endpoint = f"http://127.0.0.1:{free_port()}"
     path.write_text(f"accounts: [{{name: acme, endpoint: '{endpoint}', access_key_id: k, access_key_secret: s}}]")
     return path
 
 
 @pytest.mark.parametrize("command", ["serve", "check", "poll"])
-def test_variables_that_cannot_be_used_start_nothing(remote: Path, command: str) -> None:
+def test_invalid_environment_variables_are_errors_and_nothing_is_started(remote_config: Path, command: str) -> None:
     proxies = {"HTTPS_PROXY": "http://ops:S3cr3tPw#9@proxy:8080", "all_proxy": "socks5://127.0.0.1:1"}
+    environ = {**proxies, "SSL_CERT_FILE": "/nope", "SSLKEYLOGFILE": "/nope/keys"}
 
-    done = run(
-        command, "--config.file", remote, environ={**proxies, "SSL_CERT_FILE": "/nope", "SSLKEYLOGFILE": "/nope/keys"}
-    )
+    done = run(command, "--config.file", remote_config, environ=environ)
 
     missing = "found: No such file or directory"
     assert done.stderr == (
@@ -73,7 +72,7 @@ def test_variables_that_cannot_be_used_start_nothing(remote: Path, command: str)
     assert (done.stdout, done.returncode) == ("", 2)
 
 
-def test_without_a_file_a_variable_is_named_and_nothing_is_said_about_keys() -> None:
+def test_without_a_file_only_the_invalid_variable_is_reported_if_the_key_is_set() -> None:
     done = run("check", environ={**KEY, "HTTPS_PROXY": "socks5://x"})
 
     assert len(done.stderr.splitlines()) == 2
@@ -82,11 +81,13 @@ def test_without_a_file_a_variable_is_named_and_nothing_is_said_about_keys() -> 
 
 
 @pytest.mark.parametrize("name", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
-def test_the_directory_for_several_processes_has_no_meaning(tmp_path: Path, unanswered: Path, name: str) -> None:
+def test_the_multiprocess_directory_of_prometheus_client_is_ignored(
+    tmp_path: Path, unreachable_config: Path, name: str
+) -> None:
     (tmp_path / "values").mkdir()
 
     for directory in ("/nope", str(tmp_path / "values")):
-        done = run("poll", "--config.file", unanswered, environ={name: directory})
+        done = run("poll", "--config.file", unreachable_config, environ={name: directory})
 
         assert "Traceback" not in done.stderr
         assert "unreachable (1 of 1 spaces failed)" in done.stderr
@@ -105,11 +106,11 @@ def test_the_directory_for_several_processes_has_no_meaning(tmp_path: Path, unan
     ],
     ids=lambda environ: ",".join(environ),
 )
-def test_the_demo_starts(tmp_path: Path, environ: Mapping[str, str]) -> None:
+def test_the_demo_starts_with_unusual_environment_variables(tmp_path: Path, environ: Mapping[str, str]) -> None:
     port, log = free_port(), tmp_path / "log"
-    answering = is_serving(f"http://127.0.0.1:{port}/-/healthy")
+    is_healthy = is_serving(f"http://127.0.0.1:{port}/-/healthy")
     with program("demo", "--web.listen-address", f"127.0.0.1:{port}", log=log, **environ) as process:
-        wait_until(lambda: process.poll() is not None or answering(), "the demo answers")
+        wait_until(lambda: process.poll() is not None or is_healthy(), "the demo responds")
         process.send_signal(signal.SIGTERM)
 
         assert process.wait(10) == 0, log.read_text()
@@ -117,8 +118,8 @@ def test_the_demo_starts(tmp_path: Path, environ: Mapping[str, str]) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "poll", "simulate"])
-def test_a_closed_output_is_an_error_in_one_line(unanswered: Path, command: str) -> None:
-    flags = ("--config.file", unanswered) if command in ("check", "poll") else ()
+def test_a_closed_standard_output_is_reported_in_one_line(unreachable_config: Path, command: str) -> None:
+    flags = ("--config.file", unreachable_config) if command in ("check", "poll") else ()
 
     done = run(*command.split(), *flags, shell='exec "$@" >&-')
 
@@ -129,15 +130,15 @@ def test_a_closed_output_is_an_error_in_one_line(unanswered: Path, command: str)
 
 
 @pytest.mark.parametrize("command", ["--help", "serve --help"])
-def test_help_for_a_full_disk_is_an_error_in_one_line(command: str) -> None:
+def test_help_reports_a_full_disk_in_one_line(command: str) -> None:
     done = run(*command.split(), shell='exec "$@" >/dev/full')
 
     assert done.stderr == "error: cannot write to standard output: No space left on device; redirect the output\n"
     assert done.returncode == 1
 
 
-def test_help_for_a_reader_that_has_seen_enough_starts_nothing(unanswered: Path) -> None:
-    serve = shlex.join([sys.executable, "-m", "exporter", "serve", "--config.file", str(unanswered), "--help"])
+def test_help_with_a_closed_pipe_succeeds_and_starts_nothing(unreachable_config: Path) -> None:
+    serve = shlex.join([sys.executable, "-m", "exporter", "serve", "--config.file", str(unreachable_config), "--help"])
 
     done = run(shell=f'{{ {serve}; echo "status $?" >&2; }} | true')
 
@@ -145,12 +146,16 @@ def test_help_for_a_reader_that_has_seen_enough_starts_nothing(unanswered: Path)
 
 
 @pytest.mark.parametrize(
-    "shell", ['exec "$@" <&-', 'exec "$@" 2>&-', 'ulimit -n 20; exec "$@"', 'rmdir "$PWD"; exec "$@"']
+    "shell",
+    ['exec "$@" <&-', 'exec "$@" 2>&-', 'ulimit -n 20; exec "$@"', 'rmdir "$PWD"; exec "$@"'],
+    ids=["closed stdin", "closed stderr", "20 file descriptors", "deleted directory"],
 )
-def test_check_prints_the_plan_whatever_it_inherits(tmp_path: Path, unanswered: Path, shell: str) -> None:
+def test_check_succeeds_with_closed_streams_few_descriptors_or_a_deleted_directory(
+    tmp_path: Path, unreachable_config: Path, shell: str
+) -> None:
     (tmp_path / "here").mkdir()
 
-    done = run("check", "--config.file", unanswered, shell=shell, cwd=tmp_path / "here")
+    done = run("check", "--config.file", unreachable_config, shell=shell, cwd=tmp_path / "here")
 
     assert "acme" in done.stdout
     assert (done.stderr, done.returncode) == ("", 0)
@@ -171,7 +176,9 @@ def test_check_prints_the_plan_whatever_it_inherits(tmp_path: Path, unanswered: 
     ],
     ids=lambda value: str(value[:20]),
 )
-def test_what_is_no_file_is_an_error_in_one_line(tmp_path: Path, command: str, file: str | bytes) -> None:
+def test_a_path_without_a_readable_file_is_an_error_in_one_line(
+    tmp_path: Path, command: str, file: str | bytes
+) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind(str(tmp_path / "socket"))
@@ -184,7 +191,7 @@ def test_what_is_no_file_is_an_error_in_one_line(tmp_path: Path, command: str, f
     assert (done.stdout, done.returncode) == ("", 2)
 
 
-def test_a_listen_address_that_is_no_text_is_an_error_in_one_line() -> None:
+def test_a_listen_address_that_is_not_utf8_is_an_error_in_one_line() -> None:
     done = run("simulate", "--web.listen-address", b"\xff:0")
 
     assert "expected an address such as :10144 or 127.0.0.1:10144, found" in done.stderr.splitlines()[-1]
@@ -206,7 +213,7 @@ def test_a_listen_address_that_is_no_text_is_an_error_in_one_line() -> None:
         ("name: acme, access_key_id: k, access_key_secret: s", "3: accounts[1].name: duplicate account name"),
     ],
 )
-def test_a_scenario_that_cannot_be_polled_is_an_error(tmp_path: Path, account: str, problem: str) -> None:
+def test_a_scenario_with_invalid_account_settings_is_an_error(tmp_path: Path, account: str, problem: str) -> None:
     path = tmp_path / "scenario.yml"
     path.write_text(
         f"accounts:\n  - {{spaces: 1, {account}}}\n"

@@ -1,4 +1,4 @@
-"""The plan of a configuration: whether its spaces fit the budget, and how old values get."""
+"""The poll schedule of a configuration: effective interval, maximum age of values, and warnings."""
 
 import asyncio
 import re
@@ -25,12 +25,12 @@ def settings_of(spaces: int, *, max_age: str = "1d", **account: object) -> Setti
     )
 
 
-def warned(settings: Settings) -> list[str]:
+def schedule_warnings(settings: Settings) -> list[str]:
     return list(warnings(plans_by_account(settings), settings.max_age))
 
 
-def test_check_leaves_nothing_behind(tmp_path: Path) -> None:
-    """What root made beside the state file, the service could not write."""
+def test_check_creates_no_files(tmp_path: Path) -> None:
+    """If root ran `check` and it created files, the service could not write them."""
 
     async def main() -> list[set[str]]:
         world = World(scenario(3), state_file=str(tmp_path / "state.db"))
@@ -39,25 +39,25 @@ def test_check_leaves_nothing_behind(tmp_path: Path) -> None:
         await world.exporter.start()
         await asyncio.sleep(5)
         await world.exporter.stop()
-        check(path)
-        closed = names_in(tmp_path)
+        run_check(path)
+        with_state_file = file_names(tmp_path)
         (tmp_path / "state.db").unlink()
-        check(path)
-        return [closed, names_in(tmp_path)]
+        run_check(path)
+        return [with_state_file, file_names(tmp_path)]
 
     assert run(main()) == [{"exporter.yml", "state.db"}, {"exporter.yml"}]
 
 
-def names_in(directory: Path) -> set[str]:
+def file_names(directory: Path) -> set[str]:
     return {file.name for file in directory.iterdir()}
 
 
-def check(config: Path) -> None:
+def run_check(config: Path) -> None:
     command = (sys.executable, "-m", "exporter", "check", "--config.file", str(config))
     subprocess.run(command, capture_output=True, check=True)
 
 
-def test_the_budget_is_shown_as_configured_as_allowed_now_and_as_needed() -> None:
+def test_the_metrics_show_the_configured_the_current_and_the_needed_qps() -> None:
     async def main() -> list[str]:
         return World(scenario(300, qps=10, poll_interval="20s")).samples("chatapp_account_qps")
 
@@ -69,28 +69,28 @@ def test_the_budget_is_shown_as_configured_as_allowed_now_and_as_needed() -> Non
 
 
 @pytest.mark.parametrize("spaces", [31, 300, 1501, 3000, 10_000])
-def test_what_a_warning_says_would_fit_does_fit(spaces: int) -> None:
-    (warning,) = warned(settings_of(spaces, qps=1, poll_interval="30s"))
+def test_the_values_suggested_by_a_warning_fit(spaces: int) -> None:
+    (warning,) = schedule_warnings(settings_of(spaces, qps=1, poll_interval="30s"))
 
     qps, interval = re.search(r"qps: (\d+)", warning), re.search(r"poll_interval: (\w+)", warning)
 
-    assert bool(qps) == (spaces <= 272)  # with a tenth of headroom, and the API allows ten
-    assert not qps or warned(settings_of(spaces, qps=int(qps[1]), poll_interval="30s")) == []
+    assert bool(qps) == (spaces <= 272)  # with 10 % headroom, more spaces need more than 10 qps
+    assert not qps or schedule_warnings(settings_of(spaces, qps=int(qps[1]), poll_interval="30s")) == []
     assert interval
-    assert warned(settings_of(spaces, qps=1, poll_interval=interval[1])) == []
+    assert schedule_warnings(settings_of(spaces, qps=1, poll_interval=interval[1])) == []
 
 
-def test_a_max_age_that_polls_cannot_keep_is_told_with_one_that_they_can() -> None:
-    (warning,) = warned(settings_of(10, poll_interval="2h", max_age="1h"))
+def test_a_max_age_below_the_poll_interval_is_reported_with_a_suggested_value() -> None:
+    (warning,) = schedule_warnings(settings_of(10, poll_interval="2h", max_age="1h"))
 
     assert warning == (
         "account acme: spaces are polled every 2h, but values are removed after max_age 1h, so series will have gaps;"
         " set max_age: 6h1m"
     )
-    assert warned(settings_of(10, poll_interval="2h", max_age="6h1m")) == []
+    assert schedule_warnings(settings_of(10, poll_interval="2h", max_age="6h1m")) == []
 
 
-def test_the_log_tells_the_plan_at_the_start_and_what_does_not_fit_once() -> None:
+def test_the_schedule_is_logged_at_the_start_and_each_schedule_warning_once() -> None:
     async def main() -> None:
         world = World(scenario(60, qps=0.5, poll_interval="30s"))
         await world.exporter.start()
@@ -113,7 +113,7 @@ def test_the_log_tells_the_plan_at_the_start_and_what_does_not_fit_once() -> Non
 
 @pytest.mark.parametrize("latency", ["5ms", "200ms", "500ms"])
 @pytest.mark.parametrize("qps", [0.5, 1.9, 5, 10])
-def test_the_effective_interval_is_what_is_reached(qps: float, latency: str) -> None:
+def test_the_effective_interval_is_the_measured_interval(qps: float, latency: str) -> None:
     async def main() -> tuple[float, list[float]]:
         world = World(scenario(int(60 * qps), qps=qps, poll_interval="30s", latency=latency))
         await world.exporter.start()
@@ -123,10 +123,10 @@ def test_the_effective_interval_is_what_is_reached(qps: float, latency: str) -> 
         spaces = {space for _, space in world.polls}
         return float(shown.split()[1]), [gap for space in spaces for gap in gaps(world.polls_of(space)[1:])]
 
-    effective, reached = run(main())
+    effective, measured = run(main())
 
-    print(f"qps {qps:g}, {latency}: effective {effective:g} s, reached {mean(reached):.1f} s")
-    assert effective == pytest.approx(mean(reached), rel=0.03)
+    print(f"qps {qps:g}, {latency}: effective {effective:g} s, measured {mean(measured):.1f} s")
+    assert effective == pytest.approx(mean(measured), rel=0.03)
 
 
 def gaps(times: list[float]) -> list[float]:
@@ -134,7 +134,7 @@ def gaps(times: list[float]) -> list[float]:
 
 
 @pytest.mark.parametrize("after", [2, 101])
-def test_a_budget_that_is_raised_soon_after_the_start_is_used_at_once(after: int) -> None:
+def test_a_budget_that_is_increased_soon_after_the_start_is_used_at_once(after: int) -> None:
     async def main() -> tuple[list[str], int]:
         world = World(scenario(300, qps=0.01, poll_interval="30s"))
         await world.exporter.start(may_follow_another=True)
@@ -152,8 +152,8 @@ def test_a_budget_that_is_raised_soon_after_the_start_is_used_at_once(after: int
     assert polls >= 48
 
 
-def test_while_the_api_throttles_the_effective_interval_follows_the_rate() -> None:
-    """The API allows 1 query per second, the budget is 5: each space is polled every 470 seconds, not every 120."""
+def test_the_effective_interval_follows_the_rate_while_the_api_throttles() -> None:
+    """The API allows 1 query per second and the budget is 5, so spaces are polled every 470 seconds instead of 120."""
 
     async def main() -> tuple[list[float], list[float]]:
         throttling = scenario(300, qps=5, poll_interval="2m", latency="200ms").model_copy(update={"limit_qps": 1.0})
@@ -165,8 +165,8 @@ def test_while_the_api_throttles_the_effective_interval_follows_the_rate() -> No
             await asyncio.sleep(60)
             (shown,) = world.samples("chatapp_account_effective_poll_interval_seconds")
             effective.append(float(shown.split()[1]))
-            seen = [float(line.split()[1]) for line in world.samples("chatapp_space_last_success_timestamp_seconds")]
-            oldest.append(world.clock.now() - min(seen))
+            samples = world.samples("chatapp_space_last_success_timestamp_seconds")
+            oldest.append(world.clock.now() - min(float(line.split()[1]) for line in samples))
         await world.exporter.stop()
         return effective, oldest
 
@@ -176,8 +176,9 @@ def test_while_the_api_throttles_the_effective_interval_follows_the_rate() -> No
     assert all(age < 2 * interval for age, interval in zip(oldest, effective, strict=True))
 
 
-def test_an_outage_does_not_lengthen_the_interval_by_which_it_is_noticed() -> None:
-    """Every request times out after 10 seconds, so that a sweep takes six times as long."""
+def test_an_outage_does_not_increase_the_effective_interval() -> None:
+    """Each request times out after 10 seconds, so a sweep takes six times as long. Alerts wait for 3 effective
+    intervals: a longer effective interval would delay them."""
 
     async def main() -> list[str]:
         world = World(scenario(300, qps=5, poll_interval="1m", latency="200ms"))

@@ -1,4 +1,4 @@
-"""Several processes on one configuration, as the one API that they poll sees them, under virtual time."""
+"""Several shards with one configuration, observed at the API that they poll, in virtual time."""
 
 import asyncio
 import math
@@ -18,11 +18,11 @@ from exporter.runtime.reload import StaticLoader
 from exporter.web.routes import create_app
 
 ACCOUNTS = ("acme", "globex", "umbrella")
-"""Of three shards, each polls one of these; of two, the first polls the first and the last."""
+"""With three shards, each shard polls one account. With two shards, the first shard polls acme and umbrella."""
 
 
 class Shards:
-    """So many processes on the world's configuration; the world's own exporter stays unused."""
+    """`count` exporters with the configuration of the world. The exporter of the world is not used."""
 
     def __init__(self, world: World, count: int) -> None:
         self.world = world
@@ -37,13 +37,13 @@ class Shards:
         await asyncio.gather(*(exporter.stop() for exporter in self.exporters))
 
     def samples(self, prefix: str) -> list[list[str]]:
-        """The sample lines that start so, process by process."""
+        """Return the sample lines that start with `prefix`, for each shard."""
         pages = [b"".join(exporter.exposition(openmetrics=False)).decode().splitlines() for exporter in self.exporters]
         return [[line for line in page if line.startswith(prefix)] for page in pages]
 
 
 def arrivals_of(world: World, settings: Settings, account: str) -> list[float]:
-    """When the API was queried for spaces of the account."""
+    """Return the times of the queries for spaces of the account."""
     spaces = {space for name, space in settings.spaces if name == account}
     return [at for at, space in world.polls if space in spaces]
 
@@ -51,14 +51,14 @@ def arrivals_of(world: World, settings: Settings, account: str) -> list[float]:
 @pytest.mark.parametrize(
     ("qps", "count", "spaces"), [(10, 5, 150), (5, 3, 120), (3, 5, 90), (7.5, 2, 120), (0.5, 5, 20)]
 )
-def test_together_they_poll_each_space_once_a_sweep_and_never_exceed_the_budget_of_an_account(
+def test_shards_poll_each_space_once_per_interval_within_the_budget_of_each_account(
     qps: float, count: int, spaces: int
 ) -> None:
     async def main() -> World:
         world = World(scenario(spaces, accounts=ACCOUNTS, qps=qps, poll_interval="1h", latency="300ms"))
         shards = Shards(world, count)
         await shards.start()
-        # the last slot of three intervals, and not yet the first of the fourth
+        # after the last slot of the third interval and before the first slot of the fourth interval
         await asyncio.sleep(3 * 3600 + spaces / qps + 20)
         await shards.stop()
         return world
@@ -67,14 +67,14 @@ def test_together_they_poll_each_space_once_a_sweep_and_never_exceed_the_budget_
     times = {space: world.polls_of(space) for _, space in world.settings.spaces}
 
     assert Counter(space for at, space in world.polls if at < spaces / qps + 20) == dict.fromkeys(times, 1)
-    for of_space in times.values():
-        assert [later - earlier for earlier, later in pairwise(of_space[1:])] == [pytest.approx(3600, abs=2)] * 2
+    for space_times in times.values():
+        assert [later - earlier for earlier, later in pairwise(space_times[1:])] == [pytest.approx(3600, abs=2)] * 2
     for account in ACCOUNTS:
         assert busiest_second(arrivals_of(world, world.settings, account)) <= math.ceil(qps)
 
 
 @pytest.mark.parametrize(("qps", "count"), [(10, 5), (5, 3), (3, 5), (0.5, 5)])
-def test_with_more_to_poll_than_the_budget_of_an_account_allows_it_is_used_and_kept(qps: float, count: int) -> None:
+def test_overloaded_shards_use_the_complete_budget_of_each_account_and_do_not_exceed_it(qps: float, count: int) -> None:
     async def main() -> World:
         world = World(scenario(200, accounts=ACCOUNTS, qps=qps, poll_interval="1s", latency="100ms"))
         shards = Shards(world, count)
@@ -91,22 +91,22 @@ def test_with_more_to_poll_than_the_budget_of_an_account_allows_it_is_used_and_k
         assert len(arrivals) > 0.88 * 120 * qps
 
 
-def test_one_shard_has_the_series_of_an_account_and_one_without_an_account_is_ready_and_says_so() -> None:
+def test_one_shard_exports_an_account_and_a_shard_without_an_account_is_ready_and_reports_it() -> None:
     async def main() -> tuple[list[int], list[list[str]]]:
         shards = Shards(World(scenario(60, qps=3)), 5)
         idle, *_ = shards.exporters
         client = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(idle.view)), base_url="http://exporter")
-        answers = [(await client.get("/-/ready")).status_code, (await client.get("/metrics")).status_code]
+        statuses = [(await client.get("/-/ready")).status_code, (await client.get("/metrics")).status_code]
         assert "No account is assigned to this shard." in (await client.get("/")).text
         await shards.start()
         await asyncio.sleep(60)
         await shards.stop()
-        return answers, shards.samples("chatapp_account")
+        return statuses, shards.samples("chatapp_account")
 
     with capture_logs() as logs:
-        answers, samples = run(main())
+        statuses, samples = run(main())
 
-    assert answers == [200, 200]
+    assert statuses == [200, 200]
     assert [line["warning"] for line in logs if line["event"] == "poll schedule warning"] == [
         "no account is assigned to this shard, so nothing is polled",
         "no account is assigned to this shard, so nothing is polled",
@@ -121,32 +121,33 @@ def test_one_shard_has_the_series_of_an_account_and_one_without_an_account_is_re
     assert 'chatapp_account_spaces{account="acme"} 60' in samples[2]
 
 
-def test_a_reload_brings_new_spaces_and_accounts_to_their_shards_and_moves_nothing_else() -> None:
+def test_a_reload_adds_new_spaces_and_accounts_to_their_shards_and_moves_no_other_space() -> None:
     async def main() -> tuple[set[str], Counter[str], list[list[str]], World]:
         world = World(scenario(60, accounts=ACCOUNTS, qps=10, poll_interval="5m"))
         acme, globex, umbrella = world.settings.accounts
         fewer = globex.model_copy(update={"spaces": globex.polled_spaces[:50]})
-        everything, world.settings = world.settings, world.settings.model_copy(update={"accounts": [acme, fewer]})
+        all_settings, world.settings = world.settings, world.settings.model_copy(update={"accounts": [acme, fewer]})
         shards = Shards(world, 3)
         await shards.start()
         await asyncio.sleep(50)
-        polled = len(world.polls)
+        polls_before = len(world.polls)
         for exporter in shards.exporters:
-            await exporter.reloader(StaticLoader(everything)).reload()
+            await exporter.reloader(StaticLoader(all_settings)).reload()
         await asyncio.sleep(10)
         await shards.stop()
         new = {space.id for space in (*globex.polled_spaces[50:], *umbrella.polled_spaces)}
-        return new, Counter(space for _, space in world.polls[polled:]), shards.samples("chatapp_account_up"), world
+        polled = Counter(space for _, space in world.polls[polls_before:])
+        return new, polled, shards.samples("chatapp_account_up"), world
 
     new, polled, up, world = run(main())
 
     assert {space: polled[space] for space in new} == dict.fromkeys(new, 1)
-    assert sum(polled.values()) - len(new) <= 5  # what was due in these ten seconds
+    assert sum(polled.values()) - len(new) <= 5  # spaces that were due in these ten seconds
     assert busiest_second(world.api.arrivals) <= 10 + 10  # globex and umbrella
     assert up == [[f'chatapp_account_up{{account="{account}"}} 1'] for account in ACCOUNTS]
 
 
-def test_they_may_have_one_state_file_configured_and_each_finds_its_own_values_again(tmp_path: Path) -> None:
+def test_shards_with_the_same_state_file_setting_restore_their_own_values(tmp_path: Path) -> None:
     async def main() -> tuple[list[list[str]], list[list[str]], list[int]]:
         world = World(
             scenario(30, accounts=ACCOUNTS, qps=10, poll_interval="5m"), state_file=str(tmp_path / "state.db")
@@ -156,12 +157,13 @@ def test_they_may_have_one_state_file_configured_and_each_finds_its_own_values_a
         await asyncio.sleep(60)
         await shards.stop()
         shown = shards.samples("chatapp_phone_number")
-        again = Shards(world, 2)
-        await again.stop()
-        return shown, again.samples("chatapp_phone_number"), [exporter.view.unpolled() for exporter in again.exporters]
+        restarted = Shards(world, 2)
+        await restarted.stop()
+        unpolled = [exporter.view.unpolled() for exporter in restarted.exporters]
+        return shown, restarted.samples("chatapp_phone_number"), unpolled
 
-    shown, again, unpolled = run(main())
+    shown, restored, unpolled = run(main())
 
     assert all(shown)
-    assert (again, unpolled) == (shown, [0, 0])
+    assert (restored, unpolled) == (shown, [0, 0])
     assert {path.name for path in tmp_path.glob("*.shard-?")} == {"state.db.shard-1", "state.db.shard-2"}
