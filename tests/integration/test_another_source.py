@@ -1,4 +1,4 @@
-"""An example of another source: phone numbers in a JSON file. Polling, state, metrics and pages do not change."""
+"""Another source: phone numbers in a JSON file. Polling, state, metrics, pages and rules do not change."""
 
 import asyncio
 import json

@@ -583,11 +583,11 @@ def test_denials_of_single_spaces_do_not_stop_the_sweep() -> None:
 
 def test_an_interrupted_poll_prints_one_line(tmp_path: Path) -> None:
     file, log = tmp_path / "exporter.yml", tmp_path / "log"
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
         file.write_text(f"accounts: [{{name: acme, access_key_id: a, access_key_secret: b, endpoint: '{endpoint}'}}]")
         with program("poll", "--config.file", str(file), log=log) as process:
-            connection, _ = silent.accept()
+            connection, _ = listener.accept()
             process.send_signal(signal.SIGINT)
 
             assert process.wait(timeout=10) == 130
