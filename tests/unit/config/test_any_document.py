@@ -75,7 +75,7 @@ def test_loading_any_document_gives_settings_or_a_config_error(document: object)
         assert found.problems
         prefixes = "expected|unknown key|required key is missing|duplicate|invalid YAML|too many levels"
         assert all(re.search(f": ({prefixes})", line) for line in map(str, found.problems))
-        assert "Input should" not in str(found)
+        assert not any("Input should" in problem.text for problem in found.problems)  # pydantic's own words
 
 
 @given(st.text(st.characters(codec="utf-8")) | st.text("abc:-[]{}&*!|>'\"%@`#,? \n\t~", max_size=40))
