@@ -41,7 +41,7 @@ class Exchange:
 
     query: str
     headers: Headers
-    answer: Callable[[], Response]
+    api_response: Callable[[], Response]
     writer: asyncio.StreamWriter
 
     async def send(self, status: int, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -49,9 +49,9 @@ class Exchange:
         self.writer.write(head(status, len(body), headers) + body)
         await self.writer.drain()
 
-    async def send_answer(self) -> None:
+    async def send_api_response(self) -> None:
         """What the API says."""
-        answer = self.answer()
+        answer = self.api_response()
         await self.send(answer.status_code, bytes(answer.body), dict(answer.headers))
 
 
@@ -108,7 +108,7 @@ class HostileApi:
                 self.arrivals.append(self.clock.monotonic())
                 await asyncio.sleep(self.latency)
                 exchange = self._exchange(request, writer)
-                await (self.fault(exchange) if self.fault else exchange.send_answer())
+                await (self.fault(exchange) if self.fault else exchange.send_api_response())
         self._connections.discard(writer)
         writer.close()
 
@@ -120,7 +120,7 @@ class HostileApi:
         return Exchange(query, headers, lambda: self.api.respond(method, query, headers, b""), writer)
 
 
-def busiest_second(arrivals: list[float]) -> int:
+def max_per_second(arrivals: list[float]) -> int:
     """The most that arrived within one second, of moments in order."""
     begin = most = 0
     for end, at in enumerate(arrivals):
@@ -184,7 +184,7 @@ def rejects(
         if only is None or only in exchange.query:
             await refusal(exchange)
         else:
-            await exchange.send_answer()
+            await exchange.send_api_response()
 
     return fault
 
@@ -217,7 +217,7 @@ async def sends_64_mebibytes(exchange: Exchange) -> None:
 
 async def truncates_json(exchange: Exchange) -> None:
     """JSON that stops in the middle, as a whole answer."""
-    body = bytes(exchange.answer().body)
+    body = bytes(exchange.api_response().body)
     await exchange.send(200, body[: len(body) // 2])
 
 
@@ -226,6 +226,6 @@ def responds_after(seconds: float) -> Fault:
 
     async def fault(exchange: Exchange) -> None:
         await asyncio.sleep(seconds)
-        await exchange.send_answer()
+        await exchange.send_api_response()
 
     return fault

@@ -76,10 +76,10 @@ class Exporter:
         self._waiting: list[ConfigChange] | None = []
         self._commit(settings)
 
-    async def start(self, *, may_follow_another: bool = False) -> None:
+    async def start(self, *, hold_off: bool = False) -> None:
         waiting, self._waiting = self._waiting or [], None
         for change in waiting:
-            await self.service.retire(change, hold_off=may_follow_another)
+            await self.service.retire(change, hold_off=hold_off)
 
     async def reconfigure(self, settings: Settings) -> None:
         if self._waiting is None:
@@ -168,17 +168,17 @@ class _ObservedApi(SimulatedApi):
         super().__init__(scenario, clock)
         self.arrivals: list[float] = []
         self.hangs = False
-        self.portal: Response | None = None
-        self.list_portal: Response | None = None
+        self.fixed_response: Response | None = None
+        self.fixed_list_response: Response | None = None
         self.next_responses: dict[str, list[Response]] = {}
         """By space, what its next queries are answered instead."""
 
     def respond(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> Response:
         self.arrivals.append(self._clock.monotonic())
-        of_listings = self.list_portal if headers["x-acs-action"] == LIST_INSTANCES else None
+        of_listings = self.fixed_list_response if headers["x-acs-action"] == LIST_INSTANCES else None
         if next_responses := self.next_responses.get(dict(parse_qsl(query)).get("CustSpaceId", "")):
             return next_responses.pop(0)
-        return self.portal or of_listings or super().respond(method, query, headers, body)
+        return self.fixed_response or of_listings or super().respond(method, query, headers, body)
 
 
 class _Recording(httpx.AsyncBaseTransport):
@@ -197,7 +197,7 @@ class _Recording(httpx.AsyncBaseTransport):
         return await self._inner.handle_async_request(request)
 
 
-def busiest_second(arrivals: Sequence[float]) -> int:
+def max_per_second(arrivals: Sequence[float]) -> int:
     """The most arrivals that any one second saw; they are in order."""
     return max(bisect_left(arrivals, at + 1 - 1e-6) - index for index, at in enumerate(arrivals))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from api import Api, serving
 from fleet import Fleet
-from hostile import busiest_second
+from hostile import max_per_second
 from measure import Served, Table, exporter, milliseconds
 
 LATENCY = 0.025
@@ -40,7 +40,7 @@ def sweep(table: Table, qps: float) -> None:
                 arrivals += api.arrivals()
     moments = [at for at, _, _ in arrivals]
     took, theory = moments[-1] - moments[0], fleet.spaces / qps * (1 + LATENCY)
-    what = f"a sweep of 3,000 spaces at {qps:g}/s, {busiest_second(moments)} in the busiest second"
+    what = f"a sweep of 3,000 spaces at {qps:g}/s, {max_per_second(moments)} in the busiest second"
     table.judged(what, f"{took:.1f} s", f"{theory:.1f} s", value=took / theory, limit=1.05)
 
 
@@ -66,7 +66,7 @@ def measured(api: Api, ours: Served) -> tuple[float, float, int]:
     arrivals = sorted(api.arrivals(), key=lambda arrival: arrival[1])
     seconds, cpu = time.monotonic() - started, sum(ours.cpu_seconds()) - cpu
     by_account = groupby(arrivals, key=lambda arrival: arrival[1])
-    worst = max(busiest_second([at for at, _, _ in group]) for _, group in by_account)
+    worst = max(max_per_second([at for at, _, _ in group]) for _, group in by_account)
     return len(arrivals) / seconds, cpu / len(arrivals), worst
 
 

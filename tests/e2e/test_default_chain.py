@@ -78,7 +78,7 @@ def running_exporter(directory: Path, **environ: str) -> Iterator[tuple[httpx.Cl
 
     async def record_key(exchange: Exchange) -> None:
         keys.append(exchange.headers["authorization"].split("Credential=")[1].split(",")[0])
-        await exchange.send_answer()
+        await exchange.send_api_response()
 
     api.fault = record_key
     with serving(api):

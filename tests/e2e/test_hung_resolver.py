@@ -25,7 +25,7 @@ main()
 
 async def closes_connection(exchange: Exchange) -> None:
     """Respond, then close the connection, so that the next request uses the resolver."""
-    await exchange.send_answer()
+    await exchange.send_api_response()
     exchange.writer.close()
 
 

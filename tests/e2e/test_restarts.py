@@ -39,7 +39,7 @@ class CountingFault:
 
     async def __call__(self, exchange: Exchange) -> None:
         self._count += 1
-        document = json.loads(bytes(exchange.answer().body))
+        document = json.loads(bytes(exchange.api_response().body))
         for entry in document.get("PhoneNumbers", ()):
             entry["VerifiedName"] = str(self._count)
         await exchange.send(200, json.dumps(document).encode())

@@ -153,7 +153,7 @@ def test_an_error_page_of_a_proxy_does_not_restore_access_to_an_account() -> Non
         world = World(scenario(10, poll_interval="5m", events=({"at": "0s", "answer": "InvalidAccessKeyId.NotFound"},)))
         await world.exporter.start()
         await asyncio.sleep(60)
-        world.api.portal = Response("<html>Not found</html>", 404)
+        world.api.fixed_response = Response("<html>Not found</html>", 404)
         seen = set()
         for _ in range(30):
             await asyncio.sleep(60)

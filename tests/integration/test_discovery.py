@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hostile import busiest_second
+from hostile import max_per_second
 from starlette.responses import JSONResponse, Response
 from structlog.testing import capture_logs
 from virtual_time import START, VirtualClock, run
@@ -172,7 +172,7 @@ def test_poll_and_list_requests_together_stay_within_the_budget() -> None:
     world, request_counts = run(main())
 
     assert len(world.list_requests) > 12
-    assert busiest_second(world.api.arrivals) <= 5
+    assert max_per_second(world.api.arrivals) <= 5
     assert sum(float(line.split(" ")[1]) for line in request_counts) == len(world.polls) + len(world.list_requests)
 
 
@@ -213,7 +213,7 @@ def test_an_incomplete_or_malformed_list_removes_no_space(response: Response) ->
         world = world_with_discovery(3, poll_interval="5m")
         await world.exporter.start()
         await asyncio.sleep(3590)
-        world.api.list_portal = response
+        world.api.fixed_list_response = response
         (after,) = await run_and_scrape(world, 3690)
         return world, after
 
@@ -517,7 +517,7 @@ def test_after_a_restart_stored_configured_spaces_do_not_count_as_discovered(tmp
 
     async def main() -> tuple[World, list[Scrape]]:
         world = world_with_discovery(5, 1, 2, state_file=tmp_path / "state.db")
-        world.api.list_portal = list_response()
+        world.api.fixed_list_response = list_response()
         scrapes = await run_and_scrape(world, 60)
         world.exporter = world.fresh_exporter()
         await world.exporter.start()
@@ -670,7 +670,7 @@ def test_list_responses_set_the_state_of_an_account_without_known_spaces(
 ) -> None:
     async def main() -> list[str]:
         world = world_with_discovery(5, poll_interval="5m")
-        world.api.list_portal = response
+        world.api.fixed_list_response = response
         await world.exporter.start()
         await asyncio.sleep(900)
         await world.exporter.stop()

@@ -137,7 +137,7 @@ def gaps(times: list[float]) -> list[float]:
 def test_a_budget_that_is_increased_soon_after_the_start_is_used_at_once(after: int) -> None:
     async def main() -> tuple[list[str], int]:
         world = World(scenario(300, qps=0.01, poll_interval="30s"))
-        await world.exporter.start(may_follow_another=True)
+        await world.exporter.start(hold_off=True)
         await asyncio.sleep(after)
         (account,) = world.settings.accounts
         faster = world.settings.model_copy(update={"accounts": [account.model_copy(update={"qps": 5})]})

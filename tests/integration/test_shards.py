@@ -10,7 +10,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 from virtual_time import run
-from world import World, busiest_second, scenario
+from world import World, max_per_second, scenario
 
 from exporter.config.effective import Shard
 from exporter.config.settings import Settings
@@ -70,7 +70,7 @@ def test_shards_poll_each_space_once_per_interval_within_the_budget_of_each_acco
     for space_times in times.values():
         assert [later - earlier for earlier, later in pairwise(space_times[1:])] == [pytest.approx(3600, abs=2)] * 2
     for account in ACCOUNTS:
-        assert busiest_second(arrivals_of(world, world.settings, account)) <= math.ceil(qps)
+        assert max_per_second(arrivals_of(world, world.settings, account)) <= math.ceil(qps)
 
 
 @pytest.mark.parametrize(("qps", "count"), [(10, 5), (5, 3), (3, 5), (0.5, 5)])
@@ -87,7 +87,7 @@ def test_overloaded_shards_use_the_complete_budget_of_each_account_and_do_not_ex
 
     for account in ACCOUNTS:
         arrivals = arrivals_of(world, world.settings, account)
-        assert busiest_second(arrivals) == max(1, qps)
+        assert max_per_second(arrivals) == max(1, qps)
         assert len(arrivals) > 0.88 * 120 * qps
 
 
@@ -143,7 +143,7 @@ def test_a_reload_adds_new_spaces_and_accounts_to_their_shards_and_moves_no_othe
 
     assert {space: polled[space] for space in new} == dict.fromkeys(new, 1)
     assert sum(polled.values()) - len(new) <= 5  # spaces that were due in these ten seconds
-    assert busiest_second(world.api.arrivals) <= 10 + 10  # globex and umbrella
+    assert max_per_second(world.api.arrivals) <= 10 + 10  # globex and umbrella
     assert up == [[f'chatapp_account_up{{account="{account}"}} 1'] for account in ACCOUNTS]
 
 

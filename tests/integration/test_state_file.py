@@ -242,7 +242,7 @@ def test_a_denied_account_is_detected_within_3_seconds_after_a_restart(file: Pat
 def test_a_start_waits_until_requests_of_another_process_no_longer_count(file: Path) -> None:
     async def main(qps: float) -> float:
         world = World(scenario(3, poll_interval="30s", qps=qps))
-        await world.exporter.start(may_follow_another=True)
+        await world.exporter.start(hold_off=True)
         await asyncio.sleep(300)
         await world.exporter.stop()
         return world.polls[0][0]

@@ -15,7 +15,7 @@ import pytest
 import trustme
 from virtual_time import VirtualClock
 from virtual_time import run as run_virtual
-from world import StaticCredentials, busiest_second
+from world import StaticCredentials, max_per_second
 
 from exporter.clock import SystemClock
 from exporter.http import http_client
@@ -393,7 +393,7 @@ def test_each_retry_takes_a_permit_and_has_its_own_nonce() -> None:
 
     assert run_virtual(main()) == [True] * 20
     assert len({nonce for _, nonce in transport.sent}) == 40
-    assert busiest_second([at for at, _ in transport.sent]) == 5
+    assert max_per_second([at for at, _ in transport.sent]) == 5
 
 
 async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, heads: list[str]) -> None:

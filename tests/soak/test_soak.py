@@ -19,7 +19,7 @@ from hostile import (
     Exchange,
     Fault,
     HostileApi,
-    busiest_second,
+    max_per_second,
     never_finishes,
     rejects,
     resets_connection,
@@ -110,7 +110,7 @@ class Weather:
         if self._random.random() < self._share:
             await (self._storm if self._share == 1.0 else self._random.choice(FAULTS))(exchange)
         else:
-            await exchange.send_answer()
+            await exchange.send_api_response()
 
 
 def config(apis: list[HostileApi], *, without_last_space: bool = False) -> str:
@@ -185,7 +185,7 @@ def test_whatever_happens_in_the_end_every_value_is_true(tmp_path: Path) -> None
             page = http.get("/metrics").text
     tenth = max(1, len(memory) // 10)
     before, after = statistics.median(memory[2 * tenth : 4 * tenth]), statistics.median(memory[-2 * tenth :])
-    seconds = [busiest_second(api.arrivals) for api in apis]
+    seconds = [max_per_second(api.arrivals) for api in apis]
     print(
         f"\n{SECONDS / 60:g} minutes, {ACCOUNTS * SPACES} spaces, {len(expected)} numbers;"
         f" {reading(page, 'chatapp_space_polls_total'):.0f} polls,"
