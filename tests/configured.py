@@ -1,4 +1,4 @@
-"""Configuration files as the program reads them."""
+"""Load configurations like the exporter."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +11,10 @@ from exporter.config.settings import Settings
 def configuration(
     path: Path | None, environ: Mapping[str, str] | None = None, *, expand: bool = False
 ) -> Configuration:
-    """The file, or the environment without one."""
+    """Return the configuration of this file, or of the environment if there is no file."""
     return Configuration(path, {} if environ is None else environ, sources.Settings, expand=expand)
 
 
 def load(path: Path | None, environ: Mapping[str, str], *, expand: bool = False) -> Settings:
-    """The settings in it. Raises ConfigError."""
+    """Return the settings of this configuration. Raises ConfigError."""
     return configuration(path, environ, expand=expand).load()

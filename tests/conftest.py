@@ -1,6 +1,6 @@
-"""For all tests: a machine that is busy makes none of them fail."""
+"""Settings for all tests. Hypothesis has no deadline, so that tests pass on a slow machine."""
 
 from hypothesis import settings
 
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")

@@ -1,4 +1,4 @@
-"""The application over a view that has nothing, and a request to it without a socket."""
+"""A view without accounts, and HTTP requests to an application without a socket."""
 
 import asyncio
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from exporter.runtime.view import Snapshot, View
 
 
 class EmptyView(View):
-    """A view with nothing in it."""
+    """A view without accounts and samples."""
 
     def __init__(self) -> None:
         pass
@@ -36,6 +36,8 @@ class EmptyView(View):
 
 
 def send_request(app: Starlette, path: str, method: str = "GET", **headers: str) -> httpx.Response:
+    """Send one request to the application and return the response."""
+
     async def main() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as http:
             return await http.request(method, path, headers=headers)

@@ -1,4 +1,4 @@
-"""The simulated API on real sockets of this machine, and everything that can go wrong on the way to it."""
+"""The simulated API on real sockets, with faults of the server and the network."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ MEBIBYTE = 1024 * 1024
 
 
 class SkewedClock(SystemClock):
-    """A machine's clock that someone has set wrong."""
+    """A wall clock that is wrong by `skew` seconds."""
 
     skew = 0.0
 
@@ -37,7 +37,7 @@ Fault = Callable[["Exchange"], Awaitable[None]]
 
 @dataclass
 class Exchange:
-    """One request, and the way to answer it."""
+    """One request and its response."""
 
     query: str
     headers: Headers
@@ -45,17 +45,18 @@ class Exchange:
     writer: asyncio.StreamWriter
 
     async def send(self, status: int, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> None:
-        """A whole answer."""
+        """Send a complete response."""
         self.writer.write(head(status, len(body), headers) + body)
         await self.writer.drain()
 
     async def send_api_response(self) -> None:
-        """What the API says."""
-        answer = self.api_response()
-        await self.send(answer.status_code, bytes(answer.body), dict(answer.headers))
+        """Send the response of the simulated API."""
+        response = self.api_response()
+        await self.send(response.status_code, bytes(response.body), dict(response.headers))
 
 
 def head(status: int, length: int, headers: Mapping[str, str]) -> bytes:
+    """Return the status line and the headers of a response."""
     kept = {name: value for name, value in headers.items() if name.lower() not in ("content-length", "connection")}
     lines = [f"{name}: {value}" for name, value in {**kept, "content-length": str(length)}.items()]
     return ("\r\n".join([f"HTTP/1.1 {status} x", *lines]) + "\r\n\r\n").encode()
@@ -63,7 +64,7 @@ def head(status: int, length: int, headers: Mapping[str, str]) -> bytes:
 
 @dataclass
 class HostileApi:
-    """A simulated API behind a port of its own. While `fault` is set, it answers instead."""
+    """A simulated API on its own port. While `fault` is set, `fault` handles all requests."""
 
     scenario: Scenario
     latency: float = 0.01
@@ -72,7 +73,7 @@ class HostileApi:
     fault: Fault | None = None
     clock: SkewedClock = field(default_factory=SkewedClock)
     arrivals: list[float] = field(default_factory=list)
-    """When requests arrived, in monotonic seconds."""
+    """The arrival times of requests, in monotonic seconds."""
 
     def __post_init__(self) -> None:
         self.api = SimulatedApi(self.scenario, self.clock)
@@ -84,17 +85,17 @@ class HostileApi:
         return f"http{'s' if self.tls else ''}://localhost:{self.port}"
 
     def account(self, **changes: object) -> dict[str, Any]:
-        """Its account, with these keys changed, as a configuration file that polls this API has it."""
-        (polled,) = demo_document(self.scenario, self.endpoint)["accounts"]
-        return {**polled, **changes}
+        """Return the account of the API for a configuration file, with these keys changed."""
+        (account,) = demo_document(self.scenario, self.endpoint)["accounts"]
+        return {**account, **changes}
 
     async def open(self) -> None:
-        """Listen, at the same port again after a `close`."""
+        """Listen. After a `close`, the port is the same as before."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls, backlog=512)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """Refuse connections, and end those that are open."""
+        """Abort open connections. New connections are refused."""
         if self._server:
             self._server.close()
         for writer in list(self._connections):
@@ -113,35 +114,35 @@ class HostileApi:
         writer.close()
 
     def _exchange(self, request: str, writer: asyncio.StreamWriter) -> Exchange:
-        first, *lines = request.split("\r\n")
-        method, target, _ = first.split(" ")
+        request_line, *lines = request.split("\r\n")
+        method, target, _ = request_line.split(" ")
         query = target.partition("?")[2]
         headers = Headers(dict(line.split(": ", 1) for line in lines if line))
         return Exchange(query, headers, lambda: self.api.respond(method, query, headers, b""), writer)
 
 
 def max_per_second(arrivals: list[float]) -> int:
-    """The most that arrived within one second, of moments in order."""
-    begin = most = 0
-    for end, at in enumerate(arrivals):
-        while arrivals[begin] <= at - 1:
-            begin += 1
-        most = max(most, end - begin + 1)
-    return most
+    """Return the maximum number of arrivals within 1 second. `arrivals` is sorted."""
+    first = maximum = 0
+    for last, at in enumerate(arrivals):
+        while arrivals[first] <= at - 1:
+            first += 1
+        maximum = max(maximum, last - first + 1)
+    return maximum
 
 
 @contextmanager
 def serving(*apis: HostileApi) -> Iterator[Callable[[Awaitable[None]], None]]:
-    """These, in a thread and loop of their own; gives a function that runs something there."""
+    """Run these APIs in a thread with its own event loop. Yields a function that runs an awaitable in this loop."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
 
-    def there(work: Awaitable[None]) -> None:
-        async def awaited() -> None:
+    def run_in_loop(work: Awaitable[None]) -> None:
+        async def await_work() -> None:
             await work
 
-        asyncio.run_coroutine_threadsafe(awaited(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(await_work(), loop).result(30)
 
     async def close() -> None:
         async with AsyncExitStack() as stack:
@@ -150,10 +151,10 @@ def serving(*apis: HostileApi) -> Iterator[Callable[[Awaitable[None]], None]]:
 
     try:
         for api in apis:
-            there(api.open())
-        yield there
+            run_in_loop(api.open())
+        yield run_in_loop
     finally:
-        there(close())
+        run_in_loop(close())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         for task in asyncio.all_tasks(loop):
@@ -166,7 +167,7 @@ def serving(*apis: HostileApi) -> Iterator[Callable[[Awaitable[None]], None]]:
 
 
 def responds_with(status: int, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> Fault:
-    """The same to everyone."""
+    """Return a fault that sends this response to all requests."""
 
     async def fault(exchange: Exchange) -> None:
         await exchange.send(status, body, headers)
@@ -177,12 +178,12 @@ def responds_with(status: int, body: bytes, headers: Mapping[str, str] = Mapping
 def rejects(
     code: str, status: int = 400, *, only: str | None = None, headers: Mapping[str, str] = MappingProxyType({})
 ) -> Fault:
-    """An error Code to everyone, or to one space only."""
-    refusal = responds_with(status, json.dumps({"RequestId": "R", "Code": code, "Message": code}).encode(), headers)
+    """Return a fault that sends this error Code to all requests, or to the queries of one space."""
+    send_error = responds_with(status, json.dumps({"RequestId": "R", "Code": code, "Message": code}).encode(), headers)
 
     async def fault(exchange: Exchange) -> None:
         if only is None or only in exchange.query:
-            await refusal(exchange)
+            await send_error(exchange)
         else:
             await exchange.send_api_response()
 
@@ -190,16 +191,16 @@ def rejects(
 
 
 async def resets_connection(exchange: Exchange) -> None:
-    """Half an answer, then a reset."""
+    """Send half of a response, then reset the connection."""
     exchange.writer.write(head(200, 1000, {}) + b'{"Code": "OK", "PhoneNum')
     await exchange.writer.drain()
-    raw = exchange.writer.get_extra_info("socket")
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection = exchange.writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     exchange.writer.transport.abort()
 
 
 async def never_finishes(exchange: Exchange) -> None:
-    """A byte every now and then, for ever."""
+    """Send one byte every 0.2 seconds and never complete the response."""
     exchange.writer.write(head(200, 100_000, {}) + b'{"Code": "OK", "PhoneNumbers": [')
     while True:
         exchange.writer.write(b" ")
@@ -208,7 +209,7 @@ async def never_finishes(exchange: Exchange) -> None:
 
 
 async def sends_64_mebibytes(exchange: Exchange) -> None:
-    """64 MiB of a right answer."""
+    """Send a response with a body of 64 MiB."""
     exchange.writer.write(head(200, 64 * MEBIBYTE, {}))
     for _ in range(64):
         exchange.writer.write(b" " * MEBIBYTE)
@@ -216,13 +217,13 @@ async def sends_64_mebibytes(exchange: Exchange) -> None:
 
 
 async def truncates_json(exchange: Exchange) -> None:
-    """JSON that stops in the middle, as a whole answer."""
+    """Send a complete response with truncated JSON."""
     body = bytes(exchange.api_response().body)
     await exchange.send(200, body[: len(body) // 2])
 
 
 def responds_after(seconds: float) -> Fault:
-    """A right answer, late."""
+    """Return a fault that delays the correct response by `seconds`."""
 
     async def fault(exchange: Exchange) -> None:
         await asyncio.sleep(seconds)

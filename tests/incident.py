@@ -1,8 +1,8 @@
-"""Incidents: what happens to the API and the exporter, and which alerts must be firing from when to when.
+"""Incidents: events of the API and the exporter, and the alerts that must fire.
 
-`record` plays a script against the simulated API and the real polling, state and rendering under virtual time, and
-scrapes each minute as Prometheus would. `promtool_test` makes of that what `promtool test rules` reads. Both clocks
-begin at 0, so that timestamps in samples are those of promtool's world.
+`record_series` runs the exporter against the simulated API in virtual time and scrapes `/metrics` every minute.
+`promtool_test` converts the recorded series to the input of `promtool test rules`. The clocks of the exporter and of
+promtool start at 0, so that timestamps in samples match the evaluation time.
 """
 
 import asyncio
@@ -35,22 +35,24 @@ RULES = Path(__file__).parents[1] / "config" / "prometheus" / "chatapp.rules.yml
 JOB = "chatapp-exporter"
 MINUTE = 60
 Series = dict[str, list[str]]
-"""Values by series, in promtool's notation, one a minute."""
-Watch = Callable[[int, Exporter], None]
+"""The values of each series in promtool's notation, one per minute."""
+OnScrape = Callable[[int, Exporter], None]
+"""Called with the minute and a running exporter."""
 
-_NAMES = ("acme", "globex", "umbrella")
-"""Of three shards, each polls one of these."""
-_ACCOUNT: Mapping[str, Any] = {"spaces": "3", "qps": "5", "poll_interval": "5m", "latency": "100ms"}
+_ACCOUNT_NAMES = ("acme", "globex", "umbrella")
+"""Each of three shards polls one of these accounts."""
+_DEFAULT_ACCOUNT: Mapping[str, Any] = {"spaces": "3", "qps": "5", "poll_interval": "5m", "latency": "100ms"}
 _IDENTITY = "alertname, account, space, phone_number, field, value"
 FIRING = f'group by ({_IDENTITY}) (ALERTS{{alertstate="firing"}})'
-"""What fires, by what makes it one alert and not another."""
+"""The firing alerts, with the labels that identify an alert."""
 
 
 class Outage(Strict):
-    """The exporter does not run, or only this `shard` of it.
+    """All shards of the exporter, or only `shard`, do not run for the time `down`.
 
-    Where it `moves`, it comes back as another instance and its old target is gone. From then on it polls the first
-    `spaces`, where that is given. Meanwhile its state file may be damaged.
+    If the exporter `moves`, its target is removed, and the restarted exporter has another label `instance`. After the
+    restart, the exporter polls only the first `spaces` spaces (default: all). `damages_state_file` overwrites the state
+    file while the exporter is down.
     """
 
     at: Moment
@@ -58,27 +60,29 @@ class Outage(Strict):
     shard: int | None = None
     moves: bool = False
     spaces: int | None = None
-    damages_state: bool = False
+    damages_state_file: bool = False
 
 
 class Reload(Strict):
-    """A reload of the same configuration, which is `bad` for a while, perhaps because of these `broken` space files. It
-    has all spaces, also those that a start did not have."""
+    """A configuration reload. It fails if the configuration is `invalid`, for example because of `invalid_space_files`.
+
+    A successful reload adds the spaces that the exporter did not poll at its start.
+    """
 
     at: Moment
-    bad: bool = False
-    broken: list[str] = Field([])
+    invalid: bool = False
+    invalid_space_files: list[str] = Field([])
 
 
-class EmptyAnswer(Strict):
-    """The next answer for this space of the first account lists no number."""
+class EmptyResponse(Strict):
+    """The next response for this space of the first account lists no phone numbers."""
 
     at: Moment
     space: int
 
 
 class Competitor(Strict):
-    """Someone else who uses the account's limit."""
+    """Another client that uses the rate limit of the first account."""
 
     at: Moment
     lasts: Duration = Field(alias="for")
@@ -86,11 +90,12 @@ class Competitor(Strict):
 
 
 class Firing(Strict):
-    """An alert that must be firing in a span of time, and nowhere else.
+    """An alert that must fire from `since` to `until`, and at no other time.
 
-    `since` and `until` are what a person would expect if polls, scrapes and rules took no time; each may come up to
-    `slack` later. Without it that is one poll interval, one scrape and one evaluation. Spaces and numbers are those of
-    the account in `labels`, or of the first. With a `description`, the complete alert is compared, also its `instance`.
+    `since` and `until` do not include the time for polls, scrapes and rule evaluations. Each may be up to `slack`
+    later. The default slack is the sum of one poll interval, one scrape interval and one evaluation interval. `spaces`
+    and `numbers` are positions, starting with 1, in the account in `labels` (default: the first account). With a
+    `description`, the test compares all labels and annotations of the alert.
     """
 
     alert: str
@@ -105,9 +110,12 @@ class Firing(Strict):
 
 
 class Incident(Strict):
-    """A script; times count from the exporter's first start. Events are those of a scenario, of the first account where
-    they name none. There are so many `accounts`, each with the settings of `account`. Where it is to `discover`, no
-    space is configured. The exporter starts with the first `spaces_at_start`, where that is given."""
+    """A script. Times are relative to the first start of the exporter.
+
+    `events` are events of a scenario. Their default account is the first account. There are `accounts` accounts, each
+    with the settings of `account`. With `discover`, the exporter discovers the spaces. With `spaces_at_start`, the
+    exporter first polls only this number of spaces.
+    """
 
     incident: str
     lasts: Duration
@@ -121,7 +129,7 @@ class Incident(Strict):
     state_file: bool = False
     reloads: list[Reload] = Field([])
     competitor: Competitor | None = None
-    empty_answers: list[EmptyAnswer] = Field([])
+    empty_responses: list[EmptyResponse] = Field([])
     firing: list[Firing] = Field([])
 
     @property
@@ -132,19 +140,19 @@ class Incident(Strict):
         return [outage for outage in self.exporter if outage.shard in (None, shard.index)]
 
     def outage(self, shard: Shard, elapsed: float) -> Outage | None:
-        return next((o for o in self.outages(shard) if o.at <= elapsed < o.at + o.down), None)
+        return next((outage for outage in self.outages(shard) if outage.at <= elapsed < outage.at + outage.down), None)
 
-    def outages_before(self, shard: Shard, elapsed: float) -> list[Outage]:
+    def ended_outages(self, shard: Shard, elapsed: float) -> list[Outage]:
         return [outage for outage in self.outages(shard) if outage.at + outage.down <= elapsed]
 
     def instance(self, shard: Shard, elapsed: float) -> str:
-        moves = sum(outage.moves for outage in self.outages_before(shard, elapsed))
+        moves = sum(outage.moves for outage in self.ended_outages(shard, elapsed))
         return f"exporter-{shard.index}-{moves}:10144"
 
 
 @dataclass(frozen=True)
 class Span:
-    """When an alert must be firing, in seconds from the start; each end may come up to `slack` later."""
+    """The time in which an alert must fire, in seconds from the start. Both ends may be up to `slack` later."""
 
     labels: Mapping[str, str]
     since: float
@@ -156,31 +164,30 @@ class Span:
         return "{" + ", ".join(f'{name}="{value}"' for name, value in self.labels.items()) + "}"
 
 
-def load(path: Path) -> Incident:
-    """An incident of the library."""
+def load_incident(path: Path) -> Incident:
+    """Return the incident of this file."""
     return load_document(path, Incident)
 
 
-def record(incident: Incident, watch: Watch = lambda _minute, _exporter: None) -> tuple[World, Series]:
-    """The series that Prometheus would have, and the world that they come from. At each scrape, `watch` gets the minute
-    and each exporter that runs."""
+def record_series(incident: Incident, on_scrape: OnScrape = lambda _minute, _exporter: None) -> tuple[World, Series]:
+    """Run the incident and return its world and the series that Prometheus would scrape."""
     with TemporaryDirectory() as directory:
-        return run(_play(incident, Path(directory) / "state.db", watch))
+        return run(_run_incident(incident, Path(directory) / "state.db", on_scrape))
 
 
-async def _play(incident: Incident, state: Path, watch: Watch) -> tuple[World, Series]:
-    accounts = _NAMES[: incident.accounts]
-    fleet = scenario(accounts=accounts, events=tuple(incident.events), **{**_ACCOUNT, **incident.account})
-    polled = demo_settings(fleet, "http://127.0.0.1:1").accounts
-    discovering = [account.model_copy(update={"discover": True, "spaces": None}) for account in polled]
+async def _run_incident(incident: Incident, state_file: Path, on_scrape: OnScrape) -> tuple[World, Series]:
+    accounts = _ACCOUNT_NAMES[: incident.accounts]
+    fleet = scenario(accounts=accounts, events=tuple(incident.events), **{**_DEFAULT_ACCOUNT, **incident.account})
+    configured = demo_settings(fleet, "http://127.0.0.1:1").accounts
+    discovering = [account.model_copy(update={"discover": True, "spaces": None}) for account in configured]
     world = World(
         fleet,
-        accounts=discovering if incident.discover else polled,
+        accounts=discovering if incident.discover else configured,
         clock=VirtualClock(offset=-START),
-        state_file=str(state) if incident.state_file else None,
+        state_file=str(state_file) if incident.state_file else None,
     )
-    await world.exporter.stop()  # each process is a fresh one
-    competing = asyncio.create_task(_compete(world, incident.competitor))
+    await world.exporter.stop()  # each start below creates a new process
+    competitor = asyncio.create_task(_compete(world, incident.competitor))
     shards = [Shard(index, incident.shards) for index in range(1, incident.shards + 1)]
     running: dict[Shard, Exporter] = {}
     scrapes: list[Mapping[str, str]] = []
@@ -188,36 +195,35 @@ async def _play(incident: Incident, state: Path, watch: Watch) -> tuple[World, S
         now = minute * MINUTE
         await asyncio.sleep(now - world.clock.monotonic())
         for shard in shards:
-            await _start_or_stop(world, incident, shard, running, state)
-        for empty in incident.empty_answers:
+            await _start_or_stop(world, incident, shard, running, state_file)
+        for empty in incident.empty_responses:
             if empty.at == now:
-                world.api.next_responses[world.space_id(empty.space)] = [
-                    JSONResponse({"Code": "OK", "PhoneNumbers": []})
-                ]
+                response = JSONResponse({"Code": "OK", "PhoneNumbers": []})
+                world.api.next_responses[world.space_id(empty.space)] = [response]
         for reload in incident.reloads:
             if reload.at == now:
                 await asyncio.gather(*(_reload(world, exporter, reload) for exporter in running.values()))
-        of_shards = (_scrape(incident, shard, now, running.get(shard)) for shard in shards)
-        scrapes.append({series: value for scrape in of_shards for series, value in scrape.items()})
+        shard_scrapes = (_scrape(incident, shard, now, running.get(shard)) for shard in shards)
+        scrapes.append({series: value for scrape in shard_scrapes for series, value in scrape.items()})
         for exporter in running.values():
-            watch(minute, exporter)
+            on_scrape(minute, exporter)
     await asyncio.gather(*(exporter.stop() for exporter in running.values()))
-    competing.cancel()
-    return world, _series(scrapes)
+    competitor.cancel()
+    return world, _to_series(scrapes)
 
 
 async def _start_or_stop(
-    world: World, incident: Incident, shard: Shard, running: dict[Shard, Exporter], state: Path
+    world: World, incident: Incident, shard: Shard, running: dict[Shard, Exporter], state_file: Path
 ) -> None:
     now = world.clock.monotonic()
     outage = incident.outage(shard, now)
     if outage and shard in running:
         await running.pop(shard).stop()
-        if outage.damages_state:
-            _damage(state)
+        if outage.damages_state_file:
+            _damage(state_file)
     elif not outage and shard not in running:
-        before = incident.outages_before(shard, now)
-        running[shard] = world.fresh_exporter(before[-1].spaces if before else incident.spaces_at_start, shard)
+        outages = incident.ended_outages(shard, now)
+        running[shard] = world.fresh_exporter(outages[-1].spaces if outages else incident.spaces_at_start, shard)
         await running[shard].start()
         await asyncio.sleep(0.13 if incident.shards > 1 else 0)  # processes do not start at the same moment
 
@@ -228,21 +234,21 @@ def _damage(file: Path) -> None:
 
 async def _reload(world: World, exporter: Exporter, reload: Reload) -> None:
     with suppress(ConfigError):
-        await exporter.reloader(_Reloaded(world.settings, reload)).reload()
+        await exporter.reloader(_ReloadLoader(world.settings, reload)).reload()
 
 
-class _Reloaded(StaticLoader):
+class _ReloadLoader(StaticLoader):
     def __init__(self, settings: Settings, reload: Reload) -> None:
         super().__init__(settings)
         self._reload = reload
 
     def load(self) -> Settings:
-        if self._reload.bad:
-            raise ConfigError([Problem(file, (), "is broken") for file in self._reload.broken])
+        if self._reload.invalid:
+            raise ConfigError([Problem(file, (), "invalid file") for file in self._reload.invalid_space_files])
         return super().load()
 
     def space_files(self) -> Mapping[str, bool]:
-        return dict.fromkeys(self._reload.broken, False)
+        return dict.fromkeys(self._reload.invalid_space_files, False)
 
 
 async def _compete(world: World, competitor: Competitor | None) -> None:
@@ -255,7 +261,7 @@ async def _compete(world: World, competitor: Competitor | None) -> None:
 
 
 def _scrape(incident: Incident, shard: Shard, now: float, running: Exporter | None) -> dict[str, str]:
-    """The samples of a scrape by series, `up` among them as Prometheus adds it."""
+    """Return the samples of a scrape by series, with `up`, which Prometheus adds."""
     target = f'job="{JOB}",instance="{incident.instance(shard, now)}"'
     outage = incident.outage(shard, now)
     if outage and outage.moves:
@@ -271,21 +277,21 @@ def _scrape(incident: Incident, shard: Shard, now: float, running: Exporter | No
     return samples
 
 
-def _series(scrapes: list[Mapping[str, str]]) -> Series:
-    """Prometheus marks a series stale when a scrape no longer has it."""
+def _to_series(scrapes: list[Mapping[str, str]]) -> Series:
+    """Convert scrapes to series. A series that a scrape no longer has is marked stale, as in Prometheus."""
     names = dict.fromkeys(name for scrape in scrapes for name in scrape)
     recorded: Series = {name: [] for name in names}
     for name, values in recorded.items():
-        seen = False
+        previous = False
         for scrape in scrapes:
-            values.append(scrape.get(name) or ("stale" if seen else "_"))
-            seen = name in scrape
+            values.append(scrape.get(name) or ("stale" if previous else "_"))
+            previous = name in scrape
     return recorded
 
 
 def promtool_test(incident: Incident, world: World, series: Series, rules: Path = RULES) -> dict[str, Any]:
-    """The document that `promtool test rules` judges: what fires in each minute, and nothing else."""
-    spans = expected(incident, world)
+    """Return a document for `promtool test rules`, which compares all firing alerts of each minute."""
+    spans = expected_spans(incident, world)
     return {
         "rule_files": [str(rules)],
         "evaluation_interval": "1m",
@@ -294,20 +300,20 @@ def promtool_test(incident: Incident, world: World, series: Series, rules: Path 
             {
                 "interval": "1m",
                 "input_series": input_series(series),
-                "promql_expr_test": [_at(minute, spans) for minute in incident.minutes],
-                "alert_rule_test": [_described(alert, world, rules) for alert in incident.firing if alert.description],
+                "promql_expr_test": [_firing_test(minute, spans) for minute in incident.minutes],
+                "alert_rule_test": [_alert_test(alert, world, rules) for alert in incident.firing if alert.description],
             }
         ],
     }
 
 
 def input_series(series: Series) -> list[dict[str, str]]:
-    """The series as promtool reads them."""
+    """Return the series in the input format of promtool."""
     return [{"series": name, "values": _compressed(values)} for name, values in series.items()]
 
 
 def _compressed(values: list[str]) -> str:
-    """Runs of equal values as `1+0x5`; what promtool cannot read so is written out."""
+    """Write repeated values as `1+0x5`. promtool does not accept this notation for Inf and stale markers."""
     parts: list[str] = []
     start = 0
     for end in range(1, len(values) + 1):
@@ -322,49 +328,51 @@ def _compressed(values: list[str]) -> str:
     return " ".join(parts)
 
 
-def expected(incident: Incident, world: World) -> list[Span]:
-    """The alerts that are to fire, one span each."""
-    usual = world.settings.accounts[0].poll_interval + 2 * MINUTE
+def expected_spans(incident: Incident, world: World) -> list[Span]:
+    """Return one span for each expected alert."""
+    default_slack = world.settings.accounts[0].poll_interval + 2 * MINUTE
     return [
-        Span(labels, firing.since, firing.until, usual if firing.slack is None else firing.slack)
+        Span(labels, firing.since, firing.until, default_slack if firing.slack is None else firing.slack)
         for firing in incident.firing
-        for labels in _labels(firing, world)
+        for labels in _alert_labels(firing, world)
     ]
 
 
-def _labels(firing: Firing, world: World) -> Iterator[dict[str, str]]:
-    own = {"alertname": firing.alert, **firing.labels}
+def _alert_labels(firing: Firing, world: World) -> Iterator[dict[str, str]]:
+    """Yield the labels of each alert: one per phone number, per space, or only one."""
+    base = {"alertname": firing.alert, **firing.labels}
     if not firing.spaces:
-        yield own
+        yield base
     for position in firing.spaces:
-        account = firing.labels.get("account", _NAMES[0])
+        account = firing.labels.get("account", _ACCOUNT_NAMES[0])
         space = world.api.fleet.spaces[account][position - 1]
-        labels = {**own, "account": account, "space": space.id}
+        labels = {**base, "account": account, "space": space.id}
         for number in firing.numbers:
             yield {**labels, "phone_number": str(space.numbers[number - 1]["PhoneNumber"])}
         if not firing.numbers:
             yield labels
 
 
-def _at(minute: int, spans: list[Span]) -> dict[str, Any]:
+def _firing_test(minute: int, spans: list[Span]) -> dict[str, Any]:
+    """Return a test of all firing alerts in this minute. Alerts within their slack may fire or not."""
     now = minute * MINUTE
-    must = {span.selector for span in spans if span.since + span.slack <= now < span.until}
-    may = {span.selector for span in spans if span.since <= now < span.until + span.slack} - must
+    required = {span.selector for span in spans if span.since + span.slack <= now < span.until}
+    optional = {span.selector for span in spans if span.since <= now < span.until + span.slack} - required
     expression = FIRING
-    if may:
-        expression += f" unless on ({_IDENTITY}) ({' or '.join(f'ALERTS{labels}' for labels in sorted(may))})"
+    if optional:
+        expression += f" unless on ({_IDENTITY}) ({' or '.join(f'ALERTS{labels}' for labels in sorted(optional))})"
     return {
         "expr": expression,
         "eval_time": f"{minute}m",
-        "exp_samples": [{"labels": labels, "value": 1} for labels in sorted(must)],
+        "exp_samples": [{"labels": labels, "value": 1} for labels in sorted(required)],
     }
 
 
-def _described(firing: Firing, world: World, rules: Path) -> dict[str, Any]:
-    """The whole alert, with the names that people know, half way through its span."""
+def _alert_test(firing: Firing, world: World, rules: Path) -> dict[str, Any]:
+    """Return a test of all labels and annotations of an alert, at the middle of its span."""
     groups = yaml.safe_load(rules.read_text())["groups"]
     rule = next(rule for group in groups for rule in group["rules"] if rule.get("alert") == firing.alert)
-    labels = next(_labels(firing, world))
+    labels = next(_alert_labels(firing, world))
     del labels["alertname"]
     if firing.instance:
         labels["instance"] = firing.instance
@@ -381,7 +389,7 @@ def _described(firing: Firing, world: World, rules: Path) -> dict[str, Any]:
 
 
 def run_promtool(test: Mapping[str, Any], directory: Path) -> subprocess.CompletedProcess[str]:
-    """promtool's verdict; exit status 0 where everything is as expected."""
+    """Run `promtool test rules`. The exit status is 0 if all tests pass."""
     document = directory / "test.yml"
     document.write_text(yaml.dump(test, Dumper=yaml.CSafeDumper, sort_keys=False, width=100_000))
     promtool = require_program("promtool", package="prometheus")

@@ -1,4 +1,4 @@
-"""Other processes that tests start, on this machine's loopback: they know no virtual time."""
+"""Start other processes on the loopback interface and wait for them, in real time."""
 
 import os
 import socket
@@ -21,13 +21,13 @@ def free_port() -> int:
 
 
 def program(*arguments: str, log: Path, **environ: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
-    """The exporter's command line in a process of its own."""
+    """Run the exporter in its own process. `environ` has additional environment variables."""
     return running(sys.executable, "-m", "exporter", *arguments, log=log, **environ)
 
 
 @contextmanager
 def running(*command: str, log: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Any program, killed at the end."""
+    """Run any program, and kill it at the end."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **environ})
     try:
@@ -39,13 +39,13 @@ def running(*command: str, log: Path, **environ: str) -> Iterator[subprocess.Pop
 
 
 def wait_until(
-    probe: Callable[[], bool], what: object, seconds: float = DEADLINE_SECONDS, *, poll_seconds: float = 0.05
+    probe: Callable[[], bool], condition: object, seconds: float = DEADLINE_SECONDS, *, poll_seconds: float = 0.05
 ) -> None:
-    """Wait for something that another process does; `what` is told as it is then, when it does not."""
+    """Wait until `probe` returns True. After `seconds`, fail the test with the current text of `condition`."""
     deadline = time.monotonic() + seconds
     while not probe():
         if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s: {what}")
+            pytest.fail(f"timeout after {seconds} s: {condition}")
         time.sleep(poll_seconds)
 
 

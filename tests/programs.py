@@ -1,4 +1,4 @@
-"""Programs and files of the distribution that tests use."""
+"""Programs and files that tests require."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ import pytest
 
 
 def require_program(*names: str, package: str, mode: int = os.F_OK | os.X_OK) -> str:
-    """The path of the first of these names that is there. Without any the test is skipped; in CI it fails."""
+    """Return the path of the first name that exists. If no name exists, skip the test, or fail it in CI."""
     for name in names:
         if path := shutil.which(name, mode):
             return path

@@ -1,4 +1,4 @@
-"""The real program in a process of its own on the hostile API, over real sockets: what tests of reloads start from."""
+"""The exporter in its own process, which polls the hostile API over real sockets."""
 
 import ssl
 import subprocess
@@ -21,7 +21,7 @@ SPACES = 20
 
 @dataclass
 class RealWorld:
-    """The running program, its configuration file and log, and how it is reached."""
+    """The running exporter, its configuration file, its log, and an HTTP client for it."""
 
     http: httpx.Client
     port: int
@@ -31,19 +31,19 @@ class RealWorld:
     api: HostileApi
 
     def metric(self, name: str) -> str:
-        """The value of the first sample of this name, or of this whole series."""
+        """Return the value of the first sample with this name, or of this series. Return "absent" if there is none."""
         lines = self.http.get("/metrics").text.splitlines()
         return next((line.rsplit(" ", 1)[1] for line in lines if line.startswith((f"{name} ", f"{name}{{"))), "absent")
 
     def write(self, *accounts: Mapping[str, object], **changes: object) -> None:
-        """Another configuration; the API's own account where none is given."""
-        document = {"accounts": [dict(one) for one in accounts] or [self.api.account()], **changes}
+        """Write another configuration with these accounts. The default is the account of the API."""
+        document = {"accounts": [dict(account) for account in accounts] or [self.api.account()], **changes}
         self.file.write_text(yaml.safe_dump(document))
 
-    def with_spaces(self, first: int, **changes: object) -> dict[str, Any]:
-        """The API's account with its first spaces only."""
+    def with_spaces(self, count: int, **changes: object) -> dict[str, Any]:
+        """Return the account of the API with only its first `count` spaces."""
         account = self.api.account(**changes)
-        return account | {"spaces": account["spaces"][:first]}
+        return account | {"spaces": account["spaces"][:count]}
 
     def reload(self) -> httpx.Response:
         return self.http.post("/-/reload")
@@ -59,14 +59,14 @@ def real_world(
     spaces: int = SPACES,
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[RealWorld]:
-    """The program with these flags, once it is ready.
+    """Start the exporter with these flags and wait until it is ready.
 
-    `tls` is how it is reached, where its flags ask for TLS; `main` is a script that starts it with a fault planted.
-    `environ` has further environment variables of it.
+    `tls` is the client's TLS context, if the flags configure TLS. `main` is a script that starts the exporter with an
+    injected fault. `environ` has additional environment variables.
     """
     key = {"access_key_id": "key", "access_key_secret": "secret"}
-    polled = {"name": "acme", "spaces": spaces, "poll_interval": "2s", **key}
-    api, port = HostileApi(Scenario.model_validate({"accounts": [polled]}), fault=fault), free_port()
+    account = {"name": "acme", "spaces": spaces, "poll_interval": "2s", **key}
+    api, port = HostileApi(Scenario.model_validate({"accounts": [account]}), fault=fault), free_port()
     base_url = f"http{'s' if tls else ''}://localhost:{port}"
     with serving(api), httpx.Client(base_url=base_url, trust_env=False, timeout=30, verify=tls or True) as http:
         file, log = directory / "exporter.yml", directory / "log"

@@ -1,4 +1,4 @@
-"""Rules and Alertmanager files in which every duration is shorter by one factor, for tests in real time."""
+"""Shorten the durations in rule files and Alertmanager configurations, for tests in real time."""
 
 import re
 
@@ -7,16 +7,16 @@ from exporter.config.fields import parse_duration
 _UNITS = {"w": 604_800, "d": 86_400}
 _DURATION = r"\d+[smhdw]"
 _KEYS = "for|keep_firing_for|interval|group_wait|group_interval|repeat_interval"
-_PLACES = re.compile(rf"(?P<before>\[|\boffset |\b(?:{_KEYS}): )(?P<duration>{_DURATION})\b")
+_PATTERN = re.compile(rf"(?P<before>\[|\boffset |\b(?:{_KEYS}): )(?P<duration>{_DURATION})\b")
 
 
 def shortened(text: str, factor: int) -> str:
-    """The file with every duration divided; in ranges, offsets and the keys that hold durations."""
+    """Return the text with the durations in ranges, offsets and keys divided by `factor`."""
 
-    def divided(match: re.Match[str]) -> str:
+    def divide(match: re.Match[str]) -> str:
         return f"{match['before']}{round(_seconds(match['duration']) * 1000 / factor)}ms"
 
-    return _PLACES.sub(divided, text)
+    return _PATTERN.sub(divide, text)
 
 
 def _seconds(duration: str) -> float:

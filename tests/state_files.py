@@ -1,4 +1,4 @@
-"""State files in tests: what is in one, what the metrics say of it, and a disk without room."""
+"""Helpers for tests of the state file: its content, its metrics, and a full disk."""
 
 import asyncio
 import resource
@@ -16,7 +16,7 @@ IDENTITIES = {"a": "https://a.example"}
 
 
 def state_file_samples(world: World) -> list[str]:
-    """What the metrics say of the state file."""
+    """Return the samples of the metrics of the state file, without the label `file`."""
     lines = world.samples("chatapp_exporter_state_file")
     return [line.replace(f'file="{world.settings.state_file}"', "").replace("{,", "{") for line in lines]
 
@@ -46,7 +46,7 @@ def opened_state_file(file: Path) -> StateFile:
 
 @contextmanager
 def full_disk(size: int) -> Iterator[None]:
-    """No file of this process grows beyond so many bytes."""
+    """Limit the files of this process to `size` bytes."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:

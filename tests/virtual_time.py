@@ -1,7 +1,7 @@
-"""Time for tests: an event loop whose clock jumps to the next timer instead of waiting for it.
+"""Virtual time for tests: an event loop whose clock jumps to the next timer without waiting.
 
-`run(main())` takes a day of polling in the time that its arithmetic needs. For code that waits for timers, events and
-queues; real sockets would find that their time-outs pass at once.
+`run(main())` simulates a day of polling in seconds. Use it for code that waits for timers, events and queues. Do
+not use it for code with real sockets, because timeouts expire immediately.
 """
 
 import asyncio
@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 START = 1_800_000_000.0
-"""What `VirtualClock.now` says when a loop starts: 15 January 2027, 08:00 UTC."""
+"""The value of `VirtualClock.now` when a loop starts: 15 January 2027, 08:00 UTC."""
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Polls, and where nothing happened lets the time pass at once."""
+    """Advances the virtual time by the timeout if no event is ready."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class _JumpingSelector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         events = super().select(0)
         if not events and timeout is None:
-            raise RuntimeError("deadlock: every task waits, and no timer is set that could wake one")
+            raise RuntimeError("deadlock: all tasks wait, and no timer is set")
         if not events and timeout is not None:
             self.elapsed += max(0.0, timeout)
         return events
@@ -37,11 +37,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
-        # The default of 1 ns is lost in the rounding after some weeks, and a due timer would never count as due.
+        # After weeks of virtual time, rounding errors exceed the default of 1 ns, and a due timer would never run.
         self._clock_resolution = 1e-7
         self.hangs: Callable[[Callable[..., Any]], bool] = lambda _: False
-        """Which calls in a thread hang."""
-        self._hanging: list[Callable[[], None]] = []
+        """Whether a call in a thread hangs until `release`."""
+        self._hanging_calls: list[Callable[[], None]] = []
 
     def time(self) -> float:
         return self._jumping.elapsed
@@ -49,14 +49,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
-        """A timer in the future is at least two resolutions ahead: nearer ones would fire without any time passing."""
+        """Set a timer at least two clock resolutions ahead. An earlier timer would run before the time advances."""
         if when > self.time():
             when = max(when, self.time() + 2 * self._clock_resolution)
         return super().call_at(when, callback, *args, context=context)
 
     def run_in_executor(self, _: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
-        """At once and here: in a thread it would take as much virtual time as the timers meanwhile allow. A call that
-        `hangs` ends at `release`."""
+        """Run the function immediately in this thread, because virtual time would advance while another thread runs.
+
+        A call that `hangs` runs at `release`.
+        """
         done: asyncio.Future[T] = self.create_future()
 
         def call() -> None:
@@ -68,21 +70,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 done.set_result(result)
 
         if self.hangs(func):
-            self._hanging.append(call)
+            self._hanging_calls.append(call)
         else:
             call()
         return done
 
     def release(self) -> None:
-        """Let the calls that hang go on, and no other hang."""
+        """Run the hanging calls. Later calls do not hang."""
         self.hangs = lambda _: False
-        hanging, self._hanging = self._hanging, []
-        for call in hanging:
+        calls, self._hanging_calls = self._hanging_calls, []
+        for call in calls:
             call()
 
 
 class VirtualClock:
-    """The running loop's time as an `exporter.clock.Clock`; set `offset` to make `now` jump, as people do."""
+    """An `exporter.clock.Clock` with the time of the running loop. Set `offset` to change the wall clock."""
 
     def __init__(self, offset: float = 0.0) -> None:
         self.offset = offset
@@ -95,13 +97,13 @@ class VirtualClock:
 
 
 def virtual_loop() -> VirtualLoop:
-    """The running loop."""
+    """Return the running loop."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     return loop
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine, run on a virtual loop of its own."""
+    """Run a coroutine on a new virtual loop and return its result."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)

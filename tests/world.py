@@ -1,4 +1,4 @@
-"""The real exporter on the simulated API in one process, under virtual time: what most tests start from."""
+"""The exporter and the simulated API in one process, in virtual time. Most integration tests use this module."""
 
 import asyncio
 import re
@@ -37,7 +37,7 @@ def scenario(
     events: tuple[Mapping[str, Any], ...] = (),
     **account: Any,
 ) -> Scenario:
-    """A scenario with one account `acme`, or these, without latency unless their settings say so."""
+    """Return a scenario with these accounts, with these settings of each account. The default latency is 0."""
     document = {
         "latency": account.pop("latency", "0s"),
         "accounts": [
@@ -56,33 +56,40 @@ def scenario(
 
 
 def run_without_waiting(work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of what waits for nothing on a virtual loop, where threads run at once."""
+    """Return the result of a coroutine that completes without waiting.
+
+    Calls in threads complete immediately on a virtual loop.
+
+    Raises:
+        RuntimeError: the coroutine waits.
+    """
     try:
         work.send(None)
     except StopIteration as ended:
         result: Result = ended.value
         return result
-    raise RuntimeError("it waits for something")
+    raise RuntimeError("the coroutine waits")
 
 
 class Exporter:
-    """A process: the service of some settings, prepared and committed but not started, and what can be seen of it."""
+    """One exporter process: its service and its view. The settings are committed, but polling is not started."""
 
     def __init__(self, settings: Settings, context: SourceContext, shard: Shard = UNSHARDED) -> None:
         self.service = Service(context, random=Random(1), shard=shard)
         self.reloads = ReloadState(context.clock.now())
         self.view = View(self.service, self.reloads, context.clock)
         self._clock = context.clock
-        self._waiting: list[ConfigChange] | None = []
+        self._committed: list[ConfigChange] | None = []
+        """Changes that `start` retires; None after the start."""
         self._commit(settings)
 
     async def start(self, *, hold_off: bool = False) -> None:
-        waiting, self._waiting = self._waiting or [], None
-        for change in waiting:
+        committed, self._committed = self._committed or [], None
+        for change in committed:
             await self.service.retire(change, hold_off=hold_off)
 
     async def reconfigure(self, settings: Settings) -> None:
-        if self._waiting is None:
+        if self._committed is None:
             await self.service.apply(settings)
         else:
             self._commit(settings)
@@ -91,13 +98,13 @@ class Exporter:
         change = run_without_waiting(self.service.prepare(settings))
         self.service.commit(change)
         self.service.recorder.sync_state_file(change.unsaved_spaces)
-        self._waiting = [*(self._waiting or []), change]
+        self._committed = [*(self._committed or []), change]
 
     def reloader(self, loader: Loader) -> Reloader:
         return Reloader(loader, self.service, self.reloads, self._clock)
 
-    async def sweep(self, watch: Callable[[Progress], None] = lambda _: None) -> SweepResult:
-        return await sweep(self.service, watch)
+    async def sweep(self, on_progress: Callable[[Progress], None] = lambda _: None) -> SweepResult:
+        return await sweep(self.service, on_progress)
 
     async def stop(self) -> None:
         await self.service.stop()
@@ -109,7 +116,7 @@ class Exporter:
 
 
 class World:
-    """An exporter and the API that it polls. Make it inside a running (virtual) loop."""
+    """An exporter and the simulated API that it polls. Requires a running virtual loop."""
 
     def __init__(
         self, scenario: Scenario, *, settings: Settings | None = None, clock: Clock | None = None, **changes: Any
@@ -119,69 +126,71 @@ class World:
         self.settings = (settings or demo_settings(scenario, "http://127.0.0.1:1")).model_copy(update=changes)
         self._competing_requests = 0
         self.polls: list[tuple[float, str]] = []
-        """When the API was asked, and for which space."""
+        """Time and space of each query of phone numbers."""
         self.list_requests: list[tuple[float, int]] = []
-        """When it was asked for which page of the instances."""
+        """Time and page number of each `ListInstance` request."""
         self.endpoints: list[str] = []
-        """Where accounts were told to ask, in order."""
+        """The endpoint of each HTTP client, in the order of creation."""
         self._simulator = create_simulator(self.api)
         self.exporter = self.fresh_exporter()
 
     def fresh_exporter(self, spaces: int | None = None, shard: Shard = UNSHARDED) -> Exporter:
-        """Another process on the same API, with nothing in its memory; it polls only the first so many `spaces`."""
-        first = self.settings.accounts[0]
-        accounts = [first.model_copy(update={"spaces": (first.spaces or [])[:spaces]}), *self.settings.accounts[1:]]
+        """Return a new exporter process. It polls only the first `spaces` spaces of the first account."""
+        first, *others = self.settings.accounts
+        accounts = [first.model_copy(update={"spaces": (first.spaces or [])[:spaces]}), *others]
         settings = self.settings.model_copy(update={"accounts": accounts}) if spaces else self.settings
         return Exporter(settings, SourceContext({}, self.clock, self._client), shard)
 
     def space_id(self, number: int) -> str:
-        """The id of a space of the first account, counted from 1."""
+        """Return the id of a space of the first account. The first space has number 1."""
         return self.settings.accounts[0].polled_spaces[number - 1].id
 
     def polls_of(self, space_id: str) -> list[float]:
         return [at for at, space in self.polls if space == space_id]
 
     def samples(self, prefix: str = "") -> list[str]:
-        """The sample lines of a scrape that start so, without the labels account and space."""
+        """Return the sample lines with this prefix, without the labels `account="acme"` and `space`."""
         lines = b"".join(self.exporter.exposition(openmetrics=False)).decode().splitlines()
-        chosen = [line for line in lines if line.startswith(prefix) and not line.startswith("#")]
-        return [re.sub(r'(account="acme"|space="[^"]*"),?', "", line).replace(",}", "}") for line in chosen]
+        selected = [line for line in lines if line.startswith(prefix) and not line.startswith("#")]
+        return [re.sub(r'(account="acme"|space="[^"]*"),?', "", line).replace(",}", "}") for line in selected]
 
     def send_competing_request(self) -> None:
-        """One request with the account's key that is not the exporter's: it counts against the same limit."""
+        """Send a query of another client with the account's access key. The query counts toward the same rate limit."""
         self._competing_requests += 1
         credentials = Credentials("key-acme", "secret-acme")
-        nonce = f"another-{self._competing_requests}"
+        nonce = f"competitor-{self._competing_requests}"
         signed = encode_request("simulator", QUERY_PHONE_NUMBERS, {}, credentials, now=self.clock.now(), nonce=nonce)
         self.api.respond("POST", signed.query, httpx.Headers(dict(signed.headers)), b"")
 
     def _client(self, endpoint: str) -> httpx.AsyncClient:
         self.endpoints.append(endpoint)
-        return httpx.AsyncClient(transport=_Recording(self, httpx.ASGITransport(self._simulator)))
+        return httpx.AsyncClient(transport=_RecordingTransport(self, httpx.ASGITransport(self._simulator)))
 
 
 class _ObservedApi(SimulatedApi):
-    """The API, and when requests reached it; a `portal` before it, or before its listings, answers instead. While it
-    `hangs`, it answers nothing."""
+    """The simulated API. It records the arrival times of requests and can send fixed responses."""
 
     def __init__(self, scenario: Scenario, clock: Clock) -> None:
         super().__init__(scenario, clock)
         self.arrivals: list[float] = []
         self.hangs = False
+        """Whether requests get no response for an hour."""
         self.fixed_response: Response | None = None
+        """The response to each request, for example of a proxy."""
         self.fixed_list_response: Response | None = None
+        """The response to each `ListInstance` request."""
         self.next_responses: dict[str, list[Response]] = {}
-        """By space, what its next queries are answered instead."""
+        """By space, the responses to its next queries."""
 
     def respond(self, method: str, query: str, headers: Mapping[str, str], body: bytes) -> Response:
         self.arrivals.append(self._clock.monotonic())
-        of_listings = self.fixed_list_response if headers["x-acs-action"] == LIST_INSTANCES else None
+        list_response = self.fixed_list_response if headers["x-acs-action"] == LIST_INSTANCES else None
         if next_responses := self.next_responses.get(dict(parse_qsl(query)).get("CustSpaceId", "")):
             return next_responses.pop(0)
-        return self.fixed_response or of_listings or super().respond(method, query, headers, body)
+        return self.fixed_response or list_response or super().respond(method, query, headers, body)
 
 
-class _Recording(httpx.AsyncBaseTransport):
+class _RecordingTransport(httpx.AsyncBaseTransport):
     def __init__(self, world: World, inner: httpx.AsyncBaseTransport) -> None:
         self._world = world
         self._inner = inner
@@ -198,12 +207,12 @@ class _Recording(httpx.AsyncBaseTransport):
 
 
 def max_per_second(arrivals: Sequence[float]) -> int:
-    """The most arrivals that any one second saw; they are in order."""
+    """Return the maximum number of arrivals within 1 second. `arrivals` is sorted."""
     return max(bisect_left(arrivals, at + 1 - 1e-6) - index for index, at in enumerate(arrivals))
 
 
 class StaticCredentials:
-    """These credentials."""
+    """Credentials that never change."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials

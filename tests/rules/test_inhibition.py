@@ -1,4 +1,4 @@
-"""What a real Alertmanager mutes, with the shipped configuration: what follows from a cause, and nothing else."""
+"""Alertmanager inhibits dependent alerts with the shipped configuration, and routes alerts to receivers."""
 
 import subprocess
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def alert(name: str, **labels: str) -> Labels:
 
 
 BLIND = alert("SpaceBlind", account="acme", space="1")
-ELSEWHERE = alert("SpaceBlind", account="globex", space="1")
+OTHER_BLIND = alert("SpaceBlind", account="globex", space="1")
 RED = alert("PhoneNumberQualityRed", account="acme", space="1", phone_number="1555")
 YELLOW = alert("PhoneNumberQualityYellow", account="acme", space="1", phone_number="1555")
 OTHER_YELLOW = alert("PhoneNumberQualityYellow", account="acme", space="1", phone_number="1556")
@@ -27,12 +27,12 @@ DENIED = alert("AccountDenied", account="acme")
 UNREACHABLE = alert("AccountUnreachable", account="acme")
 OTHER_UNREACHABLE = alert("AccountUnreachable", account="initech")
 THROTTLED = alert("Throttled", account="acme")
-UNLISTED = alert("DiscoveryFailing", account="acme")
+DISCOVERY_FAILING = alert("DiscoveryFailing", account="acme")
 OVERRUN = alert("ScheduleOverrun", account="acme")
-DOWN = alert("ExporterDown", instance="a:10144")
+EXPORTER_DOWN = alert("ExporterDown", instance="a:10144")
 NOT_POLLED = alert("ExporterDown", account="acme")
-RELOAD = alert("ConfigReloadFailed", instance="a:10144")
-OTHER_RELOAD = alert("ConfigReloadFailed", instance="b:10144")
+RELOAD_FAILED = alert("ConfigReloadFailed", instance="a:10144")
+OTHER_RELOAD_FAILED = alert("ConfigReloadFailed", instance="b:10144")
 VANISHED = alert("PhoneNumberVanished", account="acme", space="1", phone_number="1557")
 
 
@@ -48,44 +48,54 @@ def alertmanager(tmp_path: Path) -> Iterator[httpx.Client]:
     )
     with ExitStack() as stack:
         stack.enter_context(running(*command, log=tmp_path / "log"))
-        wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), "Alertmanager answers")
+        wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), "Alertmanager is ready")
         yield stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v2", trust_env=False))
 
 
 @pytest.mark.parametrize(
-    ("causes", "muted", "told"),
+    ("causes", "inhibited", "active"),
     [
         pytest.param(
-            [DOWN, NOT_POLLED],
-            [DENIED, UNREACHABLE, BLIND, THROTTLED, UNLISTED, OVERRUN, RELOAD],
-            [RED, VANISHED, ELSEWHERE, OTHER_RELOAD, OTHER_UNREACHABLE],
+            [EXPORTER_DOWN, NOT_POLLED],
+            [DENIED, UNREACHABLE, BLIND, THROTTLED, DISCOVERY_FAILING, OVERRUN, RELOAD_FAILED],
+            [RED, VANISHED, OTHER_BLIND, OTHER_RELOAD_FAILED, OTHER_UNREACHABLE],
             id="exporter down",
         ),
-        pytest.param([DOWN], [RELOAD], [DENIED, ELSEWHERE, RED], id="exporter down whose accounts another polls"),
-        pytest.param([DENIED], [BLIND, THROTTLED, UNLISTED], [RED, ELSEWHERE, VANISHED, OVERRUN], id="account denied"),
+        pytest.param(
+            [EXPORTER_DOWN],
+            [RELOAD_FAILED],
+            [DENIED, OTHER_BLIND, RED],
+            id="exporter down, another exporter polls its accounts",
+        ),
+        pytest.param(
+            [DENIED],
+            [BLIND, THROTTLED, DISCOVERY_FAILING],
+            [RED, OTHER_BLIND, VANISHED, OVERRUN],
+            id="account denied",
+        ),
         pytest.param(
             [UNREACHABLE],
-            [BLIND, THROTTLED, UNLISTED, OVERRUN],
-            [RED, ELSEWHERE, VANISHED, OTHER_UNREACHABLE],
+            [BLIND, THROTTLED, DISCOVERY_FAILING, OVERRUN],
+            [RED, OTHER_BLIND, VANISHED, OTHER_UNREACHABLE],
             id="account unreachable",
         ),
         pytest.param([RED], [YELLOW], [OTHER_YELLOW, BLIND], id="RED"),
     ],
 )
-def test_a_cause_mutes_what_follows_from_it_and_nothing_else(
-    alertmanager: httpx.Client, causes: list[Labels], muted: list[Labels], told: list[Labels]
+def test_an_alert_inhibits_only_its_dependent_alerts(
+    alertmanager: httpx.Client, causes: list[Labels], inhibited: list[Labels], active: list[Labels]
 ) -> None:
-    posted = [*causes, *muted, *told]
+    posted = [*causes, *inhibited, *active]
     alertmanager.post("/alerts", json=[{"labels": labels} for labels in posted]).raise_for_status()
-    silent: list[Labels] = []
+    found: list[Labels] = []
 
-    def all_muted() -> bool:
-        answer = alertmanager.get("/alerts").json()
-        silent[:] = [each["labels"] for each in answer if each["status"]["inhibitedBy"]]
-        return len(answer) == len(posted) and all(labels in silent for labels in muted)
+    def all_inhibited() -> bool:
+        alerts = alertmanager.get("/alerts").json()
+        found[:] = [alert["labels"] for alert in alerts if alert["status"]["inhibitedBy"]]
+        return len(alerts) == len(posted) and all(labels in found for labels in inhibited)
 
-    wait_until(all_muted, silent)
-    assert all(labels in muted for labels in silent)
+    wait_until(all_inhibited, found)
+    assert all(labels in inhibited for labels in found)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +107,7 @@ def test_a_cause_mutes_what_follows_from_it_and_nothing_else(
         (VANISHED, "account-managers"),
     ],
 )
-def test_an_alert_goes_to_those_whom_it_concerns(labels: Labels, receiver: str) -> None:
+def test_alerts_are_routed_to_the_right_receiver(labels: Labels, receiver: str) -> None:
     amtool = require_program("amtool", package="prometheus-alertmanager")
     command = [amtool, "config", "routes", "test", f"--config.file={CONFIG / 'alertmanager.yml'}"]
     route = subprocess.run([*command, *(f"{k}={v}" for k, v in labels.items())], capture_output=True, text=True)

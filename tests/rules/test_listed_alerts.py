@@ -1,4 +1,4 @@
-"""How many alerts a notification lists: what a real Alertmanager sends with the shipped configuration and templates.
+"""Notifications that Alertmanager sends with the shipped configuration and templates list at most 20 alerts.
 
 `pytest -s tests/rules/test_listed_alerts.py` prints the sizes of the notifications.
 """
@@ -25,16 +25,16 @@ from programs import require_program
 CONFIG = Path(__file__).parents[2] / "config" / "alertmanager"
 LISTED = 20
 SIZES = (1, 20, 21, 1000)
-ALERT_OF = {
+ALERTS_BY_RECEIVER = {
     "account-managers": ("ChatAppPhoneNumberQualityYellow", "warning"),
     "operators": ("ChatAppSpaceBlind", "warning"),
     "on-call": ("ChatAppPhoneNumberDown", "critical"),
 }
-"""For each receiver the name and the severity of an alert that is routed to it."""
+"""Maps each receiver to the name and severity of an alert that is routed to this receiver."""
 
 
 def alert(number: int, *, name: str = "ChatAppPhoneNumberDown", severity: str = "critical", **labels: str) -> Any:
-    """One alert, with texts as long as those of the rules."""
+    """Return an alert with annotations as long as in the rules."""
     return {
         "labels": {
             "alertname": name,
@@ -56,7 +56,7 @@ def alert(number: int, *, name: str = "ChatAppPhoneNumberDown", severity: str = 
 
 @dataclass(frozen=True)
 class Notification:
-    """What a receiver got for the alerts of one account."""
+    """The content of a notification for the alerts of one account."""
 
     account: str
     alerts: int
@@ -65,48 +65,48 @@ class Notification:
     size: int
 
 
-def of_text(title: str, text: str, size: int) -> Notification:
-    counted = re.fullmatch(r"\[FIRING (\d+)\] \w+ of (.+)", title)
-    assert counted, title
+def parse_text(title: str, text: str, size: int) -> Notification:
+    title_match = re.fullmatch(r"\[FIRING (\d+)\] \w+ of (.+)", title)
+    assert title_match, title
     lines = text.splitlines()
     listed = sum(line.startswith("FIRING (") for line in lines)
     more = re.fullmatch(r"and (\d+) more: http://\S+/#/alerts\?receiver=\S+", lines[-1])
-    return Notification(counted[2], int(counted[1]), listed, int(more[1]) if more else 0, size)
+    return Notification(title_match[2], int(title_match[1]), listed, int(more[1]) if more else 0, size)
 
 
-def of_slack(body: bytes) -> Notification:
+def parse_slack(body: bytes) -> Notification:
     (attachment,) = json.loads(body)["attachments"]
-    return of_text(attachment["title"], attachment["text"], len(attachment["text"]))
+    return parse_text(attachment["title"], attachment["text"], len(attachment["text"]))
 
 
-def of_webhook(body: bytes) -> Notification:
+def parse_webhook(body: bytes) -> Notification:
     payload = json.loads(body)
     listed, more = len(payload["alerts"]), payload["truncatedAlerts"]
     return Notification(payload["groupLabels"]["account"], listed + more, listed, more, len(body))
 
 
-def of_mail(body: bytes) -> Notification:
+def parse_mail(body: bytes) -> Notification:
     message = email.message_from_bytes(body, policy=email.policy.default)
     text = message.get_body(("plain",))
     assert text is not None
-    return of_text(message["Subject"], text.get_content(), len(body))
+    return parse_text(message["Subject"], text.get_content(), len(body))
 
 
 @contextmanager
 def serving(server: TCPServer) -> Iterator[int]:
-    """The port of a server that runs meanwhile."""
+    """Run the server in a thread and yield its port."""
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield int(server.server_address[1])
     server.shutdown()
     server.server_close()
 
 
-def http_server(notes: Callable[[str, bytes], None]) -> TCPServer:
-    """Notes each body with its path."""
+def http_server(on_request: Callable[[str, bytes], None]) -> TCPServer:
+    """Return an HTTP server that calls `on_request` with the path and body of each request."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            notes(self.path, self.rfile.read(int(self.headers["content-length"])))
+            on_request(self.path, self.rfile.read(int(self.headers["content-length"])))
             self.send_response(200)
             self.end_headers()
 
@@ -116,8 +116,8 @@ def http_server(notes: Callable[[str, bytes], None]) -> TCPServer:
     return ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 
 
-def mail_server(notes: Callable[[bytes], None]) -> TCPServer:
-    """Notes each mail; as much of SMTP as Alertmanager uses."""
+def mail_server(on_message: Callable[[bytes], None]) -> TCPServer:
+    """Return an SMTP server that calls `on_message` with each email. Has only the commands that Alertmanager uses."""
 
     class Handler(StreamRequestHandler):
         def handle(self) -> None:
@@ -125,15 +125,15 @@ def mail_server(notes: Callable[[bytes], None]) -> TCPServer:
             for line in self.rfile:
                 command = line[:4].upper()
                 if command == b"DATA":
-                    self.wfile.write(b"354 go on\r\n")
-                    notes(b"".join(iter(self.rfile.readline, b".\r\n")))
+                    self.wfile.write(b"354 send the message\r\n")
+                    on_message(b"".join(iter(self.rfile.readline, b".\r\n")))
                 self.wfile.write(b"221 bye\r\n" if command == b"QUIT" else b"250 ok\r\n")
 
     return ThreadingTCPServer(("127.0.0.1", 0), Handler)
 
 
 def alertmanager_config(directory: Path, http_port: int, mail_port: int) -> Path:
-    """The shipped one with other addresses, that waits a second for the alerts of a group."""
+    """Write the shipped configuration with other addresses and group intervals of 1 second, and return its path."""
     document = yaml.safe_load((CONFIG / "alertmanager.yml").read_text())
     document["global"] = {
         "smtp_smarthost": f"127.0.0.1:{mail_port}",
@@ -153,23 +153,23 @@ def alertmanager_config(directory: Path, http_port: int, mail_port: int) -> Path
 
 
 @pytest.fixture(scope="module")
-def notified(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Notification]:
-    """What each receiver got when so many alerts of one group fired."""
+def notifications(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Notification]:
+    """Send alerts to Alertmanager and return the notifications, by receiver and number of alerts in the group."""
     directory = tmp_path_factory.mktemp("listed")
-    notes: dict[tuple[str, int], Notification] = {}
+    received: dict[tuple[str, int], Notification] = {}
 
-    def note(receiver: str, notification: Notification) -> None:
-        # a group that is notified before all of its alerts have come is notified again
+    def store(receiver: str, notification: Notification) -> None:
+        # if Alertmanager notifies a group before all its alerts were posted, it notifies the group again
         if notification.account == f"acme-{notification.alerts}":
-            notes[receiver, notification.alerts] = notification
+            received[receiver, notification.alerts] = notification
 
-    def note_http(path: str, body: bytes) -> None:
-        note(*(("operators", of_slack(body)) if path == "/slack" else ("on-call", of_webhook(body))))
+    def store_http(path: str, body: bytes) -> None:
+        store(*(("operators", parse_slack(body)) if path == "/slack" else ("on-call", parse_webhook(body))))
 
     port = free_port()
     with ExitStack() as stack:
-        http_port = stack.enter_context(serving(http_server(note_http)))
-        mail_port = stack.enter_context(serving(mail_server(lambda body: note("account-managers", of_mail(body)))))
+        http_port = stack.enter_context(serving(http_server(store_http)))
+        mail_port = stack.enter_context(serving(mail_server(lambda body: store("account-managers", parse_mail(body)))))
         command = (
             require_program("prometheus-alertmanager", "alertmanager", package="prometheus-alertmanager"),
             f"--config.file={alertmanager_config(directory, http_port, mail_port)}",
@@ -178,31 +178,31 @@ def notified(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], 
             "--cluster.listen-address=",
         )
         stack.enter_context(running(*command, log=directory / "log"))
-        wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), "Alertmanager answers")
+        wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), "Alertmanager is ready")
         posted = [
             alert(number, name=name, severity=severity, account=f"acme-{size}")
-            for name, severity in ALERT_OF.values()
+            for name, severity in ALERTS_BY_RECEIVER.values()
             for size in SIZES
             for number in range(size)
         ]
         httpx.post(f"http://127.0.0.1:{port}/api/v2/alerts", json=posted, trust_env=False).raise_for_status()
-        wait_until(lambda: len(notes) == len(ALERT_OF) * len(SIZES), notes)
-    return notes
+        wait_until(lambda: len(received) == len(ALERTS_BY_RECEIVER) * len(SIZES), received)
+    return received
 
 
-@pytest.mark.parametrize("receiver", ALERT_OF)
+@pytest.mark.parametrize("receiver", ALERTS_BY_RECEIVER)
 @pytest.mark.parametrize("alerts", SIZES)
-def test_a_notification_lists_at_most_20_alerts_and_says_how_many_more_there_are(
-    notified: dict[tuple[str, int], Notification], receiver: str, alerts: int
+def test_a_notification_lists_at_most_20_alerts_and_the_number_of_further_alerts(
+    notifications: dict[tuple[str, int], Notification], receiver: str, alerts: int
 ) -> None:
-    notification = notified[receiver, alerts]
+    notification = notifications[receiver, alerts]
     print(f"\n{alerts:5} alerts to {receiver}: {notification.size / 1000:.1f} kB")
 
     assert (notification.listed, notification.more) == (min(alerts, LISTED), max(alerts - LISTED, 0))
 
 
-def rendered(template: str, alerts: list[Any], directory: Path, **common_labels: str) -> str:
-    """What a template of the shipped file makes of these alerts."""
+def render(template: str, alerts: list[Any], directory: Path, **common_labels: str) -> str:
+    """Render these alerts with a template of the shipped file."""
     path = directory / "notification.json"
     notification = {
         "receiver": "on call",
@@ -221,19 +221,20 @@ def rendered(template: str, alerts: list[Any], directory: Path, **common_labels:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip("\n")
 
 
-def in_notification(status: str, number: int = 1, **labels: str) -> Any:
+def alert_with_status(status: str, number: int = 1, **labels: str) -> Any:
+    """Return an alert as notification templates get it."""
     return {"status": status, **alert(number, **labels)}
 
 
 @pytest.mark.parametrize(
-    ("of_each", "listed", "last"),
+    ("alerts_per_kind", "listed", "last_line"),
     [
         (1, ["FIRING (critical)", "FIRING (warning)", "FIRING (info)", "FIRING ()", "RESOLVED (critical)"], None),
         (6, ["FIRING (critical)"] * 6 + ["FIRING (warning)"] * 6 + ["FIRING (info)", "FIRING ()"] * 4, "and 10 more"),
     ],
 )
-def test_the_text_lists_the_worst_alerts_first(
-    tmp_path: Path, of_each: int, listed: list[str], last: str | None
+def test_the_text_lists_alerts_sorted_by_severity(
+    tmp_path: Path, alerts_per_kind: int, listed: list[str], last_line: str | None
 ) -> None:
     kinds = [
         ("resolved", "critical"),
@@ -242,16 +243,16 @@ def test_the_text_lists_the_worst_alerts_first(
         ("firing", "warning"),
         ("firing", "critical"),
     ]
-    alerts = [in_notification(status, severity=severity) for _ in range(of_each) for status, severity in kinds]
-    lines = rendered("chatapp.text", alerts, tmp_path).splitlines()
-    link = [f"{last}: http://alertmanager:9093/#/alerts?receiver=on+call"] if last else []
+    alerts = [alert_with_status(status, severity=severity) for status, severity in kinds * alerts_per_kind]
+    lines = render("chatapp.text", alerts, tmp_path).splitlines()
+    link = [f"{last_line}: http://alertmanager:9093/#/alerts?receiver=on+call"] if last_line else []
 
     assert [line.partition(":")[0] for line in lines if line.startswith(("FIRING", "RESOLVED"))] == listed
     assert [line for line in lines if line.startswith("and ")] == link
 
 
-def test_the_text_of_one_alert_says_what_happened_and_what_to_do(tmp_path: Path) -> None:
-    assert rendered("chatapp.text", [in_notification("firing", 7)], tmp_path) == (
+def test_the_text_of_an_alert_has_summary_description_and_runbook(tmp_path: Path) -> None:
+    assert render("chatapp.text", [alert_with_status("firing", 7)], tmp_path) == (
         "FIRING (critical): A phone number cannot send or receive messages.\n"
         "+15550000007 (Contoso Customer Care, Contoso) in space 29348393884000 of account acme has been down for "
         "at least 10 minutes (status BANNED). It cannot send or receive messages.\n"
@@ -259,13 +260,13 @@ def test_the_text_of_one_alert_says_what_happened_and_what_to_do(tmp_path: Path)
     )
 
 
-def test_long_values_are_cut(tmp_path: Path) -> None:
-    long = in_notification("firing")
+def test_long_annotations_are_truncated(tmp_path: Path) -> None:
+    long = alert_with_status("firing")
     long["annotations"] |= {"summary": "s" * 300, "description": "号\n" * 1000}
-    text = rendered("chatapp.text", [long] * 1000, tmp_path)
+    text = render("chatapp.text", [long] * 1000, tmp_path)
 
     assert text.startswith("FIRING (critical): " + "s" * 300 + "\n" + "号\n" * 149 + "号…\nRunbook: ")
-    assert len(text) < 16_383  # Mattermost takes no more
+    assert len(text) < 16_383  # the maximum length in Mattermost
 
 
 @pytest.mark.parametrize(
@@ -274,13 +275,13 @@ def test_long_values_are_cut(tmp_path: Path) -> None:
         (["firing"], {"alertname": "ChatAppThrottled", "account": "acme"}, "[FIRING 1] ChatAppThrottled of acme"),
         (["firing", "resolved", "firing"], {"account": "acme"}, "[FIRING 2, RESOLVED 1] several alerts of acme"),
         (["resolved", "resolved"], {"alertname": "ChatAppExporterDown"}, "[RESOLVED 2] ChatAppExporterDown"),
-        # PagerDuty takes 1024 characters
+        # PagerDuty accepts at most 1024 characters
         (["firing"] * 1000, {"account": "号" * 500}, f"[FIRING 1000] several alerts of {'号' * 299}…"),
     ],
 )
-def test_the_title_counts_what_fires_and_what_is_resolved(
+def test_the_title_has_the_numbers_of_firing_and_resolved_alerts(
     tmp_path: Path, statuses: list[str], labels: dict[str, str], title: str
 ) -> None:
-    alerts = [in_notification(status) for status in statuses]
+    alerts = [alert_with_status(status) for status in statuses]
 
-    assert rendered("chatapp.title", alerts, tmp_path, **labels) == title
+    assert render("chatapp.title", alerts, tmp_path, **labels) == title
