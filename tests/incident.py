@@ -339,7 +339,7 @@ def expected_spans(incident: Incident, world: World) -> list[Span]:
 
 
 def _alert_labels(firing: Firing, world: World) -> Iterator[dict[str, str]]:
-    """Yield the labels of each alert: one per phone number, per space, or only one."""
+    """Yield the labels of each expected alert: one alert per phone number or space, or a single alert."""
     base = {"alertname": firing.alert, **firing.labels}
     if not firing.spaces:
         yield base

@@ -43,7 +43,7 @@ def rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
     for alert in dict.fromkeys((*spans, *actual)):
         yield incident.incident, alert, _span_text(spans.get(alert)), _minutes_text(actual.get(alert, []))
     if not spans and not actual:
-        yield incident.incident, "", "nothing", "nothing"
+        yield incident.incident, "", "not firing", "not firing"
 
 
 def _alert_text(labels: Mapping[str, str]) -> str:
@@ -69,7 +69,7 @@ def _parse_minutes(text: str) -> int:
 
 def _span_text(span: Span | None) -> str:
     if not span:
-        return "nothing"
+        return "not firing"
     since, until, slack = (format_duration(seconds) for seconds in (span.since, span.until, span.slack))
     return f"{since} to {until}, each up to {slack} later"
 
@@ -77,7 +77,7 @@ def _span_text(span: Span | None) -> str:
 def _minutes_text(minutes: list[int]) -> str:
     """Return each range of minutes as "start to end". The alert no longer fires in the minute `end`."""
     if not minutes:
-        return "nothing"
+        return "not firing"
     starts = [m for m in minutes if m - 1 not in minutes]
     ends = [m + 1 for m in minutes if m + 1 not in minutes]
     spans = zip(starts, ends, strict=True)

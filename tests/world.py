@@ -135,7 +135,7 @@ class World:
         self.exporter = self.fresh_exporter()
 
     def fresh_exporter(self, spaces: int | None = None, shard: Shard = UNSHARDED) -> Exporter:
-        """Return a new exporter process. It polls only the first `spaces` spaces of the first account."""
+        """Return a new exporter process. It polls the first `spaces` spaces of the first account (default: all)."""
         first, *others = self.settings.accounts
         accounts = [first.model_copy(update={"spaces": (first.spaces or [])[:spaces]}), *others]
         settings = self.settings.model_copy(update={"accounts": accounts}) if spaces else self.settings
