@@ -1,10 +1,10 @@
 """Generates the metrics page from the catalogue and the instruments, with example samples."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import generate_latest
 
@@ -28,20 +28,24 @@ from exporter.metrics.instruments import Instruments
 from exporter.metrics.lines import format_labels, sample_lines, sample_name
 from exporter.model import MESSAGING_LIMITS, AccountHealth, AccountState, Answer, Callback, PhoneNumber, Space
 from exporter.source import REQUEST_TIMEOUT_SECONDS, Reason, ThrottledError
-from exporter.state.state_file import StateFile
+from exporter.state.state_file import FailureReason, StateFile
 from exporter.state.store import Change, SpaceRecord
 
 _INTRODUCTION = """\
 # Metrics
 
-This page lists all metrics, for authors of queries, alerts and dashboards. `make generate` writes it from the code.
+This page lists all metrics. It is for authors of queries, alerts and dashboards. `make generate` writes it from the
+code.
 
 - The values of phone numbers are those of the last successful poll of their space.
 - A failed poll sets `chatapp_space_up` to 0 and keeps the values. After `max_age` (default 1h) without a successful
-  poll, the series of the phone numbers are removed. `chatapp_space_up` stays 0.
-- A phone number that a successful response no longer lists is removed immediately.
-- Ratings, tiers and statuses are in upper case. Values that this version does not know are exported too. A field that
-  the API does not report has no series.
+  poll, the series of the phone numbers are removed. The series of the space are not removed.
+- A phone number is removed when a successful response no longer lists it. If the response lists no phone numbers, the
+  exporter sends a second query, and removes the phone numbers only if the second response lists none either.
+- Ratings, tiers and statuses are trimmed and in upper case. Values that this version does not know are exported too. A
+  field that the API does not report has no series.
+- A callback is the URL or queue to which the API delivers events of a phone number: incoming messages
+  (`inbound_callback`) and the delivery status of sent messages (`status_callback`).
 
 `/metrics` returns the text format 0.0.4 or OpenMetrics 1.0, depending on the `Accept` header, and gzip if the client
 accepts it. `?name[]=` selects metrics by name, for example `/metrics?name[]=chatapp_space_up`.
@@ -59,8 +63,8 @@ time() - chatapp_space_last_success_timestamp_seconds > 900
 sum by (account, reason) (rate(chatapp_space_poll_failures_total[15m]))
 ```
 
-For alerts, use the recorded series of [chatapp.rules.yml](../config/prometheus/chatapp.rules.yml): they keep the last
-known values if polls fail or the exporter restarts.
+For alerts, use the [recorded series](#recorded-series). They keep the last known values if polls fail or the exporter
+restarts.
 """
 _SECTIONS = {
     "Phone numbers": ("Labels of all these metrics: `account`, `space` and `phone_number`.", NUMBER_LABELS),
@@ -85,17 +89,66 @@ _REASONS = {
     Reason.THROTTLED: "The API throttled the request: too many requests.",
     Reason.TIMEOUT: f"No complete response within {REQUEST_TIMEOUT_SECONDS:g} seconds.",
     Reason.TRANSPORT: "No response: connection refused or reset, host name not resolved, or TLS error.",
-    Reason.DENIED: "The API does not authorize the account: access key, permission, subscription or clock.",
-    Reason.REJECTED: "The API does not accept the space: its id or parameters.",
-    Reason.MALFORMED: "The response does not match the documentation of the API.",
-    Reason.SERVER: "The API returned a server error.",
+    Reason.DENIED: "The API denied the request because of the access key, permissions, subscription or system time of"
+    " the host, or no access key was available.",
+    Reason.REJECTED: "The API does not accept the id or the parameters of the space.",
+    Reason.MALFORMED: "The response does not match the API documentation, or is not from the API, for example a page"
+    " of a proxy.",
+    Reason.SERVER: "Server error: HTTP status 5xx, or an error code such as `InternalError`.",
 }
 _ACCOUNT_STATES = {
     AccountState.OK: "The API responds and authorizes the account.",
-    AccountState.DENIED: "The API does not authorize the account: access key, permission, subscription or clock.",
-    AccountState.UNREACHABLE: "Network error, timeout, server error, or a response that is not from the API.",
-    AccountState.THROTTLED: "The API throttled requests. The rate is still below the configured budget.",
+    AccountState.DENIED: "The polls of three consecutive spaces (all spaces, if there are fewer) failed with the reason"
+    " `denied`.",
+    AccountState.UNREACHABLE: "The polls of three consecutive spaces (all spaces, if there are fewer) failed with a"
+    " network error, timeout, server error, or a response that is not from the API.",
+    AccountState.THROTTLED: "The API throttled requests, and `chatapp_account_qps_current` is still below"
+    " `chatapp_account_qps_limit`.",
 }
+_CODES = {
+    "`OK`": "Success.",
+    "for example `Throttling.User`": "Error code of the API.",
+    "`timeout`, `transport`, `malformed`": "See [reasons of failed polls](#reasons-of-failed-polls).",
+    "for example `http_503`": "Error response without an error code, with its HTTP status. It can be from a proxy.",
+    "`credentials`": "The request was not sent, because no access key was available.",
+}
+_UNKNOWN_FIELDS = {
+    "`quality_rating`, `messaging_limit_tier`, `status`": "The label `value` is the unknown value, counted at every"
+    " poll. The value `missing` means that the API no longer reports the field, counted once for each phone number.",
+    "`phone_number`": "Entries without a phone number. The label `value` is `missing`.",
+}
+_STATE_FILE_REASONS: Mapping[FailureReason, str] = {
+    "damaged": "The content is invalid or has an older schema version.",
+    "foreign": "The file is from another program.",
+    "newer": "The schema version is from a newer exporter.",
+    "unwritable": "The file cannot be opened or written: permissions, full disk or time limit.",
+}
+_RECORDED = {
+    "phone_number:chatapp_phone_number_quality_rank:last": "Last known quality rating: 0 GREEN, 1 UNKNOWN (also never"
+    " reported, or an unknown value), 2 YELLOW, 3 RED.",
+    "phone_number:chatapp_phone_number_status_rank:last": "Last known status: 2 down, 1 restricted, 0 all others.",
+    "phone_number:chatapp_phone_number_status:last": "1, with the last known status in the label `status`.",
+    "phone_number:chatapp_phone_number_messaging_limit:last": "Last known messaging limit.",
+    "phone_number:chatapp_phone_number_messaging_limit:max7d": "Maximum messaging limit of the last 7 days, recorded"
+    " once per hour.",
+    "phone_number:chatapp_phone_number_info:last": "1 for each phone number that the last successful poll listed.",
+    "phone_number:chatapp_phone_number_info:names": "1, with the names of the phone number and of the space in the"
+    " labels `verified_name` and `name`, for joins.",
+    "space:chatapp_space_seconds_since_success:min": "Seconds since the last successful poll.",
+    "space:chatapp_space_blind:group": "1 for each blind space.",
+    "account:chatapp_account_up:last": "Last known `chatapp_account_up`.",
+    "account_state:chatapp_account_state:last": "Last known `chatapp_account_state`, with the label `state`.",
+    "account:chatapp_account_unpolled:group": "1 for each account that no exporter polls, for up to 1 day.",
+    "account_quality_rating:chatapp_phone_numbers:sum": "Number of phone numbers by `quality_rating`.",
+}
+_RECORDED_TEXT = """
+## Recorded series
+
+[chatapp.rules.yml](../config/prometheus/chatapp.rules.yml) records these series for alerts and queries. The first part
+of the name gives the labels: `phone_number:` series have `account`, `space` and `phone_number`, `space:` series have
+`account` and `space`, and `account:` series have `account`. All have `job`, and none has `instance`.
+
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +176,8 @@ def metrics_page() -> str:
         _section(title, text, omitted, rows)
         for (title, (text, omitted)), rows in zip(_SECTIONS.items(), groups, strict=True)
     ]
-    return "\n".join([_INTRODUCTION, *sections]) + _PROCESS + _reasons() + _account_states() + _tiers()
+    tables = (_reasons(), _account_states(), _label_values(), _tiers(), _recorded_series())
+    return "\n".join([_INTRODUCTION, *sections]) + _PROCESS + "".join(tables)
 
 
 def _section(title: str, text: str, omitted: Collection[str], rows: Sequence[_Row]) -> str:
@@ -177,7 +231,7 @@ def _example_account() -> AccountView:
         needed_qps=4.0,
         limit_qps=5.0,
         current_qps=5.0,
-        discovery=DiscoveryView(up=True, last_success=1_795_600_042.7, spaces=1),
+        discovery=DiscoveryView(up=True, last_success=1_795_600_042.7, spaces=1200),
     )
 
 
@@ -234,3 +288,19 @@ def _tiers() -> str:
     return f"\n## Messaging limit tiers\n\n{text}" + table(
         "messaging_limit_tier | chatapp_phone_number_messaging_limit", rows
     )
+
+
+def _label_values() -> str:
+    reasons = {code(reason): _STATE_FILE_REASONS[reason] for reason in get_args(FailureReason)}
+    labels = {
+        "`code` of `chatapp_api_requests_total`": _CODES,
+        "`field` of `chatapp_api_unknown_values_total`": _UNKNOWN_FIELDS,
+        "`reason` of `chatapp_exporter_state_file_failures_total`": reasons,
+    }
+    rows = [(label, value, meaning) for label, values in labels.items() for value, meaning in values.items()]
+    text = "Further values are counted as `other` after 50 codes of an account, and after 50 values of a field.\n\n"
+    return f"\n## Other label values\n\n{text}" + table("label | value | meaning", rows)
+
+
+def _recorded_series() -> str:
+    return _RECORDED_TEXT + table("recorded series | meaning", ((code(name), text) for name, text in _RECORDED.items()))

@@ -74,9 +74,9 @@ class AccountState(StrEnum):
 
     OK = "ok"
     DENIED = "denied"
-    """The API does not accept the key, permission, subscription or clock."""
+    """The API does not accept the key, permission, subscription or system time."""
     UNREACHABLE = "unreachable"
-    """No response from the API: transport errors, timeouts or server errors."""
+    """Network errors, timeouts, server errors, or responses that are not from the API."""
     THROTTLED = "throttled"
     """The API throttled requests, and the current rate is still lower than the configured rate."""
 

@@ -10,7 +10,7 @@ QueryError
 │   ├── ServerError       the API reported an internal error
 │   └── MalformedError    a response that does not match the API's description
 └── PermanentError        a person must fix the cause; the space is polled again at a longer interval
-    ├── DeniedError       the account: its key, permission, subscription or clock
+    ├── DeniedError       the account: its key, permission, subscription or the system time
     └── RejectedError     the space: its id or parameters
 """
 
@@ -113,7 +113,7 @@ class MalformedError(TemporaryError):
 
 
 class DeniedError(PermanentError):
-    """The API does not accept the account's credentials, permission, subscription or clock."""
+    """The API does not accept the account's credentials, permission, subscription or system time."""
 
     reason = Reason.DENIED
 

@@ -11,7 +11,7 @@ from exporter.model import MESSAGING_LIMITS, OWN_NUMBERS, Space
 from exporter.source import Source, SourceContext, SourceError
 
 API_LIMIT_QPS = 10.0
-"""Rate limit in queries per second, shared by all users of an account (API reference of QueryChatappPhoneNumbers)."""
+"""Rate limit of an access key in queries per second (API reference of QueryChatappPhoneNumbers)."""
 MIN_QPS = 0.001
 """One query per 1000 s. With much lower rates, calculated times leave the range of dates."""
 
@@ -43,8 +43,9 @@ class Account(Strict):
         API_LIMIT_QPS / 2,
         ge=MIN_QPS,
         le=API_LIMIT_QPS,
-        description="Maximum queries per second of the exporter. The API allows 10, shared by all users of the account."
-        " The total of all accounts with the same access key is limited to 10.",
+        description="Maximum queries per second for this account. The API allows 10 queries per second per access key."
+        " All programs that use the key share this limit. The total of all accounts with the same access key must not"
+        " exceed 10.",
     )
     poll_interval: Duration = Field(
         300.0,
@@ -54,7 +55,7 @@ class Account(Strict):
     spaces: Sequence[ConfiguredSpace] | None = Field(
         None,
         description="Customer spaces to poll, at least one. If `spaces`, `space_files` and `discover` are not set, the"
-        " account's own numbers are polled.",
+        " exporter polls the account's own numbers.",
     )
     space_files: list[FilePattern] | None = Field(
         None,
@@ -63,8 +64,8 @@ class Account(Strict):
     )
     discover: bool = Field(
         False,
-        description="Whether to list the spaces of the account once per hour and poll them too. For a configured space,"
-        " the configured name and labels are used.",
+        description="Whether to list the spaces of the account once per hour and poll them too. If a listed space is"
+        " also configured, its configured name, labels and isv_code are used.",
     )
 
     @field_validator("spaces", "space_files")

@@ -248,8 +248,8 @@ def _value_family(field: str, subject: str) -> Family[NumberView]:
 NUMBER_FAMILIES: tuple[Family[NumberView], ...] = (
     Family(
         "chatapp_phone_number_quality_rating",
-        "Quality rating of the phone number at the last successful poll (1 for the current rating, 0 for the others)."
-        " No series if the API does not report a rating.",
+        "Quality rating of the phone number at the last successful poll: 1 for the current rating, 0 for the others of"
+        " GREEN, YELLOW, RED and UNKNOWN. No series if the API does not report a rating.",
         (*NUMBER_LABELS, "quality_rating"),
         _quality_rating,
     ),
@@ -267,15 +267,15 @@ NUMBER_FAMILIES: tuple[Family[NumberView], ...] = (
     _value_family("code_verification_status", "Status of the code verification"),
     Family(
         "chatapp_phone_number_info",
-        "Information about the phone number at the last successful poll (always 1)."
-        " The values of the callback labels are none, url, queue and both.",
+        "Information about the phone number at the last successful poll (always 1). The labels inbound_callback and"
+        " status_callback show where the API delivers events of the number: none, url, queue or both.",
         (*NUMBER_LABELS, "verified_name", "is_official", "inbound_callback", "status_callback"),
         _info,
     ),
     Family(
         "chatapp_phone_number_last_change_timestamp_seconds",
-        "Unix timestamp of the last change of the field that a successful poll observed."
-        " No series before the first observed change.",
+        "Unix timestamp of the last poll that found a change of the field (quality_rating, messaging_limit_tier or"
+        " status). No series before the first change.",
         (*NUMBER_LABELS, "field"),
         _last_change,
     ),
@@ -291,13 +291,15 @@ SPACE_FAMILIES: tuple[Family[SpaceView], ...] = (
     ),
     Family(
         "chatapp_space_last_success_timestamp_seconds",
-        "Unix timestamp of the last successful poll of the space. No series before the first success.",
+        "Unix timestamp of the last successful poll of the space. No series before the first success. Not removed after"
+        " max_age.",
         SPACE_LABELS,
         _last_success,
     ),
     Family(
         "chatapp_space_phone_numbers",
-        "Number of phone numbers of the space at the last successful poll. No series before the first success.",
+        "Number of phone numbers of the space at the last successful poll. No series before the first success. Not"
+        " removed after max_age.",
         SPACE_LABELS,
         _phone_number_count,
     ),
@@ -327,14 +329,14 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
     Family(
         "chatapp_account_up",
         "Whether the API responds and authorizes the account (1 = yes, 0 = denied or unreachable)."
-        " No series until the first polls have determined the state.",
+        " No series before polls have shown the state of the account.",
         ("account",),
         _account_up,
     ),
     Family(
         "chatapp_account_state",
         "State of the account: ok, denied, unreachable or throttled (1 for the current state, 0 for the others)."
-        " No series until the first polls have determined the state.",
+        " No series before polls have shown the state of the account.",
         ("account", "state"),
         _account_state,
     ),
@@ -365,13 +367,14 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
     ),
     Family(
         "chatapp_account_qps_current",
-        "Current budget of the account after throttling, in queries per second.",
+        "Current rate of the account in queries per second: the budget, or less after the API throttled requests.",
         ("account",),
         lambda view: [((), view.current_qps)],
     ),
     Family(
         "chatapp_account_qps_needed",
-        "Queries per second that the configured interval requires. Latency is not included: the budget must be higher.",
+        "Number of spaces divided by the configured interval, in queries per second. The budget must be higher by a"
+        " factor of about 1 + mean latency in seconds.",
         ("account",),
         lambda view: [((), view.needed_qps)],
     ),
@@ -384,13 +387,14 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
     ),
     Family(
         "chatapp_account_discovery_last_success_timestamp_seconds",
-        "Unix timestamp of the last complete discovery of the account's spaces. No series before the first.",
+        "Unix timestamp of the last complete discovery of the account's spaces. No series before the first discovery.",
         ("account",),
         _discovery_last_success,
     ),
     Family(
         "chatapp_account_discovered_spaces",
-        "Number of spaces in the last complete discovery, including configured spaces. No series before the first.",
+        "Number of spaces in the last complete discovery. A configured space counts if discovery found it. No series"
+        " before the first discovery.",
         ("account",),
         _discovered_spaces,
     ),
@@ -429,7 +433,8 @@ EXPORTER_FAMILIES: tuple[Family[ExporterView], ...] = (
     ),
     Family(
         "chatapp_exporter_state_file_failures",
-        "Total number of failures to open, read or write the state file, by reason.",
+        "Total number of failures to open, read or write the state file, by reason: damaged, foreign, newer or"
+        " unwritable.",
         ("file", "reason"),
         _state_file_failures,
         type="counter",

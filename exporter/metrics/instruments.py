@@ -14,8 +14,8 @@ _MAX_VALUES = 50
 """Maximum number of label values from the API per account or field. Further values are counted as "other"."""
 _MISSING = "missing"
 _UNKNOWN_HELP = (
-    "Total number of unknown values in API responses, counted at every poll. Value missing: the API stopped reporting"
-    " the field, counted once for each phone number. Field phone_number: entries without a phone number."
+    "Total number of unknown values in API responses, counted at every poll. The value missing counts fields that the"
+    " API no longer reports, once for each phone number, and entries without a phone number (field phone_number)."
 )
 _REQUEST_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 _DELAY_BUCKETS = (0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1800)
@@ -48,8 +48,8 @@ class Instruments(Collector):
         self._values = _LabelLimiter()
         self._requests = self._counter(
             "chatapp_api_requests",
-            "Total number of HTTP requests to the API, by code: OK, the error code of the API, or timeout, transport,"
-            " malformed or http_ and the HTTP status. Code credentials: not sent, because no access key was available.",
+            "Total number of HTTP requests to the API, by code: OK, the error code of the API, timeout, transport,"
+            " malformed, http_ with the HTTP status, or credentials (not sent, no access key available).",
             "account",
             "code",
         )

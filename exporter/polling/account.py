@@ -89,7 +89,7 @@ class AccountPolling:
 
     @property
     def denied(self) -> bool:
-        """Whether the API does not accept the account: its key, permission, subscription or clock."""
+        """Whether the API does not accept the account: its key, permission, subscription or system time."""
         return self._access.state is AccountState.DENIED
 
     @property

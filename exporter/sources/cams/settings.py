@@ -48,7 +48,9 @@ class CamsAccount(Account):
     )
     access_key_secret: Secret | None = Field(
         None,
-        description="Secret of the access key. If no part of the key is set, ALIBABA_CLOUD_ACCESS_KEY_SECRET is used.",
+        description="Secret of the access key. A placeholder such as `${ACME_SECRET}` requires the flag"
+        " `--config.expand-environment-variables`. If no part of the key is set, ALIBABA_CLOUD_ACCESS_KEY_SECRET is"
+        " used.",
     )
     access_key_secret_file: FileName | None = Field(
         None, description="File with the secret of the access key. Read for each request."
@@ -61,7 +63,8 @@ class CamsAccount(Account):
     credentials: Literal["default"] | None = Field(
         None,
         description="`default`: use temporary credentials from Alibaba Cloud's default chain (RAM role, OIDC, profile)"
-        " instead of an access key. Requires the extra `chatapp-exporter[credentials]`.",
+        " instead of an access key. Requires the extra `chatapp-exporter[credentials]`: install"
+        " `requirements-credentials.lock`.",
     )
     isv_code: Id | None = Field(None, description="IsvCode of all spaces of the account, if the API requires one.")
     spaces: list[CamsSpace] | None = Field(None, description=Account.model_fields["spaces"].description)
