@@ -148,11 +148,11 @@ def test_the_images_entry_in_kustomization_sets_the_registry(tmp_path: Path) -> 
 
 def test_the_memory_request_and_limit_match_the_operations_page(manifests: dict[str, Manifest]) -> None:
     operations = (ROOT / "docs" / "operations.md").read_text("utf-8")
-    rows = {numbers: int(size) for numbers, size in re.findall(r"^\| ([\d,]+) in .* (\d+) MB \(", operations, re.M)}
+    rows = {numbers: int(size) for numbers, size in re.findall(r"^\| ([\d,]+) \| .* (\d+) MB \(", operations, re.M)}
     required = {numbers: (2 * size + 80) * 1_000_000 for numbers, size in rows.items()}
     resources = container_of(manifests["Deployment"])["resources"]
 
-    assert re.search(r"twice the bytes of a scrape\s+and 80 MB", operations)
+    assert re.search(r"twice the response size \(without gzip\) plus 80 MB", operations)
     assert resources == {
         "requests": {"cpu": "50m", "memory": "128Mi"},
         "limits": {"cpu": "1", "memory": "256Mi"},
