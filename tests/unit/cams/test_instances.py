@@ -1,4 +1,4 @@
-"""A page of the account's instances, as it is asked for and as it is read."""
+"""Requests for ListInstance, and the decoding of its pages."""
 
 import json
 from collections.abc import Mapping
@@ -34,18 +34,18 @@ def page(*entries: Any, **fields: Any) -> InstancePage:
     return decode_instances(200, {}, json.dumps(document).encode())
 
 
-def test_every_page_is_requested_with_the_same_signature() -> None:
+def test_all_pages_are_requested_and_signed() -> None:
     requests = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def respond(request: httpx.Request) -> httpx.Response:
         requests.append(request)
-        first = (len(requests) - 1) * 50
-        entries = [{**CONTOSO, "InstanceId": n, "CustSpaceId": f"cams-{n}"} for n in range(first, min(first + 50, 101))]
+        start = (len(requests) - 1) * 50
+        entries = [{**CONTOSO, "InstanceId": n, "CustSpaceId": f"cams-{n}"} for n in range(start, min(start + 50, 101))]
         body = json.dumps({"Code": "OK", "Data": entries, "TotalCount": 101}).encode()
         return httpx.Response(200, stream=httpx.ByteStream(body))
 
     async def main() -> Mapping[str, str]:
-        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
             source = CamsSource(http, "https://cams.example", StaticCredentials(KEY), VirtualClock())
             return await source.list_spaces(nullcontext)
 
@@ -53,13 +53,13 @@ def test_every_page_is_requested_with_the_same_signature() -> None:
     _, _, request = requests
     assert request.url.query == b"ChannelType=whatsapp&PageIndex=3&PageSize=50"
     assert (request.method, request.headers["x-acs-action"]) == ("POST", "ListInstance")
-    claimed = request.headers["authorization"]
-    signed = {name: request.headers[name] for name in claimed.split("SignedHeaders=")[1].split(",")[0].split(";")}
+    sent = request.headers["authorization"]
+    signed = {name: request.headers[name] for name in sent.split("SignedHeaders=")[1].split(",")[0].split(";")}
     query = canonical_query(dict(parse_qsl(request.url.query.decode())))
-    assert claimed == authorization("POST", query, signed, request.headers["x-acs-content-sha256"], KEY)
+    assert sent == authorization("POST", query, signed, request.headers["x-acs-content-sha256"], KEY)
 
 
-def test_an_entry_is_a_space_with_its_name() -> None:
+def test_an_entry_is_decoded_to_a_space_with_its_name() -> None:
     assert page(CONTOSO) == InstancePage((Instance("29339", "cams-1", "Contoso"),), 1)
 
 
@@ -78,16 +78,18 @@ def test_an_entry_is_a_space_with_its_name() -> None:
         ({"InstanceName": "x" * 600}, Instance("29339", "cams-1", "x" * 512)),
     ],
 )
-def test_what_is_missing_or_of_another_channel_is_no_space(changes: dict[str, Any], instance: Instance) -> None:
+def test_an_instance_with_missing_or_invalid_fields_or_of_another_channel_is_decoded(
+    changes: dict[str, Any], instance: Instance
+) -> None:
     assert page({**CONTOSO, **changes}).instances == (instance,)
 
 
 @pytest.mark.parametrize("entry", [None, 5, "cams-1", [], {}, {"CustSpaceId": ""}, {"InstanceName": "Contoso"}])
-def test_an_entry_that_names_nothing_is_missing_from_the_total(entry: object) -> None:
+def test_an_entry_without_an_id_is_ignored_but_included_in_the_total(entry: object) -> None:
     assert page(CONTOSO, entry) == InstancePage((Instance("29339", "cams-1", "Contoso"),), 2)
 
 
-def test_no_instances_may_be_null() -> None:
+def test_a_null_list_of_instances_is_an_empty_page() -> None:
     assert page(Data=None, TotalCount="0") == InstancePage((), 0)
 
 
@@ -103,7 +105,7 @@ def test_no_instances_may_be_null() -> None:
         ({"Data": [CONTOSO] * 51}, "malformed: Data: expected at most 50, found 51"),
     ],
 )
-def test_what_is_no_page_is_malformed(fields: dict[str, Any], problem: str) -> None:
+def test_an_invalid_page_is_malformed(fields: dict[str, Any], problem: str) -> None:
     with pytest.raises(MalformedError) as caught:
         page(CONTOSO, **fields)
 
@@ -113,7 +115,7 @@ def test_what_is_no_page_is_malformed(fields: dict[str, Any], problem: str) -> N
 @pytest.mark.parametrize(
     ("status", "code"), [(403, "NoPermission"), (200, "NoPermission"), (500, "OK"), (200, None), (200, "ok")]
 )
-def test_without_code_ok_and_http_2xx_it_is_no_success(status: int, code: str | None) -> None:
+def test_a_response_without_code_ok_or_without_http_2xx_is_an_error(status: int, code: str | None) -> None:
     body = json.dumps({"Code": code, "Data": [], "TotalCount": 0, "Success": True}).encode()
 
     with pytest.raises(QueryError) as caught:
@@ -139,7 +141,7 @@ fields = st.sampled_from(["CustSpaceId", "InstanceId", "InstanceName", "ChannelT
         },
     )
 )
-def test_any_answer_is_a_page_or_one_of_our_errors(document: Any) -> None:
+def test_any_json_body_gives_a_page_or_a_query_error(document: Any) -> None:
     try:
         found = decode_instances(200, {}, json.dumps(document).encode())
     except QueryError:
@@ -148,4 +150,4 @@ def test_any_answer_is_a_page_or_one_of_our_errors(document: Any) -> None:
     assert found.total >= 0
     for instance in found.instances:
         assert instance.id
-        (instance.space_id + instance.name).encode()  # no half of a character
+        (instance.space_id + instance.name).encode()  # no lone surrogate

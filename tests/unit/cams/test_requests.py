@@ -1,4 +1,4 @@
-"""What goes on the wire, against requests that the official SDK sent."""
+"""Sent requests, compared with captured requests of the official SDK, and errors of a request."""
 
 import asyncio
 import json
@@ -22,12 +22,12 @@ from exporter.sources.cams.signing import Credentials, authorization, canonical_
 from exporter.sources.cams.source import MAX_RESPONSE_BYTES, CamsSource
 
 CAPTURES = json.loads((Path(__file__).parents[2] / "data/wire-captures.json").read_text())
-OURS = [c for c in CAPTURES["captures"] if "status" not in c["inputs"] and not c["name"].startswith("legacy")]
+COMPARED = [c for c in CAPTURES["captures"] if "status" not in c["inputs"] and not c["name"].startswith("legacy")]
 TRICKY = ["a b", "*", "~", "+", "a+b%20c", "é中文 客户😀", "/?#[]@!$&'()*+,;=", '"<>|\\^`{}']
 
 
 class Wire:
-    """Keeps the requests that reach it and answers them."""
+    """A transport that records requests and responds to them."""
 
     def __init__(self, body: httpx.AsyncByteStream | None = None) -> None:
         self.requests: list[httpx.Request] = []
@@ -44,14 +44,15 @@ def send(
     isv_code: str | None = None,
     token: str = "",
     times: int = 1,
-    of_account: str | None = None,
+    account_isv_code: str | None = None,
 ) -> None:
+    """Query the space `times` times over this transport."""
     credentials = Credentials(CAPTURES["access_key_id"], CAPTURES["access_key_secret"], token)
 
     async def main() -> None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(wire)) as http:
-            given = StaticCredentials(credentials)
-            source = CamsSource(http, "http://127.0.0.1:18089", given, VirtualClock(), isv_code=of_account)
+            provider = StaticCredentials(credentials)
+            source = CamsSource(http, "http://127.0.0.1:18089", provider, VirtualClock(), isv_code=account_isv_code)
             for _ in range(times):
                 space = CamsSpace(space_id, isv_code=isv_code) if space_id else OWN_NUMBERS
                 await source.query(space, nullcontext)
@@ -63,8 +64,8 @@ def raw_query(request: httpx.Request) -> str:
     return request.url.query.decode()
 
 
-def resigned(request: httpx.Request) -> str:
-    """The Authorization that a server computes, which decodes the query and encodes it again."""
+def signed_by_server(request: httpx.Request) -> str:
+    """The Authorization header calculated by a server, which decodes the query and encodes it again."""
     names = re.search(r"SignedHeaders=([^,]+)", request.headers["authorization"])
     assert names
     query = canonical_query(dict(parse_qsl(raw_query(request), keep_blank_values=True)))
@@ -73,13 +74,14 @@ def resigned(request: httpx.Request) -> str:
     return authorization(request.method, query, headers, request.headers["x-acs-content-sha256"], credentials)
 
 
-@pytest.mark.parametrize("capture", OURS, ids=lambda capture: capture["name"])
-def test_a_request_is_what_the_official_sdk_sends(capture: dict[str, Any]) -> None:
+@pytest.mark.parametrize("capture", COMPARED, ids=lambda capture: capture["name"])
+def test_a_request_matches_the_request_of_the_official_sdk(capture: dict[str, Any]) -> None:
     sent = {name.lower(): value for name, value in capture["headers"]}
     wire = Wire()
 
     space_id, isv_code = capture["inputs"].get("cust_space_id"), capture["inputs"].get("isv_code")
-    send(wire, space_id, isv_code if space_id else None, sent.get("x-acs-security-token", ""), of_account=isv_code)
+    token = sent.get("x-acs-security-token", "")
+    send(wire, space_id, isv_code if space_id else None, token, account_isv_code=isv_code)
 
     (request,) = wire.requests
     signed = re.search(r"SignedHeaders=([^,]+)", sent["authorization"])
@@ -89,14 +91,14 @@ def test_a_request_is_what_the_official_sdk_sends(capture: dict[str, Any]) -> No
         capture["raw_query"], keep_blank_values=True
     )
     assert f"SignedHeaders={signed[1]}," in request.headers["authorization"]
-    fresh = {"user-agent", "x-acs-date", "x-acs-signature-nonce"}
-    names = set(signed[1].split(";")) - fresh | {"content-length", "host"}
+    unique = {"user-agent", "x-acs-date", "x-acs-signature-nonce"}
+    names = set(signed[1].split(";")) - unique | {"content-length", "host"}
     assert {name: request.headers[name] for name in names} == {name: sent[name] for name in names}
-    assert request.headers["authorization"] == resigned(request)
+    assert request.headers["authorization"] == signed_by_server(request)
 
 
-def test_seven_captures_are_ours_to_match() -> None:
-    assert [capture["name"] for capture in OURS] == [
+def test_seven_captured_requests_are_compared() -> None:
+    assert [capture["name"] for capture in COMPARED] == [
         "no_parameters",
         "cust_space_id_only",
         "cust_space_id_and_isv_code",
@@ -108,21 +110,21 @@ def test_seven_captures_are_ours_to_match() -> None:
 
 
 @pytest.mark.parametrize("space_id", TRICKY)
-def test_the_signed_query_stays_byte_for_byte(space_id: str) -> None:
+def test_the_query_is_sent_exactly_as_signed(space_id: str) -> None:
     wire = Wire()
 
     send(wire, space_id, "isv code")
 
     (request,) = wire.requests
     assert raw_query(request) == canonical_query({"CustSpaceId": space_id, "IsvCode": "isv code"})
-    assert request.headers["authorization"] == resigned(request)
+    assert request.headers["authorization"] == signed_by_server(request)
 
 
-def test_a_space_has_the_isv_code_of_its_account_unless_it_has_one_itself() -> None:
+def test_the_isv_code_of_a_space_overrides_the_isv_code_of_its_account() -> None:
     wire = Wire()
 
-    send(wire, "1", of_account="of-account")
-    send(wire, "1", "of-space", of_account="of-account")
+    send(wire, "1", account_isv_code="of-account")
+    send(wire, "1", "of-space", account_isv_code="of-account")
 
     assert [raw_query(request) for request in wire.requests] == [
         "CustSpaceId=1&IsvCode=of-account",
@@ -130,7 +132,7 @@ def test_a_space_has_the_isv_code_of_its_account_unless_it_has_one_itself() -> N
     ]
 
 
-def test_every_attempt_has_a_date_a_nonce_and_a_signature_of_its_own() -> None:
+def test_each_request_has_a_date_a_unique_nonce_and_a_unique_signature() -> None:
     wire = Wire()
 
     send(wire, "1", times=3)
@@ -140,36 +142,36 @@ def test_every_attempt_has_a_date_a_nonce_and_a_signature_of_its_own() -> None:
     assert wire.requests[0].headers["x-acs-date"] == "2027-01-15T08:00:00Z"
 
 
-class Endless(httpx.AsyncByteStream):
-    """A body that goes on; counts what was taken from it."""
+class EndlessBody(httpx.AsyncByteStream):
+    """A body without an end. Counts the bytes that were read from it."""
 
     def __init__(self) -> None:
-        self.taken = 0
+        self.bytes_read = 0
 
     async def __aiter__(self) -> Any:
         while True:
-            self.taken += 65_536
+            self.bytes_read += 65_536
             yield b" " * 65_536
 
 
-def test_an_answer_is_read_to_2_mib_and_no_further() -> None:
-    body = Endless()
+def test_reading_stops_when_a_response_exceeds_2_mib() -> None:
+    body = EndlessBody()
 
     with pytest.raises(MalformedError, match="larger than 2097152 bytes"):
         send(Wire(body), "1")
 
-    assert body.taken == MAX_RESPONSE_BYTES + 65_536
+    assert body.bytes_read == MAX_RESPONSE_BYTES + 65_536
 
 
-def test_a_large_answer_within_the_bound_is_read() -> None:
+def test_a_large_response_below_the_size_limit_is_read() -> None:
     numbers = [{"PhoneNumber": f"{n:011d}", "VerifiedName": "x" * 300} for n in range(5_000)]
     document = {"Code": "OK", "PhoneNumbers": numbers}
 
     send(Wire(httpx.ByteStream(json.dumps(document).encode())), "1")
 
 
-class Dripping(httpx.AsyncByteStream):
-    """A byte every three seconds of the event loop's time, for ever."""
+class SlowEndlessBody(httpx.AsyncByteStream):
+    """A body without an end: one byte every 3 s of virtual time."""
 
     async def __aiter__(self) -> Any:
         while True:
@@ -177,9 +179,9 @@ class Dripping(httpx.AsyncByteStream):
             yield b" "
 
 
-def test_an_answer_that_never_ends_is_a_time_out() -> None:
+def test_a_response_that_never_ends_is_a_timeout() -> None:
     with pytest.raises(RequestTimeout, match="within 10 s"):
-        send(Wire(Dripping()), "1")
+        send(Wire(SlowEndlessBody()), "1")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,7 @@ def test_an_answer_that_never_ends_is_a_time_out() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_connection_that_fails_is_a_transport_error(error: Exception) -> None:
+def test_a_failed_connection_is_a_transport_error(error: Exception) -> None:
     def fail(_: httpx.Request) -> httpx.Response:
         raise error
 
@@ -200,7 +202,7 @@ def test_a_connection_that_fails_is_a_transport_error(error: Exception) -> None:
         send(fail, "1")
 
 
-def test_a_time_out_of_the_transport_is_a_time_out() -> None:
+def test_a_read_timeout_of_the_transport_is_a_request_timeout() -> None:
     def fail(_: httpx.Request) -> httpx.Response:
         raise httpx.ReadTimeout("slow")
 
@@ -208,23 +210,23 @@ def test_a_time_out_of_the_transport_is_a_time_out() -> None:
         send(fail, "1")
 
 
-class Hanging:
-    """Credentials that never come."""
+class HangingCredentials:
+    """A credential provider that never returns."""
 
     async def current(self) -> Credentials:
         await asyncio.Event().wait()
-        raise AssertionError("it never comes")
+        raise AssertionError("the wait must not end")
 
     def changed(self) -> bool:
         return False
 
 
-def test_credentials_that_never_come_are_reported_and_nothing_is_sent() -> None:
+def test_a_credential_provider_that_hangs_is_an_error_and_no_request_is_sent() -> None:
     wire = Wire()
 
     async def main() -> None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(wire)) as http:
-            source = CamsSource(http, "http://127.0.0.1:18089", Hanging(), VirtualClock())
+            source = CamsSource(http, "http://127.0.0.1:18089", HangingCredentials(), VirtualClock())
             await source.query(OWN_NUMBERS, nullcontext)
 
     with pytest.raises(DeniedError) as caught:
@@ -235,38 +237,39 @@ def test_credentials_that_never_come_are_reported_and_nothing_is_sent() -> None:
 
 
 TOKEN = "CAIS" + "tok3nT" * 90
-"""As long as a real one."""
+"""As long as a real token."""
 
 
-def failure(**answer: Any) -> QueryError:
-    """Of a request with the token, answered by an error of the API with these fields."""
-    body = json.dumps({"Code": "InternalError", **answer}).encode()
+def failure(**fields: Any) -> QueryError:
+    """Return the error of a request with TOKEN, if the API responds with an error and these fields."""
+    body = json.dumps({"Code": "InternalError", **fields}).encode()
     with pytest.raises(QueryError) as caught:
         send(lambda _: httpx.Response(500, stream=httpx.ByteStream(body)), "1", token=TOKEN)
     return caught.value
 
 
-@pytest.mark.parametrize("before", [0, 3, 171, 190, 199, 490, 511])
-def test_a_secret_that_an_answer_repeats_is_left_out_wherever_the_text_is_cut(before: int) -> None:
+@pytest.mark.parametrize("length_before", [0, 3, 171, 190, 199, 490, 511])
+def test_a_secret_in_a_response_is_redacted_also_where_the_text_is_cut(length_before: int) -> None:
     for secret in (CAPTURES["access_key_id"], CAPTURES["access_key_secret"], TOKEN):
-        assert failure(Message="." * before + secret).detail == ("." * before + "<secret>")[:200]
+        text = "." * length_before
+        assert failure(Message=text + secret).detail == (text + "<secret>")[:200]
 
 
-def test_a_short_secret_is_not_looked_for_in_what_replaced_another() -> None:
+def test_a_placeholder_is_not_searched_for_other_secrets() -> None:
     assert sanitized("connection lost", ["i", "s", "", "lost"], 100) == "connect<secret>on <secret>"
 
 
-def test_a_secret_that_stands_for_a_code_or_a_request_id_is_left_out() -> None:
+def test_a_secret_in_a_code_or_request_id_is_redacted() -> None:
     error = failure(Code=TOKEN, RequestId=f"{'.' * 60}{TOKEN}")
 
     assert (error.code, error.request_id) == ("<secret>", "." * 60 + "<sec")
 
 
-def test_a_code_is_bounded_for_it_becomes_a_label() -> None:
+def test_a_code_is_cut_to_64_characters() -> None:
     assert failure(Code="x" * 1000).code == "x" * 64
 
 
-def test_a_transport_s_complaint_about_what_was_sent_leaves_secrets_out() -> None:
+def test_a_secret_in_a_transport_error_is_redacted() -> None:
     def fail(request: httpx.Request) -> httpx.Response:
         raise httpx.LocalProtocolError(f"{'.' * 170}{request.headers['x-acs-security-token']}")
 
@@ -277,7 +280,7 @@ def test_a_transport_s_complaint_about_what_was_sent_leaves_secrets_out() -> Non
     assert TOKEN not in repr(caught.value)
 
 
-def test_the_real_http_client_gives_up_no_earlier_than_ours() -> None:
+def test_the_http_client_has_no_timeout_of_its_own() -> None:
     async def main() -> httpx.Timeout:
         async with http_client("https://cams.ap-southeast-1.aliyuncs.com") as http:
             return http.timeout

@@ -1,4 +1,4 @@
-"""The signature, against vectors that two official libraries agree on."""
+"""The signature, compared with test vectors of two official libraries."""
 
 import json
 from pathlib import Path
@@ -12,12 +12,12 @@ DATA = Path(__file__).parents[2] / "data"
 VECTORS = json.loads((DATA / "signature-vectors.json").read_text())["vectors"]
 
 
-def test_all_ten_vectors_are_here() -> None:
+def test_all_ten_vectors_are_read() -> None:
     assert len(VECTORS) == 10
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
-def test_the_official_libraries_sign_the_same(vector: dict[str, Any]) -> None:
+def test_the_signature_matches_the_official_libraries(vector: dict[str, Any]) -> None:
     credentials = Credentials(vector["access_key_id"], vector["access_key_secret"])
     query = canonical_query(vector["query"])
 
@@ -29,9 +29,9 @@ def test_the_official_libraries_sign_the_same(vector: dict[str, Any]) -> None:
     assert signed == vector["expected"]["authorization"]
 
 
-def test_no_part_of_a_key_is_in_its_repr() -> None:
+def test_the_repr_of_credentials_has_no_secret() -> None:
     assert repr(Credentials("marked-id", "marked-secret", "marked-token")) == "Credentials()"
 
 
-def test_the_longest_secret_comes_first_for_another_may_be_a_part_of_it() -> None:
+def test_secrets_are_listed_longest_first() -> None:
     assert Credentials("key", "secret", "key.token").secrets == ("key.token", "secret", "key")

@@ -1,4 +1,4 @@
-"""The state of a number in one word: the worst that applies."""
+"""The state of a phone number: the most severe state that applies."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def state(rating: str, status: str) -> State:
         ("GREEN", "CONNECTED", "green"),
     ],
 )
-def test_the_state_of_a_number_is_the_worst_that_applies(rating: str, status: str, expected: str) -> None:
+def test_the_state_of_a_number_is_the_most_severe_that_applies(rating: str, status: str, expected: str) -> None:
     assert state(rating, status) == expected
 
 
@@ -40,11 +40,11 @@ def test_only_a_connected_green_number_is_green() -> None:
     assert [pair for pair in pairs if state(*pair) == "green"] == [("GREEN", "CONNECTED")]
 
 
-def test_states_of_numbers_are_ordered_worst_first() -> None:
+def test_states_of_numbers_are_sorted_by_severity() -> None:
     assert list(PHONE_NUMBER_STATES) == ["down", "red", "restricted", "yellow", "unknown", "green"]
     assert list(PHONE_NUMBER_STATES) == sorted(PHONE_NUMBER_STATES, key=RANKS.__getitem__)
 
 
-def test_a_status_is_down_or_restricted_or_neither() -> None:
+def test_statuses_are_divided_into_down_restricted_and_others() -> None:
     assert {"PENDING", "CONNECTED", "UNKNOWN", "UNVERIFIED"} == STATUSES - DOWN_STATUSES - RESTRICTED_STATUSES
     assert not DOWN_STATUSES & RESTRICTED_STATUSES

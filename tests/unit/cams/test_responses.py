@@ -1,4 +1,4 @@
-"""Every stored answer becomes what its `expect` says, and what no answer should be is never "no numbers"."""
+"""Decodes the stored responses of QueryChatappPhoneNumbers. An invalid response is an error, never "no numbers"."""
 
 import json
 from pathlib import Path
@@ -25,20 +25,20 @@ RESPONSES = {
     path.stem: json.loads(path.read_text()) for path in (Path(__file__).parents[2] / "data/responses").iterdir()
 }
 
-ONE = ["15550100001"]
-FIVE = [f"1555010000{n}" for n in range(1, 6)]
-LISTED: dict[str, list[str]] = {
+ONE_NUMBER = ["15550100001"]
+FIVE_NUMBERS = [f"1555010000{n}" for n in range(1, 6)]
+PHONE_NUMBERS: dict[str, list[str]] = {
     "ok": ["861380000****"],
-    "ok_200_success_false_code_ok": ONE,
+    "ok_200_success_false_code_ok": ONE_NUMBER,
     "ok_empty": [],
-    "ok_missing_fields": FIVE[:2],
-    "ok_multi": FIVE,
+    "ok_missing_fields": FIVE_NUMBERS[:2],
+    "ok_multi": FIVE_NUMBERS,
     "ok_phone_numbers_absent": [],
     "ok_phone_numbers_null": [],
-    "ok_sdk531_fields": ONE,
-    "ok_unknown_enum": FIVE,
+    "ok_sdk531_fields": ONE_NUMBER,
+    "ok_unknown_enum": FIVE_NUMBERS,
 }
-FAILED: dict[str, tuple[type[QueryError], str]] = {
+ERRORS: dict[str, tuple[type[QueryError], str]] = {
     "clock_expired": (DeniedError, "InvalidTimeStamp.Expired"),
     "denied_400_product_unsubscript": (DeniedError, "Product.Unsubscript"),
     "denied_400_ram_permission_deny": (DeniedError, "Ram.PermissionDeny"),
@@ -62,7 +62,7 @@ FAILED: dict[str, tuple[type[QueryError], str]] = {
     "throttled_user_retry_after": (ThrottledError, "Throttling.User"),
     "token_expired": (DeniedError, "InvalidSecurityToken.Expired"),
 }
-WAITS = {
+RETRY_AFTER_SECONDS = {
     "error_lower_case_keys": None,
     "ok_200_system_limit_control": None,
     "throttled_429": 3.0,
@@ -83,41 +83,43 @@ def decode_document(document: Any, status: int = 200) -> Answer:
     return decode_phone_numbers(status, {}, json.dumps(document).encode())
 
 
-def test_each_of_the_31_files_has_an_expectation() -> None:
+def test_each_of_the_31_stored_responses_has_an_expected_result() -> None:
     assert len(RESPONSES) == 31
-    assert set(RESPONSES) == set(LISTED) | set(FAILED)
+    assert set(RESPONSES) == set(PHONE_NUMBERS) | set(ERRORS)
 
 
-@pytest.mark.parametrize("name", LISTED)
-def test_a_success_lists_its_numbers(name: str) -> None:
-    assert [number.phone_number for number in decode(name).phone_numbers] == LISTED[name]
+@pytest.mark.parametrize("name", PHONE_NUMBERS)
+def test_a_successful_response_is_decoded_to_its_phone_numbers(name: str) -> None:
+    assert [number.phone_number for number in decode(name).phone_numbers] == PHONE_NUMBERS[name]
 
 
-@pytest.mark.parametrize("name", FAILED)
-def test_a_failure_is_an_error_of_its_class(name: str) -> None:
-    kind, code = FAILED[name]
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_response_raises_its_error_class_with_code_and_request_id(name: str) -> None:
+    error_class, code = ERRORS[name]
 
     with pytest.raises(QueryError) as caught:
         decode(name)
 
-    assert type(caught.value) is kind
+    assert type(caught.value) is error_class
     assert caught.value.code == code
     assert caught.value.request_id == "90E63D28-E31D-1EB2-8939-A94866411B20"
 
 
-def test_every_throttling_answer_has_an_expected_wait() -> None:
-    assert set(WAITS) == {name for name, (kind, _) in FAILED.items() if kind is ThrottledError}
+def test_each_throttling_response_has_an_expected_retry_after_value() -> None:
+    assert set(RETRY_AFTER_SECONDS) == {
+        name for name, (error_class, _) in ERRORS.items() if error_class is ThrottledError
+    }
 
 
-@pytest.mark.parametrize("name", WAITS)
-def test_a_throttling_answer_says_how_long_to_wait(name: str) -> None:
+@pytest.mark.parametrize("name", RETRY_AFTER_SECONDS)
+def test_the_retry_after_value_is_decoded_from_a_throttling_response(name: str) -> None:
     with pytest.raises(ThrottledError) as caught:
         decode(name)
 
-    assert caught.value.wait_seconds == WAITS[name]
+    assert caught.value.wait_seconds == RETRY_AFTER_SECONDS[name]
 
 
-def test_the_published_sample_is_read_whole() -> None:
+def test_every_field_of_the_published_sample_is_decoded() -> None:
     assert decode("ok").phone_numbers == (
         PhoneNumber(
             phone_number="861380000****",
@@ -134,7 +136,7 @@ def test_the_published_sample_is_read_whole() -> None:
     )
 
 
-def test_five_numbers_in_five_states_are_told_apart() -> None:
+def test_rating_tier_and_status_of_five_numbers_are_decoded() -> None:
     assert [(n.quality_rating, n.messaging_limit_tier, n.status) for n in decode("ok_multi").phone_numbers] == [
         ("GREEN", "TIER_10K", "CONNECTED"),
         ("YELLOW", "TIER_1K", "FLAGGED"),
@@ -144,7 +146,7 @@ def test_five_numbers_in_five_states_are_told_apart() -> None:
     ]
 
 
-def test_a_field_that_is_null_or_missing_does_not_cost_the_number_and_reads_as_no_value() -> None:
+def test_a_number_with_null_or_missing_fields_is_listed_with_empty_values() -> None:
     answer = decode("ok_missing_fields")
 
     first, second = answer.phone_numbers
@@ -156,14 +158,14 @@ def test_a_field_that_is_null_or_missing_does_not_cost_the_number_and_reads_as_n
 @pytest.mark.parametrize(
     ("reported", "rating"), [("NA", "UNKNOWN"), ("unknown", "UNKNOWN"), ("", ""), (" ", ""), (None, ""), ([], "")]
 )
-def test_na_is_unknown_and_a_rating_that_is_not_reported_is_none(reported: object, rating: str) -> None:
+def test_rating_na_becomes_unknown_and_a_missing_rating_is_empty(reported: object, rating: str) -> None:
     document = {"Code": "OK", "PhoneNumbers": [{"PhoneNumber": "1", "QualityRating": reported}]}
 
     assert decode_document(document).phone_numbers[0].quality_rating == rating
     assert list(unknown_values(decode_document(document).phone_numbers[0], {})) == []
 
 
-def test_values_are_trimmed_and_upper_cased_and_unknown_ones_are_kept_and_told() -> None:
+def test_values_are_trimmed_and_upper_cased_and_unknown_values_are_kept_and_reported() -> None:
     limits = sources.Settings.model_validate({"accounts": [{"name": "a"}]}).limits
     numbers = decode("ok_unknown_enum").phone_numbers
 
@@ -183,7 +185,7 @@ def test_values_are_trimmed_and_upper_cased_and_unknown_ones_are_kept_and_told()
     ]
 
 
-def test_the_sdk_s_newer_fields_are_read_or_left_alone() -> None:
+def test_is_official_is_decoded_and_other_new_fields_are_ignored() -> None:
     assert decode("ok_sdk531_fields").phone_numbers[0].is_official == "Y"
 
 
@@ -206,12 +208,12 @@ def test_the_sdk_s_newer_fields_are_read_or_left_alone() -> None:
     ],
     ids=lambda body: body[:40].decode("latin-1"),
 )
-def test_what_is_no_answer_of_this_api_is_malformed_and_never_no_numbers(body: bytes) -> None:
+def test_a_body_in_another_format_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedError):
         decode_phone_numbers(200, {}, body)
 
 
-def test_an_unknown_code_with_http_200_is_a_failure_of_the_space() -> None:
+def test_an_unknown_code_with_http_200_is_rejected() -> None:
     with pytest.raises(RejectedError) as caught:
         decode_document({"Code": "Brand.New", "PhoneNumbers": []})
 
@@ -219,7 +221,7 @@ def test_an_unknown_code_with_http_200_is_a_failure_of_the_space() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"),
+    ("status", "error_class"),
     [
         (302, MalformedError),
         (400, RejectedError),
@@ -231,48 +233,48 @@ def test_an_unknown_code_with_http_200_is_a_failure_of_the_space() -> None:
         (599, ServerError),
     ],
 )
-def test_without_a_code_the_http_status_decides(status: int, kind: type[QueryError]) -> None:
+def test_without_a_code_the_http_status_determines_the_error(status: int, error_class: type[QueryError]) -> None:
     with pytest.raises(QueryError) as caught:
         decode_phone_numbers(status, {}, b"")
 
-    assert type(caught.value) is kind
+    assert type(caught.value) is error_class
     assert caught.value.code == ("malformed" if status == 302 else f"http_{status}")
 
 
-def test_code_ok_with_an_error_status_is_a_failure() -> None:
+def test_code_ok_with_http_500_is_a_server_error() -> None:
     with pytest.raises(ServerError) as caught:
         decode_document({"Code": "OK", "PhoneNumbers": []}, status=500)
 
     assert caught.value.code == "http_500"
 
 
-def test_a_message_reaches_no_terminal_as_a_command() -> None:
+def test_control_characters_in_an_error_message_are_replaced() -> None:
     with pytest.raises(RejectedError) as caught:
         decode_document({"Code": "New\x1b[2J", "Message": "a\nb\x1b[31m"}, status=400)
 
     assert str(caught.value) == "New?[2J: a?b?[31m"
 
 
-def test_a_field_is_kept_to_512_characters() -> None:
+def test_a_field_is_cut_to_512_characters() -> None:
     answer = decode_document({"Code": "OK", "PhoneNumbers": [{"PhoneNumber": "1", "VerifiedName": "x" * 10**6}]})
 
     assert len(answer.phone_numbers[0].verified_name) == 512
 
 
-def test_a_number_listed_twice_is_one_number() -> None:
-    twice = {"PhoneNumber": "1", "Status": "CONNECTED"}
+def test_a_duplicate_phone_number_is_listed_once() -> None:
+    duplicate = {"PhoneNumber": "1", "Status": "CONNECTED"}
 
-    answer = decode_document({"Code": "OK", "PhoneNumbers": [twice, {"PhoneNumber": "2"}, twice]})
+    answer = decode_document({"Code": "OK", "PhoneNumbers": [duplicate, {"PhoneNumber": "2"}, duplicate]})
 
     assert [number.phone_number for number in answer.phone_numbers] == ["1", "2"]
 
 
-def listed(*entries: Any) -> Answer:
+def decode_entries(*entries: Any) -> Answer:
     return decode_document({"Code": "OK", "PhoneNumbers": [{"Status": "CONNECTED", **entry} for entry in entries]})
 
 
 @pytest.mark.parametrize(
-    ("spelled", "shown"),
+    ("reported", "expected"),
     [
         ("+15550100001", "15550100001"),
         ("+1 (555) 010-0001", "15550100001"),
@@ -287,20 +289,22 @@ def listed(*entries: Any) -> Answer:
         ("+1555#", "+1555#"),
     ],
 )
-def test_a_phone_number_is_its_digits_and_other_text_with_a_digit_is_shown_as_it_is(spelled: str, shown: str) -> None:
-    assert [number.phone_number for number in listed({"PhoneNumber": spelled}).phone_numbers] == [shown]
+def test_only_digits_of_a_phone_number_are_kept_and_other_text_with_a_digit_is_unchanged(
+    reported: str, expected: str
+) -> None:
+    assert [number.phone_number for number in decode_entries({"PhoneNumber": reported}).phone_numbers] == [expected]
 
 
 @pytest.mark.parametrize(
     "value", [True, False, float("nan"), float("inf"), 1.5, "", "+", "-- --", "n/a", "\u200b", [], {}]
 )
-def test_what_has_no_digit_is_no_number_and_is_counted(value: object) -> None:
-    answer = listed({"PhoneNumber": value}, {"PhoneNumber": "1"})
+def test_an_entry_without_a_digit_in_its_phone_number_is_only_counted(value: object) -> None:
+    answer = decode_entries({"PhoneNumber": value}, {"PhoneNumber": "1"})
 
     assert [number.phone_number for number in answer.phone_numbers] == ["1"]
     assert answer.entries_without_number == 1
     with pytest.raises(MalformedError):
-        listed({"PhoneNumber": value})
+        decode_entries({"PhoneNumber": value})
 
 
 BAD = {"QualityRating": "RED", "Status": "BANNED", "MessagingLimitTier": "TIER_50", "VerifiedName": "bad"}
@@ -308,7 +312,7 @@ GOOD = {"QualityRating": "GREEN", "Status": "CONNECTED", "MessagingLimitTier": "
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "rating", "status", "tier"),
+    ("first", "second", "rating", "status", "tier"),
     [
         (BAD, GOOD, "RED", "BANNED", "TIER_50"),
         (BAD, {"Status": "CONNECTED"}, "RED", "BANNED", "TIER_50"),
@@ -332,29 +336,29 @@ GOOD = {"QualityRating": "GREEN", "Status": "CONNECTED", "MessagingLimitTier": "
         ),
     ],
 )
-def test_of_two_entries_for_one_number_what_is_worse_counts(
-    one: dict[str, Any], other: dict[str, Any], rating: str, status: str, tier: str
+def test_two_entries_for_one_number_are_merged_to_their_most_severe_values(
+    first: dict[str, Any], second: dict[str, Any], rating: str, status: str, tier: str
 ) -> None:
-    for first, second in ((one, other), (other, one)):
-        entries = {"PhoneNumber": "+1 555", **first}, {"PhoneNumber": "1-555", **second}
-        (number,) = listed(*entries).phone_numbers
+    for upper, lower in ((first, second), (second, first)):
+        entries = {"PhoneNumber": "+1 555", **upper}, {"PhoneNumber": "1-555", **lower}
+        (number,) = decode_entries(*entries).phone_numbers
         assert number.phone_number == "1555"
         assert (number.quality_rating, number.status, number.messaging_limit_tier) == (rating, status, tier)
 
 
-def test_the_other_fields_are_those_of_the_worse_entry() -> None:
+def test_remaining_fields_of_merged_entries_are_from_the_more_severe_entry() -> None:
     entries = ({"PhoneNumber": "1", **fields} for fields in (GOOD, BAD, GOOD))
 
-    assert [number.verified_name for number in listed(*entries).phone_numbers] == ["bad"]
+    assert [number.verified_name for number in decode_entries(*entries).phone_numbers] == ["bad"]
 
 
-def test_a_number_spelled_as_a_json_number_is_the_number() -> None:
+def test_a_phone_number_can_be_a_json_number() -> None:
     answer = decode_document({"Code": "OK", "PhoneNumbers": [{"PhoneNumber": 15550100001, "Status": ["x"]}]})
 
     assert answer.phone_numbers == (PhoneNumber("15550100001"),)
 
 
-def test_a_message_is_bounded_for_it_is_not_ours() -> None:
+def test_an_error_message_is_cut_to_200_characters() -> None:
     with pytest.raises(ServerError) as caught:
         decode_document({"Code": "InternalError", "Message": "x" * 10_000}, status=500)
 
@@ -373,7 +377,9 @@ def test_a_message_is_bounded_for_it_is_not_ours() -> None:
         ({"x-ratelimit-user": "Limit:1,Remain:0,TimeLeft:1500,Reset:1"}, 1.5),
     ],
 )
-def test_an_absurd_wait_is_bounded_or_not_heard(headers: dict[str, str], wait: float | None) -> None:
+def test_an_extreme_retry_after_value_is_limited_to_60_s_or_ignored(
+    headers: dict[str, str], wait: float | None
+) -> None:
     with pytest.raises(ThrottledError) as caught:
         decode_phone_numbers(429, httpx.Headers(headers), b"")
 
@@ -395,17 +401,17 @@ fields = st.sampled_from(["PhoneNumber", "QualityRating", "Status", "MessagingLi
     ),
     st.sampled_from([200, 400, 500]),
 )
-def test_any_answer_is_numbers_or_one_of_our_errors(document: Any, status: int) -> None:
+def test_any_json_body_gives_phone_numbers_or_a_query_error(document: Any, status: int) -> None:
     try:
         answer = decode_document(document, status)
     except QueryError:
         return
     assert status == 200
     assert document["Code"] == "OK"
-    listed = document.get("PhoneNumbers") or []
-    assert len(answer.phone_numbers) + answer.entries_without_number <= len(listed)
+    entries = document.get("PhoneNumbers") or []
+    assert len(answer.phone_numbers) + answer.entries_without_number <= len(entries)
     for number in answer.phone_numbers:
-        number.verified_name.encode()
+        number.verified_name.encode()  # no lone surrogate
 
 
 @pytest.mark.parametrize(
@@ -420,6 +426,6 @@ def test_any_answer_is_numbers_or_one_of_our_errors(document: Any, status: int) 
         b'{"Code": "OK", "PhoneNumbers": [' + b'{"PhoneNumber": "1"},' * 5000 + b'{"PhoneNumber": "2"}]}',
     ],
 )
-def test_what_only_looks_like_a_success_is_malformed_and_never_no_numbers(body: bytes) -> None:
+def test_a_body_that_only_resembles_a_success_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedError):
         decode_phone_numbers(200, {}, body)
