@@ -1,4 +1,4 @@
-"""The rendered page means what prometheus_client makes of the same rows, whatever the API sends."""
+"""The rendered exposition has the same meaning as the output of prometheus_client for the same values."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -80,7 +80,7 @@ timestamps = st.floats(min_value=0, max_value=2e9)
 
 
 @st.composite
-def states(draw: st.DrawFn) -> SpaceRecord:
+def records(draw: st.DrawFn) -> SpaceRecord:
     listed = draw(st.lists(numbers, max_size=3, unique_by=lambda number: number.phone_number))
     fields = st.sampled_from(["quality_rating", "status"])
     changes = {(number.phone_number, draw(fields)): Change(draw(timestamps)) for number in listed}
@@ -94,7 +94,7 @@ def states(draw: st.DrawFn) -> SpaceRecord:
     )
 
 
-def not_validated(**values: Any) -> CamsSpace:
+def unvalidated_space(**values: Any) -> CamsSpace:
     space = object.__new__(CamsSpace)
     for name, value in values.items():
         object.__setattr__(space, name, value)
@@ -102,36 +102,36 @@ def not_validated(**values: Any) -> CamsSpace:
 
 
 spaces = st.builds(
-    not_validated,  # the page must not rely on it
+    unvalidated_space,  # rendering must not depend on validation
     id=text,
     name=text,
     labels=st.dictionaries(st.sampled_from(["team", "region", "_x9"]), text),
 )
 
 
-def view_of(key: Key, state: SpaceRecord, space: CamsSpace | None = None) -> SpaceView:
-    """As the page gets a new state."""
-    fresh = state.last_success is not None
-    return SpaceView(key[0], space or CamsSpace(id=key[1]), state, fresh, MESSAGING_LIMITS)
+def view_of(key: Key, record: SpaceRecord, space: CamsSpace | None = None) -> SpaceView:
+    """Return the view for a new record of a space. Its values are fresh if a poll succeeded."""
+    fresh = record.last_success is not None
+    return SpaceView(key[0], space or CamsSpace(id=key[1]), record, fresh, MESSAGING_LIMITS)
 
 
-def page_of(listed: list[tuple[CamsSpace, SpaceRecord]]) -> RenderedMetrics:
-    page = RenderedMetrics()
-    for space, state in listed:
-        page.update(view_of(("acme", space.id), state, space))
-    return page
+def rendered_metrics(spaces: list[tuple[CamsSpace, SpaceRecord]]) -> RenderedMetrics:
+    metrics = RenderedMetrics()
+    for space, record in spaces:
+        metrics.update(view_of(("acme", space.id), record, space))
+    return metrics
 
 
-def exposition(page: RenderedMetrics, *, openmetrics: bool, names: tuple[str, ...] = ()) -> str:
-    for _ in page.expire(Now(NOW, 0), MAX_AGE):
+def exposition(metrics: RenderedMetrics, *, openmetrics: bool, names: tuple[str, ...] = ()) -> str:
+    for _ in metrics.expire(Now(NOW, 0), MAX_AGE):
         pass
     closing = b"# EOF\n" if openmetrics else b""
-    rendered = page.render([ACCOUNT], EXPORTER, openmetrics=openmetrics, names=names)
+    rendered = metrics.render([ACCOUNT], EXPORTER, openmetrics=openmetrics, names=names)
     return (b"".join(rendered) + closing).decode()
 
 
-def meaning(parse: Callable[[str], Iterable[Any]], exposed: str) -> dict[str, Any]:
-    """What a parser makes of a page: families with help, type and samples, whatever their order."""
+def parsed_families(parse: Callable[[str], Iterable[Any]], exposed: str) -> dict[str, Any]:
+    """Return help, type and sorted samples of each family by name."""
     return {
         family.name: (
             family.documentation,
@@ -142,44 +142,45 @@ def meaning(parse: Callable[[str], Iterable[Any]], exposed: str) -> dict[str, An
     }
 
 
-@given(st.lists(st.tuples(spaces, states()), max_size=3, unique_by=lambda entry: entry[0].id))
-def test_the_page_means_what_prometheus_client_means_in_text_and_in_openmetrics(
-    listed: list[tuple[CamsSpace, SpaceRecord]],
+@given(st.lists(st.tuples(spaces, records()), max_size=3, unique_by=lambda entry: entry[0].id))
+def test_the_exposition_matches_prometheus_client_in_text_format_and_in_openmetrics(
+    spaces: list[tuple[CamsSpace, SpaceRecord]],
 ) -> None:
-    page = page_of(listed)
+    metrics = rendered_metrics(spaces)
     oracle = CollectorRegistry()
     oracle.register(
-        ExporterCollector(lambda: (list(page.views(Now(NOW, 0), MAX_AGE)), [ACCOUNT], EXPORTER), Instruments())
+        ExporterCollector(lambda: (list(metrics.views(Now(NOW, 0), MAX_AGE)), [ACCOUNT], EXPORTER), Instruments())
     )
 
-    in_text = meaning(parse_text, exposition(page, openmetrics=False))
-    in_openmetrics = meaning(parse_openmetrics, exposition(page, openmetrics=True))
+    in_text = parsed_families(parse_text, exposition(metrics, openmetrics=False))
+    in_openmetrics = parsed_families(parse_openmetrics, exposition(metrics, openmetrics=True))
 
-    assert in_text == of_the_catalogue(meaning(parse_text, generate_latest(oracle).decode()))
-    expected = meaning(parse_openmetrics, generate_openmetrics(oracle).decode())  # type: ignore[no-untyped-call]
-    assert in_openmetrics == of_the_catalogue(expected)
+    assert in_text == catalogue_families(parsed_families(parse_text, generate_latest(oracle).decode()))
+    expected = parsed_families(parse_openmetrics, generate_openmetrics(oracle).decode())  # type: ignore[no-untyped-call]
+    assert in_openmetrics == catalogue_families(expected)
 
 
-def of_the_catalogue(families: dict[str, Any]) -> dict[str, Any]:
-    """Without counters and histograms of requests, which prometheus_client renders itself."""
+def catalogue_families(families: dict[str, Any]) -> dict[str, Any]:
+    """Return the families without the counters and histograms of requests, which prometheus_client always renders."""
     names = {family.name for family in FAMILIES}
     assert names == {name for name in families if not name.startswith(("chatapp_api_", "chatapp_poll_"))}
     return {name: family for name, family in families.items() if name in names}
 
 
-def one_number(**fields: Any) -> RenderedMetrics:
+def metrics_of_number(**fields: Any) -> RenderedMetrics:
     number = PhoneNumber("15550100001", **fields)
-    state = SpaceRecord(up=True, last_success=NOW, phone_numbers=(number,), polls=1)
-    return page_of([(CamsSpace(id="s1", name="Contoso", labels={"team": "emea"}), state)])
+    record = SpaceRecord(up=True, last_success=NOW, phone_numbers=(number,), polls=1)
+    return rendered_metrics([(CamsSpace(id="s1", name="Contoso", labels={"team": "emea"}), record)])
 
 
-def lines(page: RenderedMetrics, name: str) -> list[str]:
-    exposed = exposition(page, openmetrics=False, names=(name,)).splitlines()
+def sample_texts(metrics: RenderedMetrics, name: str) -> list[str]:
+    """Return labels and value of each sample of a family."""
+    exposed = exposition(metrics, openmetrics=False, names=(name,)).splitlines()
     return [line.removeprefix(name) for line in exposed if not line.startswith("#")]
 
 
-def test_a_rating_is_one_for_the_current_value_and_zero_for_the_others() -> None:
-    assert lines(one_number(quality_rating="RED"), "chatapp_phone_number_quality_rating") == [
+def test_the_rating_is_1_for_the_current_value_and_0_for_other_values() -> None:
+    assert sample_texts(metrics_of_number(quality_rating="RED"), "chatapp_phone_number_quality_rating") == [
         '{account="acme",space="s1",phone_number="15550100001",quality_rating="GREEN"} 0',
         '{account="acme",space="s1",phone_number="15550100001",quality_rating="YELLOW"} 0',
         '{account="acme",space="s1",phone_number="15550100001",quality_rating="RED"} 1',
@@ -187,31 +188,33 @@ def test_a_rating_is_one_for_the_current_value_and_zero_for_the_others() -> None
     ]
 
 
-def test_a_rating_that_is_not_reported_has_no_series_and_the_number_is_still_listed() -> None:
-    page = one_number(quality_rating="")
+def test_a_number_without_a_reported_rating_has_no_rating_series_but_an_info_series() -> None:
+    metrics = metrics_of_number(quality_rating="")
 
-    assert lines(page, "chatapp_phone_number_quality_rating") == []
-    assert len(lines(page, "chatapp_phone_number_info")) == 1
+    assert sample_texts(metrics, "chatapp_phone_number_quality_rating") == []
+    assert len(sample_texts(metrics, "chatapp_phone_number_info")) == 1
 
 
 @pytest.mark.parametrize(
     ("state", "up"), [("ok", " 1"), ("denied", " 0"), ("unreachable", " 0"), ("throttled", " 1"), (None, None)]
 )
-def test_an_account_is_up_while_the_api_answers_and_admits_it_and_absent_before_that_is_known(
+def test_an_account_is_up_unless_denied_or_unreachable_and_has_no_series_without_a_state(
     state: str | None, up: str | None
 ) -> None:
     health = AccountHealth(AccountState(state), NOW) if state else None
-    text = b"".join(RenderedMetrics().render([replace(ACCOUNT, health=health)], EXPORTER, openmetrics=False)).decode()
-    found = re.findall(r'^chatapp_account_(up|state)\{account="acme"(?:,state="(\w+)")?\}( \d)$', text, re.MULTILINE)
+    exposed = b"".join(
+        RenderedMetrics().render([replace(ACCOUNT, health=health)], EXPORTER, openmetrics=False)
+    ).decode()
+    found = re.findall(r'^chatapp_account_(up|state)\{account="acme"(?:,state="(\w+)")?\}( \d)$', exposed, re.MULTILINE)
 
     assert [value for name, _, value in found if name == "up"] == ([up] if up else [])
-    assert {of: value for name, of, value in found if name == "state"} == (
-        {name: f" {int(name == state)}" for name in ("ok", "denied", "unreachable", "throttled")} if state else {}
+    assert {label: value for name, label, value in found if name == "state"} == (
+        {label: f" {int(label == state)}" for label in ("ok", "denied", "unreachable", "throttled")} if state else {}
     )
 
 
-def test_a_rating_that_we_do_not_know_gets_a_series_of_its_own() -> None:
-    assert lines(one_number(quality_rating="PURPLE"), "chatapp_phone_number_quality_rating")[-1] == (
+def test_an_unknown_rating_gets_an_additional_series() -> None:
+    assert sample_texts(metrics_of_number(quality_rating="PURPLE"), "chatapp_phone_number_quality_rating")[-1] == (
         '{account="acme",space="s1",phone_number="15550100001",quality_rating="PURPLE"} 1'
     )
 
@@ -233,51 +236,53 @@ def test_a_rating_that_we_do_not_know_gets_a_series_of_its_own() -> None:
         ("", []),
     ],
 )
-def test_a_tier_stands_for_its_limit_and_any_other_for_none(tier: str, values: list[str]) -> None:
-    found = lines(one_number(messaging_limit_tier=tier), "chatapp_phone_number_messaging_limit")
+def test_a_known_tier_is_exported_as_a_limit_and_an_unknown_tier_is_not(tier: str, values: list[str]) -> None:
+    samples = sample_texts(metrics_of_number(messaging_limit_tier=tier), "chatapp_phone_number_messaging_limit")
 
-    assert [line.split(" ")[-1] for line in found] == values
+    assert [sample.split(" ")[-1] for sample in samples] == values
 
 
-def test_what_is_not_reported_has_no_sample() -> None:
-    page = one_number()
+def test_a_field_that_is_not_reported_has_no_sample() -> None:
+    metrics = metrics_of_number()
 
     for field in ("messaging_limit_tier", "status", "name_status", "new_name_status", "code_verification_status"):
-        assert lines(page, f"chatapp_phone_number_{field}") == []
+        assert sample_texts(metrics, f"chatapp_phone_number_{field}") == []
 
 
-def test_names_are_escaped_as_the_format_says() -> None:
-    found = lines(one_number(verified_name='a"b\\c\nd'), "chatapp_phone_number_info")
+def test_label_values_are_escaped() -> None:
+    (sample,) = sample_texts(metrics_of_number(verified_name='a"b\\c\nd'), "chatapp_phone_number_info")
 
-    assert r'verified_name="a\"b\\c\nd"' in found[0]
-
-
-def test_a_space_has_the_name_and_labels_that_the_configuration_gives_it() -> None:
-    assert lines(one_number(), "chatapp_space_info") == ['{account="acme",space="s1",name="Contoso",team="emea"} 1']
+    assert r'verified_name="a\"b\\c\nd"' in sample
 
 
-def test_values_that_grew_too_old_leave_and_the_space_stays_as_down() -> None:
-    page = page_of(
+def test_space_info_has_the_configured_name_and_labels() -> None:
+    assert sample_texts(metrics_of_number(), "chatapp_space_info") == [
+        '{account="acme",space="s1",name="Contoso",team="emea"} 1'
+    ]
+
+
+def test_stale_numbers_are_removed_and_the_space_is_exported_as_down() -> None:
+    metrics = rendered_metrics(
         [(CamsSpace(id="s1"), SpaceRecord(True, NOW - MAX_AGE, (PhoneNumber("1", status="CONNECTED"),), polls=1))]
     )
 
-    exposed = exposition(page, openmetrics=False)
+    exposed = exposition(metrics, openmetrics=False)
 
     assert "chatapp_phone_number_status{" not in exposed
     assert 'chatapp_space_up{account="acme",space="s1"} 0\n' in exposed
     assert 'chatapp_space_last_success_timestamp_seconds{account="acme",space="s1"} 1.7999964e+09\n' in exposed
 
 
-def test_values_just_within_max_age_stay() -> None:
-    page = page_of(
+def test_values_slightly_younger_than_max_age_are_exported() -> None:
+    metrics = rendered_metrics(
         [(CamsSpace(id="s1"), SpaceRecord(True, NOW - MAX_AGE + 1, (PhoneNumber("1", status="X"),), polls=1))]
     )
 
-    assert "chatapp_phone_number_status{" in exposition(page, openmetrics=False)
+    assert "chatapp_phone_number_status{" in exposition(metrics, openmetrics=False)
 
 
-def test_a_space_that_was_never_polled_is_down_without_numbers_or_ages() -> None:
-    exposed = exposition(page_of([(CamsSpace(id="s1"), SpaceRecord())]), openmetrics=False)
+def test_a_space_that_was_never_polled_is_down_without_numbers_or_timestamps() -> None:
+    exposed = exposition(rendered_metrics([(CamsSpace(id="s1"), SpaceRecord())]), openmetrics=False)
 
     assert [line for line in exposed.splitlines() if 'space="s1"' in line] == [
         'chatapp_space_up{account="acme",space="s1"} 0',
@@ -287,8 +292,8 @@ def test_a_space_that_was_never_polled_is_down_without_numbers_or_ages() -> None
 
 
 @pytest.mark.parametrize("name", ["chatapp_space_polls", "chatapp_space_polls_total"])
-def test_a_family_is_found_by_its_name_or_its_sample_s(name: str) -> None:
-    exposed = exposition(one_number(), openmetrics=False, names=(name,))
+def test_a_family_is_selected_by_its_name_or_the_name_of_its_samples(name: str) -> None:
+    exposed = exposition(metrics_of_number(), openmetrics=False, names=(name,))
 
     assert exposed.splitlines()[1:] == [
         "# TYPE chatapp_space_polls_total counter",
@@ -296,90 +301,92 @@ def test_a_family_is_found_by_its_name_or_its_sample_s(name: str) -> None:
     ]
 
 
-def test_help_texts_need_no_escaping_so_one_header_serves_both_formats() -> None:
+def test_help_texts_need_no_escaping_in_either_format() -> None:
     texts = [family.help for family in FAMILIES]
 
     assert [text for text in texts if set('"\\\n') & set(text)] == []
 
 
-def test_every_sample_has_the_labels_that_its_family_declares() -> None:
+def test_every_sample_has_the_declared_labels_of_its_family() -> None:
     number = PhoneNumber("1", "n", "RED", "TIER_1K", "X", "X", "X", "X", "Y")
-    state = SpaceRecord(True, NOW, (number,), {("1", "status"): Change(NOW)}, polls=1, failures={Reason.SERVER: 1})
-    space = SpaceView("acme", CamsSpace(id="s1"), state, True, MESSAGING_LIMITS)
+    record = SpaceRecord(True, NOW, (number,), {("1", "status"): Change(NOW)}, polls=1, failures={Reason.SERVER: 1})
+    space = SpaceView("acme", CamsSpace(id="s1"), record, True, MESSAGING_LIMITS)
     subjects: list[tuple[Family[Any], Any]] = [(family, NumberView(space, number)) for family in NUMBER_FAMILIES]
     subjects += [(family, space) for family in SPACE_FAMILIES]
     subjects += [(family, ACCOUNT) for family in ACCOUNT_FAMILIES]
     subjects += [(family, EXPORTER) for family in EXPORTER_FAMILIES]
 
     for family, subject in subjects:
-        names = {tuple(name for name, _ in subject.labels + more) for more, _ in family.samples(subject)}
+        names = {tuple(name for name, _ in subject.labels + labels) for labels, _ in family.samples(subject)}
         assert names == {family.labels}, family.name
 
 
-def test_rendering_again_shows_a_new_state_and_nothing_of_the_old() -> None:
+def test_an_update_replaces_all_samples_of_a_space() -> None:
     space = CamsSpace(id="s1")
     before = SpaceRecord(True, NOW, (PhoneNumber("1"), PhoneNumber("2")), polls=1)
-    page = page_of([(space, before)])
+    metrics = rendered_metrics([(space, before)])
 
-    page.update(view_of(("acme", "s1"), SpaceRecord(True, NOW, (PhoneNumber("2"),), polls=2)))
+    metrics.update(view_of(("acme", "s1"), SpaceRecord(True, NOW, (PhoneNumber("2"),), polls=2)))
 
-    assert 'phone_number="1"' not in exposition(page, openmetrics=False)
-    assert 'phone_number="2"' in exposition(page, openmetrics=False)
+    assert 'phone_number="1"' not in exposition(metrics, openmetrics=False)
+    assert 'phone_number="2"' in exposition(metrics, openmetrics=False)
 
 
 changes = st.lists(st.tuples(st.integers(0, 39), st.none() | st.integers(0, 4)), max_size=120)
 
 
 @given(changes)
-def test_whatever_changed_in_whatever_order_it_shows_what_a_page_made_at_once_shows(
+def test_the_exposition_after_any_updates_equals_one_rendered_from_the_final_records(
     history: list[tuple[int, int | None]],
 ) -> None:
-    """Of forty spaces in two accounts: each gets so many numbers, or leaves."""
-    page, now = page_of([]), dict[Key, SpaceRecord]()
-    for polls, (name, listed) in enumerate(history):
-        key = (f"account-{name % 2}", f"s{name}")
-        if listed is None:
-            now.pop(key, None)
-            page.retain(now)
+    """Forty spaces in two accounts. Each event (space, count) sets the space's count of numbers; None removes it."""
+    updated, records = rendered_metrics([]), dict[Key, SpaceRecord]()
+    for polls, (space, count) in enumerate(history):
+        key = (f"account-{space % 2}", f"s{space}")
+        if count is None:
+            records.pop(key, None)
+            updated.retain(records)
         else:
-            shown = tuple(PhoneNumber(f"{name}{number}", status="X" * polls) for number in range(listed))
-            now[key] = SpaceRecord(True, NOW, shown, polls=polls)
-            page.update(view_of(key, now[key]))
-    fresh = page_of([])
-    for key, state in now.items():
-        fresh.update(view_of(key, state))
+            listed = tuple(PhoneNumber(f"{space}{number}", status="X" * polls) for number in range(count))
+            records[key] = SpaceRecord(True, NOW, listed, polls=polls)
+            updated.update(view_of(key, records[key]))
+    rendered_once = rendered_metrics([])
+    for key, record in records.items():
+        rendered_once.update(view_of(key, record))
 
-    assert sorted(exposition(page, openmetrics=False).splitlines()) == sorted(
-        exposition(fresh, openmetrics=False).splitlines()
+    assert sorted(exposition(updated, openmetrics=False).splitlines()) == sorted(
+        exposition(rendered_once, openmetrics=False).splitlines()
     )
 
 
-def test_families_stay_together_however_many_spaces_there_are() -> None:
-    state = SpaceRecord(True, NOW, (PhoneNumber("1", status="X"),), polls=1)
-    page = page_of([(CamsSpace(id=f"s{number}"), state) for number in range(100)])
+def test_the_samples_of_a_family_are_consecutive_with_many_spaces() -> None:
+    record = SpaceRecord(True, NOW, (PhoneNumber("1", status="X"),), polls=1)
+    exposed = exposition(
+        rendered_metrics([(CamsSpace(id=f"s{number}"), record) for number in range(100)]), openmetrics=False
+    )
 
-    names = [re.split("[{ ]", line)[0] for line in exposition(page, openmetrics=False).splitlines() if line[0] != "#"]
+    names = [re.split("[{ ]", line)[0] for line in exposed.splitlines() if line[0] != "#"]
 
     assert len([name for name, _ in groupby(names)]) == len(set(names))
 
 
-def test_what_is_too_old_leaves_step_by_step_and_what_changes_meanwhile_stays_right() -> None:
-    old = SpaceRecord(True, NOW - MAX_AGE, (PhoneNumber("1", status="X"),), polls=1)
-    page = page_of([(CamsSpace(id=f"s{number}"), old) for number in range(30)])
+def test_stale_numbers_are_removed_in_steps_and_spaces_may_change_between_two_steps() -> None:
+    stale = SpaceRecord(True, NOW - MAX_AGE, (PhoneNumber("1", status="X"),), polls=1)
+    metrics = rendered_metrics([(CamsSpace(id=f"s{number}"), stale) for number in range(30)])
 
-    steps = page.expire(Now(NOW, 0), MAX_AGE)
+    steps = metrics.expire(Now(NOW, 0), MAX_AGE)
     next(steps)
-    page.update(view_of(("acme", "s29"), SpaceRecord(True, NOW, (PhoneNumber("2", status="X"),), polls=2)))
-    page.retain([("acme", f"s{number}") for number in range(20, 30)])
-    rest = sum(1 for _ in steps)
+    metrics.update(view_of(("acme", "s29"), SpaceRecord(True, NOW, (PhoneNumber("2", status="X"),), polls=2)))
+    metrics.retain([("acme", f"s{number}") for number in range(20, 30)])
+    remaining_steps = sum(1 for _ in steps)
 
-    assert rest == 9  # without the one that is new
-    shown = exposition(page, openmetrics=False)
-    assert 'phone_number="1"' not in shown
-    assert shown.count('chatapp_phone_number_status{account="acme",space="s29",phone_number="2"') == 1
+    assert remaining_steps == 9  # 10 spaces without s29, which is fresh
+    exposed = exposition(metrics, openmetrics=False)
+    assert 'phone_number="1"' not in exposed
+    assert exposed.count('chatapp_phone_number_status{account="acme",space="s29",phone_number="2"') == 1
 
 
-def test_a_number_is_spelt_as_it_is_whatever_was_spelt_before() -> None:
+def test_equal_integers_and_floats_are_rendered_differently() -> None:
     values = iter((1, 1.0, 1, 1.0))
     family: Family[AccountView] = Family("x", "x", ("account",), lambda _: [((), next(values))])
 
@@ -391,16 +398,16 @@ def test_a_number_is_spelt_as_it_is_whatever_was_spelt_before() -> None:
     ]
 
 
-def test_a_scrape_that_takes_long_shows_one_moment_and_yields_a_part_of_a_family_at_a_time() -> None:
-    state = SpaceRecord(True, NOW, (PhoneNumber("1", status="X"),), polls=1)
-    page = page_of([(CamsSpace(id=f"s{number}"), state) for number in range(2500)])
+def test_a_scrape_renders_the_values_at_its_start_and_at_most_1000_spaces_per_step() -> None:
+    record = SpaceRecord(True, NOW, (PhoneNumber("1", status="X"),), polls=1)
+    metrics = rendered_metrics([(CamsSpace(id=f"s{number}"), record) for number in range(2500)])
 
-    rendered = page.render([ACCOUNT], EXPORTER, openmetrics=False)
+    rendered = metrics.render([ACCOUNT], EXPORTER, openmetrics=False)
     parts = [next(rendered)]
-    page.update(view_of(("acme", "s1"), SpaceRecord(True, NOW, (PhoneNumber("2", status="X"),), polls=2)))
+    metrics.update(view_of(("acme", "s1"), SpaceRecord(True, NOW, (PhoneNumber("2", status="X"),), polls=2)))
     parts += rendered
 
-    shown = b"".join(parts).decode()
-    assert shown.count('phone_number="1",status="X"') == 2500
-    assert 'phone_number="2"' not in shown
+    exposed = b"".join(parts).decode()
+    assert exposed.count('phone_number="1",status="X"') == 2500
+    assert 'phone_number="2"' not in exposed
     assert max(part.count(b"status=") for part in parts) == 1000

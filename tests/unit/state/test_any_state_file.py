@@ -1,4 +1,4 @@
-"""Any content of a state file: opening it is never an error, and never destroys what was in it."""
+"""State files with arbitrary content: opening one never raises an exception and never destroys its content."""
 
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from exporter.state.state_file import StateFile
 from exporter.state.store import Change, Key, SpaceRecord
 
 IDENTITIES = {"acme": "https://a.example"}
-KNOWN: dict[Key, SpaceRecord] = {
+RECORDS: dict[Key, SpaceRecord] = {
     ("acme", f"s{number}"): SpaceRecord(
         number % 2 == 0,
         1000.25 + number,
@@ -25,24 +25,25 @@ KNOWN: dict[Key, SpaceRecord] = {
 }
 
 
-def opened(file: Path) -> dict[Key, SpaceRecord]:
+def open_and_save(file: Path) -> dict[Key, SpaceRecord]:
+    """Open the state file, save one record, and return the records that were read."""
     state_file = StateFile(file, SystemClock())
-    known = state_file.open(IDENTITIES)
-    state_file.save({("acme", "s1"): KNOWN["acme", "s1"]})
+    records = state_file.open(IDENTITIES)
+    state_file.save({("acme", "s1"): RECORDS["acme", "s1"]})
     state_file.close()
-    return known
+    return records
 
 
 @cache
-def content() -> bytes:
-    """A state file of all that is known."""
+def valid_content() -> bytes:
+    """The content of a state file with RECORDS."""
     with TemporaryDirectory() as directory:
         file = Path(directory) / "state.db"
         state_file = StateFile(file, SystemClock())
         assert state_file.open(IDENTITIES) == {}
-        state_file.save(KNOWN)
+        state_file.save(RECORDS)
         state_file.close()
-        assert opened(file) == KNOWN
+        assert open_and_save(file) == RECORDS
         return file.read_bytes()
 
 
@@ -51,36 +52,36 @@ damages = st.lists(st.tuples(st.integers(0, 2**16), st.binary(min_size=1, max_si
 
 @settings(max_examples=300)
 @example([], 32773, False)  # a column of another type
-@example([(60, bytes(4)), (5634, b"\0")], None, False)  # the version, and a page
-@example([(4060, b"\x80")], None, False)  # a message that is no text
+@example([(60, bytes(4)), (5634, b"\0")], None, False)  # the version and a page
+@example([(4060, b"\x80")], None, False)  # an error message of SQLite that is not valid UTF-8
 @given(damages, st.none() | st.integers(0, 2**16), st.booleans())
-def test_any_damage_is_no_error_and_a_damaged_file_is_kept(
-    damages: list[tuple[int, bytes]], length: int | None, with_a_log: bool
+def test_a_damaged_file_raises_no_exception_and_its_content_is_kept(
+    damages: list[tuple[int, bytes]], length: int | None, with_wal: bool
 ) -> None:
-    damaged = bytearray(content()[:length])
-    for at, written in damages:
-        begin = at % (len(damaged) + 1)
-        damaged[begin : begin + len(written)] = written
+    damaged = bytearray(valid_content()[:length])
+    for position, replacement in damages:
+        start = position % (len(damaged) + 1)
+        damaged[start : start + len(replacement)] = replacement
     with TemporaryDirectory() as directory:
         file = Path(directory) / "state.db"
         file.write_bytes(damaged)
-        if with_a_log:
+        if with_wal:
             Path(f"{file}-wal").write_bytes(damaged[::-1])
-        known = opened(file)
-        kept = [
+        records = open_and_save(file)
+        files = [
             path.read_bytes() for path in Path(directory).glob("state.db*") if not path.name.endswith(("-wal", "-shm"))
         ]
 
-    assert bytes(damaged) == content() or known == KNOWN or bytes(damaged) in kept or len(kept) == 1
+    assert bytes(damaged) == valid_content() or records == RECORDS or bytes(damaged) in files or len(files) == 1
 
 
 @given(st.binary(max_size=300) | st.text().map(str.encode))
-def test_any_other_file_is_no_error_either(content: bytes) -> None:
+def test_a_file_in_another_format_raises_no_exception_and_its_content_is_kept(content: bytes) -> None:
     with TemporaryDirectory() as directory:
         file = Path(directory) / "state.db"
         file.write_bytes(content)
 
-        assert opened(file) == {}
+        assert open_and_save(file) == {}
 
         files = [path.read_bytes() for path in Path(directory).iterdir()]
-        assert content == b"" or content in files  # kept, aside or where it was
+        assert content == b"" or content in files  # renamed, or at its old path
