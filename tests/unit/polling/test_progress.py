@@ -1,25 +1,25 @@
-"""How far a sweep is, as arithmetic."""
+"""The progress of a sweep: counts and the remaining time."""
 
 from exporter.polling.plan import Plan, Progress
 
-BEGIN = Progress.of({"acme": Plan(spaces=30, interval=300, qps=10), "globex": Plan(spaces=4, interval=300, qps=0.5)})
+START = Progress.of({"acme": Plan(spaces=30, interval=300, qps=10), "globex": Plan(spaces=4, interval=300, qps=0.5)})
 
 
-def test_what_is_left_takes_as_long_as_the_slowest_account_needs() -> None:
-    most = BEGIN
+def test_the_remaining_time_of_a_sweep_is_that_of_the_slowest_account() -> None:
+    later = START
     for _ in range(4):
-        most = most.after("globex", failed=False)
+        later = later.after("globex", failed=False)
 
-    assert (BEGIN.total, round(BEGIN.seconds_left, 6)) == (34, 8.8)
-    assert (most.total, round(most.seconds_left, 6)) == (34, 3.6)
+    assert (START.total, round(START.seconds_left, 6)) == (34, 8.8)
+    assert (later.total, round(later.seconds_left, 6)) == (34, 3.6)
 
 
-def test_what_was_polled_and_what_failed_is_counted() -> None:
-    later = BEGIN.after("acme", failed=False).after("globex", failed=True)
+def test_polled_and_failed_spaces_are_counted() -> None:
+    later = START.after("acme", failed=False).after("globex", failed=True)
 
     assert (later.done, later.failed, later.total) == (2, 1, 34)
     assert later.left == {"acme": 29, "globex": 3}
 
 
-def test_without_an_account_nothing_is_left() -> None:
+def test_a_sweep_without_accounts_has_no_remaining_time() -> None:
     assert (Progress.of({}).total, Progress.of({}).seconds_left) == (0, 0.0)
