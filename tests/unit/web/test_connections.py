@@ -1,4 +1,4 @@
-"""How long a client may take, and which connection is closed when there are too many. Over the wire: test_crowds."""
+"""Timeouts of client connections, and the limit of connections. tests/e2e has tests with many real clients."""
 
 import asyncio
 import resource
@@ -31,23 +31,23 @@ REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-class Wire(asyncio.Transport):
-    """The way to a client, and when it was cut."""
+class FakeTransport(asyncio.Transport):
+    """A transport that records when it was closed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.cut_at: float | None = None
+        self.closed_at: float | None = None
         self.protocol: Connection | None = None
 
     def write(self, data: Any) -> None:
         pass
 
     def is_closing(self) -> bool:
-        return self.cut_at is not None
+        return self.closed_at is not None
 
     def abort(self) -> None:
-        if self.cut_at is None and self.protocol:
-            self.cut_at = asyncio.get_running_loop().time()
+        if self.closed_at is None and self.protocol:
+            self.closed_at = asyncio.get_running_loop().time()
             self.protocol.connection_lost(None)
 
     def close(self) -> None:
@@ -60,99 +60,102 @@ class Wire(asyncio.Transport):
         pass
 
 
-async def answers(scope: Any, receive: Any, send: Any) -> None:
+async def respond(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
 
 
-async def hangs(scope: Any, receive: Any, send: Any) -> None:
+async def hang(scope: Any, receive: Any, send: Any) -> None:
     await asyncio.sleep(3600)
 
 
-def connect(app: App = answers, among: Connections | None = None) -> tuple[Connection, Wire]:
+def connect(app: App = respond, connections: Connections | None = None) -> tuple[Connection, FakeTransport]:
     config = uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_config=None, timeout_keep_alive=3600)
-    connection, wire = Connection(config, ServerState(), among or Connections(lambda: 100)), Wire()
-    wire.protocol = connection
-    connection.connection_made(wire)
-    return connection, wire
+    connection = Connection(config, ServerState(), connections or Connections(lambda: 100))
+    transport = FakeTransport()
+    transport.protocol = connection
+    connection.connection_made(transport)
+    return connection, transport
 
 
-def test_a_request_whose_headers_are_not_complete_after_ten_seconds_is_closed() -> None:
+def test_a_connection_without_complete_headers_is_closed_after_ten_seconds() -> None:
     async def main() -> tuple[float | None, float | None]:
-        (_, silent), (dripping, drips) = connect(), connect()
+        (_, silent), (slow_connection, slow) = connect(), connect()
         for byte in REQUEST[:20]:
-            if not drips.is_closing():
-                dripping.data_received(bytes([byte]))
+            if not slow.is_closing():
+                slow_connection.data_received(bytes([byte]))
             await asyncio.sleep(1)
-        return silent.cut_at, drips.cut_at
+        return silent.closed_at, slow.closed_at
 
     assert run(main()) == (10, 10)
 
 
-def test_a_connection_stays_open_for_sixty_seconds_after_an_answer_and_its_next_request_has_ten() -> None:
+def test_an_idle_connection_is_closed_after_60_s_and_an_incomplete_second_request_after_10_s() -> None:
     async def main() -> tuple[float | None, float | None, float | None]:
-        (idle, kept), (asking, asks), (half, slow) = connect(), connect(), connect()
-        for connection in (idle, asking, half):
+        connections, transports = zip(connect(), connect(), connect(), strict=True)
+        for connection in connections:
             connection.data_received(REQUEST)
+        _, second_request, incomplete_request = connections
         await asyncio.sleep(30)
-        half.data_received(REQUEST[:10])
+        incomplete_request.data_received(REQUEST[:10])
         await asyncio.sleep(20)
-        asking.data_received(REQUEST)
+        second_request.data_received(REQUEST)
         await asyncio.sleep(200)
-        return kept.cut_at, asks.cut_at, slow.cut_at
+        idle, active, incomplete = (transport.closed_at for transport in transports)
+        return idle, active, incomplete
 
-    kept, asks, slow = run(main())
+    idle, active, incomplete = run(main())
 
-    assert kept == pytest.approx(60, abs=0.1)
-    assert asks == pytest.approx(110, abs=0.1)
-    assert slow == pytest.approx(40, abs=0.1)
+    assert idle == pytest.approx(60, abs=0.1)
+    assert active == pytest.approx(110, abs=0.1)
+    assert incomplete == pytest.approx(40, abs=0.1)
 
 
-def test_an_answer_that_is_not_read_within_sixty_seconds_is_closed() -> None:
+def test_a_connection_is_closed_if_its_response_is_not_complete_after_sixty_seconds() -> None:
     async def main() -> float | None:
-        connection, wire = connect(hangs)
+        connection, transport = connect(hang)
         await asyncio.sleep(5)
         connection.data_received(REQUEST)
         await asyncio.sleep(100)
-        return wire.cut_at
+        return transport.closed_at
 
     assert run(main()) == pytest.approx(65, abs=0.1)
 
 
-def test_a_request_behind_another_one_has_its_own_time() -> None:
-    async def slowly(scope: Any, receive: Any, send: Any) -> None:
+def test_the_timeout_of_a_pipelined_request_starts_after_the_previous_response() -> None:
+    async def respond_slowly(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(40)
-        await answers(scope, receive, send)
+        await respond(scope, receive, send)
 
     async def main() -> float | None:
-        connection, wire = connect(slowly)
+        connection, transport = connect(respond_slowly)
         connection.data_received(REQUEST * 2)
         await asyncio.sleep(300)
-        return wire.cut_at
+        return transport.closed_at
 
-    assert run(main()) == pytest.approx(140, abs=0.1)  # 60 s after the second answer
+    assert run(main()) == pytest.approx(140, abs=0.1)  # 60 s after the second response
 
 
-def test_of_many_clients_that_do_not_read_the_one_that_has_not_read_for_longest_is_closed() -> None:
+def test_above_the_limit_of_stalled_clients_the_longest_stalled_connection_is_closed() -> None:
     async def main() -> list[bool]:
-        among = Connections(lambda: 100)
-        clients = [connect(hangs, among) for _ in range(MAX_STALLED + 1)]
+        connections = Connections(lambda: 100)
+        clients = [connect(hang, connections) for _ in range(MAX_STALLED + 1)]
         for connection, _ in clients:
             connection.data_received(REQUEST)
         for connection, _ in clients[:-1]:
             connection.pause_writing()
         first, _ = clients[0]
-        first.resume_writing()  # it reads slowly, but it reads
+        first.resume_writing()  # the first client reads slowly
         first.pause_writing()
         last, _ = clients[-1]
         last.pause_writing()
-        return [wire.is_closing() for _, wire in clients]
+        return [transport.is_closing() for _, transport in clients]
 
     assert run(main()) == [False, True] + [False] * (MAX_STALLED - 1)
 
 
-def test_a_client_that_sends_much_is_read_a_little_at_a_time() -> None:
-    """A quarter of a MiB of chunks of one byte held the event loop for 200 ms."""
+def test_at_most_8_kib_of_a_request_are_read_at_once() -> None:
+    """Parsing 256 KiB of 1-byte chunks blocked the event loop for 200 ms."""
 
     async def main() -> int:
         connection, _ = connect()
@@ -161,15 +164,15 @@ def test_a_client_that_sends_much_is_read_a_little_at_a_time() -> None:
     assert run(main()) <= 8 * 1024
 
 
-def test_above_the_limit_the_connection_that_has_waited_longest_for_a_request_is_closed() -> None:
-    """Over real sockets; the first client has had its answer, and the second waits for one."""
-    at_work, done = asyncio.Event(), asyncio.Event()
+def test_above_the_connection_limit_the_longest_idle_connections_are_closed() -> None:
+    """Uses real sockets. The first client has its response, and the request of the second client is in flight."""
+    in_flight, finish = asyncio.Event(), asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/long":
-            at_work.set()
-            await done.wait()
-        await answers(scope, receive, send)
+            in_flight.set()
+            await finish.wait()
+        await respond(scope, receive, send)
 
     async def main() -> tuple[list[bool], bytes]:
         listener = bind("127.0.0.1:0")
@@ -181,34 +184,33 @@ def test_above_the_limit_the_connection_that_has_waited_longest_for_a_request_is
                 writer.write(sent)
                 if sent is REQUEST:
                     await reader.readuntil(b"\r\n\r\n")
-            await at_work.wait()
+            await in_flight.wait()
             async with asyncio.timeout(10):
                 closed = [await reader.read() for reader, _ in (streams[0], streams[2])]
             ended = [reader.at_eof() for reader, _ in streams]
-            done.set()
-            answer = await streams[1][0].readline()
+            finish.set()
+            status_line = await streams[1][0].readline()
             for _, writer in streams:
                 writer.close()
             assert closed == [b"", b""]
-            return ended, answer
+            return ended, status_line
 
-    ended, answer = asyncio.run(main())
+    ended, status_line = asyncio.run(main())
 
     assert ended == [True, False, True, False, False, False, False]
-    assert answer == b"HTTP/1.1 200 OK\r\n"
+    assert status_line == b"HTTP/1.1 200 OK\r\n"
 
 
-def test_where_no_file_descriptor_is_left_a_client_that_waits_is_closed_and_a_scraper_is_answered() -> None:
-    """Over real sockets, in a process that has two descriptors left."""
+def test_without_a_free_file_descriptor_idle_connections_are_closed_and_a_scraper_is_served() -> None:
+    """Uses real sockets, in a process with two free file descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def main() -> bytes:
         loop, listener = asyncio.get_running_loop(), bind("127.0.0.1:0")
-        async with serving(Starlette(routes=[Mount("/", answers)]), listener):
+        async with serving(Starlette(routes=[Mount("/", respond)]), listener):
             with ExitStack() as stack:
-                # the kernel accepts them; the server does so when this task waits
-                half, scraper = REQUEST[:9], REQUEST
-                for sent in (*[half] * 10, scraper):
+                # the kernel accepts the connections at once, the server when this task waits
+                for sent in (*[REQUEST[:9]] * 10, REQUEST):  # the last client sends a complete request
                     client = stack.enter_context(socket.create_connection(listener.getsockname()))
                     client.sendall(sent)
                 client.setblocking(False)
@@ -240,7 +242,7 @@ def test_where_no_file_descriptor_is_left_a_client_that_waits_is_closed_and_a_sc
         (20, 10, False, 2),
     ],
 )
-def test_descriptors_are_reserved_for_polls_and_files(
+def test_the_connection_limit_reserves_descriptors_for_polls_and_files(
     descriptors: int, queries: int, tls: bool, connections: int
 ) -> None:
     assert max_connections(descriptors, queries, tls=tls) == connections
@@ -255,10 +257,10 @@ print(raise_descriptor_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 
 
-def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one() -> None:
+def test_the_soft_limit_of_file_descriptors_is_raised_to_the_hard_limit() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    given = "100" if hard == resource.RLIM_INFINITY else str(min(hard, 100))
+    limit = "100" if hard == resource.RLIM_INFINITY else str(min(hard, 100))
 
-    printed = subprocess.run((sys.executable, "-c", LIMITS, given), capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run((sys.executable, "-c", LIMITS, limit), capture_output=True, text=True, check=True).stdout
 
-    assert printed.split() == [given, given, given]
+    assert printed.split() == [limit, limit, limit]
