@@ -92,17 +92,16 @@ def test_a_connection_without_complete_headers_is_closed_after_ten_seconds() -> 
 
 def test_an_idle_connection_is_closed_after_60_s_and_an_incomplete_second_request_after_10_s() -> None:
     async def main() -> tuple[float | None, float | None, float | None]:
-        connections, transports = zip(connect(), connect(), connect(), strict=True)
-        for connection in connections:
+        clients = [connect() for _ in range(3)]
+        (_, idle), (second, active), (third, incomplete) = clients
+        for connection, _ in clients:
             connection.data_received(REQUEST)
-        _, second_request, incomplete_request = connections
         await asyncio.sleep(30)
-        incomplete_request.data_received(REQUEST[:10])
+        third.data_received(REQUEST[:10])
         await asyncio.sleep(20)
-        second_request.data_received(REQUEST)
+        second.data_received(REQUEST)
         await asyncio.sleep(200)
-        idle, active, incomplete = (transport.closed_at for transport in transports)
-        return idle, active, incomplete
+        return idle.closed_at, active.closed_at, incomplete.closed_at
 
     idle, active, incomplete = run(main())
 
