@@ -1,4 +1,4 @@
-"""The API as far as a benchmark needs it: canned answers after a latency, from a process of its own, at little cost."""
+"""A fast simulated API in its own process. It sends prepared responses after a latency."""
 
 import asyncio
 import multiprocessing
@@ -14,13 +14,13 @@ from fleet import Fleet
 
 @dataclass
 class Api:
-    """A server that runs: where it is, and when its requests arrived."""
+    """A running server: its endpoint, and the arrivals of its requests."""
 
     endpoint: str
     _pipe: Connection
 
     def arrivals(self) -> list[tuple[float, str, str]]:
-        """Of every request since the last call: the monotonic second, the access key's id and the space."""
+        """Return each request since the last call: its monotonic time, access key id and space id."""
         self._pipe.send("arrivals")
         arrivals: list[tuple[float, str, str]] = self._pipe.recv()
         return arrivals
@@ -28,9 +28,9 @@ class Api:
 
 @contextmanager
 def serving(fleet: Fleet, latency: float = 0.0, changing: float = 0.0) -> Iterator[Api]:
-    """The fleet's API on a free port of this machine; half the latency lies before a request arrives.
+    """Run the API of a fleet on a free port. Half of the latency is before the arrival of a request.
 
-    `changing` is the share of answers whose ratings are others than usual.
+    `changing` is the share of responses with changed ratings.
     """
     spawn = multiprocessing.get_context("spawn")
     pipe, far_end = spawn.Pipe()
@@ -47,7 +47,9 @@ def _serve(fleet: Fleet, latency: float, changing: float, pipe: Connection) -> N
     async def main() -> None:
         loop = asyncio.get_running_loop()
         arrivals: list[tuple[float, str, str]] = []
-        server = await loop.create_server(lambda: _Exchange(fleet.answers, latency, changing, arrivals), "127.0.0.1", 0)
+        server = await loop.create_server(
+            lambda: _Exchange(fleet.responses, latency, changing, arrivals), "127.0.0.1", 0
+        )
         pipe.send(server.sockets[0].getsockname()[1])
         while await asyncio.to_thread(pipe.recv):
             pipe.send(arrivals)
@@ -58,7 +60,7 @@ def _serve(fleet: Fleet, latency: float, changing: float, pipe: Connection) -> N
 
 @dataclass
 class _Exchange(asyncio.Protocol):
-    answers: dict[str, bytes]
+    responses: dict[str, bytes]
     latency: float
     changing: float
     arrivals: list[tuple[float, str, str]]
@@ -82,9 +84,9 @@ class _Exchange(asyncio.Protocol):
         key = head.partition("Credential=")[2].partition(",")[0]
         loop = asyncio.get_running_loop()
         self.arrivals.append((loop.time(), key, space))
-        loop.call_later(self.latency / 2, self._answer, self.answers[space])
+        loop.call_later(self.latency / 2, self._respond, self.responses[space])
 
-    def _answer(self, body: bytes) -> None:
+    def _respond(self, body: bytes) -> None:
         assert self.transport
         if random() < self.changing:
             body = body.replace(b"GREEN", b"RED")

@@ -1,18 +1,19 @@
-"""What three limiters at 10 queries a second let through, counted where it matters: at the server.
+"""Counts how many requests arrive at a server per second with three limiters of 10 queries per second.
 
     python tests/benchmarks/budget.py [--seconds 30]
 
-For every latency profile and limiter, 300 callers ask a server in a process of its own, which notes when each request
-arrives. Part of the latency lies before that moment and the rest after it, split at random, as on a network there and
-back. The three limiters of a profile run side by side, each with its own server.
+For each latency profile and limiter, 300 callers send requests to a server process, which records the arrival of each
+request. A random part of the latency is before the arrival and the rest is after it, as in a real network. The three
+limiters of a profile run at the same time, each with its own server.
 
-* *worst second*: the most arrivals in any window of one second, sliding over all of them.
-* *rate*: answers a second. The first second is left out, for no limiter is in its stride then (a bucket starts full, a
-  permit rule with every permit free), and so are requests without an answer at the end.
-* *of the limit*: rate / 10. *of limit / (1 + latency)*: rate / (10 / (1 + mean)), where the mean is over the answers
-  that were counted, as the client saw them: what a limiter can use that gives a permit back a second after the answer.
+* *worst second*: the maximum number of arrivals in any window of one second.
+* *per second*: responses per second. The first second is excluded, because a limiter starts with a full bucket or with
+  all permits. Requests without a response at the end are excluded.
+* *of the limit*: responses per second / 10.
+* *of limit / (1 + latency)*: responses per second / (10 / (1 + mean)). The mean is the mean latency of the counted
+  responses at the client. A limiter that releases a permit one second after the response reaches at most 100 %.
 
-Exit status 1 when ours passes the limit in any row or uses less than 93 %.
+Exit status: 1 if the budget of the exporter exceeds the limit in a row or uses less than 93 % of this maximum.
 """
 
 import argparse
@@ -34,8 +35,8 @@ from exporter.polling.budget import Budget
 QPS = 10
 CALLERS = 300
 RAMP_SECONDS = 1.0
-WANTED_SHARE = 0.93
-OURS = "our budget"
+MIN_SHARE = 0.93
+EXPORTER = "exporter"
 
 Limiter = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -56,7 +57,7 @@ PROFILES = {"5 ms": constant, "20-200 ms": uniform, "spiky (2 % take 3 s)": spik
 
 
 class EvenlySpaced:
-    """A send every 1/qps seconds, whatever happens to it."""
+    """Allows a request every 1/qps seconds, independent of responses."""
 
     def __init__(self, qps: float) -> None:
         self._gap = 1 / qps
@@ -74,28 +75,28 @@ class EvenlySpaced:
 
 def limiters() -> dict[str, Limiter]:
     budget, bucket, spaced = Budget(QPS, SystemClock()), AsyncLimiter(QPS, 1), EvenlySpaced(QPS)
-    return {OURS: budget.permit, "aiolimiter": lambda: bucket, "evenly spaced": lambda: spaced}
+    return {EXPORTER: budget.permit, "aiolimiter": lambda: bucket, "evenly spaced": lambda: spaced}
 
 
 def serve(profile: str, pipe: Connection) -> None:
-    """The server process: says its port, answers until anything is received, then says when requests arrived."""
+    """Run the server process: send its port to `pipe`, respond until a message arrives, then send the arrival times."""
     latency, clock = PROFILES[profile], SystemClock()
     arrivals: list[float] = []
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(EOFError, ConnectionError, asyncio.CancelledError):  # callers and server end with requests open
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(EOFError, ConnectionError, asyncio.CancelledError):  # requests are in flight at the end
             await reader.readuntil(b"\r\n\r\n")
-            takes = latency()
-            way_there = random.random() * takes
-            await asyncio.sleep(way_there)
+            duration = latency()
+            before_arrival = random.random() * duration
+            await asyncio.sleep(before_arrival)
             arrivals.append(clock.monotonic())
-            await asyncio.sleep(takes - way_there)
+            await asyncio.sleep(duration - before_arrival)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             await writer.drain()
         writer.close()
 
     async def main() -> None:
-        server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=CALLERS)
+        server = await asyncio.start_server(respond, "127.0.0.1", 0, backlog=CALLERS)
         pipe.send(server.sockets[0].getsockname()[1])
         await asyncio.to_thread(pipe.recv)
         server.close()
@@ -106,7 +107,7 @@ def serve(profile: str, pipe: Connection) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One profile under one limiter; latencies in seconds, of the requests answered after the ramp."""
+    """The result of one profile and limiter. `latencies` are those of responses after the ramp, in seconds."""
 
     profile: str
     limiter: str
@@ -116,9 +117,9 @@ class Row:
 
     @property
     def worst_second(self) -> int:
-        moments, first, worst = sorted(self.arrivals), 0, 0
-        for last, moment in enumerate(moments):
-            while moments[first] + 1 <= moment:
+        times, first, worst = sorted(self.arrivals), 0, 0
+        for last, time in enumerate(times):
+            while times[first] + 1 <= time:
                 first += 1
             worst = max(worst, last - first + 1)
         return worst
@@ -128,15 +129,15 @@ class Row:
         return len(self.latencies) / self.seconds
 
     @property
-    def attainable(self) -> float:
+    def max_rate(self) -> float:
         return QPS / (1 + fmean(self.latencies))
 
     @property
-    def good(self) -> bool:
-        return self.worst_second <= QPS and self.rate / self.attainable >= WANTED_SHARE
+    def passed(self) -> bool:
+        return self.worst_second <= QPS and self.rate / self.max_rate >= MIN_SHARE
 
 
-async def ask(port: int) -> None:
+async def send_request(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
@@ -154,26 +155,26 @@ async def measure(profile: str, name: str, limiter: Limiter, port: int, pipe: Co
         while True:
             async with limiter():
                 sent_at = clock.monotonic()
-                await ask(port)
+                await send_request(port)
                 answered_at = clock.monotonic()
             if answered_at >= counted_from:
                 latencies.append(answered_at - sent_at)
 
     callers = [asyncio.create_task(caller()) for _ in range(CALLERS)]
-    broken, _ = await asyncio.wait(callers, timeout=RAMP_SECONDS + seconds, return_when=asyncio.FIRST_COMPLETED)
+    failed, _ = await asyncio.wait(callers, timeout=RAMP_SECONDS + seconds, return_when=asyncio.FIRST_COMPLETED)
     counted = clock.monotonic() - counted_from
     for task in callers:
         task.cancel()
     await asyncio.wait(callers)
-    for task in broken:
+    for task in failed:
         task.result()
-    pipe.send("enough")
+    pipe.send("stop")
     arrivals = await asyncio.to_thread(pipe.recv)
     return Row(profile, name, arrivals, latencies, counted)
 
 
 async def rows(profile: str, seconds: float) -> list[Row]:
-    """The three limiters side by side."""
+    """Measure the three limiters at the same time."""
     spawn = multiprocessing.get_context("spawn")
     servers, cells = [], []
     try:
@@ -193,22 +194,24 @@ async def rows(profile: str, seconds: float) -> list[Row]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Arrivals at a server under three limiters.")
-    parser.add_argument("--seconds", type=float, default=30.0, help="counted for each profile (default: 30)")
+    parser = argparse.ArgumentParser(description="Count arrivals at a server with three limiters.")
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, help="seconds of measurement for each profile (default: 30)"
+    )
     seconds = parser.parse_args().seconds
-    print(f"{CALLERS} callers, limit {QPS} a second, {seconds:g} s a profile\n")
-    print("| latency | limiter | worst second | requests | a second | of the limit | of limit / (1 + latency) |")
+    print(f"{CALLERS} callers, limit {QPS} per second, {seconds:g} s per profile\n")
+    print("| latency | limiter | worst second | requests | per second | of the limit | of limit / (1 + latency) |")
     print("|---|---|---:|---:|---:|---:|---:|", flush=True)
     passed = True
     for profile in PROFILES:
         for row in asyncio.run(rows(profile, seconds)):
             print(
                 f"| {row.profile} | {row.limiter} | {row.worst_second} | {len(row.arrivals)} | {row.rate:.2f} "
-                f"| {row.rate / QPS:.1%} | {row.rate / row.attainable:.1%} |",
+                f"| {row.rate / QPS:.1%} | {row.rate / row.max_rate:.1%} |",
                 flush=True,
             )
-            passed = passed and (row.limiter != OURS or row.good)
-    print(f"\n{OURS}: " + ("within the limit and well used" if passed else "NOT as promised"))
+            passed = passed and (row.limiter != EXPORTER or row.passed)
+    print(f"\n{EXPORTER}: " + ("passed" if passed else f"FAILED: over the limit, or less than {MIN_SHARE:.0%} used"))
     return 0 if passed else 1
 
 

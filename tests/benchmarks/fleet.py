@@ -1,4 +1,4 @@
-"""Fleets of any size for the benchmarks: as a configuration, as answers of the API, and as what a state file knows."""
+"""Fleets of phone numbers for the benchmarks: the configuration, the API responses and the state file."""
 
 import json
 import time
@@ -17,27 +17,27 @@ from exporter.state.state_file import StateFile
 from exporter.state.store import Change, Key, SpaceRecord
 
 TIERS = ("TIER_250", "TIER_2K", "TIER_10K", "TIER_100K", "TIER_UNLIMITED")
-FASTEST_INTERVAL = "30s"
+MIN_INTERVAL = "30s"
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """So many numbers in so many spaces of so many accounts, each alike in size; 13 samples a number."""
+    """Phone numbers, divided evenly among the spaces, and spaces among the accounts. Each number has 13 samples."""
 
     numbers: int
     spaces: int
     accounts: int = 1
 
     @cached_property
-    def answers(self) -> dict[str, bytes]:
-        """What the API says of each space, in JSON."""
+    def responses(self) -> dict[str, bytes]:
+        """The JSON response for each space id."""
         random = Random(1)
         sizes = [self.numbers // self.spaces + (i < self.numbers % self.spaces) for i in range(self.spaces)]
-        return {f"cams-{index:010x}": _answer(random, index, size) for index, size in enumerate(sizes)}
+        return {f"cams-{index:010x}": _response(random, index, size) for index, size in enumerate(sizes)}
 
-    def document(self, endpoint: str, *, interval: str = FASTEST_INTERVAL) -> dict[str, Any]:
-        """The configuration that polls them as fast as an account allows."""
-        ids = list(self.answers)
+    def document(self, endpoint: str, *, interval: str = MIN_INTERVAL) -> dict[str, Any]:
+        """Return a configuration with the maximum qps."""
+        ids = list(self.responses)
         accounts = [
             {
                 "name": f"account-{index}",
@@ -53,30 +53,32 @@ class Fleet:
         ]
         return {"accounts": accounts}
 
-    def states(self, now: float) -> Iterator[tuple[Key, SpaceRecord]]:
-        """What is known of each space, polled within the last five minutes; one number in ten has changed once."""
-        for index, (space, body) in enumerate(self.answers.items()):
+    def records(self, now: float) -> Iterator[tuple[Key, SpaceRecord]]:
+        """Yield the record of each space, polled in the last five minutes. 10 % of the numbers changed once."""
+        for index, (space, body) in enumerate(self.responses.items()):
             numbers = decode_phone_numbers(200, {}, body).phone_numbers
             change = Change(now - 86_400.0 + index, "GREEN")
             changes = {(number.phone_number, "quality_rating"): change for number in numbers[::10]}
             key = (f"account-{index % self.accounts}", space)
             yield key, SpaceRecord(True, now - index % 300, numbers, changes, next_slot=now + index % 300)
 
-    def write(self, directory: Path, endpoint: str, *, warm: bool = True, interval: str = FASTEST_INTERVAL) -> Path:
-        """A configuration file, `warm` with a state file that knows every space."""
+    def write(
+        self, directory: Path, endpoint: str, *, with_state_file: bool = True, interval: str = MIN_INTERVAL
+    ) -> Path:
+        """Write a configuration file, and a state file with the records of all spaces."""
         path, document = directory / "exporter.json", self.document(endpoint, interval=interval)
-        if warm:
+        if with_state_file:
             document["state_file"] = "state.db"
         path.write_text(json.dumps(document))
-        if warm:
+        if with_state_file:
             file = StateFile(directory / "state.db", SystemClock())
             file.open(Configuration(path, {}, sources.Settings).load().identities)
-            file.save(dict(self.states(time.time())))
+            file.save(dict(self.records(time.time())))
             file.close()
         return path
 
 
-def _answer(random: Random, index: int, size: int) -> bytes:
+def _response(random: Random, index: int, size: int) -> bytes:
     numbers = [
         {
             "PhoneNumber": f"1555{index:05d}{position:02d}",

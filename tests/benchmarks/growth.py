@@ -1,10 +1,10 @@
-"""How cost grows with the fleet: scrape, poll, memory and start at 100, 1,000, 10,000 and 50,000 numbers.
+"""Measures scrape, poll, memory and start with 100, 1,000, 10,000 and 50,000 phone numbers.
 
     python tests/benchmarks/growth.py
 
-*collect* is the part of a scrape that comes before sending: what is too old is looked for, and the kept texts are
-listed. Nothing changes meanwhile. Each column must grow no faster than the numbers do, from 1,000 to 10,000 and to
-50,000.
+*collect* is the part of a scrape before sending: it removes stale values and lists the rendered lines. No value changes
+during the measurement. From 1,000 to 10,000 and to 50,000 phone numbers, no column may grow faster than the number of
+phone numbers, with a tolerance of 15 %.
 """
 
 import statistics
@@ -17,65 +17,65 @@ from pathlib import Path
 from api import serving
 from fleet import Fleet
 from measure import Client, Table, exporter, is_listening, median_seconds, megabytes, milliseconds
-from poll import cpu_of_a_poll
-from shown import view_of
+from poll import cpu_per_poll
+from stored_view import view_of
 
 SIZES = (Fleet(100, 30), Fleet(1_000, 300), Fleet(10_000, 3_000), Fleet(50_000, 10_000))
 SCRAPES = 20
-SLACK = 1.15
+MAX_GROWTH = 1.15
 COLUMNS = (
     "collect",
     "scrape",
-    "CPU of a scrape",
-    "scrape, gzip",
-    "poll",
-    "memory above empty",
+    "CPU per scrape",
+    "compressed scrape",
+    "CPU per poll",
+    "memory above an empty exporter",
     "start to first scrape",
 )
 
 
 def empty_bytes() -> int:
-    """What an exporter with one number holds."""
-    return round(served(Fleet(1, 1))["memory above empty"])
+    """Return the memory of an exporter with one phone number."""
+    return round(measured(Fleet(1, 1))["memory above an empty exporter"])
 
 
-def served(fleet: Fleet, empty: int = 0) -> Mapping[str, float]:
-    """What the real program costs with this fleet, in seconds and bytes."""
+def measured(fleet: Fleet, empty: int = 0) -> Mapping[str, float]:
+    """Measure the exporter with this fleet. Return COLUMNS in seconds and bytes."""
     with tempfile.TemporaryDirectory() as directory, serving(fleet) as api:
         config = fleet.write(Path(directory), api.endpoint, interval="1h")
         started = time.perf_counter()
-        with exporter(config, ready=False) as ours:
+        with exporter(config, wait_ready=False) as ours:
             while not is_listening(ours.port):
                 time.sleep(0.002)
             client = Client(ours.port)
             client.get("/metrics", accept_encoding="gzip")
-            first = time.perf_counter() - started
-            packed = statistics.median(client.get("/metrics", accept_encoding="gzip")[0] for _ in range(SCRAPES))
+            first_scrape = time.perf_counter() - started
+            compressed = statistics.median(client.get("/metrics", accept_encoding="gzip")[0] for _ in range(SCRAPES))
             before = sum(ours.cpu_seconds())
             plain = statistics.median(client.get("/metrics", accept_encoding="identity")[0] for _ in range(SCRAPES))
             cpu = (sum(ours.cpu_seconds()) - before) / SCRAPES
             memory = ours.resident_bytes() - empty
         view = view_of(config)
         collect = median_seconds(lambda: list(view.exposition(openmetrics=True)), SCRAPES)
-        polled = cpu_of_a_poll(fleet, api.endpoint)
-    return dict(zip(COLUMNS, (collect, plain, cpu, packed, polled, memory, first), strict=True))
+        poll_cpu = cpu_per_poll(fleet, api.endpoint)
+    return dict(zip(COLUMNS, (collect, plain, cpu, compressed, poll_cpu, memory, first_scrape), strict=True))
 
 
 def main() -> int:
     table = Table(("numbers", *COLUMNS))
     empty, rows = empty_bytes(), []
     for fleet in SIZES:
-        row = served(fleet, empty)
+        row = measured(fleet, empty)
         cells = (megabytes(value) if "memory" in name else milliseconds(value) for name, value in row.items())
         table.row(f"{fleet.numbers:,} in {fleet.spaces:,} spaces", *cells)
         rows.append((fleet.numbers, row))
-    growth = Table(("growth", "from 1,000 to 10,000", "to 50,000", "worst, by the numbers", "limit", "kept"))
-    _, (few, small), (many, middle), (most, large) = rows
+    growth = Table(("growth", "from 1,000 to 10,000", "to 50,000", "maximum per number", "limit", "within limit"))
+    _, (few, small), (many, middle), (maximum, large) = rows
     for name in COLUMNS:
         steps = (middle[name] / small[name], large[name] / middle[name])
-        worst = max(steps[0] * few / many, steps[1] * many / most)
-        growth.judged(name, *(f"{step:.2f} times" for step in steps), value=worst, limit=SLACK)
-    return len(growth.missed)
+        worst = max(steps[0] * few / many, steps[1] * many / maximum)
+        growth.row_with_limit(name, *(f"{step:.2f} times" for step in steps), value=worst, limit=MAX_GROWTH)
+    return len(growth.exceeded)
 
 
 if __name__ == "__main__":

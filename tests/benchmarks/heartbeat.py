@@ -1,5 +1,5 @@
-"""The exporter's `serve` with a heartbeat in its event loop. SIGUSR1 prints the longest gap between two beats since the
-last one, in seconds: what the loop's thread used of the CPU meanwhile, and by the clock on the wall."""
+"""Runs the exporter's `serve` with a heartbeat in its event loop. SIGUSR1 prints and resets the longest gap between two
+beats: CPU seconds of the event loop's thread, and elapsed seconds."""
 
 import asyncio
 import signal
@@ -13,14 +13,14 @@ BEAT_SECONDS = 0.001
 longest = [0.0, 0.0]
 
 
-def tell(*_: object) -> None:
+def print_longest_gap(*_: object) -> None:
     print(*longest, file=sys.stderr, flush=True)
     longest[:] = (0.0, 0.0)
 
 
 async def beat() -> None:
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGUSR1, tell)
+    loop.add_signal_handler(signal.SIGUSR1, print_longest_gap)
     while True:
         cpu, wall = time.thread_time(), time.perf_counter()
         await asyncio.sleep(BEAT_SECONDS)
@@ -31,12 +31,11 @@ async def beat() -> None:
 serve = exporter.serve.serve
 
 
-async def serve_with_a_heartbeat(*arguments: object, **options: object) -> None:
-    """The same, and the heart beats as long."""
-    heart = asyncio.create_task(beat())
+async def serve_with_heartbeat(*arguments: object, **options: object) -> None:
+    heartbeat = asyncio.create_task(beat())
     await serve(*arguments, **options)  # type: ignore[arg-type]
-    heart.cancel()
+    heartbeat.cancel()
 
 
-exporter.serve.serve = serve_with_a_heartbeat
+exporter.serve.serve = serve_with_heartbeat
 main()

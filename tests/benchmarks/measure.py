@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes and what they use, nginx beside the exporter, a client, and tables."""
+"""Shared by the benchmarks: processes and their resource usage, nginx for comparison, an HTTP client, and tables."""
 
 import os
 import socket
@@ -44,44 +44,44 @@ http {{
 
 
 @dataclass(frozen=True)
-class Served:
-    """A server that runs on this machine."""
+class Server:
+    """A running server process."""
 
     process: subprocess.Popen[bytes]
     port: int
 
     def cpu_seconds(self) -> tuple[float, float]:
-        """What it has used so far: for itself, and in the system's calls."""
+        """Return the user and system CPU time since the start."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
         return int(fields[11]) * _TICK, int(fields[12]) * _TICK
 
     def resident_bytes(self) -> int:
-        """What it holds in memory."""
+        """Return the resident memory."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
-def exporter(config: Path, *, main: Sequence[str] = ("-m", "exporter"), ready: bool = True) -> Iterator[Served]:
-    """The exporter on this configuration file, once it is ready."""
+def exporter(config: Path, *, main: Sequence[str] = ("-m", "exporter"), wait_ready: bool = True) -> Iterator[Server]:
+    """Run the exporter with this configuration file. With `wait_ready`, wait until it is ready."""
     port, log = free_port(), config.with_suffix(".log")
     flags = ("--config.file", str(config), "--web.listen-address", f"127.0.0.1:{port}", "--log.level", "error")
     with running(sys.executable, *main, *flags, log=log) as process:
-        if ready:
+        if wait_ready:
             wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), log.read_text(), START_SECONDS)
-        yield Served(process, port)
+        yield Server(process, port)
 
 
 @contextmanager
-def nginx(directory: Path) -> Iterator[Served]:
-    """nginx with what lies in the directory as `text` and `openmetrics`."""
+def nginx(directory: Path) -> Iterator[Server]:
+    """Run nginx, which serves the files `text` and `openmetrics` of the directory."""
     port, config = free_port(), directory / "nginx.conf"
     config.write_text(NGINX.format(directory=directory, port=port))
     directory.chmod(0o755)
     command = ("nginx", "-p", str(directory), "-c", str(config), "-g", f"user {_user()};")
     with running(*command, log=directory / "nginx.log") as process:
         wait_until(is_serving(f"http://127.0.0.1:{port}/text"), (directory / "nginx.log").read_text)
-        yield Served(process, port)
-        process.terminate()  # its worker would outlive a kill
+        yield Server(process, port)
+        process.terminate()  # after a kill, the worker process would continue
         process.wait()
 
 
@@ -91,7 +91,7 @@ def _user() -> str:
 
 @dataclass
 class Client:
-    """Asks a server on one connection, as Prometheus does, and keeps nothing of the answers."""
+    """Sends requests on one connection, as Prometheus does, and discards the responses."""
 
     port: int
     _buffer: bytearray = field(default_factory=lambda: bytearray(1024 * 1024))
@@ -101,7 +101,7 @@ class Client:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def get(self, path: str, **headers: str) -> tuple[float, int]:
-        """Seconds until the whole answer was there, and its bytes."""
+        """Return the seconds until the response is complete, and its size in bytes."""
         lines = [
             f"GET {path} HTTP/1.1",
             "host: localhost",
@@ -120,14 +120,14 @@ class Client:
         length, received, tail = lines.get(b"content-length"), len(body), body[-5:]
         while received < int(length) if length else tail != b"0\r\n\r\n":
             count = self._socket.recv_into(self._buffer)
-            assert count, "cut"
+            assert count, "connection closed"
             received += count
             tail = (tail + self._buffer[max(0, count - 5) : count])[-5:]
         return received
 
 
 def is_listening(port: int) -> bool:
-    """Whether something accepts connections there."""
+    """Whether a server accepts connections on this port."""
     try:
         Client(port)
     except ConnectionError:
@@ -136,7 +136,7 @@ def is_listening(port: int) -> bool:
 
 
 def median_seconds(work: Callable[[], object], times: int) -> float:
-    """Of so many runs."""
+    """Return the median duration of `times` runs."""
     seconds = []
     for _ in range(times):
         started = time.perf_counter()
@@ -147,10 +147,10 @@ def median_seconds(work: Callable[[], object], times: int) -> float:
 
 @dataclass
 class Table:
-    """A Markdown table whose rows hold to a limit, or not; printed as it grows."""
+    """A Markdown table that is printed row by row. `exceeded` lists the rows whose value exceeds the limit."""
 
     columns: Sequence[str]
-    missed: list[str] = field(default_factory=list)
+    exceeded: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         print(f"\n| {' | '.join(self.columns)} |", f"|{'|'.join('---' for _ in self.columns)}|", sep="\n", flush=True)
@@ -158,12 +158,11 @@ class Table:
     def row(self, *cells: object) -> None:
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
-    def judged(self, *cells: object, value: float, limit: float) -> None:
-        """A row that ends with a value, its limit, and whether it is kept."""
-        kept = value <= limit
-        self.row(*cells, f"{value:.3g}", f"{limit:g}", "yes" if kept else "NO")
-        if not kept:
-            self.missed.append(f"{cells[0]}: {value:.3g} of {limit:g}")
+    def row_with_limit(self, *cells: object, value: float, limit: float) -> None:
+        """Print a row that ends with a value, its limit, and whether the value is within the limit."""
+        self.row(*cells, f"{value:.3g}", f"{limit:g}", "yes" if value <= limit else "NO")
+        if value > limit:
+            self.exceeded.append(f"{cells[0]}: {value:.3g} of {limit:g}")
 
 
 def milliseconds(seconds: float) -> str:

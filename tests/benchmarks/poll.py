@@ -1,10 +1,10 @@
-"""What a poll costs beside the same call through the official SDK, against the same server.
+"""Measures the CPU time of a poll, compared with the same call of the official SDK to the same server.
 
     python tests/benchmarks/poll.py
 
-Each in a process of its own, in CPU time of the whole process. Ours goes from the request to the rendered block:
-budget, signature, httpx, answer, state, page, counters. The SDK's calls end with its own objects; bare httpx is what
-of ours is not ours. Rounds take turns.
+Each client runs in its own process, and the CPU time of the process is measured. A poll of the exporter includes the
+budget, signature, httpx, decoding, record, rendered lines and counters. A call of the SDK returns objects of the SDK.
+Bare httpx shows the share of httpx in a poll. The rounds of the clients alternate.
 """
 
 import asyncio
@@ -35,71 +35,71 @@ from exporter.source import SourceContext
 
 ROUNDS = 7
 FLEET = Fleet(1_000, 300)
-WITHOUT_WAITING = 1e6
-"""A budget so large that only the work is measured."""
+UNLIMITED_QPS = 1e6
+"""A rate without waits, so that only CPU time is measured."""
 
 Round = Callable[[], Awaitable[None]]
 
 
 @asynccontextmanager
 async def ours(endpoint: str, fleet: Fleet = FLEET) -> AsyncIterator[Round]:
-    """A poll of every space, one after the other."""
+    """Poll all spaces, one after the other, with the exporter's code."""
     settings = sources.Settings.model_validate(fleet.document(endpoint))
     (account,) = settings.accounts
     clock = SystemClock()
     source, recorder = account.open(SourceContext({}, clock, http_client)), Recorder(clock)
     recorder.apply(settings, frozenset(), {})
-    budget = Budget(WITHOUT_WAITING, clock)
+    budget = Budget(UNLIMITED_QPS, clock)
     poller = Poller(account.name, source, budget, budget, clock, recorder.instruments, lambda _: False)
 
-    async def one_after_the_other() -> None:
+    async def poll_all() -> None:
         for space in account.polled_spaces:
             outcome = await poller.poll(space, due=0.0, retry=False)
             assert outcome.answer
             recorder.record(outcome)
 
-    yield one_after_the_other
+    yield poll_all
     await source.aclose()
 
 
 @asynccontextmanager
 async def sdk(endpoint: str) -> AsyncIterator[Round]:
-    """The SDK's call as its documentation has it."""
+    """Query all spaces with the blocking call of the SDK."""
     client = sdk_client(endpoint)
 
-    async def each() -> None:
-        for space in FLEET.answers:
-            answer = client.query_chatapp_phone_numbers(QueryChatappPhoneNumbersRequest(cust_space_id=space))
-            assert answer.body.phone_numbers
+    async def query_all() -> None:
+        for space in FLEET.responses:
+            response = client.query_chatapp_phone_numbers(QueryChatappPhoneNumbersRequest(cust_space_id=space))
+            assert response.body.phone_numbers
 
-    yield each
+    yield query_all
 
 
 @asynccontextmanager
 async def sdk_async(endpoint: str) -> AsyncIterator[Round]:
-    """The SDK's call for event loops."""
+    """Query all spaces with the async call of the SDK."""
     client = sdk_client(endpoint)
 
-    async def each() -> None:
-        for space in FLEET.answers:
+    async def query_all() -> None:
+        for space in FLEET.responses:
             request = QueryChatappPhoneNumbersRequest(cust_space_id=space)
-            answer = await client.query_chatapp_phone_numbers_async(request)
-            assert answer.body.phone_numbers
+            response = await client.query_chatapp_phone_numbers_async(request)
+            assert response.body.phone_numbers
 
-    yield each
+    yield query_all
 
 
 @asynccontextmanager
 async def bare_httpx(endpoint: str) -> AsyncIterator[Round]:
-    """The HTTP client that we use, and nothing else."""
+    """Send the requests with httpx alone."""
     async with httpx.AsyncClient() as http:
 
-        async def each() -> None:
-            for space in FLEET.answers:
-                answer = await http.post(f"{endpoint}/?CustSpaceId={space}")
-                assert answer.content
+        async def query_all() -> None:
+            for space in FLEET.responses:
+                response = await http.post(f"{endpoint}/?CustSpaceId={space}")
+                assert response.content
 
-        yield each
+        yield query_all
 
 
 def sdk_client(endpoint: str) -> SdkClient:
@@ -108,17 +108,17 @@ def sdk_client(endpoint: str) -> SdkClient:
     return SdkClient(config)
 
 
-SIDES = (ours, sdk, sdk_async, bare_httpx)
+CLIENTS = (ours, sdk, sdk_async, bare_httpx)
 
 
-def side(index: int, endpoint: str, pipe: Connection) -> None:
-    """A process: at each word a round, answered with the CPU seconds of a call."""
+def run_client(index: int, endpoint: str, pipe: Connection) -> None:
+    """Run a client process. For each message, run a round and send the CPU seconds per call."""
 
     async def main() -> None:
-        async with SIDES[index](endpoint) as each:
+        async with CLIENTS[index](endpoint) as run_round:
             while await asyncio.to_thread(pipe.recv):
                 started = time.process_time()
-                await each()
+                await run_round()
                 pipe.send((time.process_time() - started) / FLEET.spaces)
 
     configure_logs("error", "logfmt")
@@ -126,12 +126,12 @@ def side(index: int, endpoint: str, pipe: Connection) -> None:
 
 
 def measured(endpoint: str) -> list[float]:
-    """The median CPU seconds of a call, for each side."""
+    """Return the median CPU seconds per call of each client."""
     spawn = multiprocessing.get_context("spawn")
     pipes, rounds = [], []
-    for index in range(len(SIDES)):
+    for index in range(len(CLIENTS)):
         pipe, far_end = spawn.Pipe()
-        spawn.Process(target=side, args=(index, endpoint, far_end), daemon=True).start()
+        spawn.Process(target=run_client, args=(index, endpoint, far_end), daemon=True).start()
         pipes.append(pipe)
     for _ in range(ROUNDS):
         for pipe in pipes:
@@ -139,18 +139,18 @@ def measured(endpoint: str) -> list[float]:
             rounds.append(pipe.recv())
     for pipe in pipes:
         pipe.send(False)
-    # the first round opens connections and imports what is imported late
-    return [statistics.median(rounds[index + len(SIDES) :: len(SIDES)]) for index in range(len(SIDES))]
+    # without the first round, which opens connections and imports modules
+    return [statistics.median(rounds[index + len(CLIENTS) :: len(CLIENTS)]) for index in range(len(CLIENTS))]
 
 
-def cpu_of_a_poll(fleet: Fleet, endpoint: str) -> float:
-    """Seconds of ours, with a fleet of this size."""
+def cpu_per_poll(fleet: Fleet, endpoint: str) -> float:
+    """Return the CPU seconds per poll of the exporter with this fleet."""
 
     async def main() -> float:
-        async with ours(endpoint, fleet) as each:
-            await each()
+        async with ours(endpoint, fleet) as run_round:
+            await run_round()
             started = time.process_time()
-            await each()
+            await run_round()
             return (time.process_time() - started) / fleet.spaces
 
     configure_logs("error", "logfmt")
@@ -158,14 +158,14 @@ def cpu_of_a_poll(fleet: Fleet, endpoint: str) -> float:
 
 
 def main() -> int:
-    table = Table(("poll", "ours", "beside", "ratio", "limit", "kept"))
+    table = Table(("poll", "ours", "compared with", "ratio", "limit", "within limit"))
     with serving(FLEET) as api:
-        took, sdk_took, sdk_async_took, httpx_took = measured(api.endpoint)
-    what = "CPU of a poll of 3 numbers", milliseconds(took)
-    table.judged(*what, f"the SDK, async, {milliseconds(sdk_async_took)}", value=took / sdk_async_took, limit=0.5)
-    table.judged(*what, f"the SDK, blocking, {milliseconds(sdk_took)}", value=took / sdk_took, limit=0.5)
-    table.row(*what, f"bare httpx {milliseconds(httpx_took)}", f"{took / httpx_took:.3g}", "", "")
-    return len(table.missed)
+        seconds, sdk_seconds, sdk_async_seconds, httpx_seconds = measured(api.endpoint)
+    cells = "CPU per poll of 3 numbers", milliseconds(seconds)
+    for name, other in (("async", sdk_async_seconds), ("blocking", sdk_seconds)):
+        table.row_with_limit(*cells, f"SDK, {name}, {milliseconds(other)}", value=seconds / other, limit=0.5)
+    table.row(*cells, f"bare httpx {milliseconds(httpx_seconds)}", f"{seconds / httpx_seconds:.3g}", "", "")
+    return len(table.exceeded)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What the exporter makes of its budget: a sweep of 3,000 spaces, and thirty accounts in one process on one core.
+"""Measures how much of its budget the exporter uses: a sweep of 3,000 spaces, and 30 accounts on one core.
 
     python tests/benchmarks/sweep.py [--real]
 
-A sweep cannot take less than spaces / qps * (1 + latency), for a permit comes back a second after its answer. The API
-counts arrivals; the sweep ends when it has been asked for every space. `--real` does it at 10 a second: five minutes.
+The minimum duration of a sweep is spaces / qps * (1 + latency), because a permit is released one second after the
+response. The sweep ends when the API has received a request for each space. With `--real`, a sweep at 10 queries per
+second is measured too; it takes five minutes.
 """
 
 import argparse
@@ -17,49 +18,50 @@ from pathlib import Path
 from api import Api, serving
 from fleet import Fleet
 from hostile import max_per_second
-from measure import Served, Table, exporter, milliseconds
+from measure import Server, Table, exporter, milliseconds
 
 LATENCY = 0.025
-COMPRESSED_QPS = 100.0
+FAST_QPS = 100.0
 SECONDS = 20.0
 SETTLING_SECONDS = 20.0
-"""Longer than a sweep and an interval: spaces that a state file knows are not all due before."""
-THIRTY = Fleet(numbers=5_400, spaces=1_800, accounts=30)
+"""Longer than a sweep and an interval, because spaces in a state file are due at different times."""
+THIRTY_ACCOUNTS = Fleet(numbers=5_400, spaces=1_800, accounts=30)
 
 
 def sweep(table: Table, qps: float) -> None:
-    """From the first request to the last space's."""
+    """Measure the time from the first request until each space has been polled."""
     fleet = Fleet(numbers=10_000, spaces=3_000)
-    main = ("-m", "exporter") if qps <= 10 else (str(Path(__file__).parent / "unbounded.py"), str(qps))
+    main = ("-m", "exporter") if qps <= 10 else (str(Path(__file__).parent / "custom_qps.py"), str(qps))
     with tempfile.TemporaryDirectory() as directory, serving(fleet, LATENCY) as api:
-        config = fleet.write(Path(directory), api.endpoint, warm=False, interval="1h")
-        with exporter(config, main=main, ready=False):
+        config = fleet.write(Path(directory), api.endpoint, with_state_file=False, interval="1h")
+        with exporter(config, main=main, wait_ready=False):
             arrivals: list[tuple[float, str, str]] = []
             while len({space for _, _, space in arrivals}) < fleet.spaces:
                 time.sleep(0.5)
                 arrivals += api.arrivals()
-    moments = [at for at, _, _ in arrivals]
-    took, theory = moments[-1] - moments[0], fleet.spaces / qps * (1 + LATENCY)
-    what = f"a sweep of 3,000 spaces at {qps:g}/s, {max_per_second(moments)} in the busiest second"
-    table.judged(what, f"{took:.1f} s", f"{theory:.1f} s", value=took / theory, limit=1.05)
+    times = [at for at, _, _ in arrivals]
+    seconds, minimum = times[-1] - times[0], fleet.spaces / qps * (1 + LATENCY)
+    name = f"sweep of 3,000 spaces at {qps:g}/s, {max_per_second(times)} in the busiest second"
+    table.row_with_limit(name, f"{seconds:.1f} s", f"{minimum:.1f} s", value=seconds / minimum, limit=1.05)
 
 
-def thirty(table: Table, *, state_file: bool) -> None:
-    """Of the sum of their budgets, what thirty accounts use; the exporter on the first core."""
-    with tempfile.TemporaryDirectory() as directory, serving(THIRTY, LATENCY) as api:
-        config = THIRTY.write(Path(directory), api.endpoint, warm=state_file, interval="5s")
+def thirty_accounts(table: Table, *, with_state_file: bool) -> None:
+    """Measure the used share of the budgets of 30 accounts. The exporter runs on the first core only."""
+    fleet = THIRTY_ACCOUNTS
+    with tempfile.TemporaryDirectory() as directory, serving(fleet, LATENCY) as api:
+        config = fleet.write(Path(directory), api.endpoint, with_state_file=with_state_file, interval="5s")
         with exporter(config) as ours:
             os.sched_setaffinity(ours.process.pid, {0})
             time.sleep(SETTLING_SECONDS)
-            used, cpu, worst = measured(api, ours)
-    share = used / (THIRTY.accounts * 10)
-    what = f"thirty accounts at 10/s {'with' if state_file else 'without'} a state file, {worst} in a busiest second"
-    how = f"{used:.1f}/s, {milliseconds(cpu)} of CPU a poll"
-    table.judged(what, how, f"{share:.1%} of 300/s", value=0.95 / share, limit=1)
+            used, cpu, worst = measure_polls(api, ours)
+    share = used / (fleet.accounts * 10)
+    suffix = f"{'with' if with_state_file else 'without'} a state file, {worst} in the busiest second of an account"
+    result = f"{used:.1f}/s, {milliseconds(cpu)} of CPU per poll"
+    table.row_with_limit(f"30 accounts at 10/s {suffix}", result, f"{share:.1%} of 300/s", value=0.95 / share, limit=1)
 
 
-def measured(api: Api, ours: Served) -> tuple[float, float, int]:
-    """Polls a second, CPU seconds a poll, and the busiest second of any account."""
+def measure_polls(api: Api, ours: Server) -> tuple[float, float, int]:
+    """Return polls per second, CPU seconds per poll, and the maximum number of polls of an account in a second."""
     api.arrivals()
     started, cpu = time.monotonic(), sum(ours.cpu_seconds())
     time.sleep(SECONDS)
@@ -71,16 +73,18 @@ def measured(api: Api, ours: Served) -> tuple[float, float, int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="What the exporter makes of its budget.")
-    parser.add_argument("--real", action="store_true", help="a sweep at 10 a second too: five minutes")
+    parser = argparse.ArgumentParser(description="Measure how much of its budget the exporter uses.")
+    parser.add_argument(
+        "--real", action="store_true", help="also measure a sweep at 10 queries per second (five minutes)"
+    )
     real = parser.parse_args().real
-    table = Table(("budget", "measured", "beside", "ratio", "limit", "kept"))
-    sweep(table, COMPRESSED_QPS)
+    table = Table(("budget", "measured", "compared with", "ratio", "limit", "within limit"))
+    sweep(table, FAST_QPS)
     if real:
         sweep(table, 10.0)
-    thirty(table, state_file=False)
-    thirty(table, state_file=True)
-    return len(table.missed)
+    thirty_accounts(table, with_state_file=False)
+    thirty_accounts(table, with_state_file=True)
+    return len(table.exceeded)
 
 
 if __name__ == "__main__":

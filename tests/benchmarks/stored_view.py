@@ -1,4 +1,4 @@
-"""What an exporter shows that is not started: all that its state file knows."""
+"""Reads the state file of a configuration without starting polls."""
 
 import asyncio
 from pathlib import Path
@@ -13,12 +13,12 @@ from exporter.source import SourceContext
 
 
 def view_of(config: Path) -> View:
-    """The view of an exporter with this configuration file."""
+    """Return the view of an exporter with this configuration file and the records of its state file."""
 
-    async def committed() -> View:
+    async def create_view() -> View:
         clock = SystemClock()
         service = Service(SourceContext({}, clock, http_client))
         service.commit(await service.prepare(load(config, {})))
         return View(service, ReloadState(clock.now()), clock)
 
-    return asyncio.run(committed())
+    return asyncio.run(create_view())

@@ -1,4 +1,4 @@
-"""The exporter with another limit than the API's: `unbounded.py QPS FLAGS...` gives every account that budget."""
+"""Runs the exporter with a rate above the limit of the API: `custom_qps.py QPS FLAGS...` sets `qps` of each account."""
 
 import sys
 
@@ -11,13 +11,13 @@ QPS = float(sys.argv.pop(1))
 load = Configuration.load
 
 
-def faster(configuration: Configuration) -> Settings:
+def load_with_qps(configuration: Configuration) -> Settings:
     settings = load(configuration)
     return settings.model_copy(
         update={"accounts": [account.model_copy(update={"qps": QPS}) for account in settings.accounts]}
     )
 
 
-exporter.runtime.service.API_LIMIT_QPS = QPS  # type: ignore[attr-defined]  # that of the access key
-Configuration.load = faster  # type: ignore[method-assign, assignment]
+exporter.runtime.service.API_LIMIT_QPS = QPS  # type: ignore[attr-defined]  # the limit for accounts that share a key
+Configuration.load = load_with_qps  # type: ignore[method-assign, assignment]
 main()
