@@ -44,17 +44,17 @@ def measured(fleet: Fleet, empty: int = 0) -> Mapping[str, float]:
     with tempfile.TemporaryDirectory() as directory, serving(fleet) as api:
         config = fleet.write(Path(directory), api.endpoint, interval="1h")
         started = time.perf_counter()
-        with exporter(config, wait_ready=False) as ours:
-            while not is_listening(ours.port):
+        with exporter(config, wait_ready=False) as server:
+            while not is_listening(server.port):
                 time.sleep(0.002)
-            client = Client(ours.port)
+            client = Client(server.port)
             client.get("/metrics", accept_encoding="gzip")
             first_scrape = time.perf_counter() - started
             compressed = statistics.median(client.get("/metrics", accept_encoding="gzip")[0] for _ in range(SCRAPES))
-            before = sum(ours.cpu_seconds())
+            before = sum(server.cpu_seconds())
             plain = statistics.median(client.get("/metrics", accept_encoding="identity")[0] for _ in range(SCRAPES))
-            cpu = (sum(ours.cpu_seconds()) - before) / SCRAPES
-            memory = ours.resident_bytes() - empty
+            cpu = (sum(server.cpu_seconds()) - before) / SCRAPES
+            memory = server.resident_bytes() - empty
         view = view_of(config)
         collect = median_seconds(lambda: list(view.exposition(openmetrics=True)), SCRAPES)
         poll_cpu = cpu_per_poll(fleet, api.endpoint)

@@ -27,25 +27,25 @@ CHANGING = 0.1
 def resident(fleet: Fleet) -> tuple[int, int]:
     """Return the resident memory after a few scrapes, and the size of a scrape."""
     with tempfile.TemporaryDirectory() as directory, serving(fleet) as api, ExitStack() as stack:
-        ours = stack.enter_context(exporter(fleet.write(Path(directory), api.endpoint, interval="1h")))
-        client = Client(ours.port)
+        server = stack.enter_context(exporter(fleet.write(Path(directory), api.endpoint, interval="1h")))
+        client = Client(server.port)
         sizes = [client.get("/metrics", accept_encoding=encoding)[1] for encoding in ("gzip", "identity") * 3]
-        return ours.resident_bytes(), sizes[-1]
+        return server.resident_bytes(), sizes[-1]
 
 
 def hour(table: Table) -> None:
     with tempfile.TemporaryDirectory() as directory, serving(FLEET, changing=CHANGING) as api:
         config = FLEET.write(Path(directory), api.endpoint)
-        with exporter(config, main=(str(Path(__file__).parent / "custom_qps.py"), str(FAST_QPS))) as ours:
-            polls = wait_for_polls(api, ours, FLEET.spaces)  # after it, every space has new objects
-            before = ours.resident_bytes()
-            polls += wait_for_polls(api, ours, HOUR_OF_POLLS)
-            after = ours.resident_bytes()
+        with exporter(config, main=(str(Path(__file__).parent / "custom_qps.py"), str(FAST_QPS))) as server:
+            polls = wait_for_polls(api, server, FLEET.spaces)  # after these polls, each space has new objects
+            before = server.resident_bytes()
+            polls += wait_for_polls(api, server, HOUR_OF_POLLS)
+            after = server.resident_bytes()
     name = f"50,000 numbers, an hour of changes ({polls} polls)"
     table.row_with_limit(name, megabytes(after), megabytes(before), value=after / before, limit=1.05)
 
 
-def wait_for_polls(api: Api, ours: Server, count: int) -> int:
+def wait_for_polls(api: Api, server: Server, count: int) -> int:
     """Scrape the exporter until the API has received at least `count` polls. Return the number of polls."""
     polls = polls_at_scrape = 0
     while polls < count:
@@ -53,7 +53,7 @@ def wait_for_polls(api: Api, ours: Server, count: int) -> int:
         polls += len(api.arrivals())
         if polls - polls_at_scrape >= POLLS_PER_SCRAPE:
             polls_at_scrape = polls
-            Client(ours.port).get("/metrics", accept_encoding="gzip")
+            Client(server.port).get("/metrics", accept_encoding="gzip")
     return polls
 
 

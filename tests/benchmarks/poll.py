@@ -42,7 +42,7 @@ Round = Callable[[], Awaitable[None]]
 
 
 @asynccontextmanager
-async def ours(endpoint: str, fleet: Fleet = FLEET) -> AsyncIterator[Round]:
+async def exporter(endpoint: str, fleet: Fleet = FLEET) -> AsyncIterator[Round]:
     """Poll all spaces, one after the other, with the exporter's code."""
     settings = sources.Settings.model_validate(fleet.document(endpoint))
     (account,) = settings.accounts
@@ -108,7 +108,7 @@ def sdk_client(endpoint: str) -> SdkClient:
     return SdkClient(config)
 
 
-CLIENTS = (ours, sdk, sdk_async, bare_httpx)
+CLIENTS = (exporter, sdk, sdk_async, bare_httpx)
 
 
 def run_client(index: int, endpoint: str, pipe: Connection) -> None:
@@ -147,7 +147,7 @@ def cpu_per_poll(fleet: Fleet, endpoint: str) -> float:
     """Return the CPU seconds per poll of the exporter with this fleet."""
 
     async def main() -> float:
-        async with ours(endpoint, fleet) as run_round:
+        async with exporter(endpoint, fleet) as run_round:
             await run_round()
             started = time.process_time()
             await run_round()
@@ -158,7 +158,7 @@ def cpu_per_poll(fleet: Fleet, endpoint: str) -> float:
 
 
 def main() -> int:
-    table = Table(("poll", "ours", "compared with", "ratio", "limit", "within limit"))
+    table = Table(("poll", "exporter", "compared with", "ratio", "limit", "within limit"))
     with serving(FLEET) as api:
         seconds, sdk_seconds, sdk_async_seconds, httpx_seconds = measured(api.endpoint)
     cells = "CPU per poll of 3 numbers", milliseconds(seconds)

@@ -89,9 +89,9 @@ def prometheus_client_seconds(config: Path) -> Mapping[str, float]:
     return {kind: median_seconds(partial(encode, registry), 3) for kind, encode in ENCODERS.items()}
 
 
-def scrape_seconds(ours: Server, other: Server, kind: str, encoding: str) -> tuple[float, float, int]:
+def scrape_seconds(server: Server, nginx_server: Server, kind: str, encoding: str) -> tuple[float, float, int]:
     """Return the median seconds of the exporter and of nginx, and the size of the exporter's response."""
-    clients, seconds, size = (Client(ours.port), Client(other.port)), ([0.0] * PAIRS, [0.0] * PAIRS), 0
+    clients, seconds, size = (Client(server.port), Client(nginx_server.port)), ([0.0] * PAIRS, [0.0] * PAIRS), 0
     for index in range(PAIRS):
         seconds[0][index], size = clients[0].get("/metrics", accept=ACCEPT[kind], accept_encoding=encoding)
         seconds[1][index], _ = clients[1].get(f"/{kind}", accept_encoding=encoding)
@@ -99,14 +99,14 @@ def scrape_seconds(ours: Server, other: Server, kind: str, encoding: str) -> tup
 
 
 def scrapes(table: Table, fleet: Fleet, config: Path, client_seconds: Mapping[str, float]) -> None:
-    with exporter(config) as ours:
+    with exporter(config) as server:
         for kind, accept in ACCEPT.items():
-            request = urllib.request.Request(f"http://127.0.0.1:{ours.port}/metrics", headers={"accept": accept})
+            request = urllib.request.Request(f"http://127.0.0.1:{server.port}/metrics", headers={"accept": accept})
             (config.parent / kind).write_bytes(urllib.request.urlopen(request).read())
-        with nginx(config.parent) as other:
+        with nginx(config.parent) as nginx_server:
             for kind in ACCEPT:
                 for encoding in ("identity", "gzip"):
-                    seconds, nginx_seconds, size = scrape_seconds(ours, other, kind, encoding)
+                    seconds, nginx_seconds, size = scrape_seconds(server, nginx_server, kind, encoding)
                     name = f"{fleet.numbers} numbers, {kind}, {encoding}, {size / 1e6:.1f} MB"
                     table.row_with_limit(
                         name,
@@ -122,15 +122,15 @@ def scrapes(table: Table, fleet: Fleet, config: Path, client_seconds: Mapping[st
                         value=seconds / client_seconds[kind],
                         limit=1 / 40,
                     )
-            prometheus_scrapes(table, fleet, config.parent, ours, other)
+            prometheus_scrapes(table, fleet, config.parent, server, nginx_server)
 
 
-def prometheus_scrapes(table: Table, fleet: Fleet, directory: Path, ours: Server, other: Server) -> None:
+def prometheus_scrapes(table: Table, fleet: Fleet, directory: Path, server: Server, nginx_server: Server) -> None:
     """Compare the scrape durations that a real Prometheus records."""
     seconds = 2 + fleet.numbers // 5_000
     jobs = [
-        {"job_name": name, "metrics_path": path, "static_configs": [{"targets": [f"127.0.0.1:{server.port}"]}]}
-        for name, path, server in (("exporter", "/metrics", ours), ("nginx", "/openmetrics", other))
+        {"job_name": name, "metrics_path": path, "static_configs": [{"targets": [f"127.0.0.1:{target.port}"]}]}
+        for name, path, target in (("exporter", "/metrics", server), ("nginx", "/openmetrics", nginx_server))
     ]
     times = {"scrape_interval": f"{seconds}s", "scrape_timeout": f"{seconds}s"}
     (directory / "prometheus.yml").write_text(yaml.safe_dump({"global": times, "scrape_configs": jobs}))
@@ -150,15 +150,15 @@ def prometheus_scrapes(table: Table, fleet: Fleet, directory: Path, ours: Server
 
 def event_loop_gaps(table: Table, fleet: Fleet, config: Path) -> None:
     """Measure how long each request blocks the event loop."""
-    with exporter(config, main=(str(HEARTBEAT),)) as ours:
+    with exporter(config, main=(str(HEARTBEAT),)) as server:
         log = config.with_suffix(".log")
         for name, sent in REQUESTS.items():
-            ours.process.send_signal(signal.SIGUSR1)
-            before = sum(ours.cpu_seconds())
+            server.process.send_signal(signal.SIGUSR1)
+            before = sum(server.cpu_seconds())
             for _ in range(REPETITIONS):
-                send(ours.port, sent)
-            used = (sum(ours.cpu_seconds()) - before) / REPETITIONS
-            ours.process.send_signal(signal.SIGUSR1)
+                send(server.port, sent)
+            used = (sum(server.cpu_seconds()) - before) / REPETITIONS
+            server.process.send_signal(signal.SIGUSR1)
             time.sleep(0.2)
             cpu, wall = map(float, log.read_text().splitlines()[-1].split())
             title = f"{fleet.numbers} numbers, longest block of the event loop, {name}"
@@ -181,7 +181,7 @@ def send(port: int, payload: bytes) -> None:
 
 
 def main() -> int:
-    table = Table(("scrape", "ours", "compared with", "ratio", "limit", "within limit"))
+    table = Table(("scrape", "exporter", "compared with", "ratio", "limit", "within limit"))
     for fleet in SIZES:
         with tempfile.TemporaryDirectory() as directory, serving(fleet, LATENCY) as api:
             config = fleet.write(Path(directory), api.endpoint)

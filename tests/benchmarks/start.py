@@ -36,11 +36,11 @@ def seconds_of(*command: str) -> float:
 
 
 def command_line(table: Table) -> None:
-    ours, click = [], []
+    exporter_runs, click_runs = [], []
     for _ in range(COMMAND_RUNS):
-        ours.append(seconds_of("-m", "exporter", "--version"))
-        click.append(seconds_of("-c", "import click"))
-    seconds, minimum = median(ours), median(click)
+        exporter_runs.append(seconds_of("-m", "exporter", "--version"))
+        click_runs.append(seconds_of("-c", "import click"))
+    seconds, minimum = median(exporter_runs), median(click_runs)
     compared = f"import click {milliseconds(minimum)}"
     table.row_with_limit("--version", milliseconds(seconds), compared, value=seconds / minimum, limit=2)
 
@@ -48,25 +48,25 @@ def command_line(table: Table) -> None:
 def state_file(table: Table, directory: Path) -> None:
     path = FLEET.write(directory, "http://127.0.0.1:9", interval="1h")
     (identity,) = load(path, {}).identities.values()
-    ours, rows = [], []
+    exporter_runs, decode_runs = [], []
     for _ in range(STATE_FILE_RUNS):
         started = time.perf_counter()
         with exporter(path, wait_ready=False) as server:
             while not is_listening(server.port):
                 time.sleep(0.005)
             Client(server.port).get("/metrics", accept_encoding="gzip")
-            ours.append(time.perf_counter() - started)
-        rows.append(seconds_of("-c", DECODE, str(directory / "state.db"), identity, str(FLEET.spaces)))
-    seconds, minimum = median(ours), median(rows)
+            exporter_runs.append(time.perf_counter() - started)
+        decode_runs.append(seconds_of("-c", DECODE, str(directory / "state.db"), identity, str(FLEET.spaces)))
+    seconds, minimum = median(exporter_runs), median(decode_runs)
     name, compared = (
         "50,000 numbers in a state file, until the end of the first scrape",
-        f"rows {milliseconds(minimum)}",
+        f"decoding {milliseconds(minimum)}",
     )
     table.row_with_limit(name, milliseconds(seconds), compared, value=seconds / minimum, limit=3)
 
 
 def main() -> int:
-    table = Table(("start", "ours", "compared with", "ratio", "limit", "within limit"))
+    table = Table(("start", "exporter", "compared with", "ratio", "limit", "within limit"))
     command_line(table)
     with tempfile.TemporaryDirectory() as directory:
         state_file(table, Path(directory))

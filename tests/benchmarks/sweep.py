@@ -50,23 +50,23 @@ def thirty_accounts(table: Table, *, with_state_file: bool) -> None:
     fleet = THIRTY_ACCOUNTS
     with tempfile.TemporaryDirectory() as directory, serving(fleet, LATENCY) as api:
         config = fleet.write(Path(directory), api.endpoint, with_state_file=with_state_file, interval="5s")
-        with exporter(config) as ours:
-            os.sched_setaffinity(ours.process.pid, {0})
+        with exporter(config) as server:
+            os.sched_setaffinity(server.process.pid, {0})
             time.sleep(SETTLING_SECONDS)
-            used, cpu, worst = measure_polls(api, ours)
+            used, cpu, worst = measure_polls(api, server)
     share = used / (fleet.accounts * 10)
     suffix = f"{'with' if with_state_file else 'without'} a state file, {worst} in the busiest second of an account"
     result = f"{used:.1f}/s, {milliseconds(cpu)} of CPU per poll"
     table.row_with_limit(f"30 accounts at 10/s {suffix}", result, f"{share:.1%} of 300/s", value=0.95 / share, limit=1)
 
 
-def measure_polls(api: Api, ours: Server) -> tuple[float, float, int]:
+def measure_polls(api: Api, server: Server) -> tuple[float, float, int]:
     """Return polls per second, CPU seconds per poll, and the maximum number of polls of an account in a second."""
     api.arrivals()
-    started, cpu = time.monotonic(), sum(ours.cpu_seconds())
+    started, cpu = time.monotonic(), sum(server.cpu_seconds())
     time.sleep(SECONDS)
     arrivals = sorted(api.arrivals(), key=lambda arrival: arrival[1])
-    seconds, cpu = time.monotonic() - started, sum(ours.cpu_seconds()) - cpu
+    seconds, cpu = time.monotonic() - started, sum(server.cpu_seconds()) - cpu
     by_account = groupby(arrivals, key=lambda arrival: arrival[1])
     worst = max(max_per_second([at for at, _, _ in group]) for _, group in by_account)
     return len(arrivals) / seconds, cpu / len(arrivals), worst

@@ -1,7 +1,7 @@
-"""Two hundred spaces, values that change every second, and faults at random, for as long as one likes.
+"""Polls 200 spaces with random faults and a value that changes every second, for SOAK_MINUTES.
 
-`make soak` takes half an hour; CI plays a minute of it. At the end: nothing unexpected in the log, memory as it was,
-every value as the API has it, and never more requests in a second than the budget.
+`make soak` runs it for 30 minutes, CI for one minute. At the end, every value is that of the API, the log has no
+unexpected errors, the memory has not grown, and no second had more requests than the budget.
 """
 
 import json
@@ -66,8 +66,8 @@ EXPECTED_ERRORS = (
 
 
 def scenario(number: int) -> Scenario:
-    """An account whose numbers change all the time."""
-    chance = random.Random(SEED * 100 + number)
+    """Return a scenario with one account, in which a field or the list of numbers of a space changes every second."""
+    rng = random.Random(SEED * 100 + number)
     name = f"account-{number}"
     changes = {
         "QualityRating": ("GREEN", "YELLOW", "RED", "UNKNOWN", "PURPLE"),
@@ -76,14 +76,12 @@ def scenario(number: int) -> Scenario:
     }
     events: list[dict[str, Any]] = []
     for second in range(1, int(SECONDS)):
-        field = chance.choice(list(changes))
-        where = {"at": f"{second}s", "account": name, "space": chance.randint(1, SPACES)}
-        what = (
-            {"remove": True, "for": "20s"}
-            if chance.random() < 0.05
-            else {"set": {field: chance.choice(changes[field])}}
-        )
-        events.append({**where, **({} if "remove" in what else {"number": 1}), **what})
+        field = rng.choice(list(changes))
+        event = {"at": f"{second}s", "account": name, "space": rng.randint(1, SPACES)}
+        if rng.random() < 0.05:
+            events.append({**event, "remove": True, "for": "20s"})
+        else:
+            events.append({**event, "number": 1, "set": {field: rng.choice(changes[field])}})
     account = {"name": name, "access_key_id": name, "access_key_secret": name, "spaces": SPACES}
     document = {
         "seed": number,
@@ -93,22 +91,24 @@ def scenario(number: int) -> Scenario:
     return Scenario.model_validate({**document, "events": events})
 
 
-class Weather:
-    """Which requests fail: none in calm, some in rain, all alike in a storm; it changes every few seconds."""
+class RandomFaults:
+    """A fault that changes every 2 to 12 s: no request fails, some requests fail with random faults, or every request
+    fails with the same fault."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._until = 0.0
         self._share = 0.0
-        self._storm: Fault = resets_connection
+        self._common_fault: Fault = resets_connection
 
     async def __call__(self, exchange: Exchange) -> None:
         if time.monotonic() > self._until:
             self._until = time.monotonic() + self._random.uniform(2, 12)
             self._share = self._random.choice((0.0, 0.1, 0.3, 1.0))
-            self._storm = self._random.choice(FAULTS)
+            self._common_fault = self._random.choice(FAULTS)
         if self._random.random() < self._share:
-            await (self._storm if self._share == 1.0 else self._random.choice(FAULTS))(exchange)
+            fault = self._common_fault if self._share == 1.0 else self._random.choice(FAULTS)
+            await fault(exchange)
         else:
             await exchange.send_api_response()
 
@@ -116,28 +116,28 @@ class Weather:
 def config(apis: list[HostileApi], *, without_last_space: bool = False) -> str:
     accounts = []
     for api in apis:
-        written = api.account()
-        written["spaces"] = written["spaces"][:-1] if without_last_space else written["spaces"]
-        accounts.append(written)
+        account = api.account()
+        account["spaces"] = account["spaces"][:-1] if without_last_space else account["spaces"]
+        accounts.append(account)
     return yaml.safe_dump({"accounts": accounts, "max_age": "1h", "state_file": "state.db"})
 
 
-def truth(apis: list[HostileApi]) -> dict[tuple[str, str], tuple[str, str, str]]:
-    """Rating, status and tier of every number, by space and number."""
-    known = {}
+def api_values(apis: list[HostileApi]) -> dict[tuple[str, str], tuple[str, str, str]]:
+    """Return rating, status and tier of each phone number by (space, phone number), as the API reports them."""
+    values = {}
     for api in apis:
         for space in api.api.fleet.spaces[api.scenario.accounts[0].name]:
             entries = space.numbers_at(SECONDS + 60)
             body = json.dumps({"Code": "OK", "PhoneNumbers": [dict(entry) for entry in entries]}).encode()
             for n in decode_phone_numbers(200, {}, body).phone_numbers:
-                known[space.id, n.phone_number] = (n.quality_rating, n.status, n.messaging_limit_tier)
-    return known
+                values[space.id, n.phone_number] = (n.quality_rating, n.status, n.messaging_limit_tier)
+    return values
 
 
-def shown(page: str) -> dict[tuple[str, str], tuple[str, str, str]]:
-    """The same as the exporter shows it."""
+def exported_values(metrics: str) -> dict[tuple[str, str], tuple[str, str, str]]:
+    """Return the same values as the exporter exports them."""
     found: dict[tuple[str, str], dict[str, str]] = {}
-    for line in page.splitlines():
+    for line in metrics.splitlines():
         for family in ("quality_rating", "status", "messaging_limit_tier"):
             if line.startswith(f"chatapp_phone_number_{family}{{") and line.endswith(" 1"):
                 labels = dict(pair.split("=", 1) for pair in line.split("{")[1].split("}")[0].split(","))
@@ -147,55 +147,57 @@ def shown(page: str) -> dict[tuple[str, str], tuple[str, str, str]]:
     return {key: (values[order[0]], values[order[1]], values[order[2]]) for key, values in found.items()}
 
 
-def reading(page: str, name: str) -> float:
-    return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name))
+def sample_sum(metrics: str, name: str) -> float:
+    return sum(float(line.rsplit(" ", 1)[1]) for line in metrics.splitlines() if line.startswith(name))
 
 
-def test_whatever_happens_in_the_end_every_value_is_true(tmp_path: Path) -> None:
+def test_after_random_faults_every_exported_value_matches_the_api(tmp_path: Path) -> None:
     apis = [HostileApi(scenario(number)) for number in range(1, ACCOUNTS + 1)]
     port, file, log = free_port(), tmp_path / "exporter.yml", tmp_path / "log"
-    url, chance, memory, reloads = f"http://127.0.0.1:{port}", random.Random(SEED), [], 0
+    url, rng, memory, reloads = f"http://127.0.0.1:{port}", random.Random(SEED), [], 0
     arguments = ("--config.file", str(file), "--web.listen-address", f"127.0.0.1:{port}", "--web.enable-lifecycle")
     with serving(*apis), httpx.Client(base_url=url, trust_env=False, timeout=30) as http:
         file.write_text(config(apis))
         with program(*arguments, log=log):
-            wait_until(is_serving(f"{url}/-/healthy"), "the exporter answers")
+            wait_until(is_serving(f"{url}/-/healthy"), "the exporter responds")
             for number, api in enumerate(apis):
-                api.fault = Weather(SEED * 10 + number)
+                api.fault = RandomFaults(SEED * 10 + number)
             started = last = time.monotonic()
 
-            def weather_is_over() -> bool:
+            def soak_is_over() -> bool:
                 nonlocal last, reloads
                 if time.monotonic() - last < 1:
                     return False
                 last = time.monotonic()
-                memory.append(reading(http.get("/metrics").text, "process_resident_memory_bytes"))
-                if chance.random() < 0.1:
-                    file.write_text(chance.choice((config(apis), config(apis, without_last_space=True), "accounts: [")))
+                memory.append(sample_sum(http.get("/metrics").text, "process_resident_memory_bytes"))
+                if rng.random() < 0.1:
+                    file.write_text(rng.choice((config(apis), config(apis, without_last_space=True), "accounts: [")))
                     reloads += http.post("/-/reload").status_code == 200
                 return time.monotonic() - started > SECONDS
 
-            wait_until(weather_is_over, "the soak ends", SECONDS + 60)
+            wait_until(soak_is_over, "the soak ends", SECONDS + 60)
             for api in apis:
                 api.fault = None
             file.write_text(config(apis))
             assert http.post("/-/reload").status_code == 200
-            expected = truth(apis)
-            wait_until(lambda: shown(http.get("/metrics").text) == expected, "every value is the API's", 120)
-            page = http.get("/metrics").text
+            expected = api_values(apis)
+            wait_until(
+                lambda: exported_values(http.get("/metrics").text) == expected, "every value is that of the API", 120
+            )
+            metrics = http.get("/metrics").text
     tenth = max(1, len(memory) // 10)
     before, after = statistics.median(memory[2 * tenth : 4 * tenth]), statistics.median(memory[-2 * tenth :])
     seconds = [max_per_second(api.arrivals) for api in apis]
     print(
         f"\n{SECONDS / 60:g} minutes, {ACCOUNTS * SPACES} spaces, {len(expected)} numbers;"
-        f" {reading(page, 'chatapp_space_polls_total'):.0f} polls,"
-        f" {reading(page, 'chatapp_space_poll_failures_total'):.0f} of them failed, {reloads} reloads;"
+        f" {sample_sum(metrics, 'chatapp_space_polls_total'):.0f} polls,"
+        f" {sample_sum(metrics, 'chatapp_space_poll_failures_total'):.0f} failed polls, {reloads} reloads;"
         f" busiest second {max(seconds)} of {QPS};"
-        f" resident memory {before / 1e6:.1f} MB, at the end {after / 1e6:.1f} MB"
+        f" resident memory {before / 1e6:.1f} MB after warm-up, {after / 1e6:.1f} MB at the end"
     )
     errors = [line for line in log.read_text().splitlines() if "level=error" in line]
     assert [line for line in errors if not any(expected in line for expected in EXPECTED_ERRORS)] == []
     assert "Traceback" not in log.read_text()
     assert max(seconds) <= QPS
-    # in the first minute, bursts after an outage, of answers of up to 2 MiB each, still enlarge the allocator's arenas
+    # in the first minute, bursts of responses of up to 2 MiB after an outage still enlarge the allocator's arenas
     assert after <= before * (1.05 if SECONDS > 120 else 1.1)

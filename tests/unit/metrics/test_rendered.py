@@ -336,7 +336,7 @@ changes = st.lists(st.tuples(st.integers(0, 39), st.none() | st.integers(0, 4)),
 
 
 @given(changes)
-def test_the_exposition_after_any_updates_equals_one_rendered_from_the_final_records(
+def test_any_updates_give_the_same_exposition_as_rendering_the_final_records(
     history: list[tuple[int, int | None]],
 ) -> None:
     """Forty spaces in two accounts. Each event (space, count) sets the space's count of numbers; None removes it."""

@@ -1,4 +1,4 @@
-"""State files with arbitrary content: opening one never raises an exception and never destroys its content."""
+"""State files with arbitrary content: opening such a file never raises an exception or destroys its content."""
 
 from functools import cache
 from pathlib import Path

@@ -47,7 +47,7 @@ def test_the_last_failure_has_the_start_and_count_of_failures_and_is_kept_after_
     assert failed_again.last_failure == Failure(400, 400, 1, Reason.SERVER, "http_500", "", "")
 
 
-def test_an_empty_answer_is_a_success_without_numbers() -> None:
+def test_an_empty_list_of_numbers_is_a_success() -> None:
     record = SpaceRecord().after(success(100, GREEN)).after(success(200))
 
     assert (record.up, record.last_success, record.phone_numbers) == (True, 200, ())
