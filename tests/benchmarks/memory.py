@@ -21,7 +21,7 @@ FLEET = Fleet(50_000, 10_000)
 HOUR_OF_POLLS = 36_000
 POLLS_PER_SCRAPE = 150
 FAST_QPS = 400.0
-CHANGING = 0.1
+CHANGED_SHARE = 0.1
 
 
 def resident(fleet: Fleet) -> tuple[int, int]:
@@ -34,7 +34,7 @@ def resident(fleet: Fleet) -> tuple[int, int]:
 
 
 def hour(table: Table) -> None:
-    with tempfile.TemporaryDirectory() as directory, serving(FLEET, changing=CHANGING) as api:
+    with tempfile.TemporaryDirectory() as directory, serving(FLEET, changing=CHANGED_SHARE) as api:
         config = FLEET.write(Path(directory), api.endpoint)
         with exporter(config, main=(str(Path(__file__).parent / "custom_qps.py"), str(FAST_QPS))) as server:
             polls = wait_for_polls(api, server, FLEET.spaces)  # after these polls, each space has new objects

@@ -38,18 +38,18 @@ ENCODERS: Mapping[str, Callable[[CollectorRegistry], object]] = {
 SIZES = (Fleet(10_000, 3_000), Fleet(50_000, 10_000))
 HEARTBEAT = Path(__file__).parent / "heartbeat.py"
 REPETITIONS = 10
-MAX_TARGET_BYTES = 15_000
-"""Length of long request parts. The limit of a request is 16 kB."""
+LONG_PART_BYTES = 15_000
+"""Length of a long target or header. The server accepts requests of up to 16 kB."""
 
 
 def request(target: str, method: str = "GET", headers: str = "") -> bytes:
-    """Return a request that closes the connection."""
+    """Return a request with `Connection: close`."""
     return f"{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n".encode()
 
 
 def repeated(text: str) -> str:
-    """Repeat the text up to half of the maximum length. Each {} becomes another number."""
-    return "".join(text.format(number) for number in range(MAX_TARGET_BYTES // len(text) // 2))
+    """Repeat the text up to LONG_PART_BYTES. Each {} is replaced by a different number."""
+    return "".join(text.format(number) for number in range(LONG_PART_BYTES // len(text) // 2))
 
 
 REQUESTS = {
@@ -60,22 +60,22 @@ REQUESTS = {
     "HEAD /metrics": request("/metrics", "HEAD"),
     "/metrics, one name": request("/metrics?name[]=chatapp_space_up"),
     "/metrics, many names": request("/metrics?" + repeated("name[]={}&")),
-    "/metrics, long Accept": request("/metrics?name[]=x", headers=f"accept: {'a,' * (MAX_TARGET_BYTES // 2)}\r\n"),
+    "/metrics, long Accept": request("/metrics?name[]=x", headers=f"accept: {'a,' * (LONG_PART_BYTES // 2)}\r\n"),
     "/": request("/"),
     "/, search with 1,000 results": request("/?per_page=1000&q=contoso+emea&state=green&page=2"),
     "/, long search": request("/?q=" + "a+" * 100),
     "/space": request("/space?account=account-0&space=cams-0000000001"),
     "numbers, 1,000": request("/api/v1/phone-numbers?per_page=1000"),
-    "numbers, many states": request("/api/v1/phone-numbers?" + "state=red&" * (MAX_TARGET_BYTES // 10)),
+    "numbers, many states": request("/api/v1/phone-numbers?" + "state=red&" * (LONG_PART_BYTES // 10)),
     "spaces, 1,000": request("/api/v1/spaces?per_page=1000"),
     "spaces, many wrong keys": request("/api/v1/spaces?" + repeated("{}=1&")),
     "spaces, many empty keys": request("/api/v1/spaces?" + repeated("{}=&")),
     "spaces, many wrong states": request("/api/v1/spaces?" + repeated("state={}&")),
     "/-/config": request("/-/config"),
     "/-/ready": request("/-/ready"),
-    "404": request("/" + "x" * MAX_TARGET_BYTES),
+    "404": request("/" + "x" * LONG_PART_BYTES),
     "many headers": request("/-/healthy", headers=repeated("a:{}\r\n")),
-    "long Authorization header": request("/-/healthy", headers=f"authorization: Basic {'a' * MAX_TARGET_BYTES}\r\n"),
+    "long Authorization header": request("/-/healthy", headers=f"authorization: Basic {'a' * LONG_PART_BYTES}\r\n"),
     "body in 1-byte chunks": request("/metrics", "POST", "transfer-encoding: chunked\r\n") + b"1\r\nx\r\n" * 40_000,
     "many requests at once": b"GET /-/healthy HTTP/1.1\r\nhost: x\r\n\r\n" * 1000 + request("/-/healthy"),
 }
@@ -126,7 +126,7 @@ def scrapes(table: Table, fleet: Fleet, config: Path, client_seconds: Mapping[st
 
 
 def prometheus_scrapes(table: Table, fleet: Fleet, directory: Path, server: Server, nginx_server: Server) -> None:
-    """Compare the scrape durations that a real Prometheus records."""
+    """Compare the scrape durations measured by a real Prometheus."""
     seconds = 2 + fleet.numbers // 5_000
     jobs = [
         {"job_name": name, "metrics_path": path, "static_configs": [{"targets": [f"127.0.0.1:{target.port}"]}]}

@@ -29,7 +29,7 @@ THIRTY_ACCOUNTS = Fleet(numbers=5_400, spaces=1_800, accounts=30)
 
 
 def sweep(table: Table, qps: float) -> None:
-    """Measure the time from the first request until each space has been polled."""
+    """Measure the time from the first request until a request for each space has arrived."""
     fleet = Fleet(numbers=10_000, spaces=3_000)
     main = ("-m", "exporter") if qps <= 10 else (str(Path(__file__).parent / "custom_qps.py"), str(qps))
     with tempfile.TemporaryDirectory() as directory, serving(fleet, LATENCY) as api:
