@@ -36,8 +36,8 @@ REORDERED = """() => {
         const first = boxes(node, 0, node.length)[0];
         if (!node.data.trim() || !first) continue;
         const sameLine = last?.length === 1 && Math.abs(last[0].bottom - first.bottom) < 5;
-        const beside = sameLine && block(before) === block(node);
-        if (beside && first.left < last[0].right - 1) reordered.push(`${before.data}|${node.data}`);
+        const sameBlock = sameLine && block(before) === block(node);
+        if (sameBlock && first.left < last[0].right - 1) reordered.push(`${before.data}|${node.data}`);
         if (/[\\u0590-\\u05ff\\u200f\\u202e]/.test(node.data)) continue;
         for (let i = 1; i < node.length; i++) {
             const [[current], [next]] = [boxes(node, i - 1, i), boxes(node, i, i + 1)];
@@ -120,7 +120,7 @@ def test_an_account_with_special_characters_can_be_selected(visitor: Visitor, te
 
 
 @pytest.mark.parametrize("text", ["\u202eevil", "\u2069\u202eevil", "\u2066evil", "שלום 12", "\u200f1"])
-def test_right_to_left_text_does_not_reorder_the_text_beside_it(visitor: Visitor, text: str) -> None:
+def test_right_to_left_text_does_not_reorder_adjacent_text(visitor: Visitor, text: str) -> None:
     visitor.site.fleet = fleet(
         hostile_space(text), **{printable(text): replace(DENIED, code=text, detail=text, request_id=text)}
     )

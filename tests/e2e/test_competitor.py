@@ -72,16 +72,16 @@ def test_a_competitor_causes_few_throttled_requests_and_the_rate_recovers_afterw
         rate_alone, _ = measure(world, MINUTE / 2)
         with competitor(world.api, LIMIT // 2):
             _, throttled_at_first = measure(world, 5 * MINUTE)
-            rate_beside, throttled = measure(world, 2 * MINUTE)
+            rate_shared, throttled = measure(world, 2 * MINUTE)
         time.sleep(5 * MINUTE)
         rate_after, _ = measure(world, MINUTE / 2)
         print(
-            f"\nrequests per second: {rate_alone:.2f} alone, {rate_beside:.2f} beside a competitor with {LIMIT // 2},"
+            f"\nrequests per second: {rate_alone:.2f} alone, {rate_shared:.2f} with a competitor with {LIMIT // 2},"
             f" {rate_after:.2f} five minutes after the competitor; throttled: {throttled_at_first:.2%} in the first"
             f" five minutes, {throttled:.2%} in the next two"
         )
 
         assert throttled < 0.02
-        assert rate_beside > LIMIT / 4
+        assert rate_shared > LIMIT / 4
         assert rate_after > 0.97 * rate_alone
         assert world.metric('chatapp_account_qps_current{account="acme"}') == "10.0"
