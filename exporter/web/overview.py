@@ -26,7 +26,7 @@ MEANINGS: Mapping[State, str] = {
     " or the account is denied or unreachable",
     State.RESTRICTED: "flagged, paused, rate limited or restricted",
     State.YELLOW: "the quality rating is YELLOW",
-    State.UNKNOWN: "no known problem, but not GREEN and CONNECTED",
+    State.UNKNOWN: "no known problem, but the quality rating is not GREEN or the status is not CONNECTED",
     State.EMPTY: "the API lists no phone number for the space",
     State.WAITING: f"no current values; blind after {BLIND_INTERVALS} effective intervals without a successful poll",
     State.GREEN: "the quality rating is GREEN and the status is CONNECTED",
@@ -38,7 +38,7 @@ _DECIDING_FIELDS: Mapping[State, tuple[str, ...]] = {
     State.RESTRICTED: ("status",),
     State.YELLOW: ("quality_rating",),
 }
-"""The field that decides a state of a phone number. For other states, rating and status decide together."""
+"""The field that decides a state of a phone number. For other states, see `deciding_fields`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,13 +182,18 @@ def _entries_of_space(space: SpaceView, account: AccountView) -> Iterator[Entry]
 
 
 def _since(space: SpaceView, number: PhoneNumber, state: State) -> float | None:
-    record, fields = space.record, _DECIDING_FIELDS.get(state, ("quality_rating", "status"))
+    record, fields = space.record, deciding_fields(state)
     # a missing field can change the state only if the last reported values do not decide it
     kinds = [record.changes] if state in _DECIDING_FIELDS else [record.changes, record.missing]
     dates = [
         change.at for changes in kinds for field in fields if (change := changes.get((number.phone_number, field)))
     ]
     return max(dates, default=None)
+
+
+def deciding_fields(state: State) -> tuple[str, ...]:
+    """Return the fields that decide a state of a phone number."""
+    return _DECIDING_FIELDS.get(state, ("quality_rating", "status"))
 
 
 def utc(at: float) -> datetime:

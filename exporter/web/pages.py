@@ -17,7 +17,7 @@ from exporter.metrics.catalogue import SpaceView
 from exporter.model import PhoneNumber, State
 from exporter.runtime.view import Snapshot
 from exporter.web.next_steps import WHAT_TO_CHECK
-from exporter.web.overview import MEANINGS, Filter, entries_of, select, utc
+from exporter.web.overview import MEANINGS, Filter, deciding_fields, entries_of, select, utc
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLE = (_TEMPLATES / "style.css").read_text()
@@ -64,7 +64,7 @@ class Pages:
             space_url=_space_url, index_url=_index_url, seconds_ago=_seconds_ago, next_poll=_next_poll
         )
         environment.globals.update(version=__version__, State=State, meanings=MEANINGS, symbols=_SYMBOLS, style=_STYLE)
-        environment.globals.update(what_to_check=WHAT_TO_CHECK)
+        environment.globals.update(what_to_check=WHAT_TO_CHECK, deciding_fields=deciding_fields)
         self._index = environment.get_template("index.html")
         self._space = environment.get_template("space.html")
         self._error = environment.get_template("error.html")
@@ -82,16 +82,16 @@ class Pages:
     def space(self, snapshot: Snapshot, account: str, space: str) -> str:
         """Render the page of a space. Returns "" if there is no such space."""
         views = [view for view in snapshot.spaces if (view.account, view.space.id) == (account, space)]
-        found = entries_of(replace(snapshot, spaces=views))
-        if not found:
+        entries = entries_of(replace(snapshot, spaces=views))
+        if not entries:
             return ""
         return self._space.render(
             now=snapshot.at,
-            view=found[0].space,
-            worst=found[0],
+            view=entries[0].space,
+            worst=entries[0],
             account=next(view for view in snapshot.accounts if view.account == account),
-            states={entry.number.phone_number: entry.state for entry in found if entry.number},
-            changes=sorted(_changes(found[0].space), key=lambda change: -change.at),
+            states={entry.number.phone_number: entry.state for entry in entries if entry.number},
+            changes=sorted(_changes(entries[0].space), key=lambda change: -change.at),
         )
 
     def error(self, title: str, problem: str) -> str:
@@ -110,7 +110,7 @@ def _changes(view: SpaceView) -> Iterator[_Change]:
 
 
 def _seconds_ago(view: SpaceView, now: float) -> float:
-    """Seconds since the last success. Negative if another process recorded a time in the future."""
+    """Seconds since the last successful poll. Negative if another process recorded a time in the future."""
     record = view.record
     if record.seen is not None or record.last_success is None:
         return view.seconds_since_success

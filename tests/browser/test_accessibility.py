@@ -40,7 +40,7 @@ ARIA_SNAPSHOT = """
   - navigation "Pages"
 - main:
   - heading "Phone numbers" [level=1]
-  - list "Counts by state":
+  - list "Phone numbers and spaces by state":
     - listitem:
       - link "1 down"
     - listitem:
@@ -49,7 +49,7 @@ ARIA_SNAPSHOT = """
     - searchbox "Name, number, space or label"
     - combobox "Account"
     - button "Filter"
-  - table "2 found, page 1 of 2":
+  - table "2 phone numbers and spaces found, page 1 of 2":
     - rowgroup:
       - row:
         - columnheader "State"
@@ -58,8 +58,8 @@ ARIA_SNAPSHOT = """
         - columnheader "Quality rating"
         - columnheader "Messaging limit tier"
         - columnheader "Status"
-        - columnheader "Since"
-        - columnheader "Last success"
+        - columnheader "In this state since"
+        - columnheader "Last successful poll"
     - rowgroup:
       - row:
         - cell "RED"

@@ -86,7 +86,7 @@ def test_a_hostile_text_is_shown_unchanged_in_each_place(visitor: Visitor, text:
     assert page.locator("tbody th").first.text_content() == shown + shown
     assert page.locator("tbody").last.locator("td").nth(2).text_content() == shown
     follow(page.locator("dd").first.get_by_role("link"))
-    assert page.locator("caption").first.inner_text() == "1 found"
+    assert page.locator("caption").first.inner_text() == "1 phone number or space found"
 
 
 def test_no_text_becomes_an_element_or_an_attribute(visitor: Visitor) -> None:
@@ -116,7 +116,7 @@ def test_an_account_with_special_characters_can_be_selected(visitor: Visitor, te
     page.get_by_label("Account").select_option(index=2)
     follow(page.get_by_role("button", name="Filter"))
 
-    assert page.locator("caption").first.inner_text() == "1 found"
+    assert page.locator("caption").first.inner_text() == "1 phone number or space found"
 
 
 @pytest.mark.parametrize("text", ["\u202eevil", "\u2069\u202eevil", "\u2066evil", "שלום 12", "\u200f1"])

@@ -111,7 +111,7 @@ def test_a_link_opens_the_space_page_and_back_returns_to_the_filtered_list(visit
         "never",
         "retry with exponential backoff",
         "7 since the start of the exporter; failed: 3 rejected",
-        "3 consecutive polls; first 2 h ago, last 1 min ago: rejected, Unknown.ResourceOwnerId:"
+        "The last 3 polls failed (first failure 2 h ago). Last error 1 min ago: rejected, Unknown.ResourceOwnerId:"
         " The resource does not belong to the current user. (request REQ-1)",
     ]
     page.go_back()
@@ -144,11 +144,10 @@ def test_numbers_of_a_blind_space_are_blind_on_the_fleet_page_and_on_the_space_p
     [
         (
             DENIED,
-            "Account globex has been denied since 2027-01-15 07:50:00Z (10 min ago): InvalidAccessKeyId.NotFound:"
-            " Specified access key is not found. (request REQ-2)\n"
-            "The API denies access to this account. All spaces of this account are blind: their values may be out of"
-            " date. Check the access key, its permissions (RAM policy), the subscription and this machine's clock."
-            " The exporter polls one space per interval until access is restored.",
+            "The API has denied access to account globex since 2027-01-15 07:50:00Z (10 min ago):"
+            " InvalidAccessKeyId.NotFound: Specified access key is not found. (request REQ-2)\n"
+            "All spaces of this account are blind: their values may be out of date. Check the access key, its"
+            " permissions (RAM policy), the subscription and the system time of the exporter's host. The exporter polls one space per interval until access is restored.",
             ["globex", "● denied", "5", "5", "5", "5m", "5m"],
         ),
         (
@@ -163,12 +162,11 @@ def test_numbers_of_a_blind_space_are_blind_on_the_fleet_page_and_on_the_space_p
         ),
         (
             THROTTLED,
-            "Account globex has been throttled since 2027-01-15 07:50:00Z (10 min ago): Throttling.User:"
+            "The API has throttled account globex since 2027-01-15 07:50:00Z (10 min ago): Throttling.User:"
             " Request was denied due to user flow control. (request REQ-2)\n"
-            "The API throttles requests with this access key. The current rate is 2.5 of 5 queries per second. Each"
-            " space is polled every 10m instead of every 5m. Check which other programs use this access key, or"
+            "The current budget is 2.5 instead of 5 queries per second. Each space is polled every 10m instead of every 5m. Check which other programs use this access key, or"
             " lower qps.",
-            ["globex", "▲ throttled", "5", "2.5 (throttled)", "5", "5m", "10m (limited by throttling)"],
+            ["globex", "▲ throttled", "5", "5", "2.5 (throttled)", "5m", "10m (longer because of throttling)"],
         ),
     ],
     ids=["denied", "unreachable", "throttled"],
@@ -239,7 +237,7 @@ def test_ten_thousand_numbers_are_a_hundred_pages(visitor: Visitor) -> None:
     page = visitor.visit(java_script_enabled=False)
 
     first = states(page)[0]
-    assert page.locator("caption").first.inner_text() == "10,000 found, page 1 of 100"
+    assert page.locator("caption").first.inner_text() == "10,000 phone numbers and spaces found, page 1 of 100"
     assert counts(page)[-1] == "10,000 ✔ GREEN"
     follow(page.get_by_role("link", name="Next page"))
     assert page.url == f"{visitor.site.url}/?page=2"
