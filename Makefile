@@ -34,7 +34,7 @@ slow: .venv/dev ## run the slow tests; 30 minutes
 faults: .venv/dev ## simulate failures of the API and the network, and print the effects; 3 minutes
 	@$(BIN)/python -m pytest -q -s -m slow tests/e2e/test_faults.py
 
-soak: .venv/dev ## poll 200 spaces with random failures; 30 minutes (set SOAK_MINUTES and SOAK_SEED to change)
+soak: .venv/dev ## poll a simulated API with random failures, and check values, memory and log; 30 minutes (SOAK_MINUTES and SOAK_SEED change it)
 	@SOAK_MINUTES=$${SOAK_MINUTES:-30} $(BIN)/python -m pytest -q -s -m slow tests/soak
 
 COMPOSED := $(addprefix config/compose/,prometheus.yml alertmanager.yml datasource.yml)
@@ -67,10 +67,10 @@ config/compose/alertmanager.yml: config/alertmanager/alertmanager.yml Makefile
 pictures: .venv/dev ## update the screenshots of the status page
 	@WRITE_PICTURES=1 $(BIN)/python -m pytest -q tests/browser/test_pictures.py
 
-incidents: .venv/dev ## print the expected and the actual alerts of each incident
+incidents: .venv/dev ## print the expected and the actual alerts of each simulated incident
 	@PYTHONPATH=tests $(BIN)/python tests/incident_table.py
 
-bench: .venv/bench ## measure scrape, memory, poll, budget, start and growth; 15 minutes (BENCH selects benchmarks)
+bench: .venv/bench ## measure scrapes, polls, start, memory and rate limit with up to 50,000 phone numbers; 15 minutes (BENCH selects benchmarks)
 	@PYTHONPATH=tests $(BIN)/python tests/benchmarks $(BENCH)
 
 # existing pins are kept; UPGRADE=--upgrade updates them to the newest versions

@@ -55,8 +55,8 @@ _config_file = click.option(
     "--config.file",
     "config_file",
     type=click.Path(path_type=Path),
-    help="Configuration file. Without it, one account is polled for its own phone numbers, with the access key from"
-    " environment variables.",
+    help="Configuration file. If not set, the exporter polls the own numbers of the account whose access key is in"
+    " ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET.",
 )
 _expand = click.option(
     "--config.expand-environment-variables",
@@ -164,7 +164,8 @@ class _ServeByDefault(_StrictCommand, click.Group):
 def main() -> None:
     """Prometheus exporter for the health of WhatsApp phone numbers on Alibaba Cloud's Chat App Message Service.
 
-    Without a command, it runs serve with the options of serve. See COMMAND --help for the options of a command.
+    The default command is serve: chatapp-exporter OPTIONS is the same as chatapp-exporter serve OPTIONS. For the
+    options of a command, see chatapp-exporter COMMAND --help.
     """
     for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
         os.environ.pop(name, None)  # otherwise prometheus_client stores its values in files of this directory
@@ -267,29 +268,30 @@ def check(config_file: Path | None, expand: bool, shard: "Shard") -> None:
     The API is not queried. Errors and warnings go to standard error.
 
     \b
-    Columns of the table, for each account:
+    Columns of the poll schedule, for each account:
       spaces              polled spaces; "+ discovered" if discover is set
       needed qps          queries per second for the configured interval
-      qps                 configured limit
+      qps                 configured budget
       effective interval  time between two polls of a space
       poll_interval       configured interval
-      max value age       maximum age of a value if polls succeed
+      oldest value        maximum age of a value if all polls succeed
       endpoint            address of the API
 
     \b
     Exit status:
       0  the configuration is valid; there can be warnings
-      1  the table cannot be written
+      1  the poll schedule cannot be written
       2  the configuration or the command line has errors
     """
     from exporter.config.effective import effective_settings
     from exporter.polling.plan import plans_by_account, warnings
-    from exporter.report import print_plan
+    from exporter.report import print_poll_schedule
 
     settings = effective_settings(_load(config_file, expand=expand), {}, shard)
     with _checked_output():
-        print_plan(settings)
-    for warning in (*warnings(plans_by_account(settings), settings.max_age), *settings.shared_space_warnings):
+        print_poll_schedule(settings)
+    plan_warnings = (warning.text for warning in warnings(plans_by_account(settings), settings.max_age))
+    for warning in (*plan_warnings, *settings.shared_space_warnings):
         click.echo(f"warning: {warning}", err=True)
     if settings.state_file and not (directory := Path(settings.state_file).parent).is_dir():
         missing = f"directory {directory} does not exist, so values are not saved; create the directory"
@@ -333,14 +335,14 @@ def poll(config_file: Path | None, expand: bool, output: str, fail_on: str) -> N
       unknown     quality rating not GREEN, or status not CONNECTED
       green       quality rating GREEN and status CONNECTED
 
-    If the configuration has a state_file, the last reported value of a field that the API no longer reports counts for
-    the state. poll does not change the file.
+    If the configuration has a state_file, poll reads this file and never changes it. If the API no longer reports a
+    rating, tier or status, its last reported value in this file still counts for the state.
 
     If three consecutive spaces of an account are denied, its other spaces are not polled. They count as "not polled".
 
     \b
     Exit status:
-      0    no error, and no phone number as bad as --fail-on
+      0    no error, and no phone number in the state of --fail-on or a worse one
       1    a space failed or was not polled, space discovery failed, or the
            output cannot be written
       2    the configuration or the command line has errors; nothing was polled

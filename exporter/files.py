@@ -29,6 +29,13 @@ def require_regular(path: Path) -> None:
         raise NotRegularError(errno.EINVAL, _KINDS.get(stat.S_IFMT(mode), "a special file"))
 
 
+def read_error_text(error: OSError) -> str:
+    """Return the text of an error of `read_bytes`, without the path."""
+    if isinstance(error, NotRegularError):
+        return f"expected a regular file, found {error.strerror}"
+    return f"cannot read the file: {error.strerror or 'no such path'}"
+
+
 def read_bytes(path: Path, max_bytes: int = -1) -> bytes:
     """Return at most `max_bytes` from the start of a regular file. The default is all bytes.
 
@@ -61,9 +68,9 @@ def creation_problem(path: Path) -> str | None:
     except FileNotFoundError:
         return _directory_problem(Path(os.path.realpath(path)).parent)
     except NotRegularError as error:
-        return f"expected a regular file, found {error.strerror}"
+        return read_error_text(error)
     except OSError as error:
-        return None if error.errno in _IGNORED_ERRORS else f"expected a file, found: {error.strerror}"
+        return None if error.errno in _IGNORED_ERRORS else f"cannot create the file: {error.strerror}"
     return None
 
 
@@ -73,5 +80,5 @@ def _directory_problem(directory: Path) -> str | None:
             tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
         if error.errno not in _IGNORED_ERRORS:
-            return f"expected a directory in which a file can be created, found: {error.strerror}"
+            return f"cannot create a file in the directory: {error.strerror}"
     return None

@@ -17,7 +17,7 @@ from rich.text import Text
 from exporter.config.fields import format_duration
 from exporter.config.settings import Settings
 from exporter.metrics.catalogue import AccountView, SpaceView
-from exporter.model import PHONE_NUMBER_STATES, RANKS, WATCHED_FIELDS, PhoneNumber, State
+from exporter.model import PHONE_NUMBER_STATES, RANKS, WATCHED_FIELDS, AccountHealth, AccountState, PhoneNumber, State
 from exporter.polling.access import explains
 from exporter.polling.plan import Plan, Progress
 from exporter.source import QueryError, Reason, sanitized
@@ -36,10 +36,10 @@ _STYLES = {
     State.GREEN: "green",
 }
 _NEXT_STEPS = {
-    Reason.THROTTLED: "lower qps, or poll when fewer programs use the account",
+    Reason.THROTTLED: WHAT_TO_CHECK[AccountState.THROTTLED],
     Reason.TIMEOUT: "try again, and check the network path to the endpoint (firewall, proxy)",
     Reason.TRANSPORT: "check the host name of the endpoint, DNS, proxy (HTTPS_PROXY) and certificates (SSL_CERT_FILE)",
-    Reason.DENIED: "check the access key, its RAM policy, the subscription and the clock of this machine",
+    Reason.DENIED: WHAT_TO_CHECK[AccountState.DENIED],
     Reason.REJECTED: "check the space id and isv_code",
     Reason.MALFORMED: "check that the endpoint is the API; if it is, report a bug",
     Reason.SERVER: "try again later; if the error persists, check that the endpoint is the API",
@@ -49,7 +49,7 @@ _MAX_WIDTH = 1000
 _MAX_VALUE_LENGTH = 80
 
 
-def print_plan(settings: Settings) -> None:
+def print_poll_schedule(settings: Settings) -> None:
     """Print the poll schedule, one row per account."""
     table = _table(
         "account",
@@ -58,7 +58,7 @@ def print_plan(settings: Settings) -> None:
         "qps",
         "effective interval",
         "poll_interval",
-        "max value age",
+        "oldest value",
         "endpoint",
     )
     for account in settings.accounts:
@@ -71,7 +71,7 @@ def print_plan(settings: Settings) -> None:
             f"{plan.qps:g}",
             format_duration(plan.effective_interval),
             format_duration(plan.interval),
-            format_duration(plan.oldest_age),
+            format_duration(plan.oldest_value_age),
             account.identity,
         )
     _print(table)
@@ -99,7 +99,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
 
 
 def print_numbers(result: "SweepResult") -> None:
-    """Print a table of the phone numbers, sorted by severity, a line for each failure, and a summary."""
+    """Print a table of the phone numbers, sorted by severity, the errors, and a summary."""
     numbers = [(space.view, number) for space in result.spaces for number in space.phone_numbers]
     states = [view.record.state_of(number) for view, number in numbers]
     table = _table(
@@ -110,8 +110,8 @@ def print_numbers(result: "SweepResult") -> None:
     if numbers:
         _print(table)
     print(end="", flush=True)  # flush before errors are written to standard error
-    for line in _error_lines(result):
-        print(f"error: {line}", file=sys.stderr)
+    for error, next_step in _errors(result):
+        print(f"error: {error}\n  {next_step}", file=sys.stderr)
     print(_summary(states, result))
 
 
@@ -153,31 +153,31 @@ def _field_text(view: SpaceView, number: PhoneNumber, field: str) -> str:
     return getattr(number, field) or (f"not reported (was {missing.before})" if missing else "not reported")
 
 
-def _error_lines(result: "SweepResult") -> Iterator[str]:
-    """Yield the failures with cause and next step: one line per account that is not ok, and one line per group of
-    spaces of an account with the same error."""
-    yield from (line for account in result.accounts.values() if (line := _account_error_line(account, result)))
+def _errors(result: "SweepResult") -> Iterator[tuple[str, str]]:
+    """Yield each error with the next step: one per account that is not ok, and one per group of spaces of an account
+    with the same error."""
+    for view in result.accounts.values():
+        if view.health and view.health.state in WHAT_TO_CHECK:
+            yield _account_error(view, view.health, result), WHAT_TO_CHECK[view.health.state]
     same_error = defaultdict(list)
     for space in result.spaces:
         account, error = space.view.account, space.error
         if error and not _is_account_error(result.accounts[account], error):
             same_error[account, error.reason, str(error)].append(space.view.space.id)
     for (account, reason, text), spaces in same_error.items():
-        shown = ", ".join(spaces[:_MAX_LISTED_SPACES])
+        listed = f"{'space' if len(spaces) == 1 else 'spaces'} {', '.join(spaces[:_MAX_LISTED_SPACES])}"
         more = f" and {len(spaces) - _MAX_LISTED_SPACES} more" if len(spaces) > _MAX_LISTED_SPACES else ""
-        yield f"{account}/{shown}{more}: {_reason_text(reason, text)}; {_NEXT_STEPS[reason]}"
+        yield f"{account}: {reason}, {listed}{more} failed: {_cause(reason, text)}", _NEXT_STEPS[reason]
     for account, error in result.list_errors.items():
         if not _is_account_error(result.accounts[account], error):
-            text = _reason_text(error.reason, str(error))
-            yield f"{account}: space discovery failed: {text}; {_NEXT_STEPS[error.reason]}"
+            text = f"{error.reason}, space discovery failed: {_cause(error.reason, str(error))}"
+            yield f"{account}: {text}", _NEXT_STEPS[error.reason]
 
 
-def _account_error_line(account: AccountView, result: "SweepResult") -> str:
-    """Return the error line of an account, with the number of its spaces that failed or were not polled because of the
-    account's state. Return "" for an account that is ok."""
-    health, name = account.health, account.account
-    if not health or health.state not in WHAT_TO_CHECK:
-        return ""
+def _account_error(account: AccountView, health: AccountHealth, result: "SweepResult") -> str:
+    """Return the error of an account, with the number of its spaces that failed or were not polled because of the
+    account's state."""
+    name = account.account
     errors = [space.error for space in result.spaces if space.view.account == name]
     not_polled = _not_polled(errors)
     failed = sum(_is_account_error(account, error) for error in errors) - not_polled
@@ -187,7 +187,7 @@ def _account_error_line(account: AccountView, result: "SweepResult") -> str:
     cause = f"{health.code}: {health.detail}" if health.code else str(result.list_errors.get(name) or "")
     request = f" (request {health.request_id})" if health.request_id else ""
     text = f": {cause.rstrip(':. ')}{request}" if cause else ""
-    return f"{name}: {health.state} ({', '.join(details)}){text}; {WHAT_TO_CHECK[health.state]}"
+    return f"{', '.join((f'{name}: {health.state}', *details))}{text}"
 
 
 def _is_account_error(account: AccountView, error: QueryError | None) -> bool:
@@ -195,8 +195,9 @@ def _is_account_error(account: AccountView, error: QueryError | None) -> bool:
     return error is not None and account.health is not None and explains(error, account.health.state)
 
 
-def _reason_text(reason: Reason, text: str) -> str:
-    return f"{reason}: {text.removeprefix(f'{reason}: ').rstrip('.')}"
+def _cause(reason: Reason, text: str) -> str:
+    """Return the code and detail of an error. A code that repeats the reason is removed."""
+    return text.removeprefix(f"{reason}: ").rstrip(".")
 
 
 def _summary(states: Sequence[State], result: "SweepResult") -> str:

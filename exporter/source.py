@@ -201,8 +201,10 @@ class SourceContext:
 
 
 class SourceError(ValueError):
-    """A source cannot be opened. `key` is the invalid configuration key, the text describes the problem."""
+    """A source cannot be opened. `key` is the invalid configuration key, the text describes the problem. `variable` is
+    the environment variable that is missing, if any."""
 
-    def __init__(self, key: str, problem: str) -> None:
+    def __init__(self, key: str, problem: str, *, variable: str = "") -> None:
         super().__init__(problem)
         self.key = key
+        self.variable = variable

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from exporter.config.problems import ConfigError, Place, Problem
-from exporter.files import read_text
+from exporter.files import read_error_text, read_text
 
 _SURROGATE_PAIR = re.compile(r"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
@@ -34,7 +34,7 @@ def read_document(path: Path) -> Any:
     try:
         return yaml.load(_read_text(path), _TextLoader)  # noqa: S506  # the loader creates only text
     except OSError as error:
-        raise ConfigError([Problem(str(path), (), f"expected a readable file, found: {error.strerror}")]) from error
+        raise ConfigError([Problem(str(path), (), read_error_text(error))]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([Problem(str(path), (), "expected UTF-8 text, found invalid bytes")]) from error
     except yaml.YAMLError as error:
@@ -74,9 +74,7 @@ def _resolve_merge_key(node: yaml.MappingNode) -> None:
     pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
     for key, value in node.value:
         if str(key.value) in pairs:
-            first_line = pairs[str(key.value)][0].start_mark.line + 1
-            name = _key_without_value(str(key.value))
-            raise _yaml_error(key, f"duplicate key {name} (first defined in line {first_line})")
+            raise _DuplicateKeyError(pairs[str(key.value)][0], key)
         pairs[str(key.value)] = key, value
     key, merged = pairs.get("<<", (None, None))
     if not isinstance(key, yaml.ScalarNode) or key.style:  # a quoted << is a normal key
@@ -92,6 +90,15 @@ def _resolve_merge_key(node: yaml.MappingNode) -> None:
     node.value = list(pairs.values())
 
 
+class _DuplicateKeyError(yaml.YAMLError):
+    """A key is defined twice in a mapping."""
+
+    def __init__(self, first: yaml.Node, second: yaml.Node) -> None:
+        self.name = _key_without_value(str(second.value))
+        self.first_line = first.start_mark.line + 1
+        self.problem_mark = second.start_mark
+
+
 def _yaml_error(node: yaml.Node, problem: str) -> yaml.YAMLError:
     return yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
 
@@ -104,14 +111,16 @@ def _key_without_value(key: str) -> str:
 
 def _yaml_problem(path: Path, error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None)
+    if isinstance(error, _DuplicateKeyError):
+        text = f"duplicate key {error.name} (first defined at {path}:{error.first_line})"
+        return Problem(str(path), (), text, error.problem_mark.line + 1)
     text = getattr(error, "problem", None) or getattr(error, "reason", None) or "syntax error"
     if isinstance(error, yaml.reader.ReaderError):
         text += f" (U+{error.character:04X})"
     # PyYAML quotes the invalid text, for example an undefined alias. It can be a secret that starts with an asterisk.
     text = re.sub(r" '\w[^']+'", "", text.removeprefix("but "))
-    if not text.startswith("duplicate key"):
-        text = f"invalid YAML: {text}"
-    return Problem(str(path), (), text, mark.line + 1 if mark else None)
+    language = "YAML or JSON" if path.suffix == ".json" else "YAML"
+    return Problem(str(path), (), f"invalid {language}: {text}", mark.line + 1 if mark else None)
 
 
 class Lines:

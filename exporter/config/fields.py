@@ -20,11 +20,10 @@ from pydantic import (
     WithJsonSchema,
 )
 
-EXPECTED_DURATION = "a duration such as 30s, 5m or 1h30m"
 _DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?(?:([0-9]+)ms)?")
 _DURATION_UNITS = (86_400.0, 3_600.0, 60.0, 1.0, 0.001)
 _MAX_DURATION_SECONDS = 3650 * 86_400.0
-_MAX_DURATION_TEXT = 40
+_MAX_DURATION_LENGTH = 40
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _INVISIBLE_CATEGORIES = frozenset(("Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"))
 """Unicode categories: control, format, private use, surrogate, separators."""
@@ -42,10 +41,14 @@ def parse_duration(text: object) -> float:
     Raises:
         ValueError: the text is not a duration, or the duration is zero or longer than 3650 days.
     """
-    found = _DURATION.fullmatch(text) if isinstance(text, str) and len(text) <= _MAX_DURATION_TEXT else None
-    seconds = sum(int(n) * unit for n, unit in zip(found.groups("0"), _DURATION_UNITS, strict=True)) if found else 0.0
-    if not 0 < seconds <= _MAX_DURATION_SECONDS:
-        raise ValueError(EXPECTED_DURATION)
+    found = _DURATION.fullmatch(text) if isinstance(text, str) and len(text) <= _MAX_DURATION_LENGTH else None
+    if not found or not text:
+        raise ValueError("a duration such as 30s, 5m or 1h30m")
+    seconds = sum(int(n) * unit for n, unit in zip(found.groups("0"), _DURATION_UNITS, strict=True))
+    if not seconds:
+        raise ValueError("a duration longer than 0s")
+    if seconds > _MAX_DURATION_SECONDS:
+        raise ValueError("a duration of at most 3650d")
     return seconds
 
 
@@ -59,7 +62,7 @@ def format_duration(seconds: float) -> str:
 
 
 def is_loopback(endpoint: str) -> bool:
-    """Whether the endpoint is on this machine. The API's rate limits do not apply to it."""
+    """Whether the endpoint is a loopback address."""
     try:
         host = urlsplit(endpoint).hostname or ""
         return host == "localhost" or ip_address(host).is_loopback
@@ -78,8 +81,16 @@ def is_origin(text: str) -> bool:
 
 def _endpoint(text: str) -> str:
     text = text.strip().removesuffix("/")
-    if not is_origin(text) or not (text.startswith("https://") or is_loopback(text)):
-        raise ValueError("a URL such as https://cams.ap-southeast-1.aliyuncs.com (http:// only for loopback)")
+    _, _, rest = text.partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        raise ValueError("a URL without user name and password")
+    if authority != rest:
+        raise ValueError("a URL without path, query and fragment")
+    if not is_origin(text):
+        raise ValueError("a URL such as https://cams.ap-southeast-1.aliyuncs.com")
+    if not text.startswith("https://") and not is_loopback(text):
+        raise ValueError("a URL with https:// (http:// is allowed only for a loopback address)")
     return text
 
 
@@ -122,7 +133,7 @@ def _non_empty_secret(secret: SecretStr) -> SecretStr:
 
 def _label_name(name: str) -> str:
     if not _LABEL_NAME.fullmatch(name) or name.startswith("__") or name in ("account", "space", "name"):
-        raise ValueError("a label name of letters, digits and _, except account, space and name")
+        raise ValueError("a label name: letters, digits and _, no digit or __ at the start, not account, space or name")
     return name
 
 

@@ -13,6 +13,7 @@ from exporter.config.shared_limits import key_digests, rate_limit_problems, shar
 from exporter.config.space_files import files_of, read_spaces
 from exporter.config.validation import validate
 from exporter.files import creation_problem
+from exporter.source import SourceError
 
 Version = tuple[int, int, int] | None
 _MAX_CHANGING_CALLS = 6
@@ -112,12 +113,17 @@ class Configuration:
     def _from_environment(self) -> Settings:
         settings = self._schema.model_validate({"accounts": [{"name": "default"}]})
         problems = [
-            Problem("environment", (), str(problem)) for problem in settings.accounts[0].problems(self._environ)
+            Problem("environment", (), _variable_text(error)) for error in settings.accounts[0].problems(self._environ)
         ]
         problems += environment_problems(self._environ, uses_proxy=settings.accounts[0].is_remote)
         if problems:
             raise ConfigError(problems)
         return self._with_key_digests(settings)
+
+
+def _variable_text(error: SourceError) -> str:
+    """Return the text of an error, for an account that can be configured only with environment variables."""
+    return f"set the environment variable {error.variable}" if error.variable else str(error)
 
 
 def _state_file_problems(settings: Settings, lines: Lines) -> Iterator[Problem]:

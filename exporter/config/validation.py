@@ -1,7 +1,8 @@
 """Validates documents with pydantic. Errors have the file, the line, the place and the value."""
 
 import difflib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,9 +24,14 @@ _EXPECTED_TEXTS = {
     "model_type": "a mapping",
     "dataclass_type": "a mapping",
     "dict_type": "a mapping",
+    "list_type": "a list",
+    "string_type": "text",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
     "too_short": "at least one entry",
 }
-"""Replacements for pydantic messages that contain Python types."""
+"""Texts for the error types of pydantic."""
+_NUMBER_ERRORS = ("float_", "int_", "finite_number", "less_than", "greater_than")
 
 
 def load_document(path: Path, schema: type[Schema]) -> Schema:
@@ -66,7 +72,7 @@ def _problem(details: Any, schema: Any, document: Any, lines: Lines) -> Problem:
     if details["type"] == "missing":
         return lines.problem(place, "required key is missing")
     found = "" if "[key]" in details["loc"] else f", found {_found_text(place, details, lines)}"
-    return lines.problem(place, f"expected {_expected_text(details)}{found}")
+    return lines.problem(place, f"expected {expected_text(details, schema)}{found}")
 
 
 def _place_in_document(loc: Place, document: Any) -> Iterator[str | int]:
@@ -80,12 +86,27 @@ def _place_in_document(loc: Place, document: Any) -> Iterator[str | int]:
             yield step  # a missing key
 
 
-def _expected_text(details: Any) -> str:
+def expected_text(details: Any, schema: Any) -> str:
+    """Return the expected value, for an error of pydantic."""
     if details["type"] == "value_error":
         return str(details["ctx"]["error"])
+    if details["type"] == "string_too_long":
+        return f"at most {details['ctx']['max_length']} characters"
+    if details["type"].startswith(_NUMBER_ERRORS):
+        properties = [node for _, node in _definitions(schema).get(str(details["loc"][-1]), ())]
+        numbers = [node for node in properties if node.get("type") in ("number", "integer")]
+        return _number_text(numbers[0] if numbers else {"exclusiveMinimum": details.get("ctx", {}).get("gt")})
     message: str = _EXPECTED_TEXTS.get(details["type"], details["msg"])
-    unit = "a number " if details["type"].startswith(("less_than", "greater_than")) else ""
-    return unit + message.removeprefix("Input should be ").partition(", unable to ")[0]
+    return message.removeprefix("Input should be ")
+
+
+def _number_text(node: Mapping[str, Any]) -> str:
+    """Return the type and the range of a number, for its JSON schema."""
+    low, above, high = (node.get(name) for name in ("minimum", "exclusiveMinimum", "maximum"))
+    limits = [f"from {low:g} to {high:g}"] if low is not None and high is not None else []
+    limits += [f"of at least {low:g}"] if low is not None and high is None else []
+    limits += [f"greater than {above:g}"] if above is not None else []
+    return " ".join(["an integer" if node.get("type") == "integer" else "a number", *limits])
 
 
 def _found_text(place: Place, details: Any, lines: Lines) -> str:
@@ -105,16 +126,28 @@ def _found_text(place: Place, details: Any, lines: Lines) -> str:
 def _hint(schema: Any, key: str) -> str:
     if ":" in key:
         return "; is a space missing after the colon?"
-    keys = _all_keys(schema)
-    if key in keys:
-        return "; this key is only allowed in another section"
-    close = difflib.get_close_matches(key, keys, n=1)
+    definitions = _definitions(schema)
+    if key in definitions:
+        sections = dict.fromkeys(f"in {section}" if section else "at the top level" for section, _ in definitions[key])
+        return f"; this key is only allowed {' and '.join(sections)}"
+    close = difflib.get_close_matches(key, sorted(definitions), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 @cache
-def _all_keys(schema: Any) -> list[str]:
-    """Return all keys of the schema, of all sections."""
+def _definitions(schema: Any) -> Mapping[str, list[tuple[str, Mapping[str, Any]]]]:
+    """Map each key of the schema to its sections, such as `accounts[].spaces[]`, and its JSON schema in each."""
     json_schema = TypeAdapter(schema).json_schema()
-    models = [json_schema, *json_schema.get("$defs", {}).values()]
-    return sorted({key for model in models for key in model.get("properties", {})})
+    definitions: dict[str, list[tuple[str, Mapping[str, Any]]]] = defaultdict(list)
+    nodes = [("", "", json_schema)]
+    for section, key, node in nodes:  # the loop also visits the nodes that it adds
+        path = f"{section}.{key}".strip(".")
+        if "$ref" in node:
+            nodes.append((section, key, json_schema["$defs"][node["$ref"].rpartition("/")[2]]))
+        if name := key.removesuffix("[]"):
+            definitions[name].append((section, node))
+        nodes += [(section, key, option) for union in ("anyOf", "oneOf") for option in node.get(union, ())]
+        nodes += [(path, child_key, child) for child_key, child in node.get("properties", {}).items()]
+        if "items" in node:
+            nodes.append((section, f"{key}[]", node["items"]))
+    return definitions

@@ -35,8 +35,8 @@ _MAX_MEASURED_REQUESTS = 100
 _MAX_UNANSWERED = 3
 
 
-def reached_qps(qps: float, latency: float) -> float:
-    """Return the queries per second that a budget of `qps` reaches with a mean latency of `latency` seconds."""
+def possible_qps(qps: float, latency: float) -> float:
+    """Return the queries per second that a budget of `qps` allows with a mean latency of `latency` seconds."""
     permits = math.ceil(qps)
     return permits / (permits / qps + latency)
 

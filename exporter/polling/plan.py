@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 from exporter.config.fields import format_duration
 from exporter.config.settings import API_LIMIT_QPS, Account, Settings
-from exporter.polling.budget import DEFAULT_LATENCY_SECONDS, reached_qps
+from exporter.polling.budget import DEFAULT_LATENCY_SECONDS, possible_qps
 from exporter.source import REQUEST_TIMEOUT_SECONDS
 
 _HEADROOM = 1.1
@@ -35,14 +35,14 @@ class Plan:
         return self.spaces / self.interval
 
     @property
-    def reached_qps(self) -> float:
-        """Queries per second that the budget reaches with this latency."""
-        return reached_qps(self.qps, self.latency)
+    def possible_qps(self) -> float:
+        """Queries per second that the budget allows with this latency."""
+        return possible_qps(self.qps, self.latency)
 
     @property
     def sweep(self) -> float:
         """Duration of a sweep in seconds."""
-        return self.spaces / self.reached_qps
+        return self.spaces / self.possible_qps
 
     @property
     def effective_interval(self) -> float:
@@ -51,8 +51,8 @@ class Plan:
         return max(self.interval, float(math.ceil(self.sweep - _ROUNDING_TOLERANCE)))
 
     @property
-    def oldest_age(self) -> float:
-        """Maximum age of a value in seconds while all polls succeed."""
+    def oldest_value_age(self) -> float:
+        """Maximum age of a value in seconds if all polls succeed."""
         return self.effective_interval + REQUEST_TIMEOUT_SECONDS
 
     def slot(self, index: int) -> float:
@@ -62,15 +62,15 @@ class Plan:
 
     @property
     def log_fields(self) -> dict[str, float]:
-        """The plan as fields of a log line; durations in seconds."""
+        """The plan as fields of a log line."""
         return {
             "spaces": self.spaces,
             "qps": self.qps,
-            "reached_qps": round(self.reached_qps, 3),
+            "possible_qps": round(self.possible_qps, 3),
             "needed_qps": round(self.needed_qps, 3),
-            "interval": self.interval,
-            "effective_interval": round(self.effective_interval, 1),
-            "oldest_age": round(self.oldest_age, 1),
+            "interval_seconds": self.interval,
+            "effective_interval_seconds": round(self.effective_interval, 1),
+            "oldest_value_seconds": round(self.oldest_value_age, 1),
         }
 
 
@@ -79,23 +79,33 @@ def plans_by_account(settings: Settings) -> dict[str, Plan]:
     return {account.name: Plan.of(account) for account in settings.accounts}
 
 
-def warnings(plans: Mapping[str, Plan], max_age: float) -> Iterator[str]:
-    """Yield a warning with a recommended value for each setting that is probably wrong."""
+class PlanWarning(NamedTuple):
+    """A log event, and a text with the account and a recommended value."""
+
+    event: str
+    text: str
+
+
+def warnings(plans: Mapping[str, Plan], max_age: float) -> Iterator[PlanWarning]:
+    """Yield a warning for each setting that is probably wrong."""
     if not plans:
-        yield "no account is assigned to this shard, so nothing is polled"
+        text = "no account is assigned to this shard, so nothing is polled"
+        yield PlanWarning("no account assigned to this shard", text)
     for name, plan in plans.items():
         effective = format_duration(plan.effective_interval)
         if plan.effective_interval > plan.interval:
-            yield (
+            yield PlanWarning(
+                "account polled less often than configured",
                 f"account {name}: {plan.spaces} spaces at {plan.qps:g} queries per second and"
                 f" {format_duration(plan.latency)} latency are polled every {effective}, not every"
-                f" {format_duration(plan.interval)}; {_suggestion(plan)}"
+                f" {format_duration(plan.interval)}; {_suggestion(plan)}",
             )
-        if plan.oldest_age >= max_age:
-            longer = format_duration(_round_up(3 * plan.oldest_age))
-            yield (
+        if plan.oldest_value_age >= max_age:
+            longer = format_duration(_round_up(3 * plan.oldest_value_age))
+            yield PlanWarning(
+                "max_age too short for the effective interval",
                 f"account {name}: spaces are polled every {effective}, but values are removed after max_age"
-                f" {format_duration(max_age)}, so series will have gaps; set max_age: {longer}"
+                f" {format_duration(max_age)}, so series will have gaps; set max_age: {longer}",
             )
 
 
@@ -113,7 +123,7 @@ def _round_up(seconds: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Progress of a sweep: remaining spaces and reached queries per second, both by account."""
+    """Progress of a sweep: remaining spaces and possible queries per second, both by account."""
 
     left: Mapping[str, int]
     qps: Mapping[str, float]
@@ -126,7 +136,7 @@ class Progress:
         """Return the progress before the first poll."""
         return cls(
             {name: plan.spaces for name, plan in plans.items()},
-            {name: plan.reached_qps for name, plan in plans.items()},
+            {name: plan.possible_qps for name, plan in plans.items()},
         )
 
     def after(self, account: str, *, failed: bool) -> "Progress":

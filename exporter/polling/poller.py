@@ -96,7 +96,7 @@ class Poller:
             try:
                 await handle.source.aclose()
             except Exception:
-                event = "closing the source failed because of a bug, please report it"
+                event = "API client cannot be closed because of a bug, please report it"
                 _log.exception(event, account=self.account)
 
     async def credentials_changed(self) -> bool:

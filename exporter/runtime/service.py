@@ -15,7 +15,7 @@ from exporter.config.effective import UNSHARDED, Shard, effective_settings
 from exporter.config.problems import ConfigError, Problem, read_timeout_error
 from exporter.config.settings import API_LIMIT_QPS, Account, Settings
 from exporter.polling.budget import Budget
-from exporter.polling.plan import Plan, plans_by_account, warnings
+from exporter.polling.plan import Plan, PlanWarning, plans_by_account, warnings
 from exporter.polling.schedule import Schedule
 from exporter.runtime.account import AccountRuntime, SourceAndLimit
 from exporter.runtime.recorder import Recorder
@@ -64,7 +64,7 @@ class Service:
         """The API's rate limit of each access key."""
         self._reads = BlockingCalls()
         self._stopped = False
-        self._logged_warnings: set[str] = set()
+        self._logged_warnings: set[PlanWarning] = set()
 
     async def apply(self, configured: Settings, *, hold_off: bool = True) -> None:
         """Apply these settings, or change nothing.
@@ -215,10 +215,9 @@ class Service:
         """Log the plans of started accounts, and each new warning."""
         for name, plan in started.items():
             _log.info("account polling started", account=name, **plan.log_fields)
-        logged, duplicates = self._logged_warnings, set(self.configured.shared_space_warnings)
-        schedule = set(warnings(plans_by_account(self._settings), self._settings.max_age))
-        for warning in sorted(schedule - logged - duplicates):
-            _log.warning("poll schedule warning", warning=warning)
-        for warning in sorted(duplicates - logged):
-            _log.warning("spaces polled by several accounts", warning=warning)
-        self._logged_warnings = duplicates | schedule
+        current = set(warnings(plans_by_account(self._settings), self._settings.max_age))
+        shared = self.configured.shared_space_warnings
+        current |= {PlanWarning("spaces polled by several accounts", text) for text in shared}
+        for event, text in sorted(current - self._logged_warnings):
+            _log.warning(event, warning=text)
+        self._logged_warnings = current

@@ -30,8 +30,10 @@ async def run_demo(scenario: Scenario, listeners: Sequence[socket], print_line: 
     simulator = bind("127.0.0.1:0")
     async with serving(create_simulator(SimulatedApi(scenario, SystemClock())), simulator):
         settings = demo_settings(scenario, url_of(simulator))
-        spaces = sum(account.spaces for account in scenario.accounts)
-        print_line(f"Demo with {spaces} simulated spaces. Their ratings, limits and statuses change over time.")
+        spaces = [space for spaces in Fleet(scenario).spaces.values() for space in spaces]
+        numbers = sum(len(space.numbers) for space in spaces)
+        print_line(f"Demo with {numbers} simulated phone numbers in {len(spaces)} spaces.")
+        print_line("The ratings, limits and statuses of the phone numbers change over time.")
         for url in map(url_of, listeners):
             print_line(f"  metrics      {url}/metrics")
             print_line(f"  status page  {url}/")
@@ -70,8 +72,8 @@ def _temporary_file(text: str, file: Path) -> Iterator[None]:
             partial.flush()
             file.hardlink_to(partial.name)  # fails if the file exists
     except (OSError, ValueError) as error:
-        found = error.strerror if isinstance(error, OSError) else "an invalid file name"
-        raise ConfigError([Problem(str(file), (), f"expected a path for a new file, found: {found}")]) from error
+        reason = error.strerror if isinstance(error, OSError) else "invalid file name"
+        raise ConfigError([Problem(str(file), (), f"cannot create the file: {reason}")]) from error
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ class SimulatedAccount(Strict):
     name: Id
     access_key_id: Text
     access_key_secret: Text = Field(repr=False)
-    spaces: int = Field(gt=0, le=20_000)
+    spaces: int = Field(ge=1, le=20_000)
     qps: float = Field(10, ge=MIN_QPS, le=API_LIMIT_QPS)
     poll_interval: Duration = 5.0
 

@@ -183,7 +183,7 @@ class StateFile:
             self.failures["damaged"] += 1
             new_path = _rename_damaged(self.path, self._clock.now())
             _log.error(
-                "state file damaged, renamed it and started a new one",
+                "state file damaged, renamed and replaced with a new file",
                 file=str(self.path),
                 renamed_to=str(new_path),
                 problem=str(unusable),

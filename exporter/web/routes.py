@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from exporter.config.problems import ConfigError
+from exporter.config.validation import expected_text
 from exporter.runtime.view import Snapshot, View
 from exporter.web import api
 from exporter.web.exposition import exposition, prefers_openmetrics
@@ -24,6 +25,7 @@ from exporter.web.pages import CONTENT_SECURITY_POLICY, PageFilter, Pages
 AnyFilter = TypeVar("AnyFilter", bound=Filter)
 Reload = Callable[[], Awaitable[None]]
 """Reloads the configuration. Raises ConfigError if the configuration has errors."""
+_RELOAD_METHODS = ("POST", "PUT")
 
 
 def create_app(view: View, *, reload: Reload | None = None, authenticate: Authenticate | None = None) -> Starlette:
@@ -38,7 +40,7 @@ def create_app(view: View, *, reload: Reload | None = None, authenticate: Authen
         Route("/-/healthy", handlers.healthy),
         Route("/-/ready", handlers.ready),
         Route("/-/config", handlers.config),
-        Route("/-/reload", handlers.reload, methods=["POST", "PUT"]),
+        Route("/-/reload", handlers.reload, methods=["GET", *_RELOAD_METHODS]),
     ]
     guard = Middleware(Guard, authenticate=authenticate, content_security_policy=CONTENT_SECURITY_POLICY)
     app = Starlette(routes=routes, middleware=[guard])
@@ -100,7 +102,9 @@ class _Handlers:
     async def config(self, _: Request) -> Response:
         return PlainTextResponse(await self._render_in_thread(self._view.redacted_config))
 
-    async def reload(self, _: Request) -> Response:
+    async def reload(self, request: Request) -> Response:
+        if request.method not in _RELOAD_METHODS:
+            return PlainTextResponse("Method not allowed: use POST\n", 405, {"allow": ", ".join(_RELOAD_METHODS)})
         if self._reload is None:
             return PlainTextResponse("Lifecycle API is not enabled: start with --web.enable-lifecycle\n", 403)
         try:
@@ -162,4 +166,4 @@ def _problem(details: Mapping[str, Any], filter_type: type[Filter]) -> str:
     name = details["loc"][0]
     if details["type"] == "extra_forbidden":
         return f"{name}: unknown parameter, expected one of {', '.join(filter_type.model_fields)}"
-    return f"{name}: {details['msg']}, found {details['input']!r}"
+    return f"{name}: expected {expected_text(details, filter_type)}, found {details['input']!r}"

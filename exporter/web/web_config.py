@@ -21,7 +21,7 @@ from exporter.config.fields import Strict, Text
 from exporter.config.loading import Version, version_of
 from exporter.config.problems import ConfigError, read_timeout_error
 from exporter.config.validation import load_document
-from exporter.files import require_regular
+from exporter.files import read_error_text, require_regular
 from exporter.threads import LOAD_SECONDS, BlockingCalls
 from exporter.web.passwords import PasswordVerifier
 
@@ -174,9 +174,11 @@ class WebConfigFile:
             raise self._config_error(text, "tls_server_config")
         directory, context = self._path.parent, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         for key, name in tls.files.items():  # errors of ssl do not contain the file name
-            with self._expecting(key, "a readable file"):
+            try:
                 require_regular(directory / name)
                 (directory / name).open("rb").close()
+            except OSError as error:
+                raise self._config_error(read_error_text(error), "tls_server_config", key) from error
         with self._expecting("cert_file", "a certificate and its key, in PEM"):
             context.load_cert_chain(directory / tls.cert_file, directory / tls.key_file, password=_reject_password)
         if tls.client_ca_file:

@@ -147,7 +147,8 @@ def test_numbers_of_a_blind_space_are_blind_on_the_fleet_page_and_on_the_space_p
             "The API has denied access to account globex since 2027-01-15 07:50:00Z (10 min ago):"
             " InvalidAccessKeyId.NotFound: Specified access key is not found. (request REQ-2)\n"
             "All spaces of this account are blind: their values may be out of date. Check the access key, its"
-            " permissions (RAM policy), the subscription and the system time of the exporter's host. The exporter polls one space per interval until access is restored.",
+            " permissions (RAM policy), the subscription and the system time of the exporter's host. The exporter"
+            " polls one space per interval until access is restored.",
             ["globex", "● denied", "5", "5", "5", "5m", "5m"],
         ),
         (
@@ -164,7 +165,8 @@ def test_numbers_of_a_blind_space_are_blind_on_the_fleet_page_and_on_the_space_p
             THROTTLED,
             "The API has throttled account globex since 2027-01-15 07:50:00Z (10 min ago): Throttling.User:"
             " Request was denied due to user flow control. (request REQ-2)\n"
-            "The current budget is 2.5 instead of 5 queries per second. Each space is polled every 10m instead of every 5m. Check which other programs use this access key, or"
+            "The current budget is 2.5 instead of 5 queries per second. Each space is polled every 10m"
+            " instead of every 5m. Check which other programs use this access key, or"
             " lower qps.",
             ["globex", "▲ throttled", "5", "5", "2.5 (throttled)", "5m", "10m (longer because of throttling)"],
         ),

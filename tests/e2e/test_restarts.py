@@ -136,7 +136,7 @@ def link_to_missing_directory(file: Path) -> None:
     file.symlink_to("missing/state.db")
 
 
-RENAMED = "state file damaged, renamed it and started a new one"
+RENAMED = "state file damaged, renamed and replaced with a new file"
 UNUSABLE = "state file cannot be used, continuing without it"
 
 

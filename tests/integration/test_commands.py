@@ -123,7 +123,7 @@ def test_an_invalid_configuration_is_an_error_and_nothing_is_started(bad_config:
     done = run(*command, "--config.file", bad_config)
 
     assert done.stderr == (
-        f"{bad_config}:2: accounts[0].qps: expected a number less than or equal to 10, found '11'\n"
+        f"{bad_config}:2: accounts[0].qps: expected a number from 0.001 to 10, found '11'\n"
         f"{bad_config}:2: accounts[0].colour: unknown key\n"
         f"{bad_config}:3: max_aeg: unknown key; did you mean max_age?\n"
         "3 problems found, nothing was started; fix them and run the command again\n"
@@ -209,10 +209,8 @@ def test_without_a_file_and_an_access_key_the_error_shows_the_next_steps(command
     done = run(*command)
 
     assert done.stderr == (
-        "environment: expected access_key_id, access_key_id_file or the variable ALIBABA_CLOUD_ACCESS_KEY_ID,"
-        " found none of them\n"
-        "environment: expected access_key_secret, access_key_secret_file or the variable"
-        " ALIBABA_CLOUD_ACCESS_KEY_SECRET, found none of them\n"
+        "environment: set the environment variable ALIBABA_CLOUD_ACCESS_KEY_ID\n"
+        "environment: set the environment variable ALIBABA_CLOUD_ACCESS_KEY_SECRET\n"
         "2 problems found, nothing was started; fix them and run the command again\n"
         "\n"
         "To poll the account's own phone numbers, set the access key of a RAM user:\n"
@@ -341,7 +339,7 @@ def test_an_invalid_scenario_is_an_error_and_nothing_is_started(tmp_path: Path, 
     done = run(command, "--scenario", path)
 
     assert done.stderr == (
-        f"{path}:2: accounts[0].spaces: expected a valid integer, found text (not shown)\n"
+        f"{path}:2: accounts[0].spaces: expected an integer from 1 to 20000, found text (not shown)\n"
         f"{path}:4: events[0].at: required key is missing\n"
         f"{path}:5: events[1]: expected one of answer (of an account or space), remove (one or all numbers of a space),"
         " set (of a number) or move_to (of a number), found a mapping\n"
@@ -430,7 +428,7 @@ def test_poll_reports_an_account_with_failed_space_discovery_and_the_reason(tmp_
         assert entry["account"] == "acme"
         assert (entry["account_state"], entry["space"], entry["error"]["reason"]) == ("unreachable", None, "transport")
     else:
-        assert done.stderr.startswith("error: acme: unreachable (space discovery failed): transport: ")
-        assert len(done.stderr.splitlines()) == 1
+        assert done.stderr.startswith("error: acme: unreachable, space discovery failed: transport: ")
+        assert len(done.stderr.splitlines()) == 2
         assert done.stdout.endswith("; spaces: 0 (0 failed); accounts with failed space discovery: 1\n")
     assert done.returncode == 1

@@ -90,7 +90,7 @@ def test_the_multiprocess_directory_of_prometheus_client_is_ignored(
         done = run("poll", "--config.file", unreachable_config, environ={name: directory})
 
         assert "Traceback" not in done.stderr
-        assert "unreachable (1 of 1 spaces failed)" in done.stderr
+        assert "unreachable, 1 of 1 spaces failed" in done.stderr
         assert done.returncode == 1
     assert list((tmp_path / "values").iterdir()) == []
 
@@ -186,7 +186,7 @@ def test_a_path_without_a_readable_file_is_an_error_in_one_line(
         done = run(*command.split(), file, environ=KEY, cwd=tmp_path)
 
     first, last = done.stderr.splitlines()
-    assert ": expected a readable file, found: " in first
+    assert re.search(": (expected a regular file, found|cannot read the file:) ", first)
     assert last == "1 problem found, nothing was started; fix it and run the command again"
     assert (done.stdout, done.returncode) == ("", 2)
 
@@ -208,7 +208,7 @@ def test_a_listen_address_that_is_not_utf8_is_an_error_in_one_line() -> None:
         ),
         (
             "name: a, access_key_id: k, access_key_secret: s, qps: 0.0001",
-            "2: accounts[0].qps: expected a number greater than or equal to 0.001, found '0.0001'",
+            "2: accounts[0].qps: expected a number from 0.001 to 10, found '0.0001'",
         ),
         ("name: acme, access_key_id: k, access_key_secret: s", "3: accounts[1].name: duplicate account name"),
     ],

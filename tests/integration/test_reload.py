@@ -862,7 +862,7 @@ def test_an_exception_from_closing_a_source_is_logged_and_the_reload_continues()
         run(main())
 
     assert len(new.queries) == 3
-    assert "closing the source failed because of a bug, please report it" in [line["event"] for line in logs]
+    assert "API client cannot be closed because of a bug, please report it" in [line["event"] for line in logs]
 
 
 class DiscoverySource(FakeSource):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from exporter.files import read_text
+from exporter.files import read_error_text, read_text
 from exporter.source import DeniedError, SourceError
 from exporter.sources.cams.signing import Credentials, require_printable_ascii
 from exporter.threads import READ_SECONDS, BlockingCalls
@@ -17,6 +17,7 @@ from exporter.threads import READ_SECONDS, BlockingCalls
 _log = structlog.get_logger()
 
 _PARTS = ("access_key_id", "access_key_secret", "security_token")
+_DESCRIPTIONS = dict(zip(_PARTS, ("an access key ID", "an access key secret", "a security token"), strict=True))
 _ASSIGNMENT = re.compile(r"^\s*(?:export\s|[A-Za-z][\w.-]*\s*[=:]\s*[^=\s]|[A-Z0-9]+(?:_[A-Z0-9]+)+=$)", re.MULTILINE)
 """NAME=value or name: value, as in a file of environment variables. A base64 token has "=" only at its end."""
 _QUOTE_CHARACTERS = ('"', "'")
@@ -110,7 +111,7 @@ class AccessKey:
     def _log_change(self, problem: SourceError | None) -> None:
         """Log when the files become unreadable, and when they are readable again."""
         if problem and not self._failing:
-            event = "access key cannot be read, using the last one"
+            event = "access key cannot be read, using the last key"
             _log.error(event, account=self._account, key=problem.key, problem=str(problem))
         elif self._failing and not problem:
             _log.info("access key readable again", account=self._account)
@@ -125,22 +126,23 @@ class AccessKey:
         if literal is not None:
             return _require_usable(key, literal)
         if text := self._variable(key):
-            return _require_usable(key, text, place=f" in the variable {variable_name(key)}")
+            return _require_usable(key, text, place=f" in the environment variable {variable_name(key)}")
         if key == "security_token":
             return ""
-        raise SourceError(key, self._missing_part_text(key))
+        raise self._missing_part(key)
 
     def _variable(self, key: str) -> str:
         return self._environ.get(variable_name(key), "").strip()
 
-    def _missing_part_text(self, key: str) -> str:
+    def _missing_part(self, key: str) -> SourceError:
         if self._configured_keys:
             found = f"found only {', '.join(self._configured_keys)}"
             why = "environment variables are used only if the account sets none of these keys"
-            return f"expected {key} or {key}_file, {found}; {why}"
+            return SourceError(key, f"expected {key} or {key}_file, {found}; {why}")
+        name = variable_name(key)
         if variables := [variable_name(part) for part in _PARTS if self._variable(part)]:
-            return f"expected the variable {variable_name(key)}, found only {', '.join(variables)}"
-        return f"expected {key}, {key}_file or the variable {variable_name(key)}, found none of them"
+            return SourceError(key, f"set the environment variable {name}, found only {', '.join(variables)}")
+        return SourceError(key, f"set {key}, {key}_file or the environment variable {name}", variable=name)
 
 
 def variable_name(key: str) -> str:
@@ -153,22 +155,19 @@ def _read_secret(key: str, path: Path) -> str:
     try:
         text = read_text(path).strip()
         _require_secret(text)
-    except (OSError, ValueError) as error:
-        raise SourceError(key, f"expected a secret in this file, found {_error_text(error)}") from error
+    except OSError as error:
+        raise SourceError(key, read_error_text(error)) from error
+    except ValueError as error:
+        found = "bytes that are not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise SourceError(key, f"expected a secret in this file, found {found}") from error
     return text
-
-
-def _error_text(error: OSError | ValueError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "bytes that are not UTF-8"
-    return error.strerror or "no such path" if isinstance(error, OSError) else str(error)
 
 
 def _require_usable(key: str, text: str, place: str = "") -> str:
     try:
         _require_secret(text)
     except ValueError as error:
-        raise SourceError(key, f"expected a usable value{place}, found {error}") from error
+        raise SourceError(key, f"expected {_DESCRIPTIONS[key]}{place}, found {error}") from error
     return text
 
 

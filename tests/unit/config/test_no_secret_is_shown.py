@@ -129,8 +129,8 @@ def test_errors_show_a_key_only_up_to_a_colon_and_not_its_value(tmp_path: Path) 
 
     shown = invalid_config_error(tmp_path / "config.yml", lines)
 
-    assert ":3: messaging_limits.TIER_10K: expected a valid number, found text (not shown)" in shown
-    assert ":4: messaging_limits.a: expected a valid number, found text (not shown)" in shown
+    assert ":3: messaging_limits.TIER_10K: expected a number, found text (not shown)" in shown
+    assert ":4: messaging_limits.a: expected a number, found text (not shown)" in shown
 
 
 LETTERS, DIGITS = string.ascii_letters, string.digits
