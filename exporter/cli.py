@@ -113,8 +113,8 @@ class _StrictCommand(click.Command):
     """Rejects a repeated option, unless the option can have several values. click would use the last value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
-        for option, times in Counter(given).items():
+        _, _, options = self.make_parser(ctx).parse_args(args=list(args))
+        for option, times in Counter(options).items():
             is_single = isinstance(option, click.Option) and not (option.multiple or option.is_eager)
             if is_single and times > 1 and not ctx.resilient_parsing:
                 raise click.UsageError(f"Option '{option.opts[0]}' is given {times} times.", ctx)
@@ -469,8 +469,8 @@ def _exit_on_config_error(make: Callable[[], Result], *, hint: bool = False) -> 
     try:
         return make()
     except ConfigError as error:
-        found = len(error.problems)
-        count, them = (f"{found} problems", "them") if found > 1 else ("1 problem", "it")
+        number = len(error.problems)
+        count, them = (f"{number} problems", "them") if number > 1 else ("1 problem", "it")
         click.echo(f"{error}\n{count} found, nothing was started; fix {them} and run the command again", err=True)
         if hint and not any(problem.place for problem in error.problems):
             click.echo(_GETTING_STARTED, err=True)

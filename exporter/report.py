@@ -202,11 +202,11 @@ def _cause(reason: Reason, text: str) -> str:
 
 def _summary(states: Sequence[State], result: "SweepResult") -> str:
     count = Counter(states)
-    found = ", ".join(f"{count[state]} {state}" for state in PHONE_NUMBER_STATES)
+    by_state = ", ".join(f"{count[state]} {state}" for state in PHONE_NUMBER_STATES)
     errors = [space.error for space in result.spaces if space.error]
     failures = _failure_counts(len(errors) - _not_polled(errors), _not_polled(errors))
     discovery = f"; accounts with failed space discovery: {len(result.list_errors)}" if result.list_errors else ""
-    return f"phone numbers: {len(states)} ({found}); spaces: {len(result.spaces)} ({failures}){discovery}"
+    return f"phone numbers: {len(states)} ({by_state}); spaces: {len(result.spaces)} ({failures}){discovery}"
 
 
 def _not_polled(errors: Iterable[QueryError | None]) -> int:

@@ -126,9 +126,9 @@ class RejectedError(PermanentError):
 
 def sanitized(text: str, secrets: Iterable[str], max_length: int) -> str:
     """Return external text for logs and terminals: secrets and control characters replaced, cut to `max_length`."""
-    if found := sorted(filter(None, secrets), key=len, reverse=True):
+    if patterns := sorted(filter(None, secrets), key=len, reverse=True):
         # one pass, so that a replacement is not searched for the next secret
-        text = re.sub("|".join(map(re.escape, found)), "<secret>", text)
+        text = re.sub("|".join(map(re.escape, patterns)), "<secret>", text)
     # cut after the replacement: a secret that is cut first would not be found
     return "".join(character if character.isprintable() else "?" for character in text[:max_length])
 

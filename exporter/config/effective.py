@@ -33,10 +33,10 @@ class Shard:
         Raises:
             ValueError: the text is not a shard.
         """
-        found = _SHARD.fullmatch(text)
-        if not found or not 1 <= int(found[1]) <= int(found[2]):
+        match = _SHARD.fullmatch(text)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise ValueError(f"expected INDEX/COUNT with INDEX from 1 to COUNT, such as 2/5, found {text!r}")
-        return cls(int(found[1]), int(found[2]))
+        return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"

@@ -95,10 +95,10 @@ def _matches_host(entry: str, host: str, port: int) -> bool:
 
     An invalid entry matches no host. Container engines add such entries, and other programs ignore them.
     """
-    if _parse_network(entry) is None and (found := _HOST_AND_PORT.fullmatch(entry)):
-        if int(found[2]) != port:
+    if _parse_network(entry) is None and (match := _HOST_AND_PORT.fullmatch(entry)):
+        if int(match[2]) != port:
             return False
-        entry = found[1]
+        entry = match[1]
     network, address, domain = _parse_network(entry), _parse_network(host), entry.removeprefix("*").strip(".")
     if address:
         return entry == "*" or (network is not None and network.overlaps(address))

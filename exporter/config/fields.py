@@ -41,10 +41,10 @@ def parse_duration(text: object) -> float:
     Raises:
         ValueError: the text is not a duration, or the duration is zero or longer than 3650 days.
     """
-    found = _DURATION.fullmatch(text) if isinstance(text, str) and len(text) <= _MAX_DURATION_LENGTH else None
-    if not found or not text:
+    match = _DURATION.fullmatch(text) if isinstance(text, str) and len(text) <= _MAX_DURATION_LENGTH else None
+    if not match or not text:
         raise ValueError("a duration such as 30s, 5m or 1h30m")
-    seconds = sum(int(n) * unit for n, unit in zip(found.groups("0"), _DURATION_UNITS, strict=True))
+    seconds = sum(int(n) * unit for n, unit in zip(match.groups("0"), _DURATION_UNITS, strict=True))
     if not seconds:
         raise ValueError("a duration longer than 0s")
     if seconds > _MAX_DURATION_SECONDS:
@@ -54,9 +54,9 @@ def parse_duration(text: object) -> float:
 
 def format_duration(seconds: float) -> str:
     """Return the shortest text that `parse_duration` accepts, rounded to milliseconds."""
-    parts, rest = [], round(seconds * 1000)
+    parts, remainder = [], round(seconds * 1000)
     for name, unit in zip(("d", "h", "m", "s", "ms"), _DURATION_UNITS, strict=True):
-        count, rest = divmod(rest, round(unit * 1000))
+        count, remainder = divmod(remainder, round(unit * 1000))
         parts.append(f"{count}{name}" if count else "")
     return "".join(parts) or "0s"
 
@@ -72,9 +72,9 @@ def is_loopback(endpoint: str) -> bool:
 
 def is_origin(text: str) -> bool:
     """Whether the text is only a scheme, a host and an optional port."""
-    found = _ORIGIN.fullmatch(text)
+    match = _ORIGIN.fullmatch(text)
     try:
-        return found is not None and urlsplit(text).port != 0 and bool(ip_address(found["six"] or "::1"))
+        return match is not None and urlsplit(text).port != 0 and bool(ip_address(match["six"] or "::1"))
     except ValueError:
         return False
 

@@ -96,8 +96,8 @@ class Configuration:
         return settings.with_key_digests(key_digests(accounts, environ), warnings, temporary)
 
     def _versions(self) -> Mapping[str, Version]:
-        found = {file for _, account in self._accounts for files in files_of(account).values() for file in files}
-        return {file: version_of(Path(file)) for file in sorted(found)}
+        files = {file for _, account in self._accounts for matches in files_of(account).values() for file in matches}
+        return {file: version_of(Path(file)) for file in sorted(files)}
 
     def _sort_key(self, problem: Problem) -> tuple[bool, str, int]:
         return problem.file != str(self._path), problem.file, problem.line or 0

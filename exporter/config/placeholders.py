@@ -57,22 +57,22 @@ def _items(values: Any) -> Iterable[tuple[Any, Any]]:
 def _expand_value(text: str, variables: Mapping[str, str]) -> tuple[str, list[str]]:
     errors = []
 
-    def replacement(found: re.Match[str]) -> str:
-        escaped, name = found.groups()
+    def replacement(match: re.Match[str]) -> str:
+        escaped, name = match.groups()
         if escaped:
-            return found[0][1:]
+            return match[0][1:]
         value = variables.get(name) if name else None
         if value is not None and not _NON_UTF8.search(value):
             return value
         variable_error = f"environment variable {name} is {'not UTF-8 text' if value else 'not set'}"
         errors.append(variable_error if name else _MISSING_NAME)
-        return found[0]
+        return match[0]
 
     return _PLACEHOLDER.sub(replacement, text), errors
 
 
 def _placeholder_errors(text: str) -> list[str]:
-    found = _PLACEHOLDER.fullmatch(text.strip())
-    if not found or found[1] or not found[2]:
+    match = _PLACEHOLDER.fullmatch(text.strip())
+    if not match or match[1] or not match[2]:
         return []
     return [f"expected a value, found a placeholder; set the flag {FLAG} to replace it"]

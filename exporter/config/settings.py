@@ -128,8 +128,8 @@ class Account(Strict):
         if not self.discover:
             return self
         configured = {space.id: space for space in self.spaces or ()}
-        found = [Space(id=space, name=name) for space, name in names.items() if space not in configured]
-        return self.model_copy(update={"spaces": [*configured.values(), *found]})
+        discovered = [Space(id=space, name=name) for space, name in names.items() if space not in configured]
+        return self.model_copy(update={"spaces": [*configured.values(), *discovered]})
 
     def has_same_source_as(self, other: "Account") -> bool:
         """Whether both accounts can use one source: all keys that the source uses are equal."""

@@ -36,13 +36,13 @@ def read_spaces(
             (main_lines, ("accounts", index, "spaces", position), space)
             for position, space in enumerate(account.spaces or ())
         ]
-        found, read_files = files_of(account), set()
+        matches, read_files = files_of(account), set()
         for position, pattern in enumerate(account.space_files or ()):
-            if not found[pattern]:
+            if not matches[pattern]:
                 place = ("accounts", index, "space_files", position)
                 shown = main_lines.quoted(place, pattern)
                 problems.append(main_lines.problem(place, f"expected at least one file, found none for {shown}"))
-            for file in found[pattern]:
+            for file in matches[pattern]:
                 if (real := os.path.realpath(file)) in read_files:  # matches an earlier pattern too
                     continue
                 read_files.add(real)

@@ -102,9 +102,9 @@ class Discovery:
 
     async def _run(self) -> None:
         while True:
-            listed = self._may_list() and await self.list_once() is None
+            succeeded = self._may_list() and await self.list_once() is None
             pause = pause_after_failure(self._failures, self._max_pause, self._random)
-            await asyncio.sleep(LIST_INTERVAL_SECONDS if listed else pause)
+            await asyncio.sleep(LIST_INTERVAL_SECONDS if succeeded else pause)
 
     def _apply_list(self, spaces: Mapping[str, str]) -> None:
         now = self._clock.now()

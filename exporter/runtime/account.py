@@ -89,10 +89,10 @@ class AccountRuntime:
 
     def view(self, *, configured: bool) -> AccountView:
         """Return the account for `/metrics` and pages. `configured`: the configuration lists spaces of the account."""
-        account, plan, found = self.account, self.polling.current_plan, self.discovery.result
+        account, plan, result = self.account, self.polling.current_plan, self.discovery.result
         # without spaces to poll, only discovery shows the health of the account
-        health = found.health if not configured and not plan.spaces else self.polling.health
-        discovery = DiscoveryView(found.up, found.last_success, len(found.spaces)) if account.discover else None
+        health = result.health if not configured and not plan.spaces else self.polling.health
+        discovery = DiscoveryView(result.up, result.last_success, len(result.spaces)) if account.discover else None
         return AccountView(
             account=account.name,
             health=health,
@@ -103,7 +103,7 @@ class AccountRuntime:
             limit_qps=account.qps,
             current_qps=self._budget.current_qps(),
             discovery=discovery,
-            spaces_unknown=account.discover and found.is_unknown and not (configured and found.failed),
+            spaces_unknown=account.discover and result.is_unknown and not (configured and result.failed),
         )
 
     def _update_discovery(self) -> None:

@@ -201,8 +201,8 @@ class Service:
         )
 
     def _effective_settings(self, configured: Settings) -> Settings:
-        found = {name: runtime.discovery.result.spaces for name, runtime in self.accounts.items()}
-        return effective_settings(configured, found, self.shard)
+        discovered = {name: runtime.discovery.result.spaces for name, runtime in self.accounts.items()}
+        return effective_settings(configured, discovered, self.shard)
 
     def _apply_discovered(self) -> None:
         """Apply the spaces of an account after discovery."""

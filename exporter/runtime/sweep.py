@@ -49,8 +49,8 @@ async def sweep(
     """Poll every space of a service that is not started, within the budgets. `on_progress` is called with the progress.
     `stored_records` are the records of a state file, from before the polls."""
     discovering = {name: runtime for name, runtime in service.accounts.items() if runtime.account.discover}
-    listed = await asyncio.gather(*(runtime.discovery.list_once() for runtime in discovering.values()))
-    list_errors = {name: error for name, error in zip(discovering, listed, strict=True) if error}
+    results = await asyncio.gather(*(runtime.discovery.list_once() for runtime in discovering.values()))
+    list_errors = {name: error for name, error in zip(discovering, results, strict=True) if error}
     if stored_records:  # after discovery, because records of unknown spaces are not used
         shard_settings = effective_settings(service.configured, {}, service.shard)
         service.commit(ConfigChange(service.configured, shard_settings, stored_records=stored_records))

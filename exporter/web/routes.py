@@ -155,9 +155,11 @@ def _filters_of(filter_type: type[AnyFilter], params: QueryParams) -> AnyFilter:
             texts.setdefault(name, []).append(text)
     # states are accepted in upper case, as pages show RED; duplicates would slow down the comparison of each number
     texts["state"] = list({text.lower(): None for text in texts.get("state", [])})
-    given = {name: found if name == "state" or len(found) > 1 else found[0] for name, found in texts.items() if found}
+    parameters = {
+        name: values if name == "state" or len(values) > 1 else values[0] for name, values in texts.items() if values
+    }
     try:
-        return filter_type.model_validate(given)
+        return filter_type.model_validate(parameters)
     except ValidationError as error:
         raise ValueError("\n".join(_problem(details, filter_type) for details in error.errors())) from error
 

@@ -27,12 +27,12 @@ def bind(address: str) -> socket.socket:
         AddressError: the address is invalid.
         OSError: the socket cannot be opened.
     """
-    found = _ADDRESS.fullmatch(address)
-    if not found or int(found["port"]) > 65535:
+    match = _ADDRESS.fullmatch(address)
+    if not match or int(match["port"]) > 65535:
         raise AddressError(f"expected an address such as :10144 or 127.0.0.1:10144, found {address!r}")
-    host, port = found["ipv6"] or found["host"] or "", int(found["port"])
+    host, port = match["ipv6"] or match["host"] or "", int(match["port"])
     dual_stack = not host and socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if dual_stack or found["ipv6"] else socket.AF_INET
+    family = socket.AF_INET6 if dual_stack or match["ipv6"] else socket.AF_INET
     try:
         return _with_nodelay(socket.create_server((host, port), family=family, dualstack_ipv6=dual_stack, backlog=512))
     except OSError as error:

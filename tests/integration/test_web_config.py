@@ -892,4 +892,9 @@ def test_reload_requires_a_flag_and_the_post_method() -> None:
         403,
         "Lifecycle API is not enabled: start with --web.enable-lifecycle\n",
     )
-    assert get("/-/reload", None).status_code == 405
+    by_get = get("/-/reload", None)
+    assert (by_get.status_code, by_get.text, by_get.headers["allow"]) == (
+        405,
+        "Method not allowed: use POST\n",
+        "POST, PUT",
+    )

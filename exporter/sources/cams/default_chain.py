@@ -46,8 +46,12 @@ class DefaultChain:
 
 
 def _credentials() -> Credentials:
-    found = _chain().get_credentials()
-    key_id, secret, token = found.get_access_key_id(), found.get_access_key_secret(), found.get_security_token()
+    credentials = _chain().get_credentials()
+    key_id, secret, token = (
+        credentials.get_access_key_id(),
+        credentials.get_access_key_secret(),
+        credentials.get_security_token(),
+    )
     for text in (key_id, secret, *filter(None, [token])):
         require_printable_ascii(text)
     return Credentials(key_id, secret, token or "")

@@ -205,8 +205,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def _wait_hints(headers: Mapping[str, str]) -> Iterator[tuple[str, float]]:
     yield headers.get("x-acs-retry-after", ""), 0.001
     for name in ("x-ratelimit-user-api", "x-ratelimit-user"):
-        found = re.search(r"TimeLeft:([^,]+)", headers.get(name, ""))
-        yield found[1] if found else "", 0.001
+        match = re.search(r"TimeLeft:([^,]+)", headers.get(name, ""))
+        yield match[1] if match else "", 0.001
     yield headers.get("retry-after", ""), 1.0
 
 
@@ -227,8 +227,8 @@ def _envelope_field(document: dict[str, Any] | None, name: str) -> str:
 
 
 def _xml_code(body: bytes) -> str:
-    found = re.search(rb"<Code>([\w.\-]{1,64})</Code>", body[:4096])
-    return found[1].decode("ascii", "replace") if found else ""
+    match = re.search(rb"<Code>([\w.\-]{1,64})</Code>", body[:4096])
+    return match[1].decode("ascii", "replace") if match else ""
 
 
 def _body_description(document: dict[str, Any] | None) -> str:
