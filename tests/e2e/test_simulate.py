@@ -66,7 +66,7 @@ def test_simulate_overwrites_no_file_and_leaves_no_partial_file(directory: Path)
     ):
         result = run_shell(directory, f"chatapp-exporter simulate --write '{name}'")
 
-        assert result.stderr.splitlines()[0] == f"{name or '.'}: expected a path for a new file, found: {found}"
+        assert result.stderr.splitlines()[0] == f"{name or '.'}: cannot create the file: {found}"
         assert (result.stdout, result.returncode) == ("", 2)
     assert (directory / "simulated.yml").read_text() == "accounts: existing"
     assert not list(directory.glob("*.yml.*"))

@@ -26,7 +26,7 @@ def settings_of(spaces: int, *, max_age: str = "1d", **account: object) -> Setti
 
 
 def schedule_warnings(settings: Settings) -> list[str]:
-    return list(warnings(plans_by_account(settings), settings.max_age))
+    return [warning.text for warning in warnings(plans_by_account(settings), settings.max_age)]
 
 
 def test_check_creates_no_files(tmp_path: Path) -> None:
@@ -104,8 +104,12 @@ def test_the_schedule_is_logged_at_the_start_and_each_schedule_warning_once() ->
         run(main())
 
     (plan,) = [line for line in logs if line["event"] == "account polling started"]
-    assert (plan["needed_qps"], plan["effective_interval"], plan["oldest_age"]) == (2, 132, 142)
-    assert [line["warning"].split(" are ")[0] for line in logs if line["event"] == "poll schedule warning"] == [
+    assert (plan["needed_qps"], plan["effective_interval_seconds"], plan["oldest_value_seconds"]) == (2, 132, 142)
+    assert [
+        line["warning"].split(" are ")[0]
+        for line in logs
+        if line["event"] == "account polled less often than configured"
+    ] == [
         "account acme: 60 spaces at 0.5 queries per second and 200ms latency",
         "account acme: 60 spaces at 0.25 queries per second and 200ms latency",
     ]

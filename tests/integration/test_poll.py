@@ -188,9 +188,10 @@ def test_an_account_that_is_not_ok_is_reported_in_one_line_with_cause_and_next_s
     done = poll("--config.file", file)
     entries = json.loads(poll("--config.file", file, "--output", "json").stdout)
 
-    (line,) = done.stderr.splitlines()
-    prefix = rf"error: {account}: {account} \(3 of 3 spaces failed\)"
-    assert re.fullmatch(rf"{prefix}: {re.escape(cause)} \(request [0-9A-F]{{32}}\); check {next_step}.*", line)
+    error, advice = done.stderr.splitlines()
+    prefix = rf"error: {account}: {account}, 3 of 3 spaces failed"
+    assert re.fullmatch(rf"{prefix}: {re.escape(cause)} \(request [0-9A-F]{{32}}\)", error)
+    assert advice.startswith(f"  check {next_step}")
     assert done.stdout.splitlines()[-1].endswith("; spaces: 4 (3 failed)")
     states = [(entry["account"], entry["account_state"]) for entry in entries]
     assert states == [("green", "ok"), *[(account, account)] * 3]
@@ -211,7 +212,7 @@ def test_an_account_is_unreachable_if_its_only_space_fails_with_a_server_error(
     done = poll("--config.file", write_configuration(fleet, tmp_path, "green", "failing"))
 
     assert re.fullmatch(
-        r"error: failing: unreachable \(1 of 1 spaces failed\): InternalError: [^\n]+; check [^\n]+\n", done.stderr
+        r"error: failing: unreachable, 1 of 1 spaces failed: InternalError: [^\n]+\n  check [^\n]+\n", done.stderr
     )
     assert done.stdout.splitlines()[-1].endswith("; spaces: 2 (1 failed)")
 
@@ -219,12 +220,12 @@ def test_an_account_is_unreachable_if_its_only_space_fails_with_a_server_error(
 def test_rejected_spaces_with_the_same_error_are_reported_in_one_line(fleet: dict[str, Any], tmp_path: Path) -> None:
     done = poll("--config.file", write_configuration(fleet, tmp_path, "rejected"))
 
-    (line,) = done.stderr.splitlines()
     (account,) = (account for account in fleet["accounts"] if account["name"] == "rejected")
     ids = [space["id"] for space in account["spaces"]]
-    assert line == (
-        f"error: rejected/{', '.join(ids[:5])} and 3 more: rejected: Unknown.ResourceOwnerId: The resource does not"
-        " belong to the current user; check the space id and isv_code"
+    assert done.stderr == (
+        f"error: rejected: rejected, spaces {', '.join(ids[:5])} and 3 more failed: Unknown.ResourceOwnerId:"
+        " The resource does not belong to the current user\n"
+        "  check the space id and isv_code\n"
     )
     assert done.stdout == (
         "phone numbers: 0 (0 down, 0 red, 0 restricted, 0 yellow, 0 unknown, 0 green); spaces: 8 (8 failed)\n"
@@ -244,9 +245,9 @@ def test_an_unreachable_api_is_reported_in_one_line(tmp_path: Path) -> None:
 
     done = poll("--config.file", file)
 
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: acme: unreachable (8 of 8 spaces failed): transport: ConnectError: ")
-    assert "; check the network, DNS, the proxy (HTTPS_PROXY), certificates (SSL_CERT_FILE) and the endpoint" in line
+    error, advice = done.stderr.splitlines()
+    assert error.startswith("error: acme: unreachable, 8 of 8 spaces failed: transport: ConnectError: ")
+    assert advice.startswith("  check the network, DNS, the proxy (HTTPS_PROXY), certificates (SSL_CERT_FILE)")
     assert done.returncode == 1
 
 
@@ -552,8 +553,8 @@ def test_a_denied_account_stops_only_its_own_sweep(
     assert {len(entry["phone_numbers"]) for entry in acme} == {0}
     assert {entry["account_state"] for entry in acme} == {"denied"}
     assert [entry["error"] for entry in globex] == [None] * 60
-    (line,) = table.err.splitlines()
-    assert line.startswith(f"error: acme: denied ({failed} of 60 spaces failed, {60 - failed} not polled): {code}: ")
+    error, _ = table.err.splitlines()
+    assert error.startswith(f"error: acme: denied, {failed} of 60 spaces failed, {60 - failed} not polled: {code}: ")
     assert table.out.splitlines()[-1].endswith(f"; spaces: 120 ({failed} failed, {60 - failed} not polled)")
     assert (reported[-1].done, reported[-1].failed, reported[-1].not_polled) == (60 + failed, failed, 60 - failed)
     assert (reported[-1].total, reported[-1].seconds_left) == (120, 0.0)
@@ -567,7 +568,9 @@ def test_a_revoked_key_causes_exit_status_1_and_stored_numbers_are_not_shown(
         done = poll("--config.file", file)
 
     assert done.returncode == 1
-    assert re.fullmatch(r"error: revoked: denied \(\d of 40 spaces failed, 3\d not polled\): [^\n]+\n", done.stderr)
+    assert re.fullmatch(
+        r"error: revoked: denied, \d of 40 spaces failed, 3\d not polled: [^\n]+\n  [^\n]+\n", done.stderr
+    )
     assert re.fullmatch(r"phone numbers: 0 \([^)]+\); spaces: 40 \(\d failed, 3\d not polled\)\n", done.stdout)
 
 

@@ -268,7 +268,7 @@ def test_a_symbolic_link_without_a_target_is_an_error_until_the_target_exists(di
 
     two.unlink()
     two.symlink_to(target)
-    problems = [f"{two}: expected a readable file, found: No such file or directory"]
+    problems = [f"{two}: cannot read the file: No such file or directory"]
     assert problems_after_two_checks(loader) == problems
     assert invalid_files(loader) == ["two.yml"]
 
@@ -288,9 +288,7 @@ def test_a_file_without_permission_to_read_is_an_error_until_it_is_readable(dire
     loader = loaded_configuration(directory)
 
     write_spaces(directory, "one", "s1", "s2").chmod(0o000)
-    assert problems_after_two_checks(loader) == [
-        f"{directory}/spaces/one.yml: expected a readable file, found: Permission denied"
-    ]
+    assert problems_after_two_checks(loader) == [f"{directory}/spaces/one.yml: cannot read the file: Permission denied"]
     assert invalid_files(loader) == ["one.yml"]
 
     (directory / "spaces" / "one.yml").chmod(0o400)
@@ -674,7 +672,7 @@ def test_a_space_file_that_becomes_a_fifo_fails_the_reload_and_keeps_its_spaces(
         os.mkfifo(directory / "spaces" / "one.yml")
         problems = await problems_of_failed_reload(reloader)
         assert [problem.replace(f"{directory}/", "") for problem in problems] == [
-            "spaces/one.yml: expected a readable file, found: a FIFO"
+            "spaces/one.yml: expected a regular file, found a FIFO"
         ]
         seen = [*reload_metrics(), *exported_spaces(world)]
         await world.exporter.stop()

@@ -345,7 +345,7 @@ def test_a_damaged_file_is_renamed_and_a_new_file_is_created(file: Path, damage:
     after = restart_after(damage_and_read, file)
 
     assert [path.read_bytes() for path in renamed_files(file)] == [damaged]
-    assert after.logged == ["state file damaged, renamed it and started a new one"]
+    assert after.logged == ["state file damaged, renamed and replaced with a new file"]
     assert after.state_file_samples == [
         "chatapp_exporter_state_file_up{} 1.0",
         'chatapp_exporter_state_file_failures_total{reason="damaged"} 1.0',
@@ -869,7 +869,7 @@ def test_an_empty_file_with_a_wal_is_renamed_together_with_the_wal(file: Path) -
 
     after = restart_after(truncate_with_wal, file)
 
-    assert after.logged == ["state file damaged, renamed it and started a new one"]
+    assert after.logged == ["state file damaged, renamed and replaced with a new file"]
     assert [path.read_bytes() for path in file.parent.glob("state.db.damaged-*-wal")] == [b"content of the WAL"]
 
 

@@ -221,8 +221,8 @@ def test_a_web_config_file_that_is_a_fifo_is_an_error_and_is_not_opened(tmp_path
     with capture_logs() as logs:
         assert not asyncio.run(config.reload_if_changed())
 
-    assert [line["problems"] for line in logs] == [f"{path}: expected a readable file, found: a FIFO"]
-    with pytest.raises(ConfigError, match="found: a FIFO"):
+    assert [line["problems"] for line in logs] == [f"{path}: expected a regular file, found a FIFO"]
+    with pytest.raises(ConfigError, match="found a FIFO"):
         WebConfigFile(path, SystemClock())
 
 
@@ -230,7 +230,7 @@ def test_a_certificate_file_that_is_a_fifo_is_an_error_and_is_not_opened(tmp_pat
     os.mkfifo(tmp_path / "cert")
 
     assert error_message(tmp_path, "tls_server_config: {cert_file: cert, key_file: cert}") == (
-        "web.yml:1: tls_server_config.cert_file: expected a readable file, found: a FIFO"
+        "web.yml:1: tls_server_config.cert_file: expected a regular file, found a FIFO"
     )
 
 
@@ -516,7 +516,7 @@ def test_an_exception_in_a_page_is_only_logged() -> None:
         ),
         (
             "tls_server_config: {cert_file: c, key_file: k}",
-            "web.yml:1: tls_server_config.cert_file: expected a readable file, found: No such file or directory",
+            "web.yml:1: tls_server_config.cert_file: cannot read the file: No such file or directory",
         ),
     ],
 )

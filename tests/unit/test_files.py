@@ -68,7 +68,7 @@ def test_a_configuration_file_that_is_not_a_regular_file_is_an_error(
 ) -> None:
     make(tmp_path / "exporter.yml")
 
-    assert load_problems(tmp_path) == [f"exporter.yml: expected a readable file, found: {found}"]
+    assert load_problems(tmp_path) == [f"exporter.yml: expected a regular file, found {found}"]
 
 
 @pytest.mark.parametrize(("make", "found"), NOT_REGULAR)
@@ -78,7 +78,7 @@ def test_a_space_file_that_is_not_a_regular_file_is_an_error(
     make(tmp_path / "spaces.yml")
     (tmp_path / "exporter.yml").write_text(ACCOUNT.replace("}]", ", space_files: [spaces.yml]}]"))
 
-    assert load_problems(tmp_path) == [f"spaces.yml: expected a readable file, found: {found}"]
+    assert load_problems(tmp_path) == [f"spaces.yml: expected a regular file, found {found}"]
 
 
 @pytest.mark.parametrize(("make", "found"), NOT_REGULAR)
@@ -89,7 +89,7 @@ def test_a_secret_file_that_is_not_a_regular_file_is_an_error(
     (tmp_path / "exporter.yml").write_text(ACCOUNT.replace("access_key_secret: s", "access_key_secret_file: key"))
 
     assert load_problems(tmp_path) == [
-        f"exporter.yml:1: accounts[0].access_key_secret_file: expected a secret in this file, found {found}"
+        f"exporter.yml:1: accounts[0].access_key_secret_file: expected a regular file, found {found}"
     ]
 
 
@@ -109,8 +109,8 @@ def test_a_state_file_that_is_not_a_regular_file_is_an_error(
     [
         ("/etc", "expected a regular file, found a directory"),
         ("/dev/full", "expected a regular file, found a device"),
-        ("/proc/state.db", "expected a directory in which a file can be created, found: No such file or directory"),
-        ("/etc/passwd/state.db", "expected a file, found: Not a directory"),
+        ("/proc/state.db", "cannot create a file in the directory: No such file or directory"),
+        ("/etc/passwd/state.db", "cannot create the file: Not a directory"),
         ("/nowhere/state.db", None),  # a missing directory can be mounted later; `check` warns
     ],
 )
@@ -157,7 +157,7 @@ def test_a_source_error_has_the_configuration_key_but_not_the_file_name(tmp_path
 
     assert (raised.value.key, str(raised.value)) == (
         "access_key_secret_file",
-        "expected a secret in this file, found a FIFO",
+        "expected a regular file, found a FIFO",
     )
 
 
@@ -173,4 +173,4 @@ def test_if_a_key_file_becomes_a_fifo_the_last_key_is_used(tmp_path: Path) -> No
             after = await key.current()
         return [before.access_key_secret, after.access_key_secret, *(line["event"] for line in logs)]
 
-    assert run(main()) == ["s1", "s1", "access key cannot be read, using the last one"]
+    assert run(main()) == ["s1", "s1", "access key cannot be read, using the last key"]

@@ -110,13 +110,19 @@ def test_the_error_for_an_incomplete_key_names_the_missing_and_the_found_keys(
 @pytest.mark.parametrize(
     ("variables", "problems"),
     [
-        (["ID"], ["expected the variable ALIBABA_CLOUD_ACCESS_KEY_SECRET, found only ALIBABA_CLOUD_ACCESS_KEY_ID"]),
-        (["SECRET"], ["expected the variable ALIBABA_CLOUD_ACCESS_KEY_ID, found only ALIBABA_CLOUD_ACCESS_KEY_SECRET"]),
+        (
+            ["ID"],
+            ["set the environment variable ALIBABA_CLOUD_ACCESS_KEY_SECRET, found only ALIBABA_CLOUD_ACCESS_KEY_ID"],
+        ),
+        (
+            ["SECRET"],
+            ["set the environment variable ALIBABA_CLOUD_ACCESS_KEY_ID, found only ALIBABA_CLOUD_ACCESS_KEY_SECRET"],
+        ),
         (
             ["TOKEN"],
             [
-                "expected the variable ALIBABA_CLOUD_ACCESS_KEY_ID, found only ALIBABA_CLOUD_SECURITY_TOKEN",
-                "expected the variable ALIBABA_CLOUD_ACCESS_KEY_SECRET, found only ALIBABA_CLOUD_SECURITY_TOKEN",
+                "set the environment variable ALIBABA_CLOUD_ACCESS_KEY_ID, found only ALIBABA_CLOUD_SECURITY_TOKEN",
+                "set the environment variable ALIBABA_CLOUD_ACCESS_KEY_SECRET, found only ALIBABA_CLOUD_SECURITY_TOKEN",
             ],
         ),
     ],
@@ -181,11 +187,11 @@ def test_if_a_secret_file_is_deleted_the_last_value_is_used_and_one_error_is_log
 
     assert logs == [
         {
-            "event": "access key cannot be read, using the last one",
+            "event": "access key cannot be read, using the last key",
             "log_level": "error",
             "account": "acme",
             "key": "access_key_secret_file",
-            "problem": "expected a secret in this file, found No such file or directory",
+            "problem": "cannot read the file: No such file or directory",
         }
     ]
 
@@ -199,7 +205,7 @@ def test_a_secret_file_that_is_deleted_before_its_first_read_denies_the_account(
     with pytest.raises(DeniedError) as denied:
         run(key.current())
 
-    missing = "expected a secret in this file, found No such file or directory"
+    missing = "cannot read the file: No such file or directory"
     assert str(denied.value) == f"credentials: access_key_secret_file: {missing}"
     assert not key.changed()
 
@@ -322,9 +328,12 @@ def test_an_assignment_or_quotes_in_a_literal_or_a_variable_is_an_error(text: st
     found = "a value in quotes; remove the quotes" if text in QUOTED else "NAME=value; remove the name"
     literal = CamsAccount.model_validate({"name": "acme", "access_key_id": "id", "access_key_secret": text})
 
-    assert problems_of(literal, {}) == [("access_key_secret", f"expected a usable value, found {found}")]
+    assert problems_of(literal, {}) == [("access_key_secret", f"expected an access key secret, found {found}")]
     assert problems_of(CamsAccount(name="acme"), {**ENVIRON, "ALIBABA_CLOUD_SECURITY_TOKEN": text}) == [
-        ("security_token", f"expected a usable value in the variable ALIBABA_CLOUD_SECURITY_TOKEN, found {found}")
+        (
+            "security_token",
+            f"expected a security token in the environment variable ALIBABA_CLOUD_SECURITY_TOKEN, found {found}",
+        )
     ]
 
 
@@ -377,6 +386,6 @@ def test_every_invalid_part_of_a_key_is_reported() -> None:
         ),
         (
             "security_token_file",
-            "expected a secret in this file, found No such file or directory",
+            "cannot read the file: No such file or directory",
         ),
     ]

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from virtual_time import VirtualClock, run
 
-from exporter.polling.budget import Budget, Latency, Permits, Rate, reached_qps
+from exporter.polling.budget import Budget, Latency, Permits, Rate, possible_qps
 
 YEAR = 365 * 86_400.0
 
@@ -206,7 +206,7 @@ def test_a_later_shorter_retry_after_value_does_not_shorten_the_pause(second: fl
     [(10, 0, 10), (10, 0.25, 8), (5, 0.5, 10 / 3), (1.6, 0.25, 4 / 3), (0.5, 0.5, 0.4), (0.01, 0, 0.01)],
 )
 def test_the_reached_rate_depends_on_the_budget_and_the_latency(qps: float, latency: float, reached: float) -> None:
-    assert reached_qps(qps, latency) == pytest.approx(reached)
+    assert possible_qps(qps, latency) == pytest.approx(reached)
 
 
 def latency_of(*requests: float | None) -> float:
