@@ -47,8 +47,10 @@ def index_rows() -> dict[str, tuple[str, str, str]]:
 
 
 def timing(rule: dict[str, Any]) -> str:
-    """Return the start of the sentence about when an alert fires and resolves."""
-    fires = f"after {rule['for']}" if "for" in rule else "at once"
+    """Return the sentence about the times of a rule, as far as the rule specifies it."""
+    intervals = re.search(r"(\d+) \* \S*effective_poll_interval_seconds", rule["expr"])
+    first = f"{intervals[1]} effective poll intervals and " if intervals else ""
+    fires = f"after {first}{rule['for']}" if "for" in rule else "immediately"
     keep = rule.get("keep_firing_for")
     resolves = f", resolves {keep} after the cause is fixed" if keep else ", resolves "
     return f"- Severity: {rule['labels']['severity']}. Fires {fires}{resolves}"
@@ -128,4 +130,4 @@ def test_the_index_has_the_link_the_severity_and_the_time_of_an_alert(alert: str
 
     assert link == f"{alert}.md"
     assert severity == rule["labels"]["severity"]
-    assert condition.endswith(f", for {rule['for']}" if "for" in rule else ", at once")
+    assert condition.endswith(f", for {rule['for']}" if "for" in rule else ", immediately")
