@@ -46,12 +46,24 @@ def _state(builder: DashboardBuilder) -> None:
     failing = f'count(max by (account, space) (chatapp_space_up{{{ACCOUNTS},space=~"$space"}}) == 0) or vector(0)'
     reload = f"count(chatapp_exporter_config_last_reload_successful{{{JOB}}} == 0) or vector(0)"
     builder.add_panels(
-        count_panel("Exporters down", "Scrape targets of the job that do not respond.", down, BAD),
-        count_panel("Accounts down", "Accounts that are denied or unreachable.", accounts_down, BAD),
-        count_panel("Spaces failing", "Spaces whose last poll failed, or that have no current values.", failing, BAD),
+        count_panel("Exporters down", "Scrape targets of the job that Prometheus cannot scrape.", down, BAD),
+        count_panel(
+            "Accounts denied or unreachable",
+            "Denied: the API does not accept the access key, permission, subscription or system time."
+            " Unreachable: no usable response from the API.",
+            accounts_down,
+            BAD,
+        ),
+        count_panel(
+            "Spaces failing",
+            "Spaces whose last poll failed, that were not polled yet, or whose values are older than max_age.",
+            failing,
+            BAD,
+        ),
         count_panel(
             "Config errors",
-            "Exporters with a failed reload or errors in the web configuration. They keep the current configuration.",
+            "Exporters whose last configuration reload failed, or whose web configuration has errors."
+            " They keep the current configuration.",
             reload,
             WARNING,
         ),
@@ -62,17 +74,20 @@ def _state(builder: DashboardBuilder) -> None:
 def _budget() -> Panel:
     panel = time_series(
         "Requests and budget",
-        "Sent API requests per second, configured limit, current limit after throttling, and needed rate.",
+        "Queries per second of each account. Sent: requests to the API. Budget: the configured qps."
+        " Current rate: the budget, or less after throttling. Needed: required by poll_interval.",
         "reqps",
         range_query(
-            f"sum by (account) (rate(chatapp_api_requests_total{{{ACCOUNTS}}}[$__rate_interval]))", "{{account}} used"
+            f"sum by (account) (rate(chatapp_api_requests_total{{{ACCOUNTS}}}[$__rate_interval]))", "{{account}} sent"
         ),
-        range_query(f"sum by (account) (chatapp_account_qps_limit{{{ACCOUNTS}}})", "{{account}} limit", ref="B"),
-        range_query(f"sum by (account) (chatapp_account_qps_current{{{ACCOUNTS}}})", "{{account}} current", ref="C"),
+        range_query(f"sum by (account) (chatapp_account_qps_limit{{{ACCOUNTS}}})", "{{account}} budget", ref="B"),
+        range_query(
+            f"sum by (account) (chatapp_account_qps_current{{{ACCOUNTS}}})", "{{account}} current rate", ref="C"
+        ),
         range_query(f"sum by (account) (chatapp_account_qps_needed{{{ACCOUNTS}}})", "{{account}} needed", ref="D"),
         no_value="No requests",
     )
-    return dashed(panel, "(limit|current)")
+    return dashed(panel, "(budget|current rate)")
 
 
 def _throttled() -> Panel:
@@ -90,7 +105,8 @@ def _throttled() -> Panel:
 def _intervals() -> Panel:
     panel = time_series(
         "Poll interval",
-        "Configured and effective time between two polls of a space. Budget, latency and throttling can lengthen it.",
+        "Time between two polls of a space: configured and effective."
+        " The effective interval is longer if budget, latency or throttling require it.",
         "s",
         range_query(
             f"max by (account) (chatapp_account_poll_interval_seconds{{{ACCOUNTS}}})", "{{account}} configured"
@@ -109,7 +125,7 @@ def _delay() -> Panel:
     buckets = f"sum by (account, le) (rate(chatapp_poll_delay_seconds_bucket{{{ACCOUNTS}}}[$__rate_interval]))"
     return time_series(
         "Poll delay",
-        "Delay from the due time of a poll to its first request: median and 95th percentile.",
+        "Time between the due time of a poll and its first request: median and 95th percentile.",
         "s",
         range_query(f"histogram_quantile(0.5, {buckets})", "{{account}} median"),
         range_query(f"histogram_quantile(0.95, {buckets})", "{{account}} 95th percentile", ref="B"),
@@ -121,7 +137,7 @@ def _failures() -> Panel:
     failures = f'chatapp_space_poll_failures_total{{{ACCOUNTS},space=~"$space"}}'
     return time_series(
         "Failed polls by reason",
-        "Failed polls per second.",
+        "Failed polls per second, by reason.",
         "cps",
         range_query(f"sum by (reason) (rate({failures}[$__rate_interval]))", "{{reason}}"),
         no_value="No failed polls",
@@ -154,7 +170,8 @@ def _age() -> Panel:
 def _unknown() -> Panel:
     return table_panel(
         "Unknown values in API responses",
-        "Values that this version of the exporter does not know. Counted at every poll since the exporter started.",
+        "Values that this exporter version does not know, counted at every poll since the exporter started."
+        " Value missing: the API no longer reports the field of a phone number.",
         table_query(f"sum by (field, value) (chatapp_api_unknown_values_total{{{JOB}}})"),
         columns={"field": "Field", "value": "Value", "Value": "Count"},
         no_value="No unknown values",

@@ -58,7 +58,7 @@ def fleet() -> DashboardBuilder:
     builder.add_variable("space", "Space", 'label_values(chatapp_space_up{job=~"$job",account=~"$account"}, space)')
     _counts(builder)
     builder.add_panels(_ratings_over_time(), _blind_over_time(), height=7, widths=(16, 8))
-    builder.add_row("Phone numbers by severity")
+    builder.add_row("Phone numbers")
     builder.add_panels(_by_severity(), height=11)
     builder.add_row("Changes in the last 24 hours, and blind spaces")
     builder.add_panels(_recent_changes(), _blind(), height=9, widths=(14, 10))
@@ -75,16 +75,13 @@ def _counts(builder: DashboardBuilder) -> None:
     with_last_values = "Includes the last known values of spaces without current values."
     dropped = f'ALERTS{{alertname="ChatAppMessagingLimitDropped",alertstate="firing",{SELECTED}}}'
     builder.add_panels(
-        _numbers("RED", f"Phone numbers with the quality rating RED. {with_last_values}", f"{RANK} == 3", BAD),
-        _numbers(
-            "YELLOW", f"Phone numbers with the quality rating YELLOW. {with_last_values}", f"{RANK} == 2", WARNING
-        ),
         _numbers(
             "Down",
             f"Phone numbers with the status BANNED, DELETED, DISCONNECTED, MIGRATED or OFFLINE. {with_last_values}",
             f"{STATUS_RANK} == 2",
             BAD,
         ),
+        _numbers("RED", f"Phone numbers with the quality rating RED. {with_last_values}", f"{RANK} == 3", BAD),
         _numbers(
             "Restricted",
             f"Phone numbers with the status FLAGGED, PAUSED, RATE_LIMITED or RESTRICTED. {with_last_values}",
@@ -92,15 +89,19 @@ def _counts(builder: DashboardBuilder) -> None:
             WARNING,
         ),
         _numbers(
+            "YELLOW", f"Phone numbers with the quality rating YELLOW. {with_last_values}", f"{RANK} == 2", WARNING
+        ),
+        _numbers(
             "Limit dropped",
-            "Phone numbers whose messaging limit is below its maximum of the last 7 days.",
+            "Phone numbers with a firing alert ChatAppMessagingLimitDropped:"
+            " the messaging limit is below its maximum of the last 7 days.",
             dropped,
             WARNING,
         ),
         _numbers("Blind spaces", _BLIND_DESCRIPTION, BLIND, BAD),
         _numbers(
             "Unknown rating",
-            "Phone numbers whose quality rating is UNKNOWN, missing, or unknown to this version of the exporter.",
+            "Phone numbers whose quality rating is UNKNOWN, was never reported, or is not known to the exporter.",
             f"{RANK} == 1",
             NEUTRAL,
         ),
@@ -135,8 +136,7 @@ def _blind_over_time() -> Panel:
 def _by_severity() -> Panel:
     panel = table_panel(
         f"Phone numbers by severity (at most {_MAX_ROWS})",
-        "Sorted by severity: down, RED, restricted, YELLOW. Click a number to open its dashboard."
-        " Last change: time of the last change of the quality rating or status.",
+        "Sorted by severity: down, RED, restricted, YELLOW, others. Click a number to open its dashboard.",
         *_severity_queries(),
         columns={
             "phone_number": "Number",
@@ -144,7 +144,7 @@ def _by_severity() -> Panel:
             "Value #C": "Rating",
             "status": "Status",
             "Value #E": "Messaging limit",
-            "Value #F": "Last change",
+            "Value #F": "Last change of rating or status",
             "name": "Space name",
             "space": "Space",
             "account": "Account",
@@ -162,9 +162,8 @@ def _by_severity() -> Panel:
     panel = panel.override_by_name(
         "Status", colored_text({status: (status, color) for status, color in STATUSES.items()})
     )
-    panel = panel.override_by_name("Last change", relative_time()).override_by_name(
-        "Last successful poll", relative_time()
-    )
+    for column in ("Last change of rating or status", "Last successful poll"):
+        panel = panel.override_by_name(column, relative_time())
     return panel.override_by_name("Severity", [override("custom.hidden", True)])
 
 
@@ -193,7 +192,7 @@ def _recent_changes() -> Panel:
     changes = f"max by (job, {NUMBER}, field) (chatapp_phone_number_last_change_timestamp_seconds{{{SELECTED}}})"
     panel = table_panel(
         "Recent changes",
-        f"Changes of rating, messaging limit tier or status in the last 24 hours. Shows the newest {_MAX_ROWS}.",
+        f"Changes of the rating, messaging limit tier or status in the last 24 hours. Shows the newest {_MAX_ROWS}.",
         table_query(
             f"1000 * topk({_MAX_ROWS}, {changes} > time() - 86400)"
             f" * on (job, {NUMBER}) group_left (verified_name, name) {_NAMES}"
@@ -218,16 +217,21 @@ def _blind() -> Panel:
     names = "topk by (job, account, space) (1, group by (job, account, space, name) (chatapp_space_info))"
     panel = table_panel(
         "Blind spaces",
-        f"Blind spaces and the time since their last successful poll. Shows the {_MAX_ROWS} longest times.",
+        f"Blind spaces, and the time since their last successful poll. Shows the {_MAX_ROWS} longest times.",
         table_query(
             f"topk({_MAX_ROWS}, {SINCE_SUCCESS} and on (job, account, space) {BLIND})"
             f" * on (job, account, space) group_left (name) {names}"
         ),
-        columns={"Value": "Time since success", "name": "Space name", "space": "Space", "account": "Account"},
+        columns={
+            "Value": "Time since last successful poll",
+            "name": "Space name",
+            "space": "Space",
+            "account": "Account",
+        },
         no_value="No blind spaces",
     )
     panel = panel.override_by_name("Space", data_link("Filter by space", TO_SPACE))
-    return panel.override_by_name("Time since success", [override("unit", "s")])
+    return panel.override_by_name("Time since last successful poll", [override("unit", "s")])
 
 
 def _by_account() -> Panel:
@@ -238,21 +242,23 @@ def _by_account() -> Panel:
         "Accounts",
         "Phone numbers by state, and blind spaces, of each account.",
         count_by_account(RANK, "A"),
-        count_by_account(f"{RANK} == 3", "B"),
-        count_by_account(f"{RANK} == 2", "C"),
-        count_by_account(f"{STATUS_RANK} == 2", "D"),
-        count_by_account(BLIND, "E"),
+        count_by_account(f"{STATUS_RANK} == 2", "B"),
+        count_by_account(f"{RANK} == 3", "C"),
+        count_by_account(f"{STATUS_RANK} == 1", "D"),
+        count_by_account(f"{RANK} == 2", "E"),
+        count_by_account(BLIND, "F"),
         columns={
             "account": "Account",
             "Value #A": "Numbers",
-            "Value #B": "RED",
-            "Value #C": "YELLOW",
-            "Value #D": "Down",
-            "Value #E": "Blind spaces",
+            "Value #B": "Down",
+            "Value #C": "RED",
+            "Value #D": "Restricted",
+            "Value #E": "YELLOW",
+            "Value #F": "Blind spaces",
         },
         no_value="No accounts match the selection",
     )
-    for column in ("RED", "YELLOW", "Down", "Blind spaces"):
+    for column in ("Down", "RED", "Restricted", "YELLOW", "Blind spaces"):
         panel = panel.override_by_name(column, [override("noValue", "0")])
     return panel
 
@@ -260,11 +266,11 @@ def _by_account() -> Panel:
 def _by_space() -> Panel:
     panel = table_panel(
         "Spaces with problems",
-        f"Count of YELLOW, RED, restricted and down phone numbers by space. Shows the {_MAX_ROWS} highest counts.",
+        f"Down, RED, restricted and YELLOW phone numbers of each space. Shows the {_MAX_ROWS} highest counts.",
         table_query(
             f"topk({_MAX_ROWS}, count by (account, space) (max by ({NUMBER}) ({RANK} >= 2 or {STATUS_RANK} >= 1)))"
         ),
-        columns={"Value": "Numbers", "space": "Space", "account": "Account"},
+        columns={"Value": "Numbers with problems", "space": "Space", "account": "Account"},
         no_value="No phone numbers with problems",
     )
     return panel.override_by_name("Space", data_link("Filter by space", TO_SPACE))

@@ -87,7 +87,7 @@ def time_series(title: str, description: str, unit: str, *queries: Query, no_val
 
 
 def dashed(panel: timeseries.Panel, names: str) -> timeseries.Panel:
-    """Draw the series with dashed lines whose legend ends with `names` (a regular expression)."""
+    """Draw dashed lines for the series whose legend ends with `names` (a regular expression)."""
     style = [override("custom.lineStyle", {"fill": "dash", "dash": [10, 10]}), override("custom.fillOpacity", 0)]
     return panel.override_by_regexp(f"/ {names}$/", style)
 
@@ -95,7 +95,7 @@ def dashed(panel: timeseries.Panel, names: str) -> timeseries.Panel:
 def state_timeline(
     title: str, description: str, expression: str, label: str, colors: Mapping[str, str], no_value: str
 ) -> statetimeline.Panel:
-    """Return a panel with one row for each value of `label`, filled while this value was current."""
+    """Return a panel with one row for each value of `label`. The row is filled while this value was current."""
     legend = common_builders.VizLegendOptions().show_legend(False)
     panel = statetimeline.Panel().show_value(common.VisibilityMode.NEVER).row_height(0.8).legend(legend)
     panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.FIXED).fixed_color(INFO))
@@ -231,7 +231,7 @@ class DashboardBuilder:
         self._y += 1
 
     def add_panels(self, *panels: Panel, height: int, widths: Sequence[int] = ()) -> None:
-        """Add panels side by side. Without `widths`, all have the same width."""
+        """Add panels side by side. Without `widths`, all panels have the same width."""
         self._start_new_line()
         for panel, width in zip(panels, widths or [WIDTH // len(panels)] * len(panels), strict=True):
             position = dashboard.GridPos(h=height, w=width, x=self._x, y=self._y)

@@ -22,7 +22,7 @@ MATCHING = 'job=~"$job",account=~"$account",space=~"$space",phone_number=~".*$ph
 NUMBER = "job, account, space, phone_number"
 _RANK = f"phone_number:chatapp_phone_number_quality_rank:last{{{MATCHING}}}"
 _SELECTED = f"and on ({NUMBER}) topk(1, {_RANK} @ end())"
-"""Selects one matching phone number: the one with the worst quality rating at the end of the time range."""
+"""Selects one matching phone number: the number with the worst quality rating at the end of the time range."""
 _NO_MATCH = "No matching phone number. Select a number in the Fleet dashboard, or enter its digits above"
 
 
@@ -31,13 +31,13 @@ def phone_number() -> DashboardBuilder:
     builder = DashboardBuilder(
         "ChatApp / Phone number",
         PHONE_NUMBER,
-        "One phone number over time. If several match, the number with the worst quality rating is shown.",
+        "One phone number over time. If several numbers match, the number with the worst quality rating is shown.",
     )
     builder.add_variable("space", "Space", 'label_values(chatapp_space_up{job=~"$job",account=~"$account"}, space)')
     builder.add_text_box(
         "phone_number",
         "Phone number",
-        "Digits without +, complete or in part. Shows the match with the worst quality rating.",
+        "All or some digits, without +. If several numbers match, the number with the worst quality rating is shown.",
     )
     alerts = (
         f'max by (alertname, severity) (ALERTS{{alertstate="firing",alertname=~"ChatApp.*",{MATCHING}}} {_SELECTED})'
@@ -57,7 +57,7 @@ def _timeline(field: str, title: str, colors: dict[str, str]) -> Panel:
     family = f"chatapp_phone_number_{field}"
     return state_timeline(
         title,
-        "Values of successful polls, as reported by the API. Gaps: no current value.",
+        "Values that the API reported. In a gap, there is no current value.",
         f"max by ({field}) (({family}{{{MATCHING}}} == 1) {_SELECTED})",
         field,
         colors,
@@ -86,7 +86,7 @@ def _limit() -> Panel:
     limit = f"phone_number:chatapp_phone_number_messaging_limit:last{{{MATCHING}}}"
     return stat_panel(
         "Messaging limit",
-        "Unique users that the phone number may message in a rolling 24 hours: current, and maximum of 7 days.",
+        "Unique users that the phone number may message in a rolling 24 hours: last known, and maximum of 7 days.",
         "locale",
         instant_query(f"max({limit} {_SELECTED})", "current"),
         instant_query(f"max(max_over_time({limit}[7d]) {_SELECTED})", "maximum of 7 days", ref="B"),
@@ -98,7 +98,7 @@ def _changes() -> Panel:
     family = f"chatapp_phone_number_last_change_timestamp_seconds{{{MATCHING}}}"
     panel = table_panel(
         "Last changes",
-        "Time of the last observed change of each field.",
+        "Time of the last change of each field that the exporter observed.",
         table_query(f"1000 * max by (field) ({family} {_SELECTED})"),
         columns={"field": "Field", "Value": "Changed"},
         no_value="No observed changes",

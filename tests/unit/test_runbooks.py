@@ -1,5 +1,6 @@
-"""The runbooks: their sections, length and languages, and their facts compared with the rules file and the metrics."""
+"""The runbooks: their sections, length and languages, and their facts compared with rules, metrics and dashboards."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ CJK = re.compile(r"[\u4e00-\u9fff]")
 ROW = re.compile(r"^\| \[(\w+)\]\((\S+)\) \| (\w+) \| (.+) \| (.+) \|$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
 POLICY = re.compile(r"As of \w+ \d{4}: .*\bSource\b.*?\]\(https://", re.DOTALL)
+BOLD = re.compile(r"\*\*([^*]+)\*\*")
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
 
 
@@ -111,6 +113,15 @@ def test_a_page_names_only_metrics_that_exist(page: str) -> None:
 
     assert names
     assert names <= metric_names()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_names_only_dashboards_and_panels_that_exist(page: str) -> None:
+    boards = [json.loads(path.read_text("utf-8")) for path in (ROOT / "dashboards").glob("*.json")]
+    names = {board["title"].removeprefix("ChatApp / ") for board in boards}
+    names |= {panel["title"] for board in boards for panel in board["panels"]}
+
+    assert set(BOLD.findall(PAGES[page])) <= names | {"中文", "Bahasa Indonesia"}
 
 
 @pytest.mark.parametrize("page", PAGES)
