@@ -47,7 +47,7 @@ class Plan:
     @property
     def effective_interval(self) -> float:
         """Seconds between two polls of a space: the configured interval, or the duration of a sweep (rounded up to
-        whole seconds) if the sweep takes longer."""
+        full seconds) if the sweep takes longer."""
         return max(self.interval, float(math.ceil(self.sweep - _ROUNDING_TOLERANCE)))
 
     @property

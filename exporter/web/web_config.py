@@ -103,7 +103,7 @@ class WebConfigFile:
         self._config = self._read()
         self._current = self.tls = self._tls_context(self._config.tls_server_config)
         if self.tls:
-            # load_cert_chain on a context in use would keep an old ECDSA certificate beside a new RSA certificate, and
+            # load_cert_chain on a context in use would keep an old ECDSA certificate with a new RSA certificate, and
             # would remove the certificate if the key does not match
             self.tls.sni_callback = self._select_context
 
