@@ -45,7 +45,8 @@ _WEB = """\
 ## Web configuration
 
 The file of `--web.config.file` configures TLS and basic auth of the exporter's HTTP server, in the format of the
-Prometheus exporter-toolkit. Keys of the toolkit that are not listed here are errors. See also
+Prometheus exporter-toolkit. File names are relative to the directory of this file. Keys of the toolkit that are not
+listed here are errors. See also
 [operations](operations.md#tls-and-basic-auth).
 """
 _ENVIRONMENT = """\

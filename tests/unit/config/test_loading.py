@@ -171,7 +171,7 @@ def test_a_file_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
 def test_a_control_character_is_an_error(tmp_path: Path) -> None:
     path = write_config(tmp_path, "accounts: \x01")
 
-    assert error_text(path) == f"{path}: invalid YAML or JSON: control characters are not allowed (U+0001)"
+    assert error_text(path) == f"{path}: invalid YAML: control characters are not allowed (U+0001)"
 
 
 def test_too_many_levels_of_nesting_are_an_error(tmp_path: Path) -> None:
