@@ -144,7 +144,7 @@ class PhoneNumber:
 _GREEN = PhoneNumber("", quality_rating="GREEN", status="CONNECTED")
 
 
-def worse_of(first: PhoneNumber, second: PhoneNumber) -> PhoneNumber:
+def merge_duplicates(first: PhoneNumber, second: PhoneNumber) -> PhoneNumber:
     """Merge two entries for one number: the entry in the more severe state, with the worse rating, tier and status of
     both. A field that is missing in one entry must not hide a bad value in the other entry."""
     entries = (first, second)

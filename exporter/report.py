@@ -18,7 +18,7 @@ from exporter.config.fields import format_duration
 from exporter.config.settings import Settings
 from exporter.metrics.catalogue import AccountView, SpaceView
 from exporter.model import PHONE_NUMBER_STATES, RANKS, WATCHED_FIELDS, AccountHealth, AccountState, PhoneNumber, State
-from exporter.polling.access import explains
+from exporter.polling.access import is_account_failure
 from exporter.polling.plan import Plan, Progress
 from exporter.source import QueryError, Reason, sanitized
 from exporter.state.store import SpaceRecord
@@ -192,7 +192,7 @@ def _account_error(account: AccountView, health: AccountHealth, result: "SweepRe
 
 def _is_account_error(account: AccountView, error: QueryError | None) -> bool:
     """Whether the account's state explains the failure."""
-    return error is not None and account.health is not None and explains(error, account.health.state)
+    return error is not None and account.health is not None and is_account_failure(error, account.health.state)
 
 
 def _cause(reason: Reason, text: str) -> str:

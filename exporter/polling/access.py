@@ -34,7 +34,7 @@ class AccountAccess:
 
     space_count: int
     denied: frozenset[str] = frozenset()
-    unanswered: frozenset[str] = frozenset()
+    unreachable: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
     rejected: frozenset[str] = frozenset()
     """Spaces whose last result was a rejection. A repeated rejection does not change the account state."""
@@ -48,7 +48,7 @@ class AccountAccess:
         ids = frozenset(spaces)
         excluded = frozenset[str]() if ids <= self.excluded else self.excluded & ids
         state = self.state if ids else None
-        return AccountAccess(len(ids), self.denied & ids, self.unanswered & ids, excluded, self.rejected & ids, state)
+        return AccountAccess(len(ids), self.denied & ids, self.unreachable & ids, excluded, self.rejected & ids, state)
 
     def after(self, outcome: Outcome) -> "AccountAccess":
         """Return the access after this result of a poll."""
@@ -57,27 +57,27 @@ class AccountAccess:
         if rejected and space in self.rejected and self.state is not AccountState.DENIED:
             return self
         access = replace(self, rejected=self.rejected | {space} if rejected else self.rejected - {space})
-        if not is_api_response(error):
-            return access._after_no_response(space)
+        if not proves_api_works(error):
+            return access._after_unreachable(space)
         if isinstance(error, DeniedError):
             return access._after_denial(space)
         if isinstance(error, TemporaryError):  # throttled, or malformed
             state = self.state if self.state is AccountState.DENIED else AccountState.OK
-            return replace(access, unanswered=frozenset(), excluded=access._excluded_after(space), state=state)
+            return replace(access, unreachable=frozenset(), excluded=access._excluded_after(space), state=state)
         excluded = (access._excluded_after(space) | self.denied) - {space}
-        return replace(access, denied=frozenset(), unanswered=frozenset(), excluded=excluded, state=AccountState.OK)
+        return replace(access, denied=frozenset(), unreachable=frozenset(), excluded=excluded, state=AccountState.OK)
 
-    def _after_no_response(self, space: str) -> "AccountAccess":
+    def _after_unreachable(self, space: str) -> "AccountAccess":
         if space in self.excluded or self.state is AccountState.DENIED:
             return self
-        unanswered = self.unanswered | {space}
-        state = AccountState.UNREACHABLE if len(unanswered) >= self._threshold else self.state
-        return replace(self, unanswered=unanswered, state=state)
+        unreachable = self.unreachable | {space}
+        state = AccountState.UNREACHABLE if len(unreachable) >= self._threshold else self.state
+        return replace(self, unreachable=unreachable, state=state)
 
     def _after_denial(self, space: str) -> "AccountAccess":
         # the API is reachable, but one denial does not show whether it denies the account or only this space
         state = None if self.state is AccountState.UNREACHABLE else self.state
-        access = replace(self, unanswered=frozenset(), excluded=self._excluded_after(space), state=state)
+        access = replace(self, unreachable=frozenset(), excluded=self._excluded_after(space), state=state)
         if self.state is AccountState.DENIED or space in self.excluded:
             return access
         denied = self.denied | {space}
@@ -90,24 +90,24 @@ class AccountAccess:
 
     def _excluded_after(self, space: str) -> frozenset[str]:
         """Return the excluded spaces after the API responded to this space."""
-        is_majority = len(self.unanswered) > (self.space_count - len(self.excluded)) / 2
-        return self.excluded if is_majority else (self.excluded | self.unanswered) - {space}
+        is_majority = len(self.unreachable) > (self.space_count - len(self.excluded)) / 2
+        return self.excluded if is_majority else (self.excluded | self.unreachable) - {space}
 
 
-def is_api_response(error: QueryError | None) -> bool:
+def proves_api_works(error: QueryError | None) -> bool:
     """Return whether the API itself responded. A response of a proxy or captive portal does not count."""
     if error is None or isinstance(error, DeniedError):
         return True
     return error.from_api and not isinstance(error, TransportError | RequestTimeout | ServerError)
 
 
-def explains(error: QueryError | None, state: AccountState | None) -> bool:
+def is_account_failure(error: QueryError | None, state: AccountState | None) -> bool:
     """Return whether the error is a failure of the account in this state, not of a space."""
     match state:
         case AccountState.DENIED:
             return isinstance(error, DeniedError)
         case AccountState.UNREACHABLE:
-            return not is_api_response(error)
+            return not proves_api_works(error)
         case AccountState.THROTTLED:
             return isinstance(error, ThrottledError)
     return False

@@ -18,7 +18,7 @@ import structlog
 from exporter.clock import Clock
 from exporter.config.settings import Account
 from exporter.model import AccountHealth, AccountState, Space
-from exporter.polling.access import AccountAccess, explains
+from exporter.polling.access import AccountAccess, is_account_failure
 from exporter.polling.budget import Budget
 from exporter.polling.plan import Plan
 from exporter.polling.poller import Poller
@@ -74,8 +74,8 @@ class AccountPolling:
         self._access = AccountAccess(self.plan.spaces)
         self._health: AccountHealth | None = None
         self._logged_state: AccountState | None = None
-        self._last_probe = -math.inf
-        self._last_probed: _Entry | None = None
+        self._last_poll_at = -math.inf
+        self._last_polled_entry: _Entry | None = None
         self._poller = poller
         self._schedule = schedule
         self._clock = clock
@@ -140,7 +140,7 @@ class AccountPolling:
     def probe_now(self) -> None:
         """Probe a denied account now instead of after an interval, because its credentials have changed."""
         if self.denied:
-            self._last_probe, self._last_probed = -math.inf, None
+            self._last_poll_at, self._last_polled_entry = -math.inf, None
             excluded = self._access.excluded
             candidates = [entry for name, entry in self._entries.items() if name not in excluded and not entry.pending]
             for entry in candidates[:1]:
@@ -165,7 +165,7 @@ class AccountPolling:
 
         def cancel_waiting() -> None:
             for worker in workers:
-                if worker not in self._poller.in_flight and worker is not asyncio.current_task():
+                if worker not in self._poller.tasks_in_flight and worker is not asyncio.current_task():
                     worker.cancel()
 
         workers = [asyncio.create_task(work()) for _ in range(self._budget.concurrency)]
@@ -182,7 +182,7 @@ class AccountPolling:
         """Stop. Polls in flight may take up to 6 seconds to end, then they are cancelled."""
         self._stopping = True
         for worker in self._workers:
-            if worker not in self._poller.in_flight:
+            if worker not in self._poller.tasks_in_flight:
                 worker.cancel()
         if self._workers:
             await asyncio.wait(self._workers, timeout=_STOP_TIMEOUT_SECONDS)
@@ -250,7 +250,7 @@ class AccountPolling:
         if probe and not self._can_probe(entry, now):
             self._reschedule(entry, self._next_slot(entry))
             return
-        self._last_probe, self._last_probed = now, entry
+        self._last_poll_at, self._last_polled_entry = now, entry
         outcome = await self._poller.poll(entry.space, due=entry.due, retry=not probe)
         if self._is_removed(entry):
             return
@@ -273,9 +273,9 @@ class AccountPolling:
         space that alone is denied must not keep the account denied."""
         candidates = self.plan.spaces - len(self._access.excluded)
         return (
-            now - self._last_probe >= _PROBE_INTERVAL_SHARE * self.plan.interval
+            now - self._last_poll_at >= _PROBE_INTERVAL_SHARE * self.plan.interval
             and entry.space.id not in self._access.excluded
-            and (entry is not self._last_probed or candidates == 1)
+            and (entry is not self._last_polled_entry or candidates == 1)
         )
 
     def _update_access(self, outcome: Outcome) -> None:
@@ -286,7 +286,7 @@ class AccountPolling:
         now = self._clock.monotonic()
         if before.state is self._access.state:
             if self.denied and isinstance(outcome.error, TemporaryError):
-                self._last_probe = -math.inf  # the probe was inconclusive: probe with the next due space
+                self._last_poll_at = -math.inf  # the probe was inconclusive: probe with the next due space
         elif self.denied:
             for entry in self._entries.values():  # the account was denied, not these spaces: no backoff
                 if not entry.pending and entry.space.id in self._access.denied:
@@ -305,7 +305,7 @@ class AccountPolling:
         if state is None:
             return None
         since = before.since if before and before.state is state else outcome.at
-        if error and explains(error, state):
+        if error and is_account_failure(error, state):
             return AccountHealth(state, since, error.code, error.detail, error.request_id)
         return replace(before, since=since) if before and before.state is state else AccountHealth(state, since)
 
@@ -353,8 +353,8 @@ class AccountPolling:
 
     def _log_space_change(self, entry: _Entry, outcome: Outcome) -> None:
         fields, error = {"account": self.account.name, "space": entry.space.id}, outcome.error
-        is_account_failure = self._health is not None and explains(error, self._health.state)
-        if error and not entry.failure_logged and not is_account_failure:
+        account_failed = self._health is not None and is_account_failure(error, self._health.state)
+        if error and not entry.failure_logged and not account_failed:
             entry.failure_logged = True
             ids = {"request_id": error.request_id} if error.request_id else {}
             _log.warning(

@@ -12,7 +12,7 @@ import structlog
 
 from exporter.clock import Clock
 from exporter.model import AccountHealth, AccountState
-from exporter.polling.access import explains
+from exporter.polling.access import is_account_failure
 from exporter.polling.poller import Poller
 from exporter.polling.timing import pause_after_failure
 from exporter.source import MalformedError, QueryError, TemporaryError
@@ -135,6 +135,6 @@ class Discovery:
         incomplete = isinstance(error, MalformedError) and error.from_api
         if incomplete or (denied and isinstance(error, TemporaryError)):
             return before
-        state = next((state for state in _FAILED_STATES if explains(error, state)), AccountState.OK)
+        state = next((state for state in _FAILED_STATES if is_account_failure(error, state)), AccountState.OK)
         since = before.since if before and before.state is state else self._clock.now()
         return AccountHealth(state, since, error.code, error.detail, error.request_id)

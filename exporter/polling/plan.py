@@ -144,7 +144,7 @@ class Progress:
         left = {**self.left, account: self.left[account] - 1}
         return replace(self, left=left, done=self.done + 1, failed=self.failed + failed)
 
-    def ended(self, account: str) -> "Progress":
+    def after_account_end(self, account: str) -> "Progress":
         """Return the progress after the sweep of this account ended; its remaining spaces count as not polled."""
         return replace(self, left={**self.left, account: 0}, not_polled=self.not_polled + self.left[account])
 

@@ -66,7 +66,7 @@ class Poller:
         has_numbers: Callable[[str], bool],
     ) -> None:
         self.account = account
-        self.in_flight: set[asyncio.Task[object] | None] = set()
+        self.tasks_in_flight: set[asyncio.Task[object] | None] = set()
         """Tasks with a request in flight (not waiting for a permit)."""
         self._current = _SourceHandle(source, limit)
         self._replaced: set[_SourceHandle] = set()
@@ -76,7 +76,7 @@ class Poller:
         self._reads = BlockingCalls()
         self._has_numbers = has_numbers
 
-    def replace(self, source: Source, limit: Budget) -> None:
+    def replace_source(self, source: Source, limit: Budget) -> None:
         """Use another source for all new requests. Requests in flight are not interrupted."""
         self._replaced.add(self._current)
         self._current = _SourceHandle(source, limit)
@@ -175,7 +175,7 @@ class Poller:
                 if due_times:
                     self._instruments.poll_started(self.account, max(0.0, sent_at - due_times.pop()))
                 try:
-                    async with self._in_flight(handle):
+                    async with self._track_request(handle):
                         yield
                 except QueryError as error:
                     self._record_request(sent_at, error)
@@ -185,14 +185,14 @@ class Poller:
         return attempt
 
     @asynccontextmanager
-    async def _in_flight(self, handle: _SourceHandle) -> AsyncIterator[None]:
+    async def _track_request(self, handle: _SourceHandle) -> AsyncIterator[None]:
         task = asyncio.current_task()
-        self.in_flight.add(task)
+        self.tasks_in_flight.add(task)
         handle.requests += 1
         try:
             yield
         finally:
-            self.in_flight.discard(task)
+            self.tasks_in_flight.discard(task)
             handle.requests -= 1
             if self._replaced:
                 await self.close_replaced()

@@ -65,7 +65,7 @@ class AccountRuntime:
     def apply(self, account: Account, new_source: SourceAndLimit | None = None) -> None:
         """Apply these settings, and replace the source if there is a new one."""
         if new_source:
-            self._poller.replace(*new_source)
+            self._poller.replace_source(*new_source)
         if new_source or account != self.account:
             self.polling.apply(account, new_source=new_source is not None)
         if new_source:

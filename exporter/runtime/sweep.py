@@ -68,7 +68,7 @@ async def sweep(
         nonlocal progress
         await service.accounts[name].polling.sweep(on_polled)
         if progress.left[name]:
-            progress = progress.ended(name)
+            progress = progress.after_account_end(name)
             on_progress(progress)
 
     await asyncio.gather(*map(sweep_account, service.accounts))

@@ -16,7 +16,7 @@ from sys import intern
 from typing import Any
 
 from exporter import __version__
-from exporter.model import Answer, Callback, PhoneNumber, phone_digits, worse_of
+from exporter.model import Answer, Callback, PhoneNumber, phone_digits, merge_duplicates
 from exporter.source import (
     DeniedError,
     MalformedError,
@@ -272,7 +272,7 @@ def _read_numbers(document: dict[str, Any]) -> Answer:
     by_number: dict[str, PhoneNumber] = {}
     for number in numbers:
         if name := number.phone_number:
-            by_number[name] = worse_of(by_number[name], number) if name in by_number else number
+            by_number[name] = merge_duplicates(by_number[name], number) if name in by_number else number
     unnamed = sum(1 for number in numbers if not number.phone_number)
     if entries and not by_number:
         raise MalformedError("malformed", f"PhoneNumbers: none of {len(entries)} entries has a PhoneNumber")
