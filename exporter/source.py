@@ -1,15 +1,15 @@
 """The interface of a source of phone numbers, and its errors.
 
-A source connects one account to its API. Polling, state, metrics and pages use only what this module defines.
+A source connects one account to its API. Polling, state, metrics and pages use only the definitions of this module.
 
 QueryError
 ├── TemporaryError        a retry can succeed; the space is polled again with exponential backoff
 │   ├── ThrottledError    the API throttled the request
 │   ├── RequestTimeout    no complete response within the timeout
-│   ├── TransportError    no response: connection refused or reset, name not found, TLS
-│   ├── ServerError       the API reported an internal error
+│   ├── TransportError    connection refused or reset, name not found, TLS
+│   ├── ServerError       an internal error of the API, or HTTP status 500 or higher
 │   └── MalformedError    a response that does not match the API's description
-└── PermanentError        a person must fix the cause; the space is polled again at a longer interval
+└── PermanentError        a person must fix the cause; the space is polled again at increasing intervals
     ├── DeniedError       the account: its key, permission, subscription or the system time
     └── RejectedError     the space: its id or parameters
 """
@@ -42,10 +42,13 @@ class Reason(StrEnum):
 class QueryError(Exception):
     """Base class of all errors of a source.
 
-    `code` is the code from the API; without a code, it is `http_503` or the name of the reason. `detail` is text from
-    the API or the network, limited in length and without secrets (see `sanitized`). `request_id` is for the API's
-    support team; "" if there is none. `retry_at_once`: a new attempt can succeed without a pause, for example with a
-    new date. `from_api` is False if a proxy may have sent the response: then the API may be unreachable.
+    `code`: the code from the API. Without a code: `http_503` (the HTTP status), the name of the reason, `credentials`
+        (not available), `internal` (a bug) or `not_polled`.
+    `detail`: text from the API or the network, limited in length and without secrets (see `sanitized`).
+    `request_id`: the id of the request for the API's support team, or "".
+    `retry_at_once`: a retry can succeed without a pause, for example with a new date.
+    `from_api`: False for a response without a code from the API: a proxy may have sent it. Without a response: no
+        meaning.
     """
 
     reason: ClassVar[Reason]
@@ -75,7 +78,7 @@ class TemporaryError(QueryError):
 
 
 class PermanentError(QueryError):
-    """A retry fails until a person fixes the cause."""
+    """A retry fails until a person fixes the cause, except with `retry_at_once`."""
 
 
 class ThrottledError(TemporaryError):
@@ -95,13 +98,13 @@ class RequestTimeout(TemporaryError):
 
 
 class TransportError(TemporaryError):
-    """No response: connection refused or reset, name not found, or a TLS error."""
+    """The connection was refused or reset, the name was not found, or TLS failed."""
 
     reason = Reason.TRANSPORT
 
 
 class ServerError(TemporaryError):
-    """The API reported an internal error."""
+    """An internal error of the API, or HTTP status 500 or higher."""
 
     reason = Reason.SERVER
 
@@ -151,8 +154,8 @@ class Outcome:
 
 
 Attempt = Callable[[], AbstractAsyncContextManager[None]]
-"""The context manager for one HTTP request. It waits for a permit, then counts the request and its QueryError. Sign the
-request inside it, because the wait can be longer than a signature is valid."""
+"""Returns a context manager for one HTTP request. It waits for a permit, then counts the request and its QueryError.
+Sign the request inside the context, because the wait can be longer than a signature is valid."""
 
 
 REQUEST_TIMEOUT_SECONDS = 10.0

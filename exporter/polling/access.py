@@ -1,4 +1,4 @@
-"""Derives the state of an account from the results of polls. Values only."""
+"""Derives the state of an account from the results of polls, without a clock, network or log."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -17,19 +17,29 @@ from exporter.source import (
 )
 
 _FAILURE_THRESHOLD = 3
+"""Failed spaces that count as a failure of the account."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccountAccess:
-    """The account state after the polls so far.
+    """The account state after the polls so far. Each result of a poll changes it as follows:
 
-    After three consecutive spaces without a response from the API, the account is unreachable. After three spaces were
-    denied without a success between them, the account is denied. If fewer than three spaces count, all must fail.
+    | result | effect |
+    |---|---|
+    | success, or first consecutive rejection of a space | state OK; `denied` and `unreachable` become empty |
+    | throttled or malformed | state OK, or still DENIED; `unreachable` becomes empty |
+    | denied | adds the space to `denied`; `unreachable` becomes empty; UNREACHABLE becomes None |
+    | no proof that the API works (see `proves_api_works`) | adds the space to `unreachable`; no effect if DENIED |
+    | repeated rejection | no effect; if DENIED, the same as a success |
 
-    If the API responds to another space first, the failed spaces are excluded: the cause is the space, not the account.
-    A few failing spaces must not make the account unreachable, because that would stop the polls of all other spaces.
-    Failures of an excluded space do not count until the API responds to it. If most spaces got no response, they are
-    not excluded, because the cause is not likely to be the spaces.
+    With three spaces in `denied` or `unreachable`, the state is DENIED or UNREACHABLE. Only spaces that are not in
+    `excluded` count. If there are fewer than three of them, all must fail.
+
+    A space in `unreachable` is excluded when the API responds to another space. A space in `denied` is excluded after a
+    success or a rejection of another space. In both cases, the cause is the space. Without exclusions, a few failing
+    spaces would make the account DENIED or UNREACHABLE, and all its spaces would be blind. Failures of an excluded
+    space do not count until the API responds to it. If most spaces are in `unreachable`, they are not excluded, because
+    the cause is probably not the spaces.
     """
 
     space_count: int
@@ -37,14 +47,15 @@ class AccountAccess:
     unreachable: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
     rejected: frozenset[str] = frozenset()
-    """Spaces whose last result was a rejection. A repeated rejection does not change the account state."""
+    """Spaces whose last result was a rejection."""
     state: AccountState | None = None
-    """`OK`, `DENIED` or `UNREACHABLE`; None until the polls determine it. While the state is `DENIED`, only probes are
-    sent. Only a success or a rejection ends `DENIED`."""
+    """`OK`, `DENIED` or `UNREACHABLE`. None before the first result that determines the state, after a denial that ends
+    `UNREACHABLE`, and without spaces. While the state is `DENIED`, only probes are sent. Only a success, a rejection or
+    the removal of all spaces ends `DENIED`."""
 
     def with_spaces(self, spaces: Collection[str]) -> "AccountAccess":
-        """Return the access with these spaces only. If all of them are excluded, the exclusions are cleared, because at
-        least one space must be available for probes."""
+        """Return the access with these spaces only; without spaces, the state is None. If all of them are excluded, the
+        exclusions are removed, because at least one space must be available for probes."""
         ids = frozenset(spaces)
         excluded = frozenset[str]() if ids <= self.excluded else self.excluded & ids
         state = self.state if ids else None
@@ -85,7 +96,7 @@ class AccountAccess:
 
     @property
     def _threshold(self) -> int:
-        """The number of failed spaces that counts as a failure of the account."""
+        """The threshold for this account: lower if it has fewer spaces that are not excluded."""
         return max(1, min(_FAILURE_THRESHOLD, self.space_count - len(self.excluded)))
 
     def _excluded_after(self, space: str) -> frozenset[str]:
@@ -95,14 +106,16 @@ class AccountAccess:
 
 
 def proves_api_works(error: QueryError | None) -> bool:
-    """Return whether the API itself responded. A response of a proxy or captive portal does not count."""
+    """Return whether a poll with this error, or None, shows that the API works. Server errors, and responses without a
+    code of the API (from a proxy, for example), do not. A denial always does, even without such a code (HTTP 401 or
+    403) or without a request (the credentials cannot be read)."""
     if error is None or isinstance(error, DeniedError):
         return True
     return error.from_api and not isinstance(error, TransportError | RequestTimeout | ServerError)
 
 
 def is_account_failure(error: QueryError | None, state: AccountState | None) -> bool:
-    """Return whether the error is a failure of the account in this state, not of a space."""
+    """Return whether the error has the same cause as this state of the account. If not, it concerns the space only."""
     match state:
         case AccountState.DENIED:
             return isinstance(error, DeniedError)

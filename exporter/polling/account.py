@@ -1,7 +1,7 @@
 """Polls one account. Due spaces wait in a queue, each at most once, and are polled as fast as the budget allows.
 
-After a temporary failure, a space is due again with exponential backoff; after a permanent failure, at a longer
-interval. A denied account is probed with one space per interval until access is restored. An account failure is logged
+After a temporary failure, a space is due again with exponential backoff; after a permanent failure, at increasing
+intervals. A denied account is probed with one space per interval until access is restored. An account failure is logged
 once, without a line for each space that fails for the same reason.
 """
 
@@ -30,18 +30,20 @@ _STOP_TIMEOUT_SECONDS = 6.0
 """How long `stop` waits for polls in flight."""
 
 _PROBE_INTERVAL_SHARE = 0.99
-"""Minimum time between two probes, as a share of the interval; less than 1, because rounding can make a slot early."""
+"""Minimum time between a probe and the previous poll, as a share of the interval. Less than 1, because rounding can
+put a due time before its slot."""
 
 _log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class _Entry:
-    """The schedule entry of a space.
+    """The schedule entry of a space. Times are in monotonic seconds.
 
-    `pending`: the space is due, and its poll has not ended. `unpolled`: the space has no stored value and was never
-    polled. `queue_position`: lowest first; kept after a throttled poll. `failure_logged`: the log has a line about the
-    failure.
+    `slot`: a regular time of the space; the others are one or more intervals later. `due`: the time of the next poll, or of
+    the current one while `pending`. `unpolled`: no poll since the entry was added without a stored slot. `pending`: the
+    space is due, and its poll has not ended. `failures`: consecutive failed polls. `queue_position`: lowest first; kept
+    until a poll is not throttled. `failure_logged`: the log has a line about the failure.
     """
 
     space: Space
@@ -89,32 +91,33 @@ class AccountPolling:
 
     @property
     def denied(self) -> bool:
-        """Whether the API does not accept the account: its key, permission, subscription or system time."""
+        """Whether the state of the account is DENIED."""
         return self._access.state is AccountState.DENIED
 
     @property
     def health(self) -> AccountHealth | None:
-        """The state of the account; None until the first polls determine it."""
+        """The state of the account; None while the polls do not determine it. When the rate has recovered after the last
+        poll, the state is OK, and `since` is still the start of THROTTLED."""
         health = self._health
         if health and health.state is AccountState.THROTTLED and not self._budget.is_throttled:
-            return AccountHealth(AccountState.OK, health.since)  # the rate has recovered since the last poll
+            return AccountHealth(AccountState.OK, health.since)
         return health
 
     @property
     def current_plan(self) -> Plan:
-        """The plan with the current rate (lower while throttled) and the measured latency."""
+        """The plan with the sustained rate (lower after throttling, see `Budget.sustained_qps`) and the mean latency."""
         return replace(self.plan, qps=self._budget.sustained_qps(), latency=self._budget.latency.mean)
 
     def start(self, next_slots: Mapping[str, float]) -> None:
-        """Schedule every space. `next_slots` maps spaces with stored values to their next slot (monotonic seconds).
-        All other spaces are due now."""
+        """Schedule every space. `next_slots` maps spaces to their stored next slots (monotonic seconds). All other
+        spaces are due first, one every 1/qps seconds from now."""
         self.started = True
         self._add(self.account.polled_spaces, next_slots)
         self._start_workers()
 
     def apply(self, account: Account, *, new_source: bool) -> None:
-        """Apply new settings of the account. Existing spaces keep their slots, new spaces are polled first. A failing
-        space is due now if its settings or the source changed."""
+        """Apply new settings of the account. New spaces are polled first. Spaces that were polled keep their slots, if
+        the interval has not changed. A failing space is due now if its settings or the source changed."""
         interval = self.plan.interval
         self.account, self.plan = account, Plan.of(account)
         self._budget.set_limit(account.qps)
@@ -179,7 +182,7 @@ class AccountPolling:
         self._remove(set(self._entries))
 
     async def stop(self) -> None:
-        """Stop. Polls in flight may take up to 6 seconds to end, then they are cancelled."""
+        """Stop polling. Polls in flight that have not ended after 6 seconds are cancelled."""
         self._stopping = True
         for worker in self._workers:
             if worker not in self._poller.tasks_in_flight:
@@ -194,7 +197,7 @@ class AccountPolling:
             self._schedule.remove(self._key(self._entries.pop(name)))
 
     def _add(self, spaces: Sequence[Space], next_slots: Mapping[str, float]) -> None:
-        plan = replace(self.plan, spaces=len(spaces))
+        plan = replace(self.plan, spaces=len(spaces))  # spread only the added spaces over the interval
         by_id = {space.id: space for space in spaces}
         for name, start in start_times(list(by_id), next_slots, plan, self._clock.monotonic()).items():
             entry = _Entry(by_id[name], start.slot, start.due, unpolled=name not in next_slots)
@@ -202,8 +205,7 @@ class AccountPolling:
             self._entries[name] = entry
 
     def _redistribute_slots(self) -> None:
-        """Spread the slots over the new interval. A failing space keeps its due time if that is
-        before its new slot."""
+        """Spread the slots over the new interval. A failing space keeps its due time if it is before the new slot."""
         now = self._clock.monotonic()
         for index, entry in enumerate(self._entries.values()):
             entry.slot = now + self.plan.interval * (index + 1) / len(self._entries)
@@ -269,30 +271,31 @@ class AccountPolling:
         return self._entries.get(entry.space.id) is not entry
 
     def _can_probe(self, entry: _Entry, now: float) -> bool:
-        """Return whether this space may probe a denied account: one probe per interval, each with a different space. A
-        space that alone is denied must not keep the account denied."""
-        candidates = self.plan.spaces - len(self._access.excluded)
+        """Return whether this space may probe a denied account: one interval after the last poll, with another space. A
+        single denied space must not keep the account denied."""
+        candidate_count = self.plan.spaces - len(self._access.excluded)
         return (
             now - self._last_poll_at >= _PROBE_INTERVAL_SHARE * self.plan.interval
             and entry.space.id not in self._access.excluded
-            and (entry is not self._last_polled_entry or candidates == 1)
+            and (entry is not self._last_polled_entry or candidate_count == 1)
         )
 
     def _update_access(self, outcome: Outcome) -> None:
-        """Update the state of the account after a poll, and reschedule spaces if the state changed."""
+        """Update the state of the account after a poll. Log a change and reschedule the affected spaces. After an
+        inconclusive probe, allow the next probe at once."""
         before, self._access = self._access, self._access.after(outcome)
         self._health = self._health_after(outcome)
         self._log_account_change()
         now = self._clock.monotonic()
         if before.state is self._access.state:
             if self.denied and isinstance(outcome.error, TemporaryError):
-                self._last_poll_at = -math.inf  # the probe was inconclusive: probe with the next due space
+                self._last_poll_at = -math.inf
         elif self.denied:
             for entry in self._entries.values():  # the account was denied, not these spaces: no backoff
                 if not entry.pending and entry.space.id in self._access.denied:
                     self._reschedule(entry, next_due(due=now, slot=entry.slot, interval=self.plan.interval, now=now))
         elif before.state in (AccountState.DENIED, AccountState.UNREACHABLE):
-            # poll the spaces that failed or were not polled
+            # after DENIED all spaces, because only probes were sent; after UNREACHABLE the failed spaces
             was_denied = before.state is AccountState.DENIED
             for entry in self._entries.values():
                 if (was_denied or entry.failures) and not entry.pending and entry.space.id not in before.excluded:

@@ -1,17 +1,25 @@
 """Limits the requests of an account to `qps` per second, counted when they arrive at the server.
 
 A limiter that counts requests when they are sent cannot guarantee this, because requests that were sent evenly can
-arrive in bursts. Here a permit is released only after the response has arrived and a hold time has passed. There are
-ceil(qps) permits, and the hold time is ceil(qps)/qps seconds, at least one second: 10 permits and 1 s at 10 qps, 2
-permits and 1.05 s at 1.9 qps, 1 permit and 2 s at 0.5 qps. A request arrives at the server between its send and its
-response, so every request that arrives within one second still has its permit at the end of that second. Therefore at
-most ceil(qps) requests arrive in any second, and at most qps per second on average. Sends are spaced by 1/qps.
+arrive in bursts. Here a permit is released only after the response has arrived and a hold time has passed:
+
+| qps | permits: ceil(qps) | hold time: ceil(qps)/qps |
+|---|---|---|
+| 10 | 10 | 1 s |
+| 1.9 | 2 | 1.05 s |
+| 0.5 | 1 | 2 s |
+
+Proof: A request arrives at the server between its send and its response. It keeps its permit for at least one second
+after the response. So all requests that arrive within one second still have their permits at the end of that second.
+Therefore at most ceil(qps) requests arrive in any second. On average, at most qps requests arrive per second.
+
+On average, sends are spaced by at least 1/qps. The minimum between two sends is half of that.
 
 Limitation: a request that timed out counts as answered. A server that hung may read several of these requests later, in
 a burst.
 
-`Permits` calculates when a request may be sent, `Rate` the effect of throttling, `Latency` the mean duration of
-requests. `Budget` waits.
+`Permits` calculates when a request may be sent, `Rate` the current rate after throttling, `Latency` the mean duration
+of requests. `Budget` waits.
 """
 
 import asyncio
@@ -26,13 +34,14 @@ MAX_PAUSE_SECONDS = 60.0
 DEFAULT_LATENCY_SECONDS = 0.2
 """Latency of a request before the first measurement. Typical values are 0.1 to 0.3 s."""
 _RECOVERY_SECONDS = 240.0
-"""Time in which the rate rises from zero to the limit after a pause."""
+"""Time in which the rate would rise from zero to the limit."""
 _MIN_SHARE = 1 / 16
-"""The lowest rate, as a share of the limit."""
+"""Minimum rate after a reduction, as a share of the limit."""
 _MEAN_WINDOW_SECONDS = 600.0
 """The window of the mean rate."""
 _MAX_MEASURED_REQUESTS = 100
 _MAX_UNANSWERED = 3
+"""Maximum consecutive requests without a response that count as latency."""
 
 
 def possible_qps(qps: float, latency: float) -> float:
@@ -57,7 +66,7 @@ class Permits:
         next_slot = max(self._last_slot + 1 / qps, self._held_off_at + hold)
         while self._ended and self._ended[0] + hold <= now:
             self._ended.popleft()
-        excess = self._in_flight + len(self._ended) - size
+        excess = self._in_flight + len(self._ended) - size  # permits to release first, minus 1
         if excess < 0:
             return max(0.0, next_slot - now)
         if excess >= len(self._ended):
@@ -81,16 +90,18 @@ class Permits:
 
 
 class Rate:
-    """The limit in queries per second, halved when the API throttles a request; it then rises slowly."""
+    """The current rate in queries per second. It is halved when the API throttles a request, and then rises to the limit
+    within 4 minutes after the pause."""
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self._share = 1.0
-        """Share of the limit immediately after the last reduction."""
+        """The rate immediately after the last reduction, as a share of the limit."""
         self._lowered_at = -math.inf
         self._paused_until = -math.inf
         self._lowered = deque([(-math.inf, -math.inf, 1.0)])
-        """Each reduction in the window of `mean`: its time, the time when the rate starts to rise, and the share."""
+        """The last reduction before the window of `mean`, and all in it: the time, the time when the rate starts to rise,
+        and the share."""
 
     def current(self, now: float) -> float:
         """Return the current rate, at most the limit."""
@@ -99,12 +110,13 @@ class Rate:
 
     def mean(self, now: float) -> float:
         """Return the mean rate of the last 10 minutes; the rate is 0 in a pause."""
-        start, total = now - _MEAN_WINDOW_SECONDS, 0.0
-        ends = [*(at for at, _, _ in list(self._lowered)[1:]), now]
-        for (at, rises_from, share), end in zip(self._lowered, ends, strict=True):
-            origin = max(rises_from, start - _RECOVERY_SECONDS)  # the share is 1 at the end of this time
-            if end > start:
-                total += _share_integral(share, end - origin) - _share_integral(share, max(at, start) - origin)
+        window_start, total = now - _MEAN_WINDOW_SECONDS, 0.0
+        ends = [*(lowered_at for lowered_at, _, _ in list(self._lowered)[1:]), now]
+        for (lowered_at, rises_at, share), end in zip(self._lowered, ends, strict=True):
+            origin = max(rises_at, window_start - _RECOVERY_SECONDS)  # finite; the share is 1 at the window start
+            if end > window_start:
+                start = max(lowered_at, window_start)
+                total += _share_integral(share, end - origin) - _share_integral(share, start - origin)
         return self.limit * total / _MEAN_WINDOW_SECONDS
 
     def is_lowered(self, now: float) -> bool:
@@ -129,7 +141,7 @@ class Rate:
 
 
 def _share_integral(share: float, seconds: float) -> float:
-    """Return the integral over `seconds` of a share that rises to 1."""
+    """Return the integral of a share that rises to 1 for `seconds`; 0 in a pause (negative `seconds`)."""
     if seconds <= 0:
         return 0.0
     rising = min(seconds, _RECOVERY_SECONDS * (1 - share))
@@ -139,9 +151,9 @@ def _share_integral(share: float, seconds: float) -> float:
 class Latency:
     """Mean duration of the last 100 requests.
 
-    A request without a response counts, because it uses a permit. Only the first three consecutive requests without a
-    response count, and none before the first response: more of them are an outage, and an outage must not lengthen the
-    effective interval, because alerts wait for a multiple of this interval.
+    The first three consecutive requests without a response count, because each uses a permit. Further ones do not,
+    because they are an outage, and an outage must not increase the effective interval: alerts wait for a multiple of
+    it. Before the first response, no request counts.
     """
 
     def __init__(self) -> None:
@@ -154,14 +166,14 @@ class Latency:
         return sum(self._seconds) / len(self._seconds) if self._seconds else DEFAULT_LATENCY_SECONDS
 
     def add(self, seconds: float, *, answered: bool) -> None:
-        """Record a request that took `seconds`."""
+        """Record a request that took `seconds`. `answered`: it got a response."""
         self._unanswered = 0 if answered else self._unanswered + 1
         if self._unanswered <= _MAX_UNANSWERED:
             self._seconds.append(seconds)
 
 
 class Budget:
-    """Gives the permits of one rate limit, first come, first served."""
+    """The permits of one rate limit. Requests get them in the order in which they start to wait."""
 
     def __init__(self, qps: float, clock: Clock) -> None:
         self.latency = Latency()
@@ -215,7 +227,7 @@ class Budget:
             self._changed.set()
 
     def on_throttled(self, *, sent_at: float, wait_seconds: float) -> None:
-        """Pause for `wait_seconds` (at most 60) and reduce the rate: a request sent at `sent_at` was throttled."""
+        """Pause for `wait_seconds` (at most 60) and halve the rate, because a request sent at `sent_at` was throttled."""
         self._rate.on_throttled(self._clock.monotonic(), sent_at=sent_at, wait_seconds=wait_seconds)
 
     async def _wait(self) -> None:

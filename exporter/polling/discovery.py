@@ -1,6 +1,7 @@
 """Lists the spaces of an account at the start and once an hour. Does not poll them.
 
-Only a complete list is applied. A failure changes nothing and is retried with exponential backoff.
+Only a complete list is applied. After a failure, the spaces do not change, and the list is retried with exponential
+backoff.
 """
 
 import asyncio
@@ -27,8 +28,8 @@ _log = structlog.get_logger()
 class DiscoveryResult:
     """The result of space discovery: the names of the spaces by id, from the last complete list.
 
-    `last_success` is the time of that list (Unix seconds). `up` and `failed` are the result of the last attempt.
-    `health` is the account state that the attempts show.
+    `last_success` is the time of that list (Unix seconds). `up`: the last attempt succeeded. `failed`: the last attempt
+    failed. `health` is the account state according to the attempts.
     """
 
     spaces: Mapping[str, str] = field(default_factory=dict)
@@ -44,10 +45,10 @@ class DiscoveryResult:
 
 
 class Discovery:
-    """Lists the spaces of one account while enabled. `may_list` is called before each attempt, and `on_listed` after
-    each complete list.
+    """Lists the spaces of one account while enabled.
 
-    `spaces` are the spaces from the state file. They are used until the first complete list.
+    `may_list` returns whether a scheduled attempt is allowed (`list_once` does not call it). `on_listed` is called after
+    each complete list. `spaces` are the spaces from the state file; they are used until the first complete list.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Discovery:
         self._task: asyncio.Task[None] | None = None
 
     def set_enabled(self, *, enabled: bool, max_pause: float) -> None:
-        """Start or stop; a stop clears the result. The backoff after failures is at most `max_pause` seconds."""
+        """Start, or stop and clear the result. The backoff after failures is at most `max_pause` seconds."""
         self._max_pause = min(max_pause, LIST_INTERVAL_SECONDS)
         if not enabled:
             self.stop()
@@ -79,13 +80,13 @@ class Discovery:
             self._task = asyncio.create_task(self._run())
 
     def stop(self) -> None:
-        """Stop listing."""
+        """Stop listing. Keep the result."""
         if self._task:
             self._task.cancel()
             self._task = None
 
     async def list_once(self) -> QueryError | None:
-        """List the spaces now. Return the error if the list failed."""
+        """List the spaces as soon as the budget has a permit. Return the error if the list failed."""
         try:
             spaces = await self._poller.list_spaces()
             if self.result.spaces and not spaces:  # a reduced permission is more likely than the loss of all customers
@@ -128,8 +129,8 @@ class Discovery:
         return error
 
     def _health_after(self, error: QueryError) -> AccountHealth | None:
-        """Return the account state after a failure. A temporary error does not end a denial, and an incomplete list
-        does not change the state."""
+        """Return the account state after a failure. A temporary error does not end DENIED. An incomplete list does not
+        change the state."""
         before = self.result.health
         denied = before is not None and before.state is AccountState.DENIED
         incomplete = isinstance(error, MalformedError) and error.from_api

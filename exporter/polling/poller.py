@@ -1,6 +1,7 @@
 """Polls one space: waits for a permit before each request, and returns the result as an `Outcome`.
 
-Each query has at most one retry. If a response has no phone numbers and the space had some, a second query confirms it.
+A failed query is repeated at most once (the source itself can repeat a request on a new connection). If a response has
+no phone numbers and the space had some, a second query must confirm the response.
 """
 
 import asyncio
@@ -41,7 +42,7 @@ class _SourceReplaced(Exception):
 
 @dataclass(slots=True, eq=False)
 class _SourceHandle:
-    """An open source. `limit` is the rate limit of its access key, `requests` the number of requests in flight."""
+    """An open source. `limit`: the rate limit of its access key. `requests`: the number of requests in flight."""
 
     source: Source
     limit: Budget
@@ -52,7 +53,7 @@ class Poller:
     """Polls the spaces of one account. A poll never raises an exception: a failure is an `Outcome` with an error.
 
     A request needs a permit of the account's `budget` and a permit of `limit`, the rate limit that accounts with the
-    same access key share. `has_numbers` returns whether phone numbers of a space are stored.
+    same access key share. `has_numbers` returns whether phone numbers of a space id are stored.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class Poller:
         self._current = _SourceHandle(source, limit)
 
     async def close_replaced(self) -> None:
-        """Close the replaced sources without requests in flight. The others are closed after their last request."""
+        """Close the replaced sources without requests in flight. The other replaced sources are closed after their last
+        request."""
         unused = {handle for handle in self._replaced if not handle.requests}
         self._replaced -= unused
         await self._close(unused)
@@ -107,7 +109,8 @@ class Poller:
             return False
 
     async def poll(self, space: Space, *, due: float, retry: bool) -> Outcome:
-        """Poll now. `due` is when the space was due (monotonic seconds); `retry` allows one retry."""
+        """Poll the space as soon as the budget has a permit. `due` is the time when the space was due (monotonic
+        seconds). `retry`: repeat a failed query once if its error has `retry_at_once`."""
         due_times = [due]
         try:
             answer = await self._with_current_source(
@@ -161,8 +164,8 @@ class Poller:
         return await handle.source.query(space, self._attempt(handle, due_times))
 
     def _attempt(self, handle: _SourceHandle, due_times: list[float]) -> Attempt:
-        """Return the context manager for each request. `due_times` is a list with the due time of the poll; the first
-        request removes the due time and records the delay."""
+        """Return a function that returns the context manager for each request. `due_times` has the due time of the
+        poll; the first request removes the due time and records the delay."""
 
         def require_current() -> None:
             if handle is not self._current:

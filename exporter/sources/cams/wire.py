@@ -16,7 +16,7 @@ from sys import intern
 from typing import Any
 
 from exporter import __version__
-from exporter.model import Answer, Callback, PhoneNumber, phone_digits, merge_duplicates
+from exporter.model import Answer, Callback, PhoneNumber, merge_duplicates, phone_digits
 from exporter.source import (
     DeniedError,
     MalformedError,
