@@ -1,4 +1,4 @@
-"""Spaces, phone numbers and their states. Has the documented values of the API, and accepts unknown values.
+"""Spaces, phone numbers and their states, with the documented values of the API. Unknown values are accepted.
 
 Sources: the API page of QueryChatappPhoneNumbers (2020-06-06), Alibaba's page "Phone number management", and Meta's
 phone number reference for NA and TIER_2K. The API can return new values without notice.
@@ -18,9 +18,9 @@ STATUSES = frozenset(
 )
 
 DOWN_STATUSES = frozenset("BANNED DELETED DISCONNECTED MIGRATED OFFLINE".split())
-"""The number cannot send messages. Alert: ChatAppPhoneNumberDown."""
+"""The number cannot send or receive messages. Alert: ChatAppPhoneNumberDown."""
 RESTRICTED_STATUSES = frozenset("FLAGGED PAUSED RATE_LIMITED RESTRICTED".split())
-"""The number can send fewer messages, or will be restricted soon. Alert: ChatAppPhoneNumberRestricted."""
+"""Some messages may fail, or the number cannot start new conversations. Alert: ChatAppPhoneNumberRestricted."""
 
 MESSAGING_LIMITS: Mapping[str, float] = {
     "TIER_50": 50,
@@ -32,8 +32,8 @@ MESSAGING_LIMITS: Mapping[str, float] = {
     "TIER_UNLIMITED": math.inf,
     "UNLIMITED": math.inf,
 }
-"""Unique users that a number may message in a rolling 24 hours. Without TIER_10 and TIER_1000, because two pages of the
-API documentation contradict each other about them. The configuration can define them."""
+"""Unique users that a number may message in a rolling 24 hours, by tier. TIER_10 and TIER_1000 are not included: two
+pages of the API documentation contradict each other about them. The configuration can define them."""
 
 _TIERS_WITHOUT_A_LIMIT = frozenset({"", "TIER_NOT_SET"})
 
@@ -50,7 +50,8 @@ class Callback(StrEnum):
 class State(StrEnum):
     """The state of a phone number or space, in order of severity.
 
-    The states of a phone number are down, red, restricted, yellow, unknown and green. A space can have any state.
+    The states of a phone number are down, red, restricted, yellow, unknown and green (`PhoneNumber.state`). In a blind
+    space, pages show blind instead of a less severe state. A space can have any state.
     """
 
     DOWN = "down"
@@ -83,7 +84,8 @@ class AccountState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AccountHealth:
-    """The state of an account, its start `since` (Unix seconds), and the last failure that caused the state."""
+    """The state of an account since the time `since` (Unix seconds). `code`, `detail` and `request_id` are those of the
+    last failure that has the same cause as the state; "" without such a failure."""
 
     state: AccountState
     since: float
@@ -112,7 +114,8 @@ OWN_NUMBERS = Space("own")
 
 @dataclass(frozen=True, slots=True)
 class PhoneNumber:
-    """A phone number of a space. Enum values are trimmed and in upper case. "" means that a field was not reported."""
+    """A phone number of a space. Enum values of the API are trimmed and in upper case. "" means that a field was not
+    reported."""
 
     phone_number: str
     verified_name: str = ""
@@ -145,8 +148,8 @@ _GREEN = PhoneNumber("", quality_rating="GREEN", status="CONNECTED")
 
 
 def merge_duplicates(first: PhoneNumber, second: PhoneNumber) -> PhoneNumber:
-    """Merge two entries for one number: the entry in the more severe state, with the worse rating, tier and status of
-    both. A field that is missing in one entry must not hide a bad value in the other entry."""
+    """Merge two entries for one number. The result is the entry in the more severe state, with the worse rating, tier
+    and status of both. A missing field in one entry must not hide a bad value in the other entry."""
     entries = (first, second)
     return replace(
         min(entries, key=lambda entry: RANKS[entry.state]),
@@ -186,14 +189,14 @@ WATCHED_FIELDS = ("quality_rating", "messaging_limit_tier", "status")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A successful response: its phone numbers, and the number of its entries without a phone number."""
+    """A successful response. `entries_without_number`: the number of entries without a phone number."""
 
     phone_numbers: tuple[PhoneNumber, ...]
     entries_without_number: int = 0
 
 
 def unknown_values(number: PhoneNumber, limits: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-    """Yield the (field, value) pairs with unknown values. `limits` are the tiers whose messaging limit is known."""
+    """Yield the (field, value) pairs with unknown values. `limits` maps the known tiers to messaging limits."""
     if number.quality_rating and number.quality_rating not in QUALITY_RATINGS:
         yield "quality_rating", number.quality_rating
     if number.status and number.status not in STATUSES:

@@ -40,8 +40,8 @@ _log = structlog.get_logger()
 class _Entry:
     """The schedule entry of a space. Times are in monotonic seconds.
 
-    `slot`: a regular time of the space; the others are one or more intervals later. `due`: the time of the next poll, or of
-    the current one while `pending`. `unpolled`: no poll since the entry was added without a stored slot. `pending`: the
+    `slot`: a regular time of the space, repeated every interval. `due`: the time of the next poll, or of the current
+    poll while `pending`. `unpolled`: the entry was added without a stored slot, and has not been polled. `pending`: the
     space is due, and its poll has not ended. `failures`: consecutive failed polls. `queue_position`: lowest first; kept
     until a poll is not throttled. `failure_logged`: the log has a line about the failure.
     """
@@ -96,7 +96,7 @@ class AccountPolling:
 
     @property
     def health(self) -> AccountHealth | None:
-        """The state of the account; None while the polls do not determine it. When the rate has recovered after the last
+        """The state of the account; None while the polls do not determine it. If the rate has recovered since the last
         poll, the state is OK, and `since` is still the start of THROTTLED."""
         health = self._health
         if health and health.state is AccountState.THROTTLED and not self._budget.is_throttled:
@@ -105,7 +105,7 @@ class AccountPolling:
 
     @property
     def current_plan(self) -> Plan:
-        """The plan with the sustained rate (lower after throttling, see `Budget.sustained_qps`) and the mean latency."""
+        """The plan with the mean latency and the sustained rate, which is lower after throttling."""
         return replace(self.plan, qps=self._budget.sustained_qps(), latency=self._budget.latency.mean)
 
     def start(self, next_slots: Mapping[str, float]) -> None:

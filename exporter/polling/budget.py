@@ -90,7 +90,7 @@ class Permits:
 
 
 class Rate:
-    """The current rate in queries per second. It is halved when the API throttles a request, and then rises to the limit
+    """The current rate in queries per second. It is halved when the API throttles a request, and rises to the limit
     within 4 minutes after the pause."""
 
     def __init__(self, limit: float) -> None:
@@ -100,8 +100,8 @@ class Rate:
         self._lowered_at = -math.inf
         self._paused_until = -math.inf
         self._lowered = deque([(-math.inf, -math.inf, 1.0)])
-        """The last reduction before the window of `mean`, and all in it: the time, the time when the rate starts to rise,
-        and the share."""
+        """The reductions in the window of `mean` and the last one before it: the time, the time when the rate starts to
+        rise, and the share."""
 
     def current(self, now: float) -> float:
         """Return the current rate, at most the limit."""
@@ -227,7 +227,7 @@ class Budget:
             self._changed.set()
 
     def on_throttled(self, *, sent_at: float, wait_seconds: float) -> None:
-        """Pause for `wait_seconds` (at most 60) and halve the rate, because a request sent at `sent_at` was throttled."""
+        """Pause and halve the rate (see `Rate.on_throttled`): a request that was sent at `sent_at` was throttled."""
         self._rate.on_throttled(self._clock.monotonic(), sent_at=sent_at, wait_seconds=wait_seconds)
 
     async def _wait(self) -> None:

@@ -47,8 +47,8 @@ class DiscoveryResult:
 class Discovery:
     """Lists the spaces of one account while enabled.
 
-    `may_list` returns whether a scheduled attempt is allowed (`list_once` does not call it). `on_listed` is called after
-    each complete list. `spaces` are the spaces from the state file; they are used until the first complete list.
+    `may_list` returns whether a scheduled attempt is allowed; `list_once` does not call it. `on_listed` is called after
+    each complete list. `spaces` are the spaces from the state file. They are used until the first complete list.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from exporter.polling.budget import DEFAULT_LATENCY_SECONDS, possible_qps
 from exporter.source import REQUEST_TIMEOUT_SECONDS
 
 _HEADROOM = 1.1
-"""Factor by which recommended values exceed the minimum, because the number of spaces grows."""
+"""Recommended values are the minimum times this factor, because the number of spaces grows."""
 _ROUNDING_TOLERANCE = 1e-6
 
 
@@ -56,8 +56,9 @@ class Plan:
         return self.effective_interval + REQUEST_TIMEOUT_SECONDS
 
     def slot(self, index: int) -> float:
-        """Return the first slot of a space in seconds after the start. The slots are spread evenly over the interval
-        after the first sweep. Earlier slots would poll some spaces twice before other spaces have a value."""
+        """Return the first slot of a space in seconds after the start. The slots are spread evenly over one interval,
+        which starts after the minimum duration of a sweep (spaces/qps). Earlier slots would poll some spaces twice
+        before other spaces have a value."""
         return self.spaces / self.qps + self.interval * (index + 1) / self.spaces
 
     @property
@@ -80,7 +81,7 @@ def plans_by_account(settings: Settings) -> dict[str, Plan]:
 
 
 class PlanWarning(NamedTuple):
-    """A log event, and a text with the account and a recommended value."""
+    """A warning about the settings: the log event, and a text with the details and, if possible, a suggestion."""
 
     event: str
     text: str
@@ -116,14 +117,14 @@ def _suggestion(plan: Plan) -> str:
 
 
 def _round_up(seconds: float) -> float:
-    """Round up to full minutes above 10 minutes, otherwise to 10 seconds."""
+    """Round up to a multiple of 60 seconds if longer than 10 minutes, otherwise to a multiple of 10 seconds."""
     unit = 60 if seconds > 600 else 10
     return math.ceil(seconds / unit) * unit
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Progress of a sweep: remaining spaces and possible queries per second, both by account."""
+    """Progress of a sweep. `left`: remaining spaces by account. `qps`: possible queries per second by account."""
 
     left: Mapping[str, int]
     qps: Mapping[str, float]
@@ -145,7 +146,7 @@ class Progress:
         return replace(self, left=left, done=self.done + 1, failed=self.failed + failed)
 
     def after_account_end(self, account: str) -> "Progress":
-        """Return the progress after the sweep of this account ended; its remaining spaces count as not polled."""
+        """Return the progress after the sweep of this account ended. Its remaining spaces count as not polled."""
         return replace(self, left={**self.left, account: 0}, not_polled=self.not_polled + self.left[account])
 
     @property

@@ -1,6 +1,6 @@
 """The access key of an account: from the configuration, from files or from environment variables.
 
-Environment variables are used only if the account sets no part of the key.
+Environment variables are used only if the account's configuration has no part of the key.
 """
 
 import re
@@ -19,14 +19,15 @@ _log = structlog.get_logger()
 _PARTS = ("access_key_id", "access_key_secret", "security_token")
 _DESCRIPTIONS = dict(zip(_PARTS, ("an access key ID", "an access key secret", "a security token"), strict=True))
 _ASSIGNMENT = re.compile(r"^\s*(?:export\s|[A-Za-z][\w.-]*\s*[=:]\s*[^=\s]|[A-Z0-9]+(?:_[A-Z0-9]+)+=$)", re.MULTILINE)
-"""NAME=value or name: value, as in a file of environment variables. A base64 token has "=" only at its end."""
+"""NAME=value or name: value, as in a file with environment variables. A base64 token has "=" only at its end."""
 _QUOTE_CHARACTERS = ('"', "'")
 
 
 class AccessKey:
-    """The access key of one account: `literals` and `files` are its parts from the configuration.
+    """The access key of one account. `literals` and `files` are the values and file names from the configuration.
 
-    Files are read in a thread for each request. If a file cannot be read in time, the last complete key is used.
+    Files are read in a thread for each request. If a file is missing, invalid or not read within the time limit, the
+    last complete key is used.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class AccessKey:
         return self._last_readable
 
     def read_id(self) -> str | None:
-        """Return the current ID of the key; None if it cannot be read."""
+        """Return the ID of the current key, or None if the ID cannot be read."""
         try:
             return self._read_part("access_key_id")
         except SourceError:
@@ -80,7 +81,7 @@ class AccessKey:
         """Return the key for a request.
 
         Raises:
-            DeniedError: the key cannot be read, and no earlier read succeeded.
+            DeniedError: the key cannot be read, and no earlier read was successful.
         """
         try:
             self._last_used = await self._read_with_time_limit() if self._files else self.read()
@@ -151,7 +152,7 @@ def variable_name(key: str) -> str:
 
 
 def _read_secret(key: str, path: Path) -> str:
-    """Return the trimmed text of a file. Errors do not contain the path, which can be the secret itself by mistake."""
+    """Return the trimmed text of a file. Errors do not contain the path, because it can be a secret by mistake."""
     try:
         text = read_text(path).strip()
         _require_secret(text)
@@ -172,7 +173,11 @@ def _require_usable(key: str, text: str, place: str = "") -> str:
 
 
 def _require_secret(text: str) -> None:
-    """Raise ValueError if the text is not only a secret. The error does not contain the text."""
+    """Check that the text is a secret, without a name or quotes. The error does not contain the text.
+
+    Raises:
+        ValueError: the text has a name or quotes, is empty, or has characters other than printable ASCII.
+    """
     if _ASSIGNMENT.search(text):
         raise ValueError("NAME=value; remove the name")
     if text.startswith(_QUOTE_CHARACTERS) or text.endswith(_QUOTE_CHARACTERS):

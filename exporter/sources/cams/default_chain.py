@@ -1,7 +1,7 @@
 """Credentials from Alibaba Cloud's default chain: environment, OIDC, profiles, ECS role, URI.
 
-No other module uses alibabacloud-credentials, an optional extra. The package reads its environment variables at import,
-its requests block, and it has its own loggers.
+No other module uses the package alibabacloud-credentials, which is an optional extra. The package reads its environment
+variables at import, sends blocking requests, and has its own loggers.
 """
 
 import asyncio
@@ -21,12 +21,13 @@ _SILENCED_LOGGERS = ("credentials", "alibabacloud-tea", "urllib3")
 
 
 def is_installed() -> bool:
-    """Return whether the package is installed."""
+    """Return whether the package alibabacloud-credentials is installed."""
     return find_spec("alibabacloud_credentials") is not None
 
 
 class DefaultChain:
-    """Credentials from the chain. All accounts share one chain, which renews them 15 minutes before they expire."""
+    """Credentials from the chain. All accounts share one chain, which renews the
+    credentials 15 minutes before they expire."""
 
     async def current(self) -> Credentials:
         """Return the current credentials, fetched in a thread.
@@ -36,12 +37,12 @@ class DefaultChain:
         """
         try:
             return await asyncio.to_thread(_credentials)
-        except Exception as error:  # any class; the texts can contain responses with secrets
+        except Exception as error:  # the chain raises any class; its texts can contain secrets
             detail = "no usable credentials in the default chain (environment, OIDC, profiles, ECS role, URI)"
             raise DeniedError("credentials", f"{detail}: {type(error).__name__}") from None
 
     def changed(self) -> bool:
-        """Return False. The next probe of a denied account uses new credentials."""
+        """Return False. A change is not detected; the next probe of a denied account gets the current credentials."""
         return False
 
 

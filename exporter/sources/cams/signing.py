@@ -22,13 +22,13 @@ class Credentials:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The parts that are set and must be redacted. Longest first, because one can contain another."""
+        """The parts to redact, without empty parts. Longest first, because a part can contain a shorter part."""
         parts = (self.access_key_id, self.access_key_secret, self.security_token)
         return tuple(sorted(filter(None, parts), key=len, reverse=True))
 
 
 def require_printable_ascii(text: str) -> None:
-    """Credentials are sent in headers, where other characters cause errors that do not name the cause.
+    """Check the characters of a credential. Other characters in a header cause errors with unclear messages.
 
     Raises:
         ValueError: the text is empty, or has characters other than printable ASCII.
@@ -51,7 +51,7 @@ def authorization(
     signed = sorted((name.lower(), value.strip()) for name, value in headers.items())
     names = ";".join(name for name, _ in signed)
     lines = "".join(f"{name}:{value}\n" for name, value in signed)
-    # `lines` ends with a newline: the blank line after it is part of the format
+    # `lines` ends with a newline; the format requires the blank line after `lines`
     canonical_request = f"{method}\n/\n{query}\n{lines}\n{names}\n{body_sha256}"
     string_to_sign = f"{ALGORITHM}\n{_sha256(canonical_request)}"
     signature = hmac.digest(credentials.access_key_secret.encode(), string_to_sign.encode(), "sha256").hex()

@@ -39,16 +39,17 @@ from exporter.transport import NEW_CONNECTION, IdleConnectionClosed
 
 CREDENTIALS_TIMEOUT_SECONDS = 5.0
 MAX_RESPONSE_BYTES = 2 * 1024 * 1024
-"""About 5,000 numbers of 400 bytes, as in the API's samples. Decoding a response delays other polls."""
+"""Enough for 5,000 numbers of 400 bytes (the size in the API's samples). Decoding more would delay other polls."""
 _MAX_PAGES = 400
 
 Result = TypeVar("Result")
 Decode = Callable[[int, Mapping[str, str], bytes, Collection[str]], Result]
-"""Decodes a response: status, headers, body. Its text can contain these secrets. Raises QueryError."""
+"""Decodes a response. Parameters: status, headers, body, and the secrets to redact in errors. Raises QueryError."""
 
 
 class _IdleConnectionClosedError(TransportError):
-    """The server closed the connection before the request. A retry on a new connection can succeed."""
+    """The server closed a reused connection before the first byte of the response. A retry on a new connection can
+    succeed."""
 
 
 class CredentialProvider(Protocol):
@@ -100,8 +101,12 @@ class CamsSource(Source):
         await self._http.aclose()
 
     async def _list_instances(self, attempt: Attempt) -> Collection[Instance]:
-        """Return the instances of all pages. A page can miss an instance if instances are added or removed during the
-        list. In that case the reported total differs from the number of distinct instances."""
+        """Return the instances of all pages. If instances are added or removed between the requests, the pages can omit
+        an instance. Then the reported total differs from the number of distinct instances.
+
+        Raises:
+            QueryError: the list is not complete, or a request failed.
+        """
         found: dict[str, Instance] = {}
         totals: set[int] = set()
         for number in range(1, _MAX_PAGES + 1):

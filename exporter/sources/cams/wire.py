@@ -1,8 +1,8 @@
 """The wire format of the two operations: encodes requests and decodes responses.
 
 Parameters are in the query, and the body is empty. A response is a success only with HTTP 2xx, a JSON object and Code
-"OK". The API also sends errors with HTTP 200; decoding them as "no numbers" would hide an outage. The same applies to
-ListInstance (its API reference and the SDKs: Code "OK indicates that the request was successful").
+"OK", for both operations (API reference of ListInstance and the SDKs: "OK indicates that the request was successful").
+The API also sends errors with HTTP 200; decoding them as "no numbers" would hide an outage.
 """
 
 import json
@@ -43,7 +43,7 @@ _MAX_NUMBERS = 5_000
 PAGE_SIZE = 50
 """Instances per requested page. The maximum of the API is not documented."""
 _MAX_TEXT_LENGTH = 512
-"""Maximum characters of a field. A response must not make the metrics page arbitrarily large."""
+"""Maximum number of characters of a field, because fields are label values on `/metrics`."""
 
 _ERROR_CODES: Mapping[type[QueryError], str] = {
     ThrottledError: "Throttling Throttling.* System.LimitControl",
@@ -55,7 +55,8 @@ _ERROR_CODES: Mapping[type[QueryError], str] = {
     " Forbidden Forbidden.* NoPermission Ram.PermissionDeny Product.Unsubscript InvalidTimeStamp*"
     " InvalidApi.NotFound InvalidAction.NotFound InvalidVersion UnsupportedHTTPMethod",
 }
-"""Codes by error class. They take precedence over the HTTP status: throttling has 400, a revoked key 404."""
+"""Codes by error class. A code takes precedence over the HTTP status: status 400 for throttling, 404 for a revoked
+key."""
 _RETRY_AT_ONCE_CODES = "InvalidTimeStamp.Expired InvalidSecurityToken*"
 """Codes for an expired date or token. A retry has a new date and the current token."""
 Parameters = Mapping[str, str | None]
@@ -90,7 +91,7 @@ class WireRequest:
 def encode_request(
     host: str, action: str, parameters: Parameters, credentials: Credentials, *, now: float, nonce: str
 ) -> WireRequest:
-    """Encode a request. `host` is the value of the header, `now` is in Unix seconds, and `nonce` must be unique."""
+    """Encode and sign a request. `host`: the Host header. `now`: Unix seconds. `nonce`: must be unique."""
     query = canonical_query({name: value for name, value in parameters.items() if value is not None})
     headers = {
         "host": host,
@@ -104,7 +105,7 @@ def encode_request(
         **_credential_headers(credentials),
     }
     signed = authorization("POST", query, headers, EMPTY_SHA256, credentials)
-    # identity, because the size limit counts the received bytes, before decompression
+    # no compression, because the size limit counts the received bytes
     return WireRequest(query, {**headers, "authorization": signed, "accept-encoding": "identity"})
 
 
@@ -120,7 +121,7 @@ def _credential_headers(credentials: Credentials) -> dict[str, str]:
 
 def decode_phone_numbers(status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str] = ()) -> Answer:
     """Decode the phone numbers of a space. `headers` must be case-insensitive. The response may contain `secrets` of
-    the request; errors never contain them.
+    the request; errors never contain the secrets.
 
     Raises:
         QueryError: the response is not a success; its class gives the reason.
@@ -137,7 +138,7 @@ def decode_instances(
 
 def _require_success(status: int, headers: Mapping[str, str], body: bytes, secrets: Collection[str]) -> dict[str, Any]:
     document = _json_object(body)
-    # `code` and XML are used by errors only: accepting them as a success would show no numbers
+    # only errors have `code` or XML: if they were accepted as a success, the space would have no numbers
     if 200 <= status < 300 and document and _text(document.get("Code")) == "OK":
         return document
     code = _envelope_field(document, "Code") or _xml_code(body)
@@ -182,7 +183,7 @@ def _error_class_of_status(status: int, code: str) -> type[QueryError]:
         return ServerError
     if status in (401, 403):
         return DeniedError
-    # an unknown Code is from the API; a response below 400 without a Code is not
+    # an unknown Code is from the API; a response below 400 without a Code is not from the API
     return RejectedError if status >= 400 or code not in ("", "OK") else MalformedError
 
 
@@ -219,7 +220,7 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
 
 
 def _envelope_field(document: dict[str, Any] | None, name: str) -> str:
-    """Return a text field of the envelope. The gateway writes `Code` or `code`."""
+    """Return a top-level text field of a response. Its first letter can be lower case: `Code` or `code`."""
     for spelling in (name, name[0].lower() + name[1:]):
         if document and (value := _full_text(document.get(spelling))):
             return value
@@ -297,8 +298,8 @@ def _read_number(entry: dict[str, Any]) -> PhoneNumber:
 
 
 def _phone_number(value: object) -> str:
-    """Return the digits of a phone number. Other text with a digit is returned unchanged, because the number may be
-    in a bad state and must not be lost. Return "" for all other values, such as `true` or NaN."""
+    """Return the digits of a phone number. Return other text that has a digit unchanged, because the number may be in a
+    bad state and must not be lost. Return "" for all other values, such as `true` or NaN."""
     text = _text(value) if isinstance(value, str | int) else ""
     return phone_digits(text) or (text if any(map(str.isdecimal, text)) else "")
 
