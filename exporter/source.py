@@ -47,8 +47,8 @@ class QueryError(Exception):
     `detail`: text from the API or the network, limited in length and without secrets (see `sanitized`).
     `request_id`: the id of the request for the API's support team, or "".
     `retry_at_once`: a retry can succeed without a pause, for example with a new date.
-    `from_api`: False for a response without a code from the API: a proxy may have sent it. Without a response: no
-        meaning.
+    `from_api`: False if a proxy may have sent the response, for example because it has no code. Not relevant without a
+        response.
     """
 
     reason: ClassVar[Reason]

@@ -1,1 +1,1 @@
-"""When and how fast the API is queried: plan, rate limit, one poll, schedule, account state."""
+"""Polling of the API: plans, rate limits, polls, the schedule and account states."""

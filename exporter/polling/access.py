@@ -28,12 +28,12 @@ class AccountAccess:
     |---|---|
     | success, or first consecutive rejection of a space | state OK; `denied` and `unreachable` become empty |
     | throttled or malformed | state OK, or still DENIED; `unreachable` becomes empty |
-    | denied | adds the space to `denied`; `unreachable` becomes empty; UNREACHABLE becomes None |
+    | denied | adds the space to `denied`, if not DENIED yet; `unreachable` becomes empty; UNREACHABLE becomes None |
     | no proof that the API works (see `proves_api_works`) | adds the space to `unreachable`; no effect if DENIED |
     | repeated rejection | no effect; if DENIED, the same as a success |
 
-    With three spaces in `denied` or `unreachable`, the state is DENIED or UNREACHABLE. Only spaces that are not in
-    `excluded` count. If there are fewer than three of them, all must fail.
+    Three spaces in `denied` make the account DENIED; three spaces in `unreachable` make it UNREACHABLE. Spaces in
+    `excluded` do not count. If fewer than three spaces remain, all of them must fail.
 
     A space in `unreachable` is excluded when the API responds to another space. A space in `denied` is excluded after a
     success or a rejection of another space. In both cases, the cause is the space. Without exclusions, a few failing
@@ -96,7 +96,7 @@ class AccountAccess:
 
     @property
     def _threshold(self) -> int:
-        """The threshold for this account: lower if it has fewer spaces that are not excluded."""
+        """The threshold for this account. Lower if fewer spaces are not excluded."""
         return max(1, min(_FAILURE_THRESHOLD, self.space_count - len(self.excluded)))
 
     def _excluded_after(self, space: str) -> frozenset[str]:
@@ -106,16 +106,18 @@ class AccountAccess:
 
 
 def proves_api_works(error: QueryError | None) -> bool:
-    """Return whether a poll with this error, or None, shows that the API works. Server errors, and responses without a
-    code of the API (from a proxy, for example), do not. A denial always does, even without such a code (HTTP 401 or
-    403) or without a request (the credentials cannot be read)."""
+    """Return whether a poll with this error (None: a success) shows that the API works.
+
+    Network errors, timeouts, server errors and responses without a code from the API, for example from a proxy, do not.
+    A denial does, also without a code (HTTP 401 or 403) or without a request (the credentials cannot be read).
+    """
     if error is None or isinstance(error, DeniedError):
         return True
     return error.from_api and not isinstance(error, TransportError | RequestTimeout | ServerError)
 
 
 def is_account_failure(error: QueryError | None, state: AccountState | None) -> bool:
-    """Return whether the error has the same cause as this state of the account. If not, it concerns the space only."""
+    """Return whether the error is a failure of the account in this state, for example a denial if it is DENIED."""
     match state:
         case AccountState.DENIED:
             return isinstance(error, DeniedError)

@@ -116,8 +116,8 @@ class AccountPolling:
         self._start_workers()
 
     def apply(self, account: Account, *, new_source: bool) -> None:
-        """Apply new settings of the account. New spaces are polled first. Spaces that were polled keep their slots, if
-        the interval has not changed. A failing space is due now if its settings or the source changed."""
+        """Apply new settings of the account. New and `unpolled` spaces are polled first. Other spaces keep their slots
+        if the interval is unchanged. A failing space is due now if its settings or the source changed."""
         interval = self.plan.interval
         self.account, self.plan = account, Plan.of(account)
         self._budget.set_limit(account.qps)
@@ -271,8 +271,8 @@ class AccountPolling:
         return self._entries.get(entry.space.id) is not entry
 
     def _can_probe(self, entry: _Entry, now: float) -> bool:
-        """Return whether this space may probe a denied account: one interval after the last poll, with another space. A
-        single denied space must not keep the account denied."""
+        """Return whether this space may probe a denied account: one interval after the last poll, with a different
+        space if possible, because a single denied space must not keep the account denied."""
         candidate_count = self.plan.spaces - len(self._access.excluded)
         return (
             now - self._last_poll_at >= _PROBE_INTERVAL_SHARE * self.plan.interval

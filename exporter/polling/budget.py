@@ -141,7 +141,7 @@ class Rate:
 
 
 def _share_integral(share: float, seconds: float) -> float:
-    """Return the integral of a share that rises to 1 for `seconds`; 0 in a pause (negative `seconds`)."""
+    """Return the integral over `seconds` of a share that rises to 1; 0 in a pause (negative `seconds`)."""
     if seconds <= 0:
         return 0.0
     rising = min(seconds, _RECOVERY_SECONDS * (1 - share))

@@ -86,7 +86,7 @@ class Discovery:
             self._task = None
 
     async def list_once(self) -> QueryError | None:
-        """List the spaces as soon as the budget has a permit. Return the error if the list failed."""
+        """List the spaces as soon as permits are available. Return the error if the list failed."""
         try:
             spaces = await self._poller.list_spaces()
             if self.result.spaces and not spaces:  # a reduced permission is more likely than the loss of all customers

@@ -1,7 +1,7 @@
 """Polls one space: waits for a permit before each request, and returns the result as an `Outcome`.
 
 A failed query is repeated at most once (the source itself can repeat a request on a new connection). If a response has
-no phone numbers and the space had some, a second query must confirm the response.
+no phone numbers and the space had some, the space is queried again, and the second result is used.
 """
 
 import asyncio
@@ -109,7 +109,7 @@ class Poller:
             return False
 
     async def poll(self, space: Space, *, due: float, retry: bool) -> Outcome:
-        """Poll the space as soon as the budget has a permit. `due` is the time when the space was due (monotonic
+        """Poll the space as soon as permits are available. `due` is the time when the space was due (monotonic
         seconds). `retry`: repeat a failed query once if its error has `retry_at_once`."""
         due_times = [due]
         try:

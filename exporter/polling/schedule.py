@@ -42,7 +42,7 @@ class Schedule:
         self._scheduler.add_job(call, trigger, id=key, next_run_time=self._zone.to_datetime(due), replace_existing=True)
 
     def reschedule(self, key: str, due: float) -> None:
-        """Move the next callback to `due`. The following callbacks are at intervals after it."""
+        """Move the next callback to `due`. The following callbacks are one interval apart."""
         self._scheduler.modify_job(key, next_run_time=self._zone.to_datetime(due))
 
     def remove(self, key: str) -> None:

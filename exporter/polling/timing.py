@@ -11,7 +11,7 @@ _FIRST_PAUSE_SECONDS = 10.0
 _MAX_INTERVALS = 6
 _MAX_PAUSE_SECONDS = 3600.0
 _SLOT_TOLERANCE = 1e-3
-"""Maximum rounding error of a due time, as a share of the interval: it can be this much before its slot."""
+"""Maximum rounding error, as a share of the interval: a due time can be this much before its slot."""
 
 
 @dataclass(frozen=True, slots=True)

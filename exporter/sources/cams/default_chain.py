@@ -26,8 +26,7 @@ def is_installed() -> bool:
 
 
 class DefaultChain:
-    """Credentials from the chain. All accounts share one chain, which renews the
-    credentials 15 minutes before they expire."""
+    """Credentials from the chain. All accounts share one chain, which renews them 15 minutes before the expiry."""
 
     async def current(self) -> Credentials:
         """Return the current credentials, fetched in a thread.

@@ -43,7 +43,7 @@ _MAX_NUMBERS = 5_000
 PAGE_SIZE = 50
 """Instances per requested page. The maximum of the API is not documented."""
 _MAX_TEXT_LENGTH = 512
-"""Maximum number of characters of a field, because fields are label values on `/metrics`."""
+"""Maximum number of characters of a field. Limits the size of `/metrics`."""
 
 _ERROR_CODES: Mapping[type[QueryError], str] = {
     ThrottledError: "Throttling Throttling.* System.LimitControl",
