@@ -83,8 +83,8 @@ class CamsAccount(Account):
 
     def shared_limit(self, environ: Mapping[str, str]) -> str | None:
         """Return the ID of the access key, because the rate limit applies to the key. The endpoint is ignored: the API
-        has one region, so other addresses, also on loopback, can have the same rate limit. Accounts with the default chain
-        share one key. The chain uses the key from the environment first."""
+        has one region, so other addresses, also on loopback, can have the same rate limit. Accounts with the default
+        chain share one key. The chain uses the key from the environment first."""
         return self.access_key(environ).read_id() or self.credentials
 
     def has_temporary_key(self, environ: Mapping[str, str]) -> bool:
