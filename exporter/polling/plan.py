@@ -117,7 +117,7 @@ def _suggestion(plan: Plan) -> str:
 
 
 def _round_up(seconds: float) -> float:
-    """Round up to a multiple of 60 seconds if longer than 10 minutes, otherwise to a multiple of 10 seconds."""
+    """Round up to full minutes above 10 minutes, otherwise to 10 seconds."""
     unit = 60 if seconds > 600 else 10
     return math.ceil(seconds / unit) * unit
 
