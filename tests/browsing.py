@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -77,19 +78,19 @@ THROTTLED = health(AccountState.THROTTLED, "Throttling.User", "Request was denie
 
 def fleet(*spaces: SpaceView, **healths: AccountHealth | None) -> Snapshot:
     """Return a snapshot of these spaces and their accounts. An account that is not in `healths` is ok."""
-    names = dict.fromkeys(view.account for view in spaces)
+    space_counts = Counter(view.account for view in spaces)
     accounts = [
         AccountView(
             name,
             health=healths.get(name, OK),
-            spaces=len(spaces),
+            spaces=count,
             interval=5 * MINUTE,
             effective_interval=10 * MINUTE if healths.get(name, OK) is THROTTLED else 5 * MINUTE,
-            needed_qps=len(spaces) / (5 * MINUTE),
+            needed_qps=count / (5 * MINUTE),
             limit_qps=5.0,
             current_qps=2.5 if healths.get(name, OK) is THROTTLED else 5.0,
         )
-        for name in names
+        for name, count in space_counts.items()
     ]
     return Snapshot(NOW, spaces, accounts)
 

@@ -149,7 +149,7 @@ def test_numbers_of_a_blind_space_are_blind_on_the_fleet_page_and_on_the_space_p
             "All spaces of this account are blind: their values may be out of date. Check the access key, its"
             " permissions (RAM policy), the subscription and the system time of the exporter's host. The exporter"
             " polls one space per interval until access is restored.",
-            ["globex", "● denied", "5", "5", "5", "5m", "5m"],
+            ["globex", "● denied", "1", "5", "5", "5m", "5m"],
         ),
         (
             UNREACHABLE,
@@ -159,7 +159,7 @@ def test_numbers_of_a_blind_space_are_blind_on_the_fleet_page_and_on_the_space_p
             " be out of date. Check the network, DNS, the proxy (HTTPS_PROXY), certificates (SSL_CERT_FILE) and the"
             " endpoint; if the code is http_5xx or InternalError, the problem is in the API: wait. The exporter"
             " retries with exponential backoff.",
-            ["globex", "● unreachable", "5", "5", "5", "5m", "5m"],
+            ["globex", "● unreachable", "1", "5", "5", "5m", "5m"],
         ),
         (
             THROTTLED,
@@ -168,7 +168,7 @@ def test_numbers_of_a_blind_space_are_blind_on_the_fleet_page_and_on_the_space_p
             "The current budget is 2.5 instead of 5 queries per second. Each space is polled every 10m"
             " instead of every 5m. Check which other programs use this access key, or"
             " lower qps.",
-            ["globex", "▲ throttled", "5", "5", "2.5 (throttled)", "5m", "10m (longer because of throttling)"],
+            ["globex", "▲ throttled", "1", "5", "2.5 (throttled)", "5m", "10m (longer because of throttling)"],
         ),
     ],
     ids=["denied", "unreachable", "throttled"],

@@ -207,7 +207,7 @@ class Network:
         }
         self.apis[ONE_OF_MANY] = HostileApi(scenario(ONE_OF_MANY, MANY_SPACES, 99, "10s"))
 
-    def denied_spoll_rate(self) -> str:
+    def denied_space_id(self) -> str:
         return self.apis[ONE_OF_MANY].api.fleet.spaces[ONE_OF_MANY][200].id
 
     def _tls_context(self, row: Row) -> ssl.SSLContext | None:
@@ -220,7 +220,7 @@ class Network:
     async def start_faults(self) -> None:
         for row in ROWS:
             self.apis[row.name].fault = row.fault
-        self.apis[ONE_OF_MANY].fault = rejects("Ram.PermissionDeny", only=self.denied_spoll_rate())
+        self.apis[ONE_OF_MANY].fault = rejects("Ram.PermissionDeny", only=self.denied_space_id())
         self.apis["API clock 20 minutes fast"].clock.skew = 1200
         await self.apis["connection refused"].close()
         self._name_file.unlink()

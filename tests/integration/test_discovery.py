@@ -624,19 +624,21 @@ def test_shards_without_an_account_are_ready_without_account_metrics_if_discover
 
 
 def test_the_exporter_is_not_ready_before_discovered_spaces_are_polled_too() -> None:
-    async def main() -> int:
+    async def main() -> tuple[int, int]:
         world = world_with_discovery(60, 1, poll_interval="5m", qps=1)
         transport = httpx.ASGITransport(create_app(world.exporter.view))
         await world.exporter.start()
         async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
             for _ in range(300):
                 await asyncio.sleep(1)
-                if (await http.get("/-/ready")).status_code == 200:
+                status = (await http.get("/-/ready")).status_code
+                if status == 200:
                     break
+        polled_spaces = {space for _, space in world.polls}
         await world.exporter.stop()
-        return len({space for _, space in world.polls})
+        return status, len(polled_spaces)
 
-    assert run(main()) == 60
+    assert run(main()) == (200, 60)
 
 
 def test_an_outage_does_not_end_the_denied_state_of_an_account() -> None:

@@ -284,9 +284,9 @@ def test_a_reload_during_a_stop_sends_no_request_and_logs_nothing() -> None:
         await asyncio.sleep(11)
         renamed = world.settings.accounts[0].model_copy(update={"name": "globex"})
         globex_only = world.settings.model_copy(update={"accounts": [renamed]})
+        polls_before = len(world.polls)
         with capture_logs() as logs:
             await asyncio.gather(world.exporter.reconfigure(globex_only), world.exporter.stop())
-        polls_before = len(world.polls)
         await asyncio.sleep(60)
         return len(world.polls) - polls_before, [line["event"] for line in logs]
 

@@ -28,15 +28,16 @@ from exporter.sources.cams.signing import Credentials
 from exporter.sources.cams.source import CamsSource
 from exporter.transport import IdleConnectionClosed, Transport
 
-OTHER = {"PhoneNumber": "1555", "QualityRating": "GREEN", "Status": "CONNECTED"}
-VICTIM = {"PhoneNumber": "1666", "QualityRating": "RED", "Status": "BANNED"}
+CONNECTED = {"PhoneNumber": "1555", "QualityRating": "GREEN", "Status": "CONNECTED"}
+BANNED = {"PhoneNumber": "1666", "QualityRating": "RED", "Status": "BANNED"}
+"""The phone numbers of the spaces "connected" and "banned"."""
 
 
 def body_of(number: Mapping[str, str]) -> bytes:
     return json.dumps({"Code": "OK", "PhoneNumbers": [number]}).encode()
 
 
-def with_length(body: bytes, status: int = 200, headers: str = "") -> bytes:
+def http_response(body: bytes, status: int = 200, headers: str = "") -> bytes:
     return b"HTTP/1.1 %d x\r\n%sContent-Length: %d\r\n\r\n" % (status, headers.encode(), len(body)) + body
 
 
@@ -82,7 +83,7 @@ async def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIte
 
 
 async def reply_correctly(request: Received) -> None:
-    request.writer.write(with_length(body_of(VICTIM if request.space == "victim" else OTHER)))
+    request.writer.write(http_response(body_of(BANNED if request.space == "banned" else CONNECTED)))
 
 
 @dataclass
@@ -161,8 +162,11 @@ async def query(source: CamsSource, space: str, attempts: list[str] | None = Non
 def query_in_sequence(
     reply: Reply, *spaces: str, scheme: str = "http", between: Callable[[Server], None] = lambda _: None
 ) -> tuple[list[str], Server, list[str]]:
-    """Query these spaces one after the other, and call `between` after each query. Return the status of the number or
-    the error code of each query, the server, and the result code of each attempt."""
+    """Query these spaces one after the other, and call `between` after each query.
+
+    Return the result of each query (the status of the number or the error code), the server, and the result code of
+    each attempt.
+    """
     server, attempts = Server(reply, server_tls(scheme)), list[str]()
 
     async def main() -> list[str]:
@@ -170,10 +174,10 @@ def query_in_sequence(
             source, results = source_of(http, endpoint), []
             for space in spaces:
                 result = await query(source, space, attempts)
-                shown = (
-                    [number.status for number in result.phone_numbers] if isinstance(result, Answer) else [result.code]
-                )
-                results.append(" ".join(shown))
+                if isinstance(result, Answer):
+                    results.append(" ".join(number.status for number in result.phone_numbers))
+                else:
+                    results.append(result.code)
                 between(server)
             return results
 
@@ -182,7 +186,7 @@ def query_in_sequence(
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_connection_without_unexpected_data_is_reused(scheme: str) -> None:
-    results, server, _ = query_in_sequence(reply_correctly, "other", "victim", "other", scheme=scheme)
+    results, server, _ = query_in_sequence(reply_correctly, "connected", "banned", "connected", scheme=scheme)
 
     assert results == ["CONNECTED", "BANNED", "CONNECTED"]
     assert len(server.connections) == 1
@@ -190,17 +194,21 @@ def test_a_connection_without_unexpected_data_is_reused(scheme: str) -> None:
 
 def test_a_connection_is_reused_after_a_chunked_response() -> None:
     async def reply(request: Received) -> None:
-        for byte in in_chunks(body_of(OTHER)):
+        for byte in in_chunks(body_of(CONNECTED)):
             request.writer.write(bytes([byte]))
             await request.writer.drain()
 
-    results, server, _ = query_in_sequence(reply, "other", "other")
+    results, server, _ = query_in_sequence(reply, "connected", "connected")
 
     assert results == ["CONNECTED", "CONNECTED"]
     assert len(server.connections) == 1
 
 
-STALE_RESPONSE = with_length(body_of(OTHER))
+STALE_RESPONSE = http_response(body_of(CONNECTED))
+HEAD_BYTES = len(http_response(b" " * 65_000)) - 65_000
+"""Length of the head of a response whose body has 10,000 to 99,999 bytes."""
+RESPONSE_OF_64_KIB = http_response(body_of(CONNECTED).ljust(65_536 - HEAD_BYTES))
+assert len(RESPONSE_OF_64_KIB) == 65_536
 
 
 def in_one_write(*parts: bytes) -> list[bytes]:
@@ -208,19 +216,19 @@ def in_one_write(*parts: bytes) -> list[bytes]:
 
 
 UNEXPECTED_DATA = {
-    "a second response": in_one_write(with_length(body_of(OTHER)), STALE_RESPONSE),
-    "a second response, in a separate write": [with_length(body_of(OTHER)), STALE_RESPONSE],
-    "after the last chunk": in_one_write(in_chunks(body_of(OTHER)), STALE_RESPONSE),
-    "after the last chunk, in a separate write": [in_chunks(body_of(OTHER)), STALE_RESPONSE],
-    "two more responses": in_one_write(with_length(body_of(OTHER)), STALE_RESPONSE, STALE_RESPONSE),
-    "part of a response": in_one_write(with_length(body_of(OTHER)), STALE_RESPONSE[:40]),
-    "an empty line": in_one_write(with_length(body_of(OTHER)), b"\r\n"),
+    "a second response": in_one_write(http_response(body_of(CONNECTED)), STALE_RESPONSE),
+    "a second response, in a separate write": [http_response(body_of(CONNECTED)), STALE_RESPONSE],
+    "after the last chunk": in_one_write(in_chunks(body_of(CONNECTED)), STALE_RESPONSE),
+    "after the last chunk, in a separate write": [in_chunks(body_of(CONNECTED)), STALE_RESPONSE],
+    "two more responses": in_one_write(http_response(body_of(CONNECTED)), STALE_RESPONSE, STALE_RESPONSE),
+    "part of a response": in_one_write(http_response(body_of(CONNECTED)), STALE_RESPONSE[:40]),
+    "an empty line": in_one_write(http_response(body_of(CONNECTED)), b"\r\n"),
     "a body after status 204": in_one_write(b"HTTP/1.1 204 x\r\n\r\n", STALE_RESPONSE),
-    "a body after status 204, with Content-Length": in_one_write(with_length(STALE_RESPONSE, 204)),
+    "a body after status 204, with Content-Length": in_one_write(http_response(STALE_RESPONSE, 204)),
     "a body longer than its Content-Length": in_one_write(
-        b"HTTP/1.1 200 x\r\nContent-Length: %d\r\n\r\n" % len(body_of(OTHER)), body_of(OTHER), STALE_RESPONSE
+        b"HTTP/1.1 200 x\r\nContent-Length: %d\r\n\r\n" % len(body_of(CONNECTED)), body_of(CONNECTED), STALE_RESPONSE
     ),
-    "after a response of exactly 64 KiB": [with_length(body_of(OTHER).ljust(65536 - 43)), STALE_RESPONSE],
+    "after a response of exactly 64 KiB": [RESPONSE_OF_64_KIB, STALE_RESPONSE],
 }
 
 
@@ -228,12 +236,12 @@ UNEXPECTED_DATA = {
 @pytest.mark.parametrize("data", UNEXPECTED_DATA)
 def test_unexpected_data_is_never_used_as_the_response_for_another_space(data: str, scheme: str) -> None:
     async def reply(request: Received) -> None:
-        if request.space == "victim":
+        if request.space == "banned":
             await reply_correctly(request)
-        for part in UNEXPECTED_DATA[data] if request.space == "other" else []:
+        for part in UNEXPECTED_DATA[data] if request.space == "connected" else []:
             request.writer.write(part)
 
-    results, server, _ = query_in_sequence(reply, "other", "victim", "victim", "other", "victim", scheme=scheme)
+    results, server, _ = query_in_sequence(reply, "connected", "banned", "banned", "connected", "banned", scheme=scheme)
 
     assert [results[1], results[2], results[4]] == ["BANNED"] * 3
     assert len(server.connections) == 3  # each response with unexpected data ends its connection
@@ -243,8 +251,8 @@ def test_unexpected_data_is_never_used_as_the_response_for_another_space(data: s
 def test_a_response_that_arrives_on_an_idle_connection_is_not_used(scheme: str) -> None:
     results, server, _ = query_in_sequence(
         reply_correctly,
-        "other",
-        "victim",
+        "connected",
+        "banned",
         scheme=scheme,
         between=lambda server: server.connections[0].write(STALE_RESPONSE),
     )
@@ -271,7 +279,7 @@ async def reset_used_connection(request: Received) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("reply", [close_used_connection, reset_used_connection])
 def test_after_a_used_connection_ends_without_a_response_a_new_connection_is_tried(reply: Reply, scheme: str) -> None:
-    results, server, attempts = query_in_sequence(reply, "other", "victim", "other", scheme=scheme)
+    results, server, attempts = query_in_sequence(reply, "connected", "banned", "connected", scheme=scheme)
 
     assert results == ["CONNECTED", "BANNED", "CONNECTED"]
     assert attempts == ["OK", "transport", "OK", "transport", "OK"]
@@ -280,7 +288,7 @@ def test_after_a_used_connection_ends_without_a_response_a_new_connection_is_tri
 
 def test_a_connection_that_was_closed_while_idle_is_not_reused() -> None:
     results, server, _ = query_in_sequence(
-        reply_correctly, "other", "victim", between=lambda server: server.connections[-1].transport.abort()
+        reply_correctly, "connected", "banned", between=lambda server: server.connections[-1].transport.abort()
     )
 
     assert results == ["CONNECTED", "BANNED"]
@@ -293,8 +301,8 @@ def test_the_retry_uses_a_new_connection_and_not_another_idle_connection() -> No
     async def main() -> list[Answer | QueryError]:
         async with server.listening() as endpoint, client(endpoint) as http:
             source = source_of(http, endpoint)
-            await asyncio.gather(*(query(source, "other") for _ in range(5)))  # five idle connections
-            return [await query(source, "victim") for _ in range(3)]
+            await asyncio.gather(*(query(source, "connected") for _ in range(5)))  # five idle connections
+            return [await query(source, "banned") for _ in range(3)]
 
     results = asyncio.run(main())
 
@@ -307,45 +315,45 @@ async def close_every_connection(request: Received) -> None:
 
 
 async def cut_status_line_on_used_connection(request: Received) -> None:
-    response = with_length(body_of(OTHER))
+    response = http_response(body_of(CONNECTED))
     request.writer.write(response if request.nth == 1 else response[:9])
     if request.nth > 1:
         request.writer.close()
 
 
 async def cut_body_on_used_connection(request: Received) -> None:
-    response = with_length(body_of(OTHER))
+    response = http_response(body_of(CONNECTED))
     request.writer.write(response if request.nth == 1 else response[:-9])
     if request.nth > 1:
         request.writer.close()
 
 
 @pytest.mark.parametrize(
-    ("reply", "attempts"),
+    ("reply", "expected_attempts"),
     [
         (close_every_connection, ["transport", "transport"]),
         (cut_status_line_on_used_connection, ["OK", "transport"]),
         (cut_body_on_used_connection, ["OK", "transport"]),
     ],
 )
-def test_errors_on_a_new_connection_or_in_a_partial_response_are_not_retried(reply: Reply, attempts: list[str]) -> None:
-    results, server, codes = query_in_sequence(reply, "other", "victim")
+def test_errors_on_a_new_connection_or_in_a_partial_response_are_not_retried(
+    reply: Reply, expected_attempts: list[str]
+) -> None:
+    results, server, attempts = query_in_sequence(reply, "connected", "banned")
 
-    assert codes == attempts
+    assert attempts == expected_attempts
     assert results[1] == "transport"
     assert len(server.requests) == 2
 
 
 def test_a_failed_retry_is_not_retried() -> None:
     async def reply(request: Received) -> None:
-        if requests_answered:
-            request.writer.close()
-        else:
-            requests_answered.append(True)
+        if request.space == "connected":
             await reply_correctly(request)
+        else:
+            request.writer.close()
 
-    requests_answered: list[bool] = []
-    results, _, attempts = query_in_sequence(reply, "other", "victim")
+    results, _, attempts = query_in_sequence(reply, "connected", "banned")
 
     assert results == ["CONNECTED", "transport"]
     assert attempts == ["OK", "transport", "transport"]
@@ -358,7 +366,7 @@ def test_a_refused_connection_is_not_retried() -> None:
         async with Server(reply_correctly).listening() as endpoint:
             pass
         async with client(endpoint) as http:
-            await query(source_of(http, endpoint), "other", attempts)
+            await query(source_of(http, endpoint), "connected", attempts)
 
     asyncio.run(main())
 
@@ -376,7 +384,7 @@ def test_each_retry_takes_a_permit_and_has_its_own_nonce() -> None:
             self.sent.append((asyncio.get_running_loop().time(), request.headers["x-acs-signature-nonce"]))
             if not request.extensions["new_connection"]:
                 raise IdleConnectionClosed("closed")
-            return httpx.Response(200, stream=httpx.ByteStream(body_of(OTHER)))
+            return httpx.Response(200, stream=httpx.ByteStream(body_of(CONNECTED)))
 
     transport, clock, instruments = Stale(), VirtualClock(), Instruments(["acme"])
 
@@ -422,7 +430,7 @@ def test_a_closed_connection_through_a_proxy_is_retried() -> None:
             transport = Transport(tls, httpx.Proxy(f"http://ops:word@127.0.0.1:{port}"))
             async with httpx.AsyncClient(transport=transport, timeout=None) as http:
                 source = source_of(http, endpoint)
-                answers = [await source.query(Space(space), nullcontext) for space in ("other", "victim")]
+                answers = [await source.query(Space(space), nullcontext) for space in ("connected", "banned")]
         return [number.status for answer in answers for number in answer.phone_numbers]
 
     assert asyncio.run(main()) == ["CONNECTED", "BANNED"]
@@ -437,7 +445,7 @@ COOKIES = "".join(f"Set-Cookie: c{number}={'x' * 3000}; Path=/\r\n" for number i
 @pytest.mark.parametrize("cut", [0, 5])
 def test_cookies_are_never_stored_even_if_the_response_is_cut_off(cut: int) -> None:
     async def reply(request: Received) -> None:
-        response = with_length(body_of(OTHER), headers=COOKIES)
+        response = http_response(body_of(CONNECTED), headers=COOKIES)
         request.writer.write(response[: len(response) - cut])
         if cut:
             request.writer.close()
@@ -447,7 +455,7 @@ def test_cookies_are_never_stored_even_if_the_response_is_cut_off(cut: int) -> N
     async def main() -> list[str]:
         async with server.listening() as endpoint, client(endpoint) as http:
             for _ in range(3):
-                await query(source_of(http, endpoint), "other")
+                await query(source_of(http, endpoint), "connected")
             return list(http.cookies)
 
     assert asyncio.run(main()) == []

@@ -25,13 +25,15 @@ RECORDS: dict[Key, SpaceRecord] = {
 }
 
 
-def open_and_save(file: Path) -> dict[Key, SpaceRecord]:
-    """Open the state file, save one record, and return the records that were read."""
+def open_and_save(file: Path) -> tuple[dict[Key, SpaceRecord], int]:
+    """Open the state file and save one record. Return the records that were read, and the number of failures of the
+    open."""
     state_file = StateFile(file, SystemClock())
     records = state_file.open(IDENTITIES)
+    failures = state_file.failures.total()
     state_file.save({("acme", "s1"): RECORDS["acme", "s1"]})
     state_file.close()
-    return records
+    return records, failures
 
 
 @cache
@@ -43,7 +45,7 @@ def valid_content() -> bytes:
         assert state_file.open(IDENTITIES) == {}
         state_file.save(RECORDS)
         state_file.close()
-        assert open_and_save(file) == RECORDS
+        assert open_and_save(file) == (RECORDS, 0)
         return file.read_bytes()
 
 
@@ -67,12 +69,15 @@ def test_a_damaged_file_raises_no_exception_and_its_content_is_kept(
         file.write_bytes(damaged)
         if with_wal:
             Path(f"{file}-wal").write_bytes(damaged[::-1])
-        records = open_and_save(file)
+        records, failures = open_and_save(file)
         files = [
             path.read_bytes() for path in Path(directory).glob("state.db*") if not path.name.endswith(("-wal", "-shm"))
         ]
-
-    assert bytes(damaged) == valid_content() or records == RECORDS or bytes(damaged) in files or len(files) == 1
+        if failures:
+            assert bytes(damaged) in files  # renamed, or at its old path
+        else:  # damage that SQLite does not detect, for example in the text of a record: the file is used
+            assert len(files) == 1
+            assert open_and_save(file)[0].keys() >= records.keys()
 
 
 @given(st.binary(max_size=300) | st.text().map(str.encode))
@@ -81,7 +86,8 @@ def test_a_file_in_another_format_raises_no_exception_and_its_content_is_kept(co
         file = Path(directory) / "state.db"
         file.write_bytes(content)
 
-        assert open_and_save(file) == {}
+        records, _ = open_and_save(file)
+        assert records == {}
 
         files = [path.read_bytes() for path in Path(directory).iterdir()]
         assert content == b"" or content in files  # renamed, or at its old path
