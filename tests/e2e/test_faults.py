@@ -129,6 +129,7 @@ main()
 """
 """Starts the exporter with a resolver that resolves the name of one server only if a file exists."""
 ONE_OF_MANY = "one of 500 spaces denied"
+DENIED_SPACE_INDEX = 200
 
 
 def scenario(name: str, spaces: int, seed: int, interval: str) -> Scenario:
@@ -165,6 +166,10 @@ class Scrape:
     def phone_number_samples(self, account: str) -> set[str]:
         return {line for line in self._lines if re.match(rf'chatapp_phone_number_.*account="{account}"', line)}
 
+    def down_spaces(self, account: str) -> set[str]:
+        pattern = rf'chatapp_space_up\{{account="{account}",space="([^"]+)"\}} 0'
+        return {match[1] for line in self._lines if (match := re.fullmatch(pattern, line))}
+
     def last_successes(self, account: str) -> set[str]:
         name = f'chatapp_space_last_success_timestamp_seconds{{account="{account}"'
         return {line for line in self._lines if line.startswith(name)}
@@ -183,6 +188,8 @@ class Result:
     max_per_second: int
     recovered_after: float | None
     after: Scrape
+    spaces: list[str]
+    """The ids of the spaces of the account."""
 
 
 def config(apis: dict[str, HostileApi]) -> str:
@@ -207,8 +214,8 @@ class Network:
         }
         self.apis[ONE_OF_MANY] = HostileApi(scenario(ONE_OF_MANY, MANY_SPACES, 99, "10s"))
 
-    def denied_space_id(self) -> str:
-        return self.apis[ONE_OF_MANY].api.fleet.spaces[ONE_OF_MANY][200].id
+    def space_ids(self, name: str) -> list[str]:
+        return [space.id for space in self.apis[name].api.fleet.spaces[name]]
 
     def _tls_context(self, row: Row) -> ssl.SSLContext | None:
         if not row.name.startswith("TLS"):
@@ -220,7 +227,8 @@ class Network:
     async def start_faults(self) -> None:
         for row in ROWS:
             self.apis[row.name].fault = row.fault
-        self.apis[ONE_OF_MANY].fault = rejects("Ram.PermissionDeny", only=self.denied_space_id())
+        denied_space = self.space_ids(ONE_OF_MANY)[DENIED_SPACE_INDEX]
+        self.apis[ONE_OF_MANY].fault = rejects("Ram.PermissionDeny", only=denied_space)
         self.apis["API clock 20 minutes fast"].clock.skew = 1200
         await self.apis["connection refused"].close()
         self._name_file.unlink()
@@ -267,7 +275,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Resu
             wait_until(is_serving(f"{url}/-/healthy"), "the exporter responds")
             wait_until(lambda: all(Scrape(url).up(row.name) == SPACES for row in ROWS), "all spaces are up", 60)
             wait_until(lambda: Scrape(url).up(ONE_OF_MANY) == MANY_SPACES, "the 500 spaces are up", 120)
-            yield run_faults(network, url, run_in_loop)
+            results = run_faults(network, url, run_in_loop)
+            print_table(results)
+            yield results
             log = (directory / "log").read_text()
             assert "bug" not in log
             assert "Traceback" not in log
@@ -315,6 +325,7 @@ def run_faults(network: Network, url: str, run_in_loop: Callable[[Awaitable[None
             max_per_second(network.apis[name].arrivals),
             recovered.get(name) if name in detected else None,
             after,
+            network.space_ids(name),
         )
         for name in rows
     }
@@ -391,6 +402,7 @@ def test_a_denied_space_is_down_and_the_other_499_are_polled_at_the_usual_rate(r
     usual_rate = poll_rate(ONE_OF_MANY, result.baseline, result.before)
 
     assert result.during.up(ONE_OF_MANY) == MANY_SPACES - 1
+    assert result.during.down_spaces(ONE_OF_MANY) == {result.spaces[DENIED_SPACE_INDEX]}
     assert result.during.sum("chatapp_account_up", ONE_OF_MANY) == 1
     assert result.during.sum("chatapp_space_poll_failures_total", ONE_OF_MANY) <= 2
     assert poll_rate(ONE_OF_MANY, result.before, result.during) >= 0.8 * usual_rate
@@ -411,7 +423,7 @@ def test_throttling_lowers_the_exported_rate(name: str, results: dict[str, Resul
     assert result.during.sum("chatapp_api_throttled_total", name) == throttled_requests
 
 
-def test_print_the_table_of_results(results: dict[str, Result]) -> None:
+def print_table(results: dict[str, Result]) -> None:
     print("\n| fault | detected after | during the fault | requests per minute | busiest second | recovered after |")
     print("|---|---|---|---|---|---|")
     for name, result in results.items():

@@ -256,18 +256,23 @@ def test_discovery_of_an_account_without_instances_succeeds_and_nothing_is_polle
     assert (after.spaces, after.up, after.discovered) == (set(), [1], [0])
 
 
-def test_a_denied_account_is_probed_once_per_interval_and_its_spaces_are_not_listed() -> None:
-    async def main() -> tuple[World, list[Scrape]]:
+def test_a_denied_account_is_probed_in_the_first_slot_after_each_interval_and_its_spaces_are_not_listed() -> None:
+    async def main() -> tuple[World, list[Scrape], list[str]]:
         revoked = {"at": "30m", "for": "3h", "answer": "InvalidAccessKeyId.NotFound"}
         world = world_with_discovery(5, poll_interval="5m", events=(revoked,))
-        return world, await run_and_scrape(world, 12_599, 13_200)
+        await world.exporter.start()
+        await asyncio.sleep(12_000)
+        account_up = world.samples("chatapp_account_up")
+        return world, await run_and_scrape(world, 12_599, 13_200), account_up
 
-    world, (denied, restored) = run(main())
+    world, (denied, restored), account_up = run(main())
     first, second = (at for at, _ in world.list_requests)
 
     assert first == 0
     assert 12_600 < second < 12_600 + 300 + 6
-    assert len([at for at, _ in world.polls if 1900 < at < 12_600]) <= 10_700 / 300 + 1
+    assert account_up == ["chatapp_account_up{} 0"]
+    # one interval of 300 s, and 60 s until the slot of the next space
+    assert gaps([at for at, _ in world.polls if 2400 < at < 12_600]) == {360.0}
     assert (denied.up, restored.up) == ([1], [1])
     assert denied.spaces == restored.spaces == set(listed_ids(world))
 
@@ -359,7 +364,7 @@ def test_a_reload_with_a_new_endpoint_removes_discovered_spaces_until_the_next_l
     assert (later.spaces, later.up) == (set(listed_ids(world)), [1])
 
 
-def test_removing_an_account_cancels_its_list_request_in_flight_without_a_log_event() -> None:
+def test_the_list_request_in_flight_of_a_removed_account_adds_no_series_and_no_log_event() -> None:
     async def main() -> tuple[World, list[Scrape]]:
         world = world_with_discovery(5, poll_interval="5m", latency="4s")
         await world.exporter.start()
@@ -667,7 +672,7 @@ def test_an_outage_does_not_end_the_denied_state_of_an_account() -> None:
     ],
     ids=["server error", "throttled", "incomplete list"],
 )
-def test_list_responses_set_the_state_of_an_account_without_known_spaces(
+def test_an_account_without_known_spaces_gets_a_state_from_errors_but_not_from_an_incomplete_list(
     response: Response, expected: list[str]
 ) -> None:
     async def main() -> list[str]:

@@ -260,12 +260,15 @@ def test_the_text_of_an_alert_has_summary_description_and_runbook(tmp_path: Path
     )
 
 
-def test_long_annotations_are_truncated(tmp_path: Path) -> None:
-    long = alert_with_status("firing")
-    long["annotations"] |= {"summary": "s" * 300, "description": "号\n" * 1000}
+def test_annotations_with_more_than_300_characters_are_truncated(tmp_path: Path) -> None:
+    longest, long = alert_with_status("firing"), alert_with_status("firing")
+    longest["annotations"]["summary"] = "s" * 300
+    assert "s" * 300 + "\n" in render("chatapp.text", [longest], tmp_path)
+
+    long["annotations"] |= {"summary": "s" * 301, "description": "号\n" * 1000}
     text = render("chatapp.text", [long] * 1000, tmp_path)
 
-    assert text.startswith("FIRING (critical): " + "s" * 300 + "\n" + "号\n" * 149 + "号…\nRunbook: ")
+    assert text.startswith("FIRING (critical): " + "s" * 299 + "…\n" + "号\n" * 149 + "号…\nRunbook: ")
     assert len(text) < 16_383  # the maximum length in Mattermost
 
 

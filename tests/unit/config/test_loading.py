@@ -20,7 +20,8 @@ from exporter.sources.cams.settings import CamsAccount, CamsSpace
 FIXTURES = Path(__file__).parent / "fixtures"
 VALID = sorted(FIXTURES.glob("*.ok.yml"))
 INVALID = sorted(FIXTURES.glob("*.bad.yml"))
-EXAMPLE = Path(__file__).parents[3] / "config" / "exporter.example.yml"
+ROOT = Path(__file__).parents[3]
+EXAMPLE = ROOT / "config" / "exporter.example.yml"
 VARIABLES = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "LTAIexample", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "example-secret"}
 
 
@@ -107,8 +108,14 @@ def test_omitted_keys_have_the_documented_defaults() -> None:
     assert (account.polls_own_numbers, account.discover) == (True, False)
     assert settings.state_file is None
 
+    document = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| `?([^|`]+)`? \|", document, re.MULTILINE))
+    defaults = {"endpoint": account.endpoint, "qps": "5", "poll_interval": "5m", "max_age": "1h", "discover": "false"}
+    assert {key: rows[key] for key in defaults} == defaults
+    assert rows["state_file"] == "–"
 
-def test_an_account_can_discover_all_its_spaces() -> None:
+
+def test_an_account_with_discovery_and_without_spaces_does_not_poll_its_own_numbers() -> None:
     account = load(FIXTURES / "discovered_only.ok.yml", {}).accounts[0]
 
     assert (account.discover, account.polls_own_numbers, account.polled_spaces) == (True, False, [])
@@ -226,27 +233,43 @@ def test_a_null_isv_code_is_equal_to_a_missing_isv_code(tmp_path: Path) -> None:
     assert load(path, VARIABLES).accounts[0] == CamsAccount(name="acme", spaces=[CamsSpace(id="1")])
 
 
-def test_a_merge_key_adds_only_missing_keys(tmp_path: Path) -> None:
-    path = write_config(
-        tmp_path,
-        "accounts:\n"
-        "  - &acme {name: acme, qps: 1, max: &team {team: emea, tier: gold}}\n"
-        "  - &globex {<<: *acme, name: globex}\n"
-        "  - {name: initech, <<: [{qps: 2, poll_interval: 1m}, *globex]}\n"
-        "  - &self {<<: *self, name: self, '<<quoted': 1}\n"
-        "  - {'<<': text}\n"
-        "labels: {<<: *team, tier: silver}\n",
-    )
+ACME = "acme: &acme {name: acme, qps: 1, labels: &labels {team: emea, tier: gold}}\n"
+LABELS = {"team": "emea", "tier": "gold"}
 
-    acme, globex, initech, self_merged, quoted = read_document(path)["accounts"]
 
-    labels = {"team": "emea", "tier": "gold"}
-    assert acme == {"name": "acme", "qps": "1", "max": labels}
-    assert globex == {"name": "globex", "qps": "1", "max": labels}
-    assert initech == {"name": "initech", "qps": "2", "poll_interval": "1m", "max": labels}
-    assert self_merged == {"name": "self", "<<quoted": "1"}
-    assert quoted == {"<<": "text"}
-    assert read_document(path)["labels"] == {"team": "emea", "tier": "silver"}
+@pytest.mark.parametrize(
+    ("mapping", "expected"),
+    [
+        ("{<<: *acme, name: globex}", {"name": "globex", "qps": "1", "labels": LABELS}),
+        ("{name: globex, <<: *acme}", {"name": "globex", "qps": "1", "labels": LABELS}),
+        ("{<<: *labels, tier: silver}", {"team": "emea", "tier": "silver"}),
+        ("{<<: {<<: *labels, tier: silver}}", {"team": "emea", "tier": "silver"}),
+    ],
+    ids=["before", "after", "inner mapping", "merged mapping with a merge key"],
+)
+def test_a_merge_key_adds_only_missing_keys(tmp_path: Path, mapping: str, expected: object) -> None:
+    path = write_config(tmp_path, f"{ACME}merged: {mapping}\n")
+
+    assert read_document(path)["merged"] == expected
+
+
+def test_the_first_of_several_merged_mappings_has_priority(tmp_path: Path) -> None:
+    path = write_config(tmp_path, f"{ACME}merged: {{<<: [{{qps: 2, poll_interval: 1m}}, *acme]}}\n")
+
+    assert read_document(path)["merged"] == {"qps": "2", "poll_interval": "1m", "name": "acme", "labels": LABELS}
+
+
+def test_a_mapping_that_is_merged_into_itself_is_unchanged(tmp_path: Path) -> None:
+    path = write_config(tmp_path, "merged: &merged {<<: *merged, name: acme}\n")
+
+    assert read_document(path)["merged"] == {"name": "acme"}
+
+
+@pytest.mark.parametrize("key", ["<<", "<<quoted"])
+def test_a_quoted_merge_key_is_an_ordinary_key(tmp_path: Path, key: str) -> None:
+    path = write_config(tmp_path, f"merged: {{'{key}': text}}\n")
+
+    assert read_document(path)["merged"] == {key: "text"}
 
 
 def test_merge_keys_work_in_configuration_files_and_space_files(tmp_path: Path) -> None:

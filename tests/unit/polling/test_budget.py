@@ -501,14 +501,13 @@ def arrivals_at_server(qps: float, callers: list[Caller]) -> list[float]:
     return sorted(arrivals)
 
 
-def early_arrivals(arrivals: list[float], qps: float) -> Iterator[tuple[float, float]]:
-    """Yield arrivals that are less than a hold time (ceil(qps)/qps seconds) after the previous arrival with the same
-    permit."""
-    size = math.ceil(qps)
-    window = size / qps
-    for earlier, later in zip(arrivals, arrivals[size:], strict=False):
-        if later < earlier + window - 1e-9:
-            yield earlier, later
+def excess_arrivals(arrivals: list[float], qps: float) -> Iterator[tuple[float, float]]:
+    """Yield the first and the last time of each group of ceil(qps) + 1 arrivals within one hold time."""
+    permits = math.ceil(qps)
+    hold_seconds = permits / qps
+    for first, last in zip(arrivals, arrivals[permits:], strict=False):
+        if last < first + hold_seconds - 1e-9:
+            yield first, last
 
 
 def identical_callers(count: int, *, latency: float, share: float) -> list[Caller]:
@@ -520,8 +519,9 @@ def identical_callers(count: int, *, latency: float, share: float) -> list[Calle
 @example(qps=10, callers=identical_callers(5, latency=1, share=1) + identical_callers(35, latency=0.005, share=0))
 @example(qps=1, callers=identical_callers(1, latency=1, share=1) + identical_callers(1, latency=0, share=0))
 @example(qps=10, callers=identical_callers(60, latency=0.005, share=0))
-def test_the_arrivals_in_any_second_never_exceed_the_limit(qps: float, callers: list[Caller]) -> None:
-    assert list(early_arrivals(arrivals_at_server(qps, callers), qps)) == []
+def test_at_most_ceil_qps_requests_arrive_in_any_hold_time(qps: float, callers: list[Caller]) -> None:
+    """The hold time is ceil(qps)/qps seconds: at least one second, and exactly one second if qps is an integer."""
+    assert list(excess_arrivals(arrivals_at_server(qps, callers), qps)) == []
 
 
 def test_every_caller_that_is_not_cancelled_is_served() -> None:

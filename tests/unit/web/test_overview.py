@@ -181,6 +181,7 @@ def test_the_age_of_a_success_in_the_future_is_its_distance_from_now() -> None:
     now, record = Now(NOW, 0.0), SpaceRecord(True, NOW + 1000, (number(),))
     contoso = replace(space("Contoso"), record=record, seconds_since_success=record.seconds_since_success(now))
 
+    assert contoso.seconds_since_success == 1000
     assert names_and_states(entries(contoso)) == [("Contoso", "blind")]
 
 
