@@ -24,7 +24,7 @@ MEBIBYTE = 1024 * 1024
 
 
 class SkewedClock(SystemClock):
-    """A wall clock that is wrong by `skew` seconds."""
+    """A system clock that is fast by `skew` seconds."""
 
     skew = 0.0
 

@@ -93,9 +93,10 @@ class Firing(Strict):
     """An alert that must fire from `since` to `until`, and at no other time.
 
     `since` and `until` do not include the time for polls, scrapes and rule evaluations. Each may be up to `slack`
-    later. The default slack is the sum of one poll interval, one scrape interval and one evaluation interval. `spaces`
-    and `numbers` are positions, starting with 1, in the account in `labels` (default: the first account). With a
-    `description`, the test compares all labels and annotations of the alert.
+    later. The default slack is the sum of one poll interval, one scrape interval and one evaluation interval. If
+    `until` is after the end of the incident, the alert must still fire at the end. `spaces` and `numbers` are
+    positions, starting with 1, in the account in `labels` (default: the first account). With a `description`, the test
+    compares all labels and annotations of the alert.
     """
 
     alert: str
@@ -175,17 +176,21 @@ def record_series(incident: Incident, on_scrape: OnScrape = lambda _minute, _exp
         return run(_run_incident(incident, Path(directory) / "state.db", on_scrape))
 
 
-async def _run_incident(incident: Incident, state_file: Path, on_scrape: OnScrape) -> tuple[World, Series]:
+def _create_world(incident: Incident, state_file: Path) -> World:
     accounts = _ACCOUNT_NAMES[: incident.accounts]
     fleet = scenario(accounts=accounts, events=tuple(incident.events), **{**_DEFAULT_ACCOUNT, **incident.account})
     configured = demo_settings(fleet, "http://127.0.0.1:1").accounts
     discovering = [account.model_copy(update={"discover": True, "spaces": None}) for account in configured]
-    world = World(
+    return World(
         fleet,
         accounts=discovering if incident.discover else configured,
         clock=VirtualClock(offset=-START),
         state_file=str(state_file) if incident.state_file else None,
     )
+
+
+async def _run_incident(incident: Incident, state_file: Path, on_scrape: OnScrape) -> tuple[World, Series]:
+    world = _create_world(incident, state_file)
     await world.exporter.stop()  # each start below creates a new process
     competitor = asyncio.create_task(_compete(world, incident.competitor))
     shards = [Shard(index, incident.shards) for index in range(1, incident.shards + 1)]

@@ -49,7 +49,9 @@ def wait_until(
         time.sleep(poll_seconds)
 
 
-def is_serving(url: str) -> Callable[[], bool]:
+def serving_probe(url: str) -> Callable[[], bool]:
+    """Return a probe for `wait_until`. The probe returns whether a GET request for `url` has the status 200."""
+
     def probe() -> bool:
         try:
             return httpx.get(url, trust_env=False).status_code == 200

@@ -84,7 +84,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock:
-    """An `exporter.clock.Clock` with the time of the running loop. Set `offset` to change the wall clock."""
+    """An `exporter.clock.Clock` with the time of the running loop. Set `offset` to change the system time."""
 
     def __init__(self, offset: float = 0.0) -> None:
         self.offset = offset

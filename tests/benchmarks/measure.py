@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from processes import free_port, is_serving, running, wait_until
+from processes import free_port, running, serving_probe, wait_until
 
 START_SECONDS = 120
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -67,7 +67,7 @@ def exporter(config: Path, *, main: Sequence[str] = ("-m", "exporter"), wait_rea
     flags = ("--config.file", str(config), "--web.listen-address", f"127.0.0.1:{port}", "--log.level", "error")
     with running(sys.executable, *main, *flags, log=log) as process:
         if wait_ready:
-            wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), log.read_text(), START_SECONDS)
+            wait_until(serving_probe(f"http://127.0.0.1:{port}/-/ready"), log.read_text(), START_SECONDS)
         yield Server(process, port)
 
 
@@ -79,7 +79,7 @@ def nginx(directory: Path) -> Iterator[Server]:
     directory.chmod(0o755)
     command = ("nginx", "-p", str(directory), "-c", str(config), "-g", f"user {_user()};")
     with running(*command, log=directory / "nginx.log") as process:
-        wait_until(is_serving(f"http://127.0.0.1:{port}/text"), (directory / "nginx.log").read_text)
+        wait_until(serving_probe(f"http://127.0.0.1:{port}/text"), (directory / "nginx.log").read_text)
         yield Server(process, port)
         process.terminate()  # after a kill, the worker process would continue
         process.wait()

@@ -23,7 +23,7 @@ import yaml
 from api import serving
 from fleet import Fleet
 from measure import Client, Server, Table, exporter, median_seconds, milliseconds, nginx
-from processes import free_port, is_serving, running, wait_until
+from processes import free_port, running, serving_probe, wait_until
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from stored_view import view_of
@@ -137,7 +137,7 @@ def prometheus_scrapes(table: Table, fleet: Fleet, directory: Path, server: Serv
     port = free_port()
     flags = (f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/tsdb")
     with running("prometheus", *flags, f"--web.listen-address=127.0.0.1:{port}", log=directory / "prometheus.log"):
-        wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), (directory / "prometheus.log").read_text)
+        wait_until(serving_probe(f"http://127.0.0.1:{port}/-/ready"), (directory / "prometheus.log").read_text)
         time.sleep(seconds * 16)
         query = f"http://127.0.0.1:{port}/api/v1/query?query=quantile_over_time(0.5,scrape_duration_seconds[1h])"
         results = json.load(urllib.request.urlopen(query))["data"]["result"]

@@ -12,7 +12,7 @@ import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from processes import free_port, is_serving, program, running, wait_until
+from processes import free_port, program, running, serving_probe, wait_until
 from programs import require_program
 from shortened import shortened
 
@@ -128,7 +128,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
         listen_address = ("--web.listen-address", f"127.0.0.1:{demo_port}")
         stack.enter_context(program("demo", *listen_address, log=directory / "demo.log"))
         stack.enter_context(running(*command, log=directory / "prometheus.log"))
-        wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), "Prometheus is ready")
+        wait_until(serving_probe(f"http://127.0.0.1:{port}/-/ready"), "Prometheus is ready")
         yield stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False))
 
 

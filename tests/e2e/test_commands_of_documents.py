@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from processes import free_port, is_serving, program, running, wait_until
+from processes import free_port, program, running, serving_probe, wait_until
 from programs import require_program
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +126,7 @@ class Shell:
         port, log = free_port(), self.directory / "served.log"
         with_address = f"{command} --web.listen-address 127.0.0.1:{port}".removeprefix("exec ")
         with running("bash", "-c", f"cd {self.directory} && exec {with_address}", log=log, **self.environ) as process:
-            responds = is_serving(f"http://127.0.0.1:{port}/-/healthy")
+            responds = serving_probe(f"http://127.0.0.1:{port}/-/healthy")
             wait_until(lambda: process.poll() is not None or responds(), command)
             assert process.poll() is None, f"{command}\n{log.read_text()}"
             process.send_signal(signal.SIGTERM)
@@ -178,7 +178,7 @@ def _exporter(directory: Path) -> Iterator[int]:
         config.write_text(f"{log.read_text()}\nstate_file: state.db\n")
         flags = ("--config.file", str(config), "--web.listen-address", f"127.0.0.1:{port}", "--web.enable-lifecycle")
         with program("serve", *flags, log=directory / "serve.log"):
-            wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), "the exporter is ready")
+            wait_until(serving_probe(f"http://127.0.0.1:{port}/-/ready"), "the exporter is ready")
             yield port
 
 

@@ -13,7 +13,7 @@ from real_world import RealWorld, real_world
 
 from exporter.web.connections import raise_descriptor_limit
 
-HALF_REQUEST = b"GET /metrics HTTP/1.1\r\nhost: x\r\nx: "
+INCOMPLETE_REQUEST = b"GET /metrics HTTP/1.1\r\nhost: x\r\nx: "
 MAIN = """
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors}))
@@ -32,14 +32,14 @@ def exporter_with_limit(directory: Path, descriptors: int) -> Iterator[RealWorld
 
 @contextmanager
 def slow_clients(port: int, count: int) -> Iterator[list[socket.socket]]:
-    """Connect `count` clients, each of which sends half a request."""
+    """Connect `count` clients, each of which sends an incomplete request."""
     with ExitStack() as stack:
         clients = []
         for _ in range(count):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
             clients.append(client)
             with suppress(ConnectionError):  # the exporter closes the longest idle connections at its limit
-                client.sendall(HALF_REQUEST)
+                client.sendall(INCOMPLETE_REQUEST)
         yield clients
 
 
@@ -54,7 +54,9 @@ def poll_failure_samples(world: RealWorld) -> list[str]:
 
 
 @pytest.mark.parametrize(("descriptors", "clients"), [(64, 200), (20, 60), (1024, 1000), (4096, 1200)])
-def test_many_half_requests_block_neither_scrapes_nor_polls(descriptors: int, clients: int, tmp_path: Path) -> None:
+def test_many_incomplete_requests_block_neither_scrapes_nor_polls(
+    descriptors: int, clients: int, tmp_path: Path
+) -> None:
     with exporter_with_limit(tmp_path, descriptors) as world:
         with slow_clients(world.port, clients):
             assert scrape_statuses(world.port, 5) == [200] * 5
@@ -68,7 +70,7 @@ def test_many_half_requests_block_neither_scrapes_nor_polls(descriptors: int, cl
 
 
 @pytest.mark.slow
-def test_half_requests_below_the_connection_limit_are_closed_at_the_time_limit(tmp_path: Path) -> None:
+def test_incomplete_requests_below_the_connection_limit_are_closed_at_the_time_limit(tmp_path: Path) -> None:
     with exporter_with_limit(tmp_path, 1024) as world, slow_clients(world.port, 200) as clients:
         assert scrape_statuses(world.port, 5) == [200] * 5
         assert open_descriptors(world) > 200

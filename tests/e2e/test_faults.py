@@ -30,7 +30,7 @@ from hostile import (
     serving,
     truncates_json,
 )
-from processes import free_port, is_serving, running, wait_until
+from processes import free_port, running, serving_probe, wait_until
 
 from exporter.simulator.scenario import Scenario
 
@@ -272,7 +272,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Resu
         arguments = ("--config.file", str(directory / "exporter.yml"), "--web.listen-address", f"127.0.0.1:{port}")
         environ = {"SSL_CERT_FILE": str(directory / "ca.pem")}
         with running(sys.executable, str(main), *arguments, log=directory / "log", **environ):
-            wait_until(is_serving(f"{url}/-/healthy"), "the exporter responds")
+            wait_until(serving_probe(f"{url}/-/healthy"), "the exporter responds")
             wait_until(lambda: all(Scrape(url).up(row.name) == SPACES for row in ROWS), "all spaces are up", 60)
             wait_until(lambda: Scrape(url).up(ONE_OF_MANY) == MANY_SPACES, "the 500 spaces are up", 120)
             results = run_faults(network, url, run_in_loop)

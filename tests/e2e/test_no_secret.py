@@ -12,7 +12,7 @@ import bcrypt
 import httpx
 import yaml
 from hostile import Exchange, HostileApi, responds_with, serving
-from processes import free_port, is_serving, program, running, wait_until
+from processes import free_port, program, running, serving_probe, wait_until
 
 from exporter.simulator.scenario import Scenario
 
@@ -162,7 +162,7 @@ def test_the_traceback_of_a_bug_contains_no_secret(tmp_path: Path) -> None:
         file = write_config(tmp_path, api)
         command = [sys.executable, str(script), "--config.file", str(file), "--log.level", "debug"]
         with running(*command, "--web.listen-address", f"127.0.0.1:{port}", log=log, **ENVIRON):
-            wait_until(is_serving(f"http://127.0.0.1:{port}/-/healthy"), "the exporter responds")
+            wait_until(serving_probe(f"http://127.0.0.1:{port}/-/healthy"), "the exporter responds")
             wait_until(lambda: "ZeroDivisionError" in log.read_text(), "the bug is logged")
 
     assert "poll failed because of a bug, please report it" in log.read_text()

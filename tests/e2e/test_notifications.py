@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from processes import free_port, is_serving, program, running, wait_until
+from processes import free_port, program, running, serving_probe, wait_until
 from programs import require_program
 from shortened import shortened
 
@@ -169,7 +169,7 @@ def alerts(tmp_path_factory: pytest.TempPathFactory) -> list[NotifiedAlert]:
                 log=directory / "prometheus.log",
             )
         )
-        wait_until(is_serving(f"http://127.0.0.1:{ports['prometheus']}/-/ready"), "Prometheus is ready")
+        wait_until(serving_probe(f"http://127.0.0.1:{ports['prometheus']}/-/ready"), "Prometheus is ready")
         # before its first scrape, Prometheus fires ChatAppExporterDown; without Alertmanager, nothing is sent
         wait_until(lambda: _has_scraped(ports["prometheus"]), "Prometheus has scraped the demo")
         stack.enter_context(
@@ -182,7 +182,7 @@ def alerts(tmp_path_factory: pytest.TempPathFactory) -> list[NotifiedAlert]:
                 log=directory / "alertmanager.log",
             )
         )
-        wait_until(is_serving(f"http://127.0.0.1:{ports['alertmanager']}/-/ready"), "Alertmanager is ready")
+        wait_until(serving_probe(f"http://127.0.0.1:{ports['alertmanager']}/-/ready"), "Alertmanager is ready")
         time.sleep(SECONDS - (time.monotonic() - started))
     return alerts
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from processes import free_port, is_serving, program, wait_until
+from processes import free_port, program, serving_probe, wait_until
 from programs import require_program
 
 from exporter.metrics.catalogue import FAMILIES
@@ -50,7 +50,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with program("demo", "--web.listen-address", f"127.0.0.1:{port}", log=log) as process:
         started = time.monotonic()
         url = f"http://127.0.0.1:{port}"
-        wait_until(is_serving(f"{url}/-/healthy"), "the demo responds")
+        wait_until(serving_probe(f"{url}/-/healthy"), "the demo responds")
         wait_until(lambda: not families_without_samples(scrape(url)), "every family has a sample")
         print(f"\nall {len(EXPECTED)} families had samples {time.monotonic() - started:.1f} s after the start")
         yield url
@@ -123,7 +123,7 @@ def serving(tmp_path: Path, config: str, *arguments: str) -> Iterator[tuple[subp
     address = f"127.0.0.1:{port}"
     arguments = ("--config.file", str(file), "--web.listen-address", address, *arguments)
     with program(*arguments, log=log) as process:
-        wait_until(is_serving(f"http://{address}/-/healthy"), "the exporter responds")
+        wait_until(serving_probe(f"http://{address}/-/healthy"), "the exporter responds")
         yield process, f"http://{address}", log
 
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 import yaml
 from hostile import Exchange, HostileApi, never_finishes, serving
-from processes import free_port, is_serving, program, running, wait_until
+from processes import free_port, program, running, serving_probe, wait_until
 
 from exporter.simulator.scenario import Scenario
 
@@ -93,7 +93,7 @@ def test_a_kill_at_a_random_moment_loses_no_exported_value(tmp_path: Path) -> No
             with program(*arguments, log=tmp_path / "log"):
                 time.sleep(rng.uniform(0, START_SECONDS))  # then it is killed, usually during the start
             with program(*arguments, log=tmp_path / "log") as process:
-                wait_until(is_serving(f"{url}/-/healthy"), "the exporter responds")
+                wait_until(serving_probe(f"{url}/-/healthy"), "the exporter responds")
                 page = http.get(f"{url}/metrics").text
                 after = exported_values(page)
                 lost = {key: (value, after.get(key)) for key, value in before.items() if after.get(key, 0) < value}
@@ -104,7 +104,7 @@ def test_a_kill_at_a_random_moment_loses_no_exported_value(tmp_path: Path) -> No
                     assert http.get(f"{url}/-/ready").status_code == 200
                     starts += 1
                 else:
-                    wait_until(is_serving(f"{url}/-/ready"), "all spaces are polled")
+                    wait_until(serving_probe(f"{url}/-/ready"), "all spaces are polled")
                 before = scrape_and_kill(process, http, url, time.monotonic() + rng.uniform(0, 0.7))
     print(f"\n{KILLS} kills while polling and {KILLS} during a start; {starts} starts with saved state (seed {seed})")
     print(f"{len(before)} values compared at each start, none lost")
@@ -159,7 +159,7 @@ def test_an_unusable_state_file_is_logged_once_and_polling_continues(
         url = f"http://127.0.0.1:{free_port()}"
         arguments = ("--config.file", str(file), "--web.listen-address", url.removeprefix("http://"))
         with program(*arguments, log=log) as process:
-            wait_until(is_serving(f"{url}/-/ready"), "all spaces are polled")
+            wait_until(serving_probe(f"{url}/-/ready"), "all spaces are polled")
             process.send_signal(fault if isinstance(fault, signal.Signals) else signal.SIGTERM)
             assert process.wait(15) == (-signal.SIGKILL if fault == signal.SIGKILL else 0)
         if not isinstance(fault, signal.Signals):
@@ -169,7 +169,7 @@ def test_an_unusable_state_file_is_logged_once_and_polling_continues(
             api.fault = never_finishes  # every value must come from the state file
         full_disk = ("prlimit", "--fsize=16384") if isinstance(fault, signal.Signals) else ()
         with running(*full_disk, sys.executable, "-m", "exporter", *arguments, log=log):
-            wait_until(is_serving(f"{url}/-/healthy"), "the exporter responds")
+            wait_until(serving_probe(f"{url}/-/healthy"), "the exporter responds")
             page = http.get(f"{url}/metrics").text
             assert len([key for key in exported_values(page) if key[1] == ""]) == restored
             assert state_file_samples(page) == [up, "1.0"]
@@ -177,7 +177,7 @@ def test_an_unusable_state_file_is_logged_once_and_polling_continues(
             assert log.read_text().count(f'event="{event}"') == 1
             for api in apis:
                 api.fault = CountingFault()
-            wait_until(is_serving(f"{url}/-/ready"), "all spaces are polled")
+            wait_until(serving_probe(f"{url}/-/ready"), "all spaces are polled")
         renamed = list(tmp_path.glob("state.db.damaged*"))
         assert [path.read_bytes() for path in renamed] == ([content_before] if event == RENAMED else [])
         if event == UNUSABLE and fault != signal.SIGKILL:  # after a kill, SQLite checkpoints the write-ahead log (WAL)
@@ -189,7 +189,7 @@ def test_polling_continues_on_a_full_disk_and_the_state_is_saved_later(tmp_path:
         file, url = write_config(tmp_path, apis), f"http://127.0.0.1:{free_port()}"
         arguments = ("--config.file", str(file), "--web.listen-address", url.removeprefix("http://"))
         with program(*arguments, log=tmp_path / "log") as process:
-            wait_until(is_serving(f"{url}/-/ready"), "all spaces are polled")
+            wait_until(serving_probe(f"{url}/-/ready"), "all spaces are polled")
             limit_file_size(process, 8192)  # enough for the log
 
             def page() -> str:
@@ -210,7 +210,7 @@ def test_polling_continues_on_a_full_disk_and_the_state_is_saved_later(tmp_path:
             wait_until(lambda: state_file_samples(page())[0] == "1.0", "the state is saved again")
             before = scrape_and_kill(process, http, url, 0)
         with program(*arguments, log=tmp_path / "log"):
-            wait_until(is_serving(f"{url}/-/ready"), "the exporter is ready")
+            wait_until(serving_probe(f"{url}/-/ready"), "the exporter is ready")
             after = exported_values(page())
             assert {key: value for key, value in before.items() if after[key] < value} == {}
 

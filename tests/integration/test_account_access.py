@@ -84,11 +84,11 @@ def test_a_denied_space_determines_the_account_state_after_all_other_spaces_were
         with_one_space = account.model_copy(update={"spaces": [account.polled_spaces[0]]})
         await world.exporter.reconfigure(world.settings.model_copy(update={"accounts": [with_one_space]}))
         await asyncio.sleep(390 - reload_at)
-        seen = [world.samples("chatapp_account_up")]
+        results = [world.samples("chatapp_account_up")]
         await asyncio.sleep(1000)
-        seen.append(world.samples("chatapp_account_up") + world.samples("chatapp_space_up"))
+        results.append(world.samples("chatapp_account_up") + world.samples("chatapp_space_up"))
         await world.exporter.stop()
-        return seen
+        return results
 
     assert run(main()) == [["chatapp_account_up{} 0"], ["chatapp_account_up{} 1", "chatapp_space_up{} 1"]]
 
@@ -154,13 +154,13 @@ def test_an_error_page_of_a_proxy_does_not_restore_access_to_an_account() -> Non
         await world.exporter.start()
         await asyncio.sleep(60)
         world.api.fixed_response = Response("<html>Not found</html>", 404)
-        seen = set()
+        results = set()
         for _ in range(30):
             await asyncio.sleep(60)
-            seen |= set(world.samples("chatapp_account_up"))
+            results |= set(world.samples("chatapp_account_up"))
         await world.exporter.stop()
         assert 'chatapp_api_requests_total{code="http_404"} 5.0' in world.samples("chatapp_api_requests_total")
-        return seen
+        return results
 
     assert run(main()) == {"chatapp_account_up{} 0"}
 
@@ -310,17 +310,17 @@ def test_repeated_rejections_of_a_space_do_not_end_an_outage() -> None:
         world = World(scenario(10, poll_interval="5m", events=(rejected, *down)))
         await world.exporter.start()
         await asyncio.sleep(35 * 60)
-        seen = []
+        results = []
         for _ in range(44):
             await asyncio.sleep(60)
-            seen.append(states_of(world))
+            results.append(states_of(world))
         await world.exporter.stop()
-        return seen
+        return results
 
     with capture_logs() as logs:
-        seen = run(main())
+        results = run(main())
 
-    assert [states["chatapp_account_up{}"] for states in seen] == ["0"] * 44
+    assert [states["chatapp_account_up{}"] for states in results] == ["0"] * 44
     events = [line["event"] for line in logs if line["event"].startswith("account ")]
     assert events == ["account polling started", "account unreachable"]
 

@@ -186,31 +186,31 @@ def test_spaces_of_the_source_are_discovered_and_its_values_are_kept_after_a_res
         first = create_exporter(settings)
         await first.start()
         await asyncio.sleep(20)
-        shown = samples(first, "chatapp_phone_number_status")
+        before = samples(first, "chatapp_phone_number_status")
         await first.stop()
         write_or_delete(numbers, None)
         second = create_exporter(settings)
         restored = samples(second, "chatapp_phone_number_status")
         await second.stop()
-        return shown, restored
+        return before, restored
 
-    shown, restored = run(main())
+    before, restored = run(main())
 
-    assert len(shown) == 3
-    assert restored == shown
+    assert len(before) == 3
+    assert restored == before
 
 
 def test_failures_of_the_source_set_account_up_and_are_counted_by_reason(numbers: Path) -> None:
     async def main() -> list[list[str]]:
         exporter = create_exporter(with_local_account_only(load_settings(numbers.parent)))
         await exporter.start()
-        seen = []
+        results = []
         for content in ('{"$denied": []}', '{"s9": []}', None):
             write_or_delete(numbers, content)
             await asyncio.sleep(900)
-            seen.append(samples(exporter, "chatapp_account_up") + samples(exporter, "chatapp_space_poll_failures"))
+            results.append(samples(exporter, "chatapp_account_up") + samples(exporter, "chatapp_space_poll_failures"))
         await exporter.stop()
-        return seen
+        return results
 
     with capture_logs() as logs:
         denied, rejected, unreachable = run(main())

@@ -31,7 +31,7 @@ from exporter.source import Attempt, Source
 from exporter.sources.cams.settings import CamsAccount, CamsSpace
 from exporter.web.routes import create_app
 
-DENIED = {"answer": "NoPermission", "action": "ListInstance"}
+LIST_DENIED = {"answer": "NoPermission", "action": "ListInstance"}
 
 
 def world_with_discovery(spaces: int, *configured: int, state_file: Path | None = None, **account: Any) -> World:
@@ -58,7 +58,7 @@ class Scrape:
     """The spaces of a scrape and its discovery metrics. A list is empty if the metric has no series."""
 
     spaces: set[str]
-    up: list[float]
+    discovery_up: list[float]
     last_success: list[float]
     discovered: list[float]
 
@@ -72,7 +72,7 @@ def scrape(world: World) -> Scrape:
 
 
 async def run_and_scrape(world: World, *times: float) -> list[Scrape]:
-    """Start the exporter at second 0, scrape at these times (seconds from the start), then stop the exporter."""
+    """Start the exporter if the virtual time is 0. Scrape at these virtual times in seconds, then stop the exporter."""
     if not world.clock.monotonic():
         await world.exporter.start()
     scrapes = []
@@ -110,7 +110,7 @@ def test_listed_spaces_are_polled_and_configured_spaces_keep_their_names_and_lab
 
     assert [number for _, number in world.list_requests] == [1, 2, 3]
     assert after.spaces == {space for _, space in world.polls} == {*ids, "not-listed"}
-    assert (after.up, after.discovered) == ([1], [120])
+    assert (after.discovery_up, after.discovered) == ([1], [120])
     assert START <= after.last_success[0] <= START + 2
     assert 'chatapp_account_spaces{account="acme"} 121' in lines
     assert f'chatapp_space_info{{account="acme",space="{ids[2]}",name="Our name",team="emea"}} 1' in lines
@@ -118,7 +118,7 @@ def test_listed_spaces_are_polled_and_configured_spaces_keep_their_names_and_lab
     assert f'chatapp_space_info{{account="acme",space="{ids[0]}",name="{name}"}} 1' in lines
 
 
-def test_after_an_hour_new_spaces_are_added_and_deleted_spaces_are_removed() -> None:
+def test_the_list_after_one_hour_adds_new_spaces_and_removes_deleted_spaces() -> None:
     async def main() -> tuple[World, Scrape, Scrape, str, str]:
         world = world_with_discovery(5, poll_interval="5m")
         fleet = world.api.fleet.spaces["acme"]
@@ -143,7 +143,7 @@ def test_after_an_hour_new_spaces_are_added_and_deleted_spaces_are_removed() -> 
 
 def test_a_failed_discovery_keeps_all_spaces_is_logged_and_is_retried_with_backoff() -> None:
     async def main() -> tuple[World, list[Scrape], list[str]]:
-        world = world_with_discovery(5, 1, poll_interval="5m", events=({"at": "30m", "for": "2h", **DENIED},))
+        world = world_with_discovery(5, 1, poll_interval="5m", events=({"at": "30m", "for": "2h", **LIST_DENIED},))
         scrapes = await run_and_scrape(world, 1800, 7200, 12_600)
         return world, scrapes, world.samples("chatapp_account_up") + world.samples("chatapp_space_up")
 
@@ -152,7 +152,7 @@ def test_a_failed_discovery_keeps_all_spaces_is_logged_and_is_retried_with_backo
     pauses = [later - at for at, later in pairwise(at for at, _ in world.list_requests[1:])]
 
     assert healthy.spaces == failing.spaces == recovered.spaces == set(listed_ids(world))
-    assert (healthy.up, failing.up, recovered.up) == ([1], [0], [1])
+    assert (healthy.discovery_up, failing.discovery_up, recovered.discovery_up) == ([1], [0], [1])
     assert (failing.last_success, failing.discovered) == (healthy.last_success, healthy.discovered)
     assert recovered.last_success[0] > START + 9000
     for pause, max_pause in zip(pauses, (10, 20, 40, 80, 160, 300, 300), strict=False):
@@ -164,7 +164,7 @@ def test_a_failed_discovery_keeps_all_spaces_is_logged_and_is_retried_with_backo
 
 def test_poll_and_list_requests_together_stay_within_the_budget() -> None:
     async def main() -> tuple[World, list[str]]:
-        failing = {"at": "1h", **DENIED}
+        failing = {"at": "1h", **LIST_DENIED}
         world = world_with_discovery(300, poll_interval="30s", qps=5, latency="300ms", events=(failing,))
         await run_and_scrape(world, 4200)
         return world, world.samples("chatapp_api_requests_total")
@@ -220,7 +220,7 @@ def test_an_incomplete_or_malformed_list_removes_no_space(response: Response) ->
     world, after = run(main())
 
     assert 3 < len(world.list_requests) < 20
-    assert (after.spaces, after.up, after.discovered) == (set(listed_ids(world)), [0], [3])
+    assert (after.spaces, after.discovery_up, after.discovered) == (set(listed_ids(world)), [0], [3])
 
 
 def test_all_pages_are_requested_again_if_the_list_changes_between_pages() -> None:
@@ -229,7 +229,7 @@ def test_all_pages_are_requested_again_if_the_list_changes_between_pages() -> No
         await world.exporter.start()
         await asyncio.sleep(3600)
         scrapes, fleet = [], world.api.fleet.spaces["acme"]
-        moved = fleet[50]  # moves from page 2 to page 1 after page 1 was read
+        moved = fleet[50]  # the first space of page 2; the deletion of fleet[0] moves it to page 1
         for _ in range(100):
             await asyncio.sleep(0.5)
             scrapes.append(scrape(world))
@@ -241,7 +241,7 @@ def test_all_pages_are_requested_again_if_the_list_changes_between_pages() -> No
 
     assert [number for _, number in world.list_requests] == [1, 2, 3, 1, 2, 1, 2, 3]
     assert all(moved in scrape.spaces for scrape in scrapes)
-    assert (scrapes[-1].spaces, scrapes[-1].up) == (set(listed_ids(world)), [1])
+    assert (scrapes[-1].spaces, scrapes[-1].discovery_up) == (set(listed_ids(world)), [1])
 
 
 def test_discovery_of_an_account_without_instances_succeeds_and_nothing_is_polled() -> None:
@@ -253,7 +253,7 @@ def test_discovery_of_an_account_without_instances_succeeds_and_nothing_is_polle
     world, (after,) = run(main())
 
     assert (world.polls, len(world.list_requests)) == ([], 1)
-    assert (after.spaces, after.up, after.discovered) == (set(), [1], [0])
+    assert (after.spaces, after.discovery_up, after.discovered) == (set(), [1], [0])
 
 
 def test_a_denied_account_is_probed_in_the_first_slot_after_each_interval_and_its_spaces_are_not_listed() -> None:
@@ -273,13 +273,13 @@ def test_a_denied_account_is_probed_in_the_first_slot_after_each_interval_and_it
     assert account_up == ["chatapp_account_up{} 0"]
     # one interval of 300 s, and 60 s until the slot of the next space
     assert gaps([at for at, _ in world.polls if 2400 < at < 12_600]) == {360.0}
-    assert (denied.up, restored.up) == ([1], [1])
+    assert (denied.discovery_up, restored.discovery_up) == ([1], [1])
     assert denied.spaces == restored.spaces == set(listed_ids(world))
 
 
 def test_the_exporter_is_not_ready_before_all_spaces_are_listed_and_polled() -> None:
     async def main() -> list[tuple[int, str]]:
-        world = world_with_discovery(5, poll_interval="5m", qps=1, events=({"at": "0s", "for": "15s", **DENIED},))
+        world = world_with_discovery(5, poll_interval="5m", qps=1, events=({"at": "0s", "for": "15s", **LIST_DENIED},))
         transport = httpx.ASGITransport(create_app(world.exporter.view))
         await world.exporter.start()
         responses = []
@@ -343,7 +343,7 @@ def test_a_reload_can_enable_and_disable_discovery() -> None:
     ids = listed_ids(world)
 
     assert [scrape.spaces for scrape in scrapes] == [set(ids[:2]), set(ids), set(ids[:2]), set(ids)]
-    assert [scrape.up for scrape in scrapes] == [[], [1], [], [1]]
+    assert [scrape.discovery_up for scrape in scrapes] == [[], [1], [], [1]]
     assert enabled_again == Scrape(set(ids[:2]), [0], [], [])
     assert list_requests == [0, 1, 1, 2]
     # at the start and in the regular slot
@@ -360,8 +360,8 @@ def test_a_reload_with_a_new_endpoint_removes_discovered_spaces_until_the_next_l
 
     world, at_once, (later,) = run(main())
 
-    assert (at_once.spaces, at_once.up, at_once.discovered) == ({world.space_id(1)}, [0], [])
-    assert (later.spaces, later.up) == (set(listed_ids(world)), [1])
+    assert (at_once.spaces, at_once.discovery_up, at_once.discovered) == ({world.space_id(1)}, [0], [])
+    assert (later.spaces, later.discovery_up) == (set(listed_ids(world)), [1])
 
 
 def test_the_list_request_in_flight_of_a_removed_account_adds_no_series_and_no_log_event() -> None:
@@ -410,17 +410,17 @@ def test_a_sweep_polls_discovered_spaces_and_returns_discovery_errors() -> None:
     ids = [space.id for space in Fleet(scenario(5)).spaces["acme"]]
 
     assert run(main()) == ([ids[0], *sorted(ids[1:])], {})
-    assert run(main({"at": "0s", **DENIED})) == (ids[:1], {"acme": "NoPermission"})
+    assert run(main({"at": "0s", **LIST_DENIED})) == (ids[:1], {"acme": "NoPermission"})
 
 
-def test_an_exception_after_a_list_fails_that_attempt_and_the_next_attempt_succeeds() -> None:
+def test_an_exception_in_on_listed_fails_that_attempt_and_the_next_attempt_succeeds() -> None:
     class ListingSource(Source):
         async def list_spaces(self, attempt: Attempt) -> Mapping[str, str]:
             return {"cams-1": "Contoso"}
 
     calls: list[int] = []
 
-    def fail_once() -> None:
+    def fail_first_call() -> None:
         calls.append(1)
         if len(calls) == 1:
             raise ZeroDivisionError
@@ -430,7 +430,7 @@ def test_an_exception_after_a_list_fails_that_attempt_and_the_next_attempt_succe
         poller = Poller(
             "acme", ListingSource(), Budget(10, clock), Budget(10, clock), clock, Instruments(["acme"]), lambda _: False
         )
-        discovery = Discovery(poller, lambda: True, clock, fail_once, Random(1), {})
+        discovery = Discovery(poller, lambda: True, clock, fail_first_call, Random(1), {})
         return [(str(await discovery.list_once()), discovery.result.up) for _ in range(2)]
 
     assert run(main()) == [("internal: ZeroDivisionError", False), ("None", True)]
@@ -444,7 +444,7 @@ def stored_spaces(file: Path) -> set[str]:
 
 
 def test_after_a_restart_stored_spaces_are_exported_until_the_first_complete_list(tmp_path: Path) -> None:
-    failing = {"at": "590s", "for": "1000s", **DENIED}
+    failing = {"at": "590s", "for": "1000s", **LIST_DENIED}
     red = {"at": "60s", "space": 2, "number": 1, "set": {"QualityRating": "RED"}}
 
     async def main() -> tuple[World, list[list[str]], int, list[Scrape]]:
@@ -465,7 +465,7 @@ def test_after_a_restart_stored_spaces_are_exported_until_the_first_complete_lis
     assert any('quality_rating="RED"} 1' in line for line in before)
     assert (sorted(after), unpolled) == (sorted(before), 0)
     assert len(at_once.spaces) == len(still_failing.spaces) == 5
-    assert (still_failing.up, still_failing.last_success, still_failing.discovered) == ([0], [], [])
+    assert (still_failing.discovery_up, still_failing.last_success, still_failing.discovered) == ([0], [], [])
     assert listed.spaces == stored_spaces(tmp_path / "state.db") == set(listed_ids(world))
     for space in listed.spaces:  # still polled once per interval
         assert gaps(world.polls_of(space)[1:]) == {300.0}
@@ -530,13 +530,13 @@ def test_after_a_restart_stored_configured_spaces_do_not_count_as_discovered(tmp
 
     world, (before, after) = run(main())
 
-    assert (before.up, after.up, after.discovered) == ([1], [1], [0])
+    assert (before.discovery_up, after.discovery_up, after.discovered) == ([1], [1], [0])
     assert after.spaces == set(listed_ids(world)[:2])
 
 
 def test_a_space_deleted_from_the_configuration_before_a_restart_is_removed_if_discovery_fails(tmp_path: Path) -> None:
     async def main() -> tuple[World, Scrape]:
-        world = world_with_discovery(5, 1, 2, state_file=tmp_path / "state.db", events=({"at": "0s", **DENIED},))
+        world = world_with_discovery(5, 1, 2, state_file=tmp_path / "state.db", events=({"at": "0s", **LIST_DENIED},))
         await run_and_scrape(world, 60)
         (account,) = world.settings.accounts
         world.settings = changed_settings(world, spaces=(account.spaces or [])[:1])
@@ -566,28 +566,28 @@ def test_discovered_spaces_keep_their_names_after_a_restart(tmp_path: Path) -> N
     assert not any('name=""' in line for line in after)
 
 
-def test_a_complete_list_restores_access_of_a_denied_account_without_configured_spaces() -> None:
+def test_the_first_complete_list_restores_access_of_a_denied_account_without_configured_spaces() -> None:
     async def main() -> tuple[World, list[Scrape], list[list[str]]]:
         revoked = {"at": "0s", "for": "1h", "answer": "InvalidAccessKeyId.NotFound"}
         world = world_with_discovery(5, 1, poll_interval="5m", events=(revoked,))
         await world.exporter.start()
         await asyncio.sleep(600)
-        up = [world.samples("chatapp_account_up")]
+        account_up = [world.samples("chatapp_account_up")]
         await world.exporter.reconfigure(changed_settings(world, spaces=None))
         await asyncio.sleep(1200)
-        up.append(world.samples("chatapp_account_up"))
+        account_up.append(world.samples("chatapp_account_up"))
         scrapes = await run_and_scrape(world, 4200)
-        return world, scrapes, [*up, world.samples("chatapp_account_up")]
+        return world, scrapes, [*account_up, world.samples("chatapp_account_up")]
 
-    world, (after,), up = run(main())
+    world, (after,), account_up = run(main())
 
-    assert up == [["chatapp_account_up{} 0"], ["chatapp_account_up{} 0"], ["chatapp_account_up{} 1"]]
-    assert (after.spaces, after.up) == (set(listed_ids(world)), [1])
+    assert account_up == [["chatapp_account_up{} 0"], ["chatapp_account_up{} 0"], ["chatapp_account_up{} 1"]]
+    assert (after.spaces, after.discovery_up) == (set(listed_ids(world)), [1])
 
 
 def test_an_account_without_known_spaces_is_denied_until_discovery_succeeds() -> None:
     async def main() -> list[list[str]]:
-        world = world_with_discovery(5, poll_interval="5m", events=({"at": "0s", "for": "30m", **DENIED},))
+        world = world_with_discovery(5, poll_interval="5m", events=({"at": "0s", "for": "30m", **LIST_DENIED},))
         await world.exporter.start()
         await asyncio.sleep(600)
         up = [world.samples("chatapp_account_up")]
@@ -599,7 +599,7 @@ def test_an_account_without_known_spaces_is_denied_until_discovery_succeeds() ->
 
 def test_the_exporter_is_ready_with_configured_spaces_if_discovery_is_denied() -> None:
     async def main() -> int:
-        world = world_with_discovery(5, 1, 2, events=({"at": "0s", **DENIED},))
+        world = world_with_discovery(5, 1, 2, events=({"at": "0s", **LIST_DENIED},))
         await run_and_scrape(world, 60)
         transport = httpx.ASGITransport(create_app(world.exporter.view))
         async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as http:
@@ -610,7 +610,7 @@ def test_the_exporter_is_ready_with_configured_spaces_if_discovery_is_denied() -
 
 def test_shards_without_an_account_are_ready_without_account_metrics_if_discovery_is_denied() -> None:
     async def main() -> list[tuple[list[str], int]]:
-        world = world_with_discovery(5, 1, qps=3, events=({"at": "0s", **DENIED},))
+        world = world_with_discovery(5, 1, qps=3, events=({"at": "0s", **LIST_DENIED},))
         shards = [world.fresh_exporter(shard=Shard(number, 3)) for number in (1, 2, 3)]
         for shard in shards:
             await shard.start()
@@ -648,7 +648,7 @@ def test_the_exporter_is_not_ready_before_discovered_spaces_are_polled_too() -> 
 
 def test_an_outage_does_not_end_the_denied_state_of_an_account() -> None:
     outage = {"at": "10m", "for": "30m", "answer": "ServiceUnavailable", "action": "ListInstance"}
-    events = (outage, {"at": "0s", **DENIED})
+    events = (outage, {"at": "0s", **LIST_DENIED})
 
     async def main() -> list[list[str]]:
         world = world_with_discovery(5, poll_interval="5m", events=events)
@@ -691,7 +691,7 @@ def test_a_space_that_changes_from_configured_to_discovered_is_kept_after_a_rest
     tmp_path: Path, polled_again: bool
 ) -> None:
     async def main() -> tuple[World, Scrape]:
-        failing = {"at": "700s", **DENIED}
+        failing = {"at": "700s", **LIST_DENIED}
         world = world_with_discovery(3, 1, poll_interval="5m", state_file=tmp_path / "state.db", events=(failing,))
         await world.exporter.start()
         await asyncio.sleep(650)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from processes import free_port, is_serving, program, wait_until
+from processes import free_port, program, serving_probe, wait_until
 
 KEY = {"ALIBABA_CLOUD_ACCESS_KEY_ID": "LTAIexample", "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "example-secret"}
 CONNECTION_VARIABLES = re.compile(r"(?i)\w+_proxy|SSL\w+|ALIBABA_CLOUD\w+")
@@ -108,7 +108,7 @@ def test_the_multiprocess_directory_of_prometheus_client_is_ignored(
 )
 def test_the_demo_starts_with_unusual_environment_variables(tmp_path: Path, environ: Mapping[str, str]) -> None:
     port, log = free_port(), tmp_path / "log"
-    is_healthy = is_serving(f"http://127.0.0.1:{port}/-/healthy")
+    is_healthy = serving_probe(f"http://127.0.0.1:{port}/-/healthy")
     with program("demo", "--web.listen-address", f"127.0.0.1:{port}", log=log, **environ) as process:
         wait_until(lambda: process.poll() is not None or is_healthy(), "the demo responds")
         process.send_signal(signal.SIGTERM)

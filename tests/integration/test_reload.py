@@ -111,10 +111,10 @@ def test_the_result_of_a_poll_in_flight_is_discarded_if_its_space_is_removed() -
         await asyncio.sleep(0.5)
         await world.exporter.reconfigure(with_spaces(world, 2))
         await asyncio.sleep(10)
-        shown = exported_spaces(world)
+        exported = exported_spaces(world)
         await world.exporter.stop()
-        assert shown == {world.space_id(2)}
-        return shown
+        assert exported == {world.space_id(2)}
+        return exported
 
     assert len(run(main())) == 1
 
@@ -333,7 +333,7 @@ def test_a_response_in_flight_does_not_restore_the_series_of_a_removed_account()
 
 
 def test_a_new_space_is_polled_before_spaces_that_are_already_queued() -> None:
-    async def main() -> list[str]:
+    async def main() -> int:
         world = World(scenario(201, poll_interval="5s", qps=2))
         await world.exporter.reconfigure(with_spaces(world, *range(1, 201)))
         await world.exporter.start()
@@ -395,7 +395,7 @@ def test_a_reload_with_another_state_file_saves_the_values_there(tmp_path: Path)
         world = World(scenario(2, poll_interval="5m"), state_file=str(tmp_path / "first.db"))
         await world.exporter.start()
         await asyncio.sleep(10)
-        shown = world.samples("chatapp_phone_number")
+        before = world.samples("chatapp_phone_number")
         changed = world.settings.model_copy(update={"state_file": str(tmp_path / "second.db")})
         await world.exporter.reconfigure(changed)
         up = world.samples("chatapp_exporter_state_file_up")
@@ -404,11 +404,11 @@ def test_a_reload_with_another_state_file_saves_the_values_there(tmp_path: Path)
         world.exporter = world.fresh_exporter()
         restored = world.samples("chatapp_phone_number")
         await world.exporter.stop()
-        return shown, restored, up
+        return before, restored, up
 
-    shown, restored, up = run(main())
+    before, restored, up = run(main())
 
-    assert shown == restored
+    assert before == restored
     assert up == [f'chatapp_exporter_state_file_up{{file="{tmp_path / "second.db"}"}} 1.0']
 
 
@@ -418,10 +418,10 @@ def test_a_reload_restores_only_configured_spaces_from_a_new_state_file(tmp_path
         await world.exporter.start()
         await asyncio.sleep(10)
         await world.exporter.stop()
-        kept = with_spaces(world, 1, 2)
-        world.settings = kept.model_copy(update={"state_file": None})
+        two_spaces = with_spaces(world, 1, 2)
+        world.settings = two_spaces.model_copy(update={"state_file": None})
         world.exporter = world.fresh_exporter()
-        await world.exporter.reconfigure(kept)
+        await world.exporter.reconfigure(two_spaces)
         shown = len(world.samples("chatapp_space_last_success"))
         await world.exporter.stop()
         with closing(sqlite3.connect(tmp_path / "state.db")) as database:
@@ -483,12 +483,12 @@ def test_an_invalid_configuration_changes_nothing_and_both_reload_metrics_show_i
         with pytest.raises(ConfigError, match=r"x\.yml: wrong"):
             await reloader.reload()
         assert world.samples("chatapp_space") == before
-        seen = [world.samples("chatapp_exporter_config")]
+        results = [world.samples("chatapp_exporter_config")]
         await asyncio.sleep(50)
         await reloader.reload()
-        seen.append(world.samples("chatapp_exporter_config"))
+        results.append(world.samples("chatapp_exporter_config"))
         await world.exporter.stop()
-        return seen, world
+        return results, world
 
     (after_error, after_success), _ = run(main())
 
@@ -582,14 +582,14 @@ def test_after_an_exception_in_a_reload_the_metric_is_0_and_the_next_reload_work
         reloader = world.exporter.reloader(ScriptedLoader(impossible, good))
         with pytest.raises(OverflowError):
             await reloader.reload()
-        seen = [reload_successful(world)]
+        results = [reload_successful(world)]
         await reloader.reload()
-        seen.append(reload_successful(world))
+        results.append(reload_successful(world))
         await asyncio.sleep(5)
         shown = exported_spaces(world)
         await world.exporter.stop()
         assert world.exporter.view.unpolled() == 0
-        return seen, len(shown)
+        return results, len(shown)
 
     assert run(main()) == (["0.0", "1.0"], 5)
 
@@ -626,13 +626,14 @@ def test_a_denied_account_is_up_within_30_seconds_after_its_key_file_was_replace
 
 
 class FakeSource(Source):
-    """Returns an empty answer after `latency` seconds. `closed_after` is the number of ended queries at `aclose`."""
+    """Returns an empty answer after `latency` seconds."""
 
     def __init__(self, latency: float = 0.0) -> None:
         self.latency = latency
         self.queries: list[str] = []
         self.ended = 0
-        self.closed_after: int | None = None
+        self.queries_ended_at_close: int | None = None
+        """None until the source is closed."""
 
     async def query(self, space: Space, attempt: Attempt) -> Answer:
         async with attempt():
@@ -642,8 +643,8 @@ class FakeSource(Source):
             return Answer(())
 
     async def aclose(self) -> None:
-        assert self.closed_after is None, "closed twice"
-        self.closed_after = self.ended
+        assert self.queries_ended_at_close is None, "closed twice"
+        self.queries_ended_at_close = self.ended
 
 
 class FakeAccount(CamsAccount):
@@ -668,7 +669,7 @@ def create_exporter(*accounts: Account) -> Exporter:
     return Exporter(Settings(accounts=list(accounts)), SourceContext({}, VirtualClock(), http_client))
 
 
-def test_waiting_polls_use_a_new_key_and_the_old_source_is_closed_after_its_last_request() -> None:
+def test_waiting_polls_use_a_new_key_and_the_old_source_is_queries_ended_at_close_its_last_request() -> None:
     old, new = FakeSource(latency=3), FakeSource()
     FakeAccount.sources = [old, new]
 
@@ -677,15 +678,23 @@ def test_waiting_polls_use_a_new_key_and_the_old_source_is_closed_after_its_last
         await exporter.start()
         await asyncio.sleep(1.2)  # two polls are in flight, the third waits for a permit
         await exporter.reconfigure(Settings(accounts=[fake_account(qps=2, access_key_secret="another")]))
-        closed_at_reload = old.closed_after
+        closed_at_reload = old.queries_ended_at_close
         await asyncio.sleep(5)
-        closed_later = old.closed_after
+        closed_later = old.queries_ended_at_close
         await exporter.stop()
         return closed_at_reload, closed_later
 
     assert run(main()) == (None, 2)
     assert (old.queries, new.queries) == (["acme-0", "acme-1"], ["acme-2"])
-    assert new.closed_after == 1
+    assert new.queries_ended_at_close == 1
+
+
+def file_names(directory: Path) -> list[str]:
+    return sorted(file.name for file in directory.iterdir())
+
+
+def write(file: Path, text: str) -> None:
+    file.write_text(text)
 
 
 def observable_state(exporter: Exporter) -> tuple[list[str], str, int, int]:
@@ -727,7 +736,9 @@ def test_a_reload_that_cannot_be_prepared_changes_nothing_and_closes_its_new_sou
     run(main())
 
     assert len(running.queries) == 6
-    assert [source.closed_after for source in opened[:position] if isinstance(source, FakeSource)] == [0] * position
+    assert [source.queries_ended_at_close for source in opened[:position] if isinstance(source, FakeSource)] == [
+        0
+    ] * position
 
 
 def test_an_account_is_exported_at_all_times_while_its_endpoint_changes() -> None:
@@ -760,7 +771,7 @@ def test_a_reload_changes_nothing_if_an_http_client_cannot_be_created(position: 
         return httpx.Response(200, stream=httpx.ByteStream(b'{"Code": "OK", "PhoneNumbers": []}'))
 
     def create_client(endpoint: str) -> httpx.AsyncClient:
-        if endpoint == f"https://broken-{position}.example":
+        if endpoint == f"https://new-{position}.example":
             return http_client(endpoint, {"HTTPS_PROXY": "socks5://proxy.example"})
         clients.append(httpx.AsyncClient(transport=httpx.MockTransport(respond)))
         return clients[-1]
@@ -775,7 +786,7 @@ def test_a_reload_changes_nothing_if_an_http_client_cannot_be_created(position: 
         await exporter.start()
         await asyncio.sleep(30)
         state_before = observable_state(exporter)
-        accounts = [account(f"new-{number}", f"broken-{number}") for number in range(3)]
+        accounts = [account(f"new-{number}", f"new-{number}") for number in range(3)]
         with pytest.raises(ConfigError) as error:
             await exporter.reconfigure(Settings(accounts=[*accounts, account("stays", "stays")]))
         assert observable_state(exporter) == state_before
@@ -812,14 +823,6 @@ def test_a_reload_keeps_the_last_secret_if_its_file_is_empty(tmp_path: Path) -> 
         return polls_after, world.samples("chatapp_space_up"), world.samples("chatapp_space_poll_failures")
 
     assert run(main()) == (6, ["chatapp_space_up{} 1"], [])
-
-
-def file_names(directory: Path) -> list[str]:
-    return sorted(file.name for file in directory.iterdir())
-
-
-def write(file: Path, text: str) -> None:
-    file.write_text(text)
 
 
 def test_a_new_key_uses_no_permit_and_does_not_delay_a_waiting_poll() -> None:
@@ -960,11 +963,11 @@ def test_a_discovery_during_a_reload_does_not_start_added_accounts_early() -> No
         globex.spaces.append("s2")
         await exporter.service.accounts["globex"].discovery.list_once()
         await asyncio.sleep(2)
-        early = renamed.list_count + len(renamed.queries)
+        requests_during_reload = renamed.list_count + len(renamed.queries)
         await reload
         await asyncio.sleep(10)
         await exporter.stop()
-        return early, renamed.list_count
+        return requests_during_reload, renamed.list_count
 
     assert run(main()) == (0, 1)
 
@@ -982,16 +985,16 @@ def test_a_failed_reload_after_a_file_change_is_retried_and_logged_once() -> Non
         exporter = create_exporter(fake_account())
         reloader = exporter.reloader(ChangedLoader(*settings))
         await exporter.start()
-        seen = []
+        results = []
         for _ in range(2):
             with pytest.raises(ConfigError):
                 await reloader.follow_once()
-            seen.append(float(exporter.reloads.successful))
+            results.append(float(exporter.reloads.successful))
             await asyncio.sleep(10)
         await reloader.follow_once()
-        seen.append(float(exporter.reloads.successful))
+        results.append(float(exporter.reloads.successful))
         await exporter.stop()
-        return seen
+        return results
 
     with capture_logs() as logs:
         assert run(main()) == [0, 0, 1]
@@ -1017,7 +1020,7 @@ def test_each_failure_of_a_requested_reload_is_logged() -> None:
     assert len(logs) == 2
 
 
-def test_the_state_file_is_closed_after_a_stop_during_a_reload(tmp_path: Path) -> None:
+def test_the_state_file_is_queries_ended_at_close_a_stop_during_a_reload(tmp_path: Path) -> None:
     FakeAccount.sources = [FakeSource(latency=3), FakeSource()]
 
     def state_file_up(exporter: Exporter) -> list[str]:
@@ -1050,4 +1053,4 @@ def test_a_reload_that_is_prepared_during_a_stop_closes_all_sources() -> None:
 
     run(main())
 
-    assert (running.closed_after, new.closed_after) == (1, 0)
+    assert (running.queries_ended_at_close, new.queries_ended_at_close) == (1, 0)

@@ -156,14 +156,14 @@ def test_shards_with_the_same_state_file_setting_restore_their_own_values(tmp_pa
         await shards.start()
         await asyncio.sleep(60)
         await shards.stop()
-        shown = shards.samples("chatapp_phone_number")
+        before = shards.samples("chatapp_phone_number")
         restarted = Shards(world, 2)
         await restarted.stop()
         unpolled = [exporter.view.unpolled() for exporter in restarted.exporters]
-        return shown, restarted.samples("chatapp_phone_number"), unpolled
+        return before, restarted.samples("chatapp_phone_number"), unpolled
 
-    shown, restored, unpolled = run(main())
+    before, restored, unpolled = run(main())
 
-    assert all(shown)
-    assert (restored, unpolled) == (shown, [0, 0])
+    assert all(before)
+    assert (restored, unpolled) == (before, [0, 0])
     assert {path.name for path in tmp_path.glob("*.shard-?")} == {"state.db.shard-1", "state.db.shard-2"}

@@ -233,7 +233,7 @@ def test_the_metrics_show_the_events_of_a_scenario() -> None:
     async def main() -> list[list[str]]:
         world = World(scenario(1, poll_interval="5s", events=events))
         await world.exporter.start()
-        seen = []
+        results = []
         for _ in range(4):
             await asyncio.sleep(25)
             first = world.api.fleet.spaces["acme"][0].numbers[0]["PhoneNumber"]
@@ -242,9 +242,9 @@ def test_the_metrics_show_the_events_of_a_scenario() -> None:
                 line.split('rating="')[1].split('"')[0] for line in lines if "rating=" in line and line[-2:] == " 1"
             ]
             limit = [line.split(" ")[-1] for line in lines if line.startswith("chatapp_phone_number_messaging_limit{")]
-            seen.append(rating + limit[-1:] + [world.samples("chatapp_space_up")[0][-1]])
+            results.append(rating + limit[-1:] + [world.samples("chatapp_space_up")[0][-1]])
         await world.exporter.stop()
-        return seen
+        return results
 
     assert [(rating, up) for rating, _, up in run(main())] == [
         ("GREEN", "1"),

@@ -47,9 +47,9 @@ def test_a_value_is_shown_and_stored_after_the_disk_responds_again(file: Path) -
         await asyncio.sleep(37)  # the response with RED was between 60 and 90 s
         virtual_loop().release()
         await asyncio.sleep(1)
-        seen: list[object] = [shown_red(world), stored_red(file)]
+        results: list[object] = [shown_red(world), stored_red(file)]
         await world.exporter.stop()
-        return seen
+        return results
 
     assert run(main()) == [True, True]
 
@@ -60,24 +60,24 @@ def test_no_value_is_shown_before_it_is_written(file: Path) -> None:
     async def main() -> tuple[list[tuple[bool, bool]], int]:
         world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(file))
         await world.exporter.start()
-        seen = []
+        results = []
         for tenth in range(1200):
             await asyncio.sleep(0.1)
             if tenth % 5 == 0:
                 virtual_loop().release()
             else:
                 virtual_loop().hangs = lambda _: True
-            seen.append((shown_red(world), stored_red(file)))
+            results.append((shown_red(world), stored_red(file)))
         virtual_loop().release()
         await world.exporter.stop()
-        return seen, len(world.polls)
+        return results, len(world.polls)
 
-    seen, polls = run(main())
+    results, polls = run(main())
 
     assert polls >= 12
-    assert (True, False) not in seen
-    assert (False, True) in seen
-    assert seen[-1] == (True, True)
+    assert (True, False) not in results
+    assert (False, True) in results
+    assert results[-1] == (True, True)
 
 
 def test_a_hanging_disk_does_not_stop_polls_and_delays_values_by_at_most_10_seconds(file: Path) -> None:
@@ -89,12 +89,17 @@ def test_a_hanging_disk_does_not_stop_polls_and_delays_values_by_at_most_10_seco
         virtual_loop().hangs = lambda _: True
         await asyncio.sleep(600)
         ages = [START + 635 - float(line.split()[-1]) for line in world.samples("chatapp_space_last_success")]
-        seen: list[object] = [len(world.polls) - polls, max(ages) <= 40, shown_red(world), state_file_samples(world)[0]]
+        results: list[object] = [
+            len(world.polls) - polls,
+            max(ages) <= 40,
+            shown_red(world),
+            state_file_samples(world)[0],
+        ]
         virtual_loop().release()
         await asyncio.sleep(35)
-        seen += [state_file_samples(world)[0], stored_red(file)]
+        results += [state_file_samples(world)[0], stored_red(file)]
         await world.exporter.stop()
-        return seen
+        return results
 
     with capture_logs() as logs:
         assert run(main()) == [60, True, True, UP + "0.0", UP + "1.0", True]
@@ -129,10 +134,10 @@ def test_a_start_and_a_stop_have_a_time_limit_if_the_disk_hangs(file: Path) -> N
         started = loop.time()
         await second.exporter.service.apply(second.settings.model_copy(update={"state_file": str(file)}))
         await asyncio.sleep(5)
-        seen: list[object] = [loop.time() - started <= 26, sorted(set(second.samples("chatapp_space_up")))]
+        results: list[object] = [loop.time() - started <= 26, sorted(set(second.samples("chatapp_space_up")))]
         stopped = loop.time()
         await second.exporter.stop()
-        return [*seen, loop.time() - stopped <= 6]
+        return [*results, loop.time() - stopped <= 6]
 
     assert run(main()) == [True, ["chatapp_space_up{} 1"], True]
 
@@ -223,10 +228,10 @@ def test_a_write_that_ends_after_a_reload_shows_no_value_of_the_old_access_key(f
         change = await commit_while_a_write_hangs(world, world.settings.with_key_digests({"acme": "another"}, ()))
         virtual_loop().release()
         await asyncio.sleep(0.1)
-        seen = world.samples("chatapp_phone_number") + world.samples("chatapp_space_up")
+        results = world.samples("chatapp_phone_number") + world.samples("chatapp_space_up")
         await world.exporter.service.retire(change)
         await world.exporter.stop()
-        return seen
+        return results
 
     assert run(main()) == ["chatapp_space_up{} 0"] * 3
 
@@ -239,13 +244,13 @@ def test_a_late_write_to_the_old_file_does_not_replace_newer_values(file: Path) 
         virtual_loop().hangs = lambda _: False
         world.exporter.service.recorder.sync_state_file(change.unsaved_spaces)
         await asyncio.sleep(90)
-        seen = [shown_red(world)]
+        results = [shown_red(world)]
         virtual_loop().release()
         await asyncio.sleep(1)
-        seen.append(shown_red(world))
+        results.append(shown_red(world))
         await world.exporter.service.retire(change)
         await world.exporter.stop()
-        return seen
+        return results
 
     assert run(main()) == [True, True]
 
@@ -258,12 +263,12 @@ def test_after_an_exception_in_a_write_its_values_are_shown_and_the_next_write_s
         await writer.open(IDENTITIES)
         writer.save({("unknown", "s1"): SpaceRecord()})  # unknown account: KeyError
         await asyncio.sleep(1)
-        seen: list[object] = [list(shown), writer.file.up]
+        results: list[object] = [list(shown), writer.file.up]
         writer.retain([("a", "s2")], IDENTITIES)
         writer.save({("a", "s2"): SpaceRecord()})
         await asyncio.sleep(1)
         await writer.close()
-        return seen
+        return results
 
     with capture_logs() as logs:
         assert run(main()) == [[("unknown", "s1")], False]
@@ -292,15 +297,15 @@ def test_the_wal_of_a_state_file_stays_small(file: Path) -> None:
 
 def test_a_wal_that_has_filled_the_disk_is_checkpointed_and_used_again(file: Path) -> None:
     with closing(opened_state_file(file)) as state_file, capture_logs():
-        seen = []
+        results = []
         for number in range(40):
             state_file.save({("a", "s"): SpaceRecord(last_success=float(number))})
         with full_disk(Path(f"{file}-wal").stat().st_size):
             for number in range(40, 43):
                 state_file.save({("a", "s"): SpaceRecord(last_success=float(number))})
-                seen.append(state_file.up)
+                results.append(state_file.up)
 
-    assert seen == [True, True, True]
+    assert results == [True, True, True]
 
 
 def replace_with_fifo(file: Path) -> None:
@@ -317,13 +322,13 @@ def test_a_state_file_that_is_replaced_with_a_fifo_does_not_stop_polls(file: Pat
         await world.exporter.service.recorder.reopen_state_file()
         polls = len(world.polls)
         await asyncio.sleep(60)
-        seen: list[object] = [
+        results: list[object] = [
             len(world.polls) - polls,
             state_file_samples(world)[0],
             set(world.samples("chatapp_space_up")),
         ]
         await world.exporter.stop()
-        return seen
+        return results
 
     with capture_logs() as logs:
         assert run(main()) == [6, UP + "0.0", {"chatapp_space_up{} 1"}]

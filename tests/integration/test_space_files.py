@@ -112,11 +112,11 @@ def test_a_changed_space_file_is_applied(directory: Path) -> None:
     async def main() -> list[list[str]]:
         write_spaces(directory, "two", "s2")
         world, reloader, reload_metrics = world_and_reloader(directory)
-        seen = [exported_spaces(world)]
+        results = [exported_spaces(world)]
         write_spaces(directory, "one", "s1", "s3")
         await check_twice(reloader)
         await world.exporter.stop()
-        return [*seen, exported_spaces(world), reload_metrics()]
+        return [*results, exported_spaces(world), reload_metrics()]
 
     assert run(main()) == [
         ["s1", "s2"],
@@ -129,12 +129,12 @@ def test_an_invalid_space_file_keeps_the_current_configuration_until_it_is_fixed
     async def main() -> list[list[str]]:
         write_spaces(directory, "two", "s2")
         world, reloader, reload_metrics = world_and_reloader(directory)
-        seen = [reload_metrics()]
+        results = [reload_metrics()]
         two, text = directory / "spaces" / "two.yml", "invalid YAML: did not find expected node content"
         two.write_text("- {id: s2}\n- {id: [")
         write_spaces(directory, "one", "s1", "s4")
         assert await problems_of_failed_reload(reloader) == [f"{two}:3: {text}"]
-        seen += [reload_metrics(), exported_spaces(world)]
+        results += [reload_metrics(), exported_spaces(world)]
         two.write_text("- {idd: s2}")
         assert await problems_of_failed_reload(reloader) == [
             f"{two}:1: [0].id: required key is missing",
@@ -143,7 +143,7 @@ def test_an_invalid_space_file_keeps_the_current_configuration_until_it_is_fixed
         write_spaces(directory, "two", "s3")
         await check_twice(reloader)
         await world.exporter.stop()
-        return [*seen, reload_metrics(), exported_spaces(world)]
+        return [*results, reload_metrics(), exported_spaces(world)]
 
     valid = [
         "config_last_reload_successful 1.0",
@@ -190,23 +190,23 @@ def test_no_change_is_detected_after_a_load(directory: Path) -> None:
 
 
 def test_a_replaced_file_of_the_same_size_and_modification_time_is_detected(directory: Path) -> None:
-    one = directory / "spaces" / "one.yml"
+    file = directory / "spaces" / "one.yml"
     loader = loaded_configuration(directory)
 
     replacement = write_spaces(directory, "replacement", "s9").rename(directory / "replacement")
-    os.utime(replacement, ns=(0, one.stat().st_mtime_ns))
-    replacement.rename(one)
+    os.utime(replacement, ns=(0, file.stat().st_mtime_ns))
+    replacement.rename(file)
 
     assert spaces_after_two_checks(loader) == ["s9"]
 
 
 def test_a_changed_file_with_its_old_modification_time_is_detected(directory: Path) -> None:
     loader = loaded_configuration(directory)
-    one = directory / "spaces" / "one.yml"
-    before = one.stat()
+    file = directory / "spaces" / "one.yml"
+    before = file.stat()
 
     write_spaces(directory, "one", "s9")
-    os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     assert spaces_after_two_checks(loader) == ["s9"]
 
@@ -323,12 +323,12 @@ def test_a_pattern_that_no_longer_matches_a_file_keeps_the_current_spaces(direct
             f"{directory}/exporter.yml:3: accounts[0].space_files[0]: expected at least one file,"
             f" found none for '{directory}/spaces/*.yml'"
         ]
-        seen = [exported_spaces(world), reload_metrics()[:1]]
+        results = [exported_spaces(world), reload_metrics()[:1]]
         (directory / "renamed" / "two.yml").unlink()
         (directory / "renamed").rename(directory / "spaces")
         await check_twice(reloader)
         await world.exporter.stop()
-        return [*seen, exported_spaces(world), reload_metrics()]
+        return [*results, exported_spaces(world), reload_metrics()]
 
     assert run(main()) == [
         ["s1", "s2"],
@@ -401,23 +401,23 @@ def test_a_file_pattern_with_a_null_character_is_an_error(directory: Path) -> No
 def test_a_reload_with_an_invalid_space_file_fails_until_the_file_is_fixed(directory: Path, defect: str) -> None:
     async def main() -> list[str]:
         world, reloader, reload_metrics = world_and_reloader(directory)
-        one, two = directory / "spaces" / "one.yml", directory / "spaces" / "two.yml"
+        first_file, second_file = directory / "spaces" / "one.yml", directory / "spaces" / "two.yml"
         if defect == "duplicate":
             write_spaces(directory, "one", "s1", "s1")
         else:
-            (two if "new" in defect else one).write_text("- {idd: s1}")
+            (second_file if "new" in defect else first_file).write_text("- {idd: s1}")
         with pytest.raises(ConfigError):
             await reloader.reload()
-        seen = [reload_metrics()[0][-3:], reload_metrics()[-1][-3:]]
+        results = [reload_metrics()[0][-3:], reload_metrics()[-1][-3:]]
         for _ in range(3):
             await reloader.follow_once()
-            seen += [reload_metrics()[0][-3:], reload_metrics()[-1][-3:]]
+            results += [reload_metrics()[0][-3:], reload_metrics()[-1][-3:]]
         write_spaces(directory, "one", "s1")
-        two.unlink(missing_ok=True)
+        second_file.unlink(missing_ok=True)
         await check_twice(reloader)
         await world.exporter.stop()
         assert exported_spaces(world) == ["s1"]
-        return [*seen, *reload_metrics()]
+        return [*results, *reload_metrics()]
 
     assert run(main()) == ["0.0"] * 8 + ["config_last_reload_successful 1.0", 'space_file_up{file="one.yml"} 1.0']
 
@@ -428,18 +428,18 @@ def test_a_changed_space_file_does_not_hide_an_error_in_the_main_file(directory:
         (directory / "exporter.yml").write_text("accounts: [{name: ac")
         with pytest.raises(ConfigError):
             await reloader.reload()
-        seen = [reload_metrics()[0]]
+        results = [reload_metrics()[0]]
         write_spaces(directory, "two", "s2")
         with capture_logs() as logs:
             await reloader.follow_once()
             with pytest.raises(ConfigError):
                 await reloader.follow_once()
         assert logs == []  # the problems were logged before
-        seen += [*exported_spaces(world), reload_metrics()[0]]
+        results += [*exported_spaces(world), reload_metrics()[0]]
         (directory / "exporter.yml").write_text(CONFIG)
         await reloader.reload()
         await world.exporter.stop()
-        return [*seen, *exported_spaces(world), reload_metrics()[0]]
+        return [*results, *exported_spaces(world), reload_metrics()[0]]
 
     failed, successful = "config_last_reload_successful 0.0", "config_last_reload_successful 1.0"
     assert run(main()) == [failed, "s1", failed, "s1", "s2", successful]
@@ -448,15 +448,15 @@ def test_a_changed_space_file_does_not_hide_an_error_in_the_main_file(directory:
 def test_a_failed_reload_keeps_the_series_of_the_current_space_files(directory: Path) -> None:
     async def main() -> list[list[str]]:
         world, reloader, reload_metrics = world_and_reloader(directory)
-        seen = [reload_metrics()[1:]]
+        results = [reload_metrics()[1:]]
         (directory / "other.yml").write_text("[{id: s9}]")
         changed = CONFIG.replace("spaces/*.yml", "other.yml")
         (directory / "exporter.yml").write_text(changed + "max_age: soon\n")
         with pytest.raises(ConfigError):
             await reloader.reload()
-        seen.append(reload_metrics()[1:])
+        results.append(reload_metrics()[1:])
         await world.exporter.stop()
-        return seen
+        return results
 
     before, after = run(main())
 
@@ -497,19 +497,19 @@ def test_a_change_with_an_empty_secret_file_is_applied_after_the_secret_is_resto
         write_spaces(directory, "one", "s1", "s2")
         write_text(secret, "")
         problems = await problems_of_failed_reload(reloader)
-        seen = [reload_metrics()[:1], exported_spaces(world)]
+        results = [reload_metrics()[:1], exported_spaces(world)]
         write_text(secret, "secret")
         await reloader.follow_once()
-        seen += [reload_metrics()[:1], exported_spaces(world)]
+        results += [reload_metrics()[:1], exported_spaces(world)]
         await world.exporter.stop()
-        return problems, seen
+        return problems, results
 
-    problems, seen = run(main())
+    problems, results = run(main())
 
     assert problems == [
         f"{directory}/exporter.yml:3: accounts[0].access_key_secret_file: expected a secret in this file, found nothing"
     ]
-    assert seen == [
+    assert results == [
         ["config_last_reload_successful 0.0"],
         ["s1"],
         ["config_last_reload_successful 1.0"],
@@ -575,15 +575,15 @@ def test_a_reload_replaces_placeholders_and_fails_if_a_variable_is_not_set(direc
         world, reloader, _ = world_and_reloader(
             directory, configuration(directory / "exporter.yml", environ, expand=True)
         )
-        seen = [exported_spaces(world)]
+        results = [exported_spaces(world)]
         environ["SPACE"] = "s8"
         await reloader.reload()
-        seen.append(exported_spaces(world))
+        results.append(exported_spaces(world))
         del environ["SPACE"]
         with pytest.raises(ConfigError) as error:
             await reloader.reload()
         await world.exporter.stop()
-        return [*seen, exported_spaces(world), str(error.value).splitlines()]
+        return [*results, exported_spaces(world), str(error.value).splitlines()]
 
     assert run(main()) == [
         ["s7"],
@@ -603,14 +603,14 @@ def test_a_space_that_moves_to_another_file_is_kept_if_the_edits_are_detected_se
         write_spaces(directory, "two", "s2")
         world, reloader, _ = world_and_reloader(directory)
         edits = [("one", ["s3"]), ("two", ["s2", "s1"])]
-        seen = []
+        results = []
         for name, spaces in edits if removed_first else reversed(edits):
             write_spaces(directory, name, *spaces)
             await reloader.follow_once()
-            seen.append(exported_spaces(world))
+            results.append(exported_spaces(world))
         await reloader.follow_once()
         await world.exporter.stop()
-        return [*seen, sorted(exported_spaces(world))]
+        return [*results, sorted(exported_spaces(world))]
 
     assert run(main()) == [["s1", "s2"], ["s1", "s2"], ["s1", "s2", "s3"]]
 
@@ -637,13 +637,13 @@ def test_files_on_a_hung_disk_fail_the_reload_and_do_not_delay_polls(directory: 
                 with pytest.raises(ConfigError, match="timed out after 60 s; check the disk or network mount"):
                     await (reloader.reload() if call == "load" else reloader.follow_once())
         assert len(world.polls) > polls
-        seen = [reload_metrics()[:1], exported_spaces(world)]
+        results = [reload_metrics()[:1], exported_spaces(world)]
         loop.release()
         await (reloader.reload() if call == "load" else check_twice(reloader))
         await world.exporter.stop()
         failed = [line for line in logs if line["event"] == "config reload failed, keeping the current configuration"]
         assert len(failed) == (3 if call == "load" else 1)  # a periodic check logs the same failure only once
-        return [*seen, reload_metrics()[:1]]
+        return [*results, reload_metrics()[:1]]
 
     failed, successful = ["config_last_reload_successful 0.0"], ["config_last_reload_successful 1.0"]
     assert run(main()) == [failed, ["s1"], successful]
@@ -674,9 +674,9 @@ def test_a_space_file_that_becomes_a_fifo_fails_the_reload_and_keeps_its_spaces(
         assert [problem.replace(f"{directory}/", "") for problem in problems] == [
             "spaces/one.yml: expected a regular file, found a FIFO"
         ]
-        seen = [*reload_metrics(), *exported_spaces(world)]
+        results = [*reload_metrics(), *exported_spaces(world)]
         await world.exporter.stop()
-        return seen
+        return results
 
     assert run(main()) == ["config_last_reload_successful 0.0", 'space_file_up{file="one.yml"} 0.0', "s1"]
 

@@ -41,18 +41,18 @@ def test_a_restart_shows_the_stored_values_and_their_ages_immediately_and_is_rea
     async def main() -> tuple[list[str], list[str], int]:
         world = World(scenario(3, poll_interval="30s", events=RED), state_file=str(file))
         await poll_for(world, 120)
-        shown = values(world)
+        before = values(world)
         await asyncio.sleep(100)
         world.exporter = world.fresh_exporter()
         restored = values(world), world.exporter.view.unpolled()
         await world.exporter.stop()
-        return shown, *restored
+        return before, *restored
 
-    shown, restored, unpolled = run(main())
+    before, restored, unpolled = run(main())
 
-    assert any('quality_rating="RED"} 1' in line for line in shown)
-    assert any(line.startswith("chatapp_phone_number_last_change_timestamp_seconds") for line in shown)
-    assert (restored, unpolled) == (shown, 0)
+    assert any('quality_rating="RED"} 1' in line for line in before)
+    assert any(line.startswith("chatapp_phone_number_last_change_timestamp_seconds") for line in before)
+    assert (restored, unpolled) == (before, 0)
 
 
 def test_a_restart_continues_the_schedule(file: Path) -> None:
@@ -140,14 +140,14 @@ def test_after_the_clock_was_set_back_a_restart_does_not_show_old_values_as_fres
         world.clock.offset = 0.0  # type: ignore[attr-defined]
         await asyncio.sleep(2 * 3600)
         reloader_task.cancel()
-        seen = []
+        results = []
         for _ in range(2):
             await world.exporter.stop()
             world.exporter = world.fresh_exporter()
-            seen.append(world.samples("chatapp_phone_number"))
+            results.append(world.samples("chatapp_phone_number"))
             await asyncio.sleep(60)
         await world.exporter.stop()
-        return seen[0], seen[1]
+        return results[0], results[1]
 
     assert run(main()) == ([], [])
 
@@ -159,14 +159,14 @@ def test_a_clock_change_does_not_hide_values_that_this_process_polled(jump: floa
         reloader_task = asyncio.create_task(world.exporter.reloader(StaticLoader(world.settings)).run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(330)
-        seen = []
+        results = []
         for offset in (0.0, jump, 0.0):
             world.clock.offset = offset  # type: ignore[attr-defined]  # a virtual clock
             await asyncio.sleep(12)
-            seen.append(values(world))
+            results.append(values(world))
         reloader_task.cancel()
         await world.exporter.stop()
-        return tuple(seen)
+        return tuple(results)
 
     before, during, after = run(main())
 
@@ -209,12 +209,12 @@ def test_a_clock_change_does_not_delay_the_removal_of_stale_values(jump: float) 
         await world.exporter.start()
         await asyncio.sleep(330)
         world.clock.offset = jump  # type: ignore[attr-defined]  # a virtual clock
-        seen = []
+        results = []
         for seconds in (3200, 400):
             await asyncio.sleep(seconds)
-            seen.append(world.samples("chatapp_phone_number_info"))
+            results.append(world.samples("chatapp_phone_number_info"))
         await world.exporter.stop()
-        return seen
+        return results
 
     before_max_age, after_max_age = run(main())
 
@@ -299,9 +299,9 @@ def restart_after(damage: Callable[[Path], object], file: Path) -> RestartResult
         at_start = values(world)
         await world.exporter.start()
         await asyncio.sleep(5)
-        seen = state_file_samples(world), set(world.samples("chatapp_space_up"))
+        results = state_file_samples(world), set(world.samples("chatapp_space_up"))
         await world.exporter.stop()
-        return RestartResult(at_start, *seen, [line["event"] for line in logs])
+        return RestartResult(at_start, *results, [line["event"] for line in logs])
 
     return run(main())
 
@@ -464,14 +464,14 @@ def test_after_a_kill_values_are_restored_from_a_full_disk_and_saved_when_space_
         world.exporter = world.fresh_exporter()
         await world.exporter.start()
         await asyncio.sleep(80)
-        seen, copy = [values(world)], copy_after_kill(tmp_path / "state.db", tmp_path / "copy")
+        results, copy = [values(world)], copy_after_kill(tmp_path / "state.db", tmp_path / "copy")
         await world.exporter.stop()
         block_wal_index(copy)
         (tmp_path / "link").symlink_to(copy)
         file = tmp_path / "link" if linked else copy
         world.settings = world.settings.model_copy(update={"state_file": str(file)})
         world.exporter = world.fresh_exporter()
-        seen.append(values(world))
+        results.append(values(world))
         reloader_task = asyncio.create_task(world.exporter.reloader(StaticLoader(world.settings)).run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(5)
@@ -480,15 +480,15 @@ def test_after_a_kill_values_are_restored_from_a_full_disk_and_saved_when_space_
         reloader_task.cancel()
         await world.exporter.stop()
         world.exporter = world.fresh_exporter()
-        seen.append(world.samples("chatapp_phone_number_last_change"))
+        results.append(world.samples("chatapp_phone_number_last_change"))
         await world.exporter.stop()
-        return seen
+        return results
 
-    shown, restored, later = run(main())
+    before, restored, later = run(main())
 
-    assert any('quality_rating="RED"} 1' in line for line in shown)
-    assert restored == shown
-    assert later == [line for line in shown if "last_change" in line]
+    assert any('quality_rating="RED"} 1' in line for line in before)
+    assert restored == before
+    assert later == [line for line in before if "last_change" in line]
     assert len(later) == 1
 
 
@@ -518,7 +518,7 @@ def test_values_on_a_read_only_disk_are_restored_only_without_a_wal(has_wal: boo
         await asyncio.sleep(80)
         if not has_wal:
             await world.exporter.stop()
-        shown = values(world)
+        before = values(world)
         copy = copy_after_kill(directory / "first" / "state.db", directory / "copy")
         await world.exporter.stop()
         (directory / "link").symlink_to(copy)
@@ -527,15 +527,15 @@ def test_values_on_a_read_only_disk_are_restored_only_without_a_wal(has_wal: boo
         with read_only(copy.parent):
             world.exporter = world.fresh_exporter()
         await world.exporter.stop()
-        return shown, values(world), state_file_samples(world)
+        return before, values(world), state_file_samples(world)
 
     with TemporaryDirectory() as name:  # a directory that every user can access
         (directory := Path(name)).chmod(0o755)
         (directory / "first").mkdir()
-        shown, restored, samples = run(main(directory))
+        before, restored, samples = run(main(directory))
 
-    assert any('quality_rating="RED"} 1' in line for line in shown)
-    assert restored == (["chatapp_space_up{} 0"] * 3 if has_wal else shown)
+    assert any('quality_rating="RED"} 1' in line for line in before)
+    assert restored == (["chatapp_space_up{} 0"] * 3 if has_wal else before)
     assert samples[0] == "chatapp_exporter_state_file_up{} 0.0"
 
 
@@ -598,19 +598,19 @@ def test_values_polled_before_a_file_is_mounted_are_saved_after_it_is_mounted(tm
         elsewhere.rename(directory)
         await asyncio.sleep(15)
         reloader_task.cancel()
-        shown = world.samples("chatapp_space_last_success")
+        before = world.samples("chatapp_space_last_success")
         copy = copy_after_kill(directory / "state.db", tmp_path / "copy")
         await world.exporter.stop()
         world.settings = world.settings.model_copy(update={"state_file": str(copy)})
         world.exporter = world.fresh_exporter()
         await world.exporter.stop()
-        return shown, world.samples("chatapp_space_last_success")
+        return before, world.samples("chatapp_space_last_success")
 
     directory.mkdir()
-    shown, restored = run(main())
+    before, restored = run(main())
 
-    assert restored == shown
-    assert all(float(line.rsplit(" ", 1)[1]) > START + 600 for line in shown)
+    assert restored == before
+    assert all(float(line.rsplit(" ", 1)[1]) > START + 600 for line in before)
 
 
 def test_a_start_does_not_write_unchanged_records(file: Path) -> None:
@@ -651,13 +651,13 @@ def test_a_reload_with_another_endpoint_removes_the_values_of_the_old_endpoint(f
         changed = account.model_copy(update={"endpoint": "https://other.example", "access_key_id": "wrong"})
         world.settings = world.settings.model_copy(update={"accounts": [changed]})
         await world.exporter.reconfigure(world.settings)
-        seen = [world.samples("chatapp_phone_number")]
+        results = [world.samples("chatapp_phone_number")]
         await asyncio.sleep(30)
-        seen += [world.samples("chatapp_phone_number"), world.samples("chatapp_space_up")]
+        results += [world.samples("chatapp_phone_number"), world.samples("chatapp_space_up")]
         await world.exporter.stop()
         world.exporter = world.fresh_exporter()
         await world.exporter.stop()
-        return [*seen, world.samples("chatapp_phone_number")]
+        return [*results, world.samples("chatapp_phone_number")]
 
     assert run(main()) == [[], [], ["chatapp_space_up{} 0"] * 3, []]
 
@@ -689,11 +689,11 @@ def test_a_reload_with_another_access_key_removes_the_old_values(file: Path) -> 
         await asyncio.sleep(30)
         set_key_digest(world, "another")
         await world.exporter.reconfigure(world.settings)
-        seen = [len(world.samples("chatapp_phone_number_info"))]
+        results = [len(world.samples("chatapp_phone_number_info"))]
         await asyncio.sleep(5)
-        seen.append(len(world.samples("chatapp_phone_number_info")))
+        results.append(len(world.samples("chatapp_phone_number_info")))
         await world.exporter.stop()
-        return seen
+        return results
 
     assert run(main()) == [0, 9]
 
@@ -778,17 +778,17 @@ def test_a_file_is_used_again_within_30_seconds_after_a_failure(file: Path, fail
         reloader_task = asyncio.create_task(reloader.run(asyncio.Event()))
         await world.exporter.start()
         await asyncio.sleep(15)
-        seen = [state_file_samples(world)[:1]]
+        results = [state_file_samples(world)[:1]]
         if lock:
             lock.close()
         else:
             for path in file.parent.glob("state.db*"):
                 path.unlink()
         await asyncio.sleep(15)
-        seen.append(state_file_samples(world)[:1])
+        results.append(state_file_samples(world)[:1])
         reloader_task.cancel()
         await world.exporter.stop()
-        return seen
+        return results
 
     with capture_logs() as logs:
         before, after = run(main())

@@ -494,10 +494,10 @@ def fields_of(response: dict[str, Any], listed: str) -> list[str]:
 def test_the_json_of_phone_numbers_counts_blind_and_waiting_spaces() -> None:
     (response,) = get("/api/v1/phone-numbers?state=red")
 
-    found = response.json()
-    assert (found["total"], found["pages"], found["as_of"]) == (1, 1, "2027-01-15T08:01:00Z")
-    assert (found["blind_spaces"], found["waiting_spaces"]) == (2, 0)
-    (red,) = found["phone_numbers"]
+    document = response.json()
+    assert (document["total"], document["pages"], document["as_of"]) == (1, 1, "2027-01-15T08:01:00Z")
+    assert (document["blind_spaces"], document["waiting_spaces"]) == (2, 0)
+    (red,) = document["phone_numbers"]
     assert (red["quality_rating"], red["since"], red["blind"]) == ("RED", "2027-01-15T08:00:31Z", False)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from processes import free_port, is_serving, running, wait_until
+from processes import free_port, running, serving_probe, wait_until
 from programs import require_program
 
 CONFIG = Path(__file__).parents[2] / "config" / "alertmanager"
@@ -48,7 +48,7 @@ def alertmanager(tmp_path: Path) -> Iterator[httpx.Client]:
     )
     with ExitStack() as stack:
         stack.enter_context(running(*command, log=tmp_path / "log"))
-        wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), "Alertmanager is ready")
+        wait_until(serving_probe(f"http://127.0.0.1:{port}/-/ready"), "Alertmanager is ready")
         yield stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v2", trust_env=False))
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from processes import free_port, is_serving, running, wait_until
+from processes import free_port, running, serving_probe, wait_until
 from programs import require_program
 
 CONFIG = Path(__file__).parents[2] / "config" / "alertmanager"
@@ -178,7 +178,7 @@ def notifications(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, i
             "--cluster.listen-address=",
         )
         stack.enter_context(running(*command, log=directory / "log"))
-        wait_until(is_serving(f"http://127.0.0.1:{port}/-/ready"), "Alertmanager is ready")
+        wait_until(serving_probe(f"http://127.0.0.1:{port}/-/ready"), "Alertmanager is ready")
         posted = [
             alert(number, name=name, severity=severity, account=f"acme-{size}")
             for name, severity in ALERTS_BY_RECEIVER.values()

@@ -29,7 +29,7 @@ from hostile import (
     serving,
     truncates_json,
 )
-from processes import free_port, is_serving, program, wait_until
+from processes import free_port, program, serving_probe, wait_until
 
 from exporter.simulator.scenario import Scenario
 from exporter.sources.cams.wire import decode_phone_numbers
@@ -159,7 +159,7 @@ def test_after_random_faults_every_exported_value_matches_the_api(tmp_path: Path
     with serving(*apis), httpx.Client(base_url=url, trust_env=False, timeout=30) as http:
         file.write_text(config(apis))
         with program(*arguments, log=log):
-            wait_until(is_serving(f"{url}/-/healthy"), "the exporter responds")
+            wait_until(serving_probe(f"{url}/-/healthy"), "the exporter responds")
             for number, api in enumerate(apis):
                 api.fault = RandomFaults(SEED * 10 + number)
             started = last = time.monotonic()

@@ -38,7 +38,7 @@ def write_config(directory: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("path", INVALID, ids=lambda path: path.name)
-def test_the_errors_of_an_invalid_file_are_the_lines_of_its_text_file(path: Path) -> None:
+def test_an_invalid_file_has_the_errors_that_its_txt_file_lists(path: Path) -> None:
     assert error_text(path).replace(f"{FIXTURES}/", "") == path.with_suffix(".txt").read_text(encoding="utf-8").rstrip()
 
 
@@ -47,7 +47,7 @@ def test_a_valid_file_is_loaded(path: Path) -> None:
     assert load(path, {}).accounts[0].name == "acme"
 
 
-def test_every_invalid_file_has_a_text_file() -> None:
+def test_every_invalid_file_has_a_txt_file() -> None:
     assert [path.with_suffix(".txt") for path in INVALID] == sorted(FIXTURES.glob("*.txt"))
     assert VALID
 
@@ -91,7 +91,7 @@ def test_every_configuration_key_is_loaded() -> None:
     assert settings.limits["TIER_10"] == 1000
 
 
-def test_the_example_is_valid_and_contains_every_key() -> None:
+def test_the_example_file_is_valid_and_contains_every_key() -> None:
     load(EXAMPLE, VARIABLES)
 
     keys = {*Settings.model_fields, *CamsAccount.model_fields, *(field.name for field in fields(CamsSpace))}
@@ -151,7 +151,7 @@ def test_space_files_are_read_from_a_directory_with_glob_characters_in_its_name(
     assert load(path, VARIABLES).accounts[0].polled_spaces == [CamsSpace(id="1")]
 
 
-def test_generated_json_space_files_are_read(tmp_path: Path) -> None:
+def test_a_json_space_file_with_tabs_escapes_and_null_is_read(tmp_path: Path) -> None:
     spaces = [{"id": "0042", "name": "Café 😀 \\ud83d", "labels": {"team": "é"}, "isv_code": None}]
     (tmp_path / "spaces.json").write_text(json.dumps(spaces, indent="\t"))
 
@@ -203,7 +203,7 @@ def test_an_account_with_an_unknown_source_is_an_error(tmp_path: Path) -> None:
     )
 
 
-def test_add_file_and_lines_adds_the_file_and_line_of_a_problem(tmp_path: Path) -> None:
+def test_add_file_and_lines_adds_the_path_of_the_file_and_the_line_of_the_key(tmp_path: Path) -> None:
     path = write_config(tmp_path, "accounts:\n  - name: acme\n")
     with pytest.raises(ConfigError) as raised:
         load(path, {})
@@ -214,7 +214,7 @@ def test_add_file_and_lines_adds_the_file_and_line_of_a_problem(tmp_path: Path) 
     assert str(located).startswith(f"{path}:2: accounts[0].access_key_id: set access_key_id, access_key_id_file or")
 
 
-def test_a_document_has_scalars_as_text_and_null_as_none(tmp_path: Path) -> None:
+def test_yaml_scalars_are_read_as_text_except_null(tmp_path: Path) -> None:
     path = write_config(tmp_path, 'a: no\nb: null\nc: "null"\nd: 1.50\ne:\n')
 
     assert read_document(path) == {"a": "no", "b": None, "c": "null", "d": "1.50", "e": ""}
@@ -304,7 +304,7 @@ INVISIBLE_CHARACTERS = {
 
 @pytest.mark.parametrize(("character", "name"), INVISIBLE_CHARACTERS.items(), ids=INVISIBLE_CHARACTERS.values())
 @pytest.mark.parametrize("text", ["2934{}8", "{}29348", "29348{}"])
-def test_an_id_with_an_invisible_character_is_an_error_with_its_code_point(
+def test_an_invisible_character_in_an_id_name_or_isv_code_is_an_error_with_its_code_point(
     tmp_path: Path, text: str, character: str, name: str
 ) -> None:
     quoted = f'"{text.format(character)}"'
@@ -377,14 +377,14 @@ def test_a_space_file_that_matches_several_patterns_is_read_once(tmp_path: Path,
         assert account.polled_spaces == [CamsSpace(id="2"), CamsSpace(id="1"), CamsSpace(id="3")]
 
 
-def test_a_pattern_without_a_match_after_a_duplicate_pattern_has_the_right_index(tmp_path: Path) -> None:
+def test_the_error_of_a_pattern_without_a_match_has_its_index_also_after_a_duplicate_pattern(tmp_path: Path) -> None:
     (tmp_path / "a.yml").write_text("- {id: 1}")
     path = write_config(
-        tmp_path, "accounts:\n  - name: acme\n    space_files:\n      - a*.yml\n      - a*.yml\n      - nope.yml\n"
+        tmp_path, "accounts:\n  - name: acme\n    space_files:\n      - a*.yml\n      - a*.yml\n      - missing.yml\n"
     )
 
     assert error_text(path, VARIABLES) == (
-        f"{path}:6: accounts[0].space_files[2]: expected at least one file, found none for '{tmp_path}/nope.yml'"
+        f"{path}:6: accounts[0].space_files[2]: expected at least one file, found none for '{tmp_path}/missing.yml'"
     )
 
 

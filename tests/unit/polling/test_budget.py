@@ -20,7 +20,7 @@ YEAR = 365 * 86_400.0
 # Permits: calculations without waiting
 
 
-def test_sends_are_spaced_evenly() -> None:
+def test_the_time_between_two_sends_is_1_second_divided_by_qps() -> None:
     permits = Permits()
     assert permits.delay(now=100, qps=4) == 0
     permits.start_request(now=100, qps=4)
@@ -85,6 +85,28 @@ def test_after_a_rate_reduction_the_delay_lasts_until_enough_permits_are_release
     assert permits.delay(now=101.5, qps=4) == 0.5
     assert permits.delay(now=101.5, qps=2) == 1
     assert permits.delay(now=101.5, qps=1) == math.inf
+
+
+def test_hold_off_delays_the_first_request_by_one_hold_time() -> None:
+    permits = Permits()
+    permits.hold_off(now=100)
+    assert permits.delay(now=100, qps=0.01) == 100
+    assert permits.delay(now=100, qps=5) == 1
+    assert permits.delay(now=101, qps=5) == 0
+
+
+def test_a_request_slightly_after_its_slot_does_not_move_the_next_slot() -> None:
+    permits = Permits()
+    permits.start_request(now=0, qps=10)  # slots at 0.1, 0.2, …
+    permits.start_request(now=0.14, qps=10)
+    assert permits.delay(now=0.14, qps=10) == pytest.approx(0.06)
+
+
+def test_a_request_late_by_more_than_half_of_the_spacing_moves_the_next_slot() -> None:
+    permits = Permits()
+    permits.start_request(now=0, qps=10)
+    permits.start_request(now=0.16, qps=10)
+    assert permits.delay(now=0.16, qps=10) == pytest.approx(0.1)
 
 
 # Rate: calculations without waiting
@@ -153,18 +175,7 @@ def test_the_mean_rate_covers_the_last_ten_minutes_and_pauses_count_as_zero(
     assert rate.mean(now) == pytest.approx(sum(latest) / len(latest), abs=0.05)
 
 
-def test_hold_off_lasts_one_hold_time_of_the_current_limit() -> None:
-    permits = Permits()
-    permits.hold_off(now=100)
-
-    assert (permits.delay(now=100, qps=0.01), permits.delay(now=100, qps=5), permits.delay(now=101, qps=5)) == (
-        100,
-        1,
-        0,
-    )
-
-
-def test_a_new_limit_keeps_the_reduction_by_throttling() -> None:
+def test_a_new_limit_does_not_end_the_reduction_after_throttling() -> None:
     rate = Rate(10)
     rate.on_throttled(now=100, sent_at=99, wait_seconds=0)
     rate.limit = 4
@@ -190,23 +201,23 @@ def test_a_pause_is_limited_to_0_to_60_seconds(wait_seconds: float, pause: float
     assert rate.current(now=100) == 5
 
 
-@pytest.mark.parametrize("second", [0.0, 5.0, -5.0, math.nan])
-def test_a_later_shorter_retry_after_value_does_not_shorten_the_pause(second: float) -> None:
+@pytest.mark.parametrize("later_value", [0.0, 5.0, -5.0, math.nan])
+def test_a_later_and_shorter_retry_after_value_does_not_shorten_the_pause(later_value: float) -> None:
     rate = Rate(10)
     rate.on_throttled(now=100, sent_at=99, wait_seconds=30)
-    rate.on_throttled(now=101, sent_at=99, wait_seconds=second)
+    rate.on_throttled(now=101, sent_at=99, wait_seconds=later_value)
     assert rate.pause_left(now=101) == 29
 
 
-# Latency and the reached rate: calculations without waiting
+# Latency and the possible rate: calculations without waiting
 
 
 @pytest.mark.parametrize(
-    ("qps", "latency", "reached"),
+    ("qps", "latency", "possible"),
     [(10, 0, 10), (10, 0.25, 8), (5, 0.5, 10 / 3), (1.6, 0.25, 4 / 3), (0.5, 0.5, 0.4), (0.01, 0, 0.01)],
 )
-def test_the_reached_rate_depends_on_the_budget_and_the_latency(qps: float, latency: float, reached: float) -> None:
-    assert possible_qps(qps, latency) == pytest.approx(reached)
+def test_the_possible_rate_depends_on_the_budget_and_the_latency(qps: float, latency: float, possible: float) -> None:
+    assert possible_qps(qps, latency) == pytest.approx(possible)
 
 
 def latency_of(*requests: float | None) -> float:
@@ -255,12 +266,12 @@ async def send_request(budget: Budget, sends: list[float], *, duration: float) -
         await asyncio.sleep(duration)
 
 
-def sends_of(budget_qps: float, scenario: Callable[[Budget, list[float]], Awaitable[None]]) -> list[float]:
+def send_times(qps: float, scenario: Callable[[Budget, list[float]], Awaitable[None]]) -> list[float]:
     """Return the times at which the scenario sent requests."""
     sends: list[float] = []
 
     async def main() -> None:
-        await scenario(Budget(budget_qps, VirtualClock()), sends)
+        await scenario(Budget(qps, VirtualClock()), sends)
 
     run(main())
     return sends
@@ -270,7 +281,7 @@ def test_a_request_waits_for_the_next_slot_and_a_permit() -> None:
     async def scenario(budget: Budget, sends: list[float]) -> None:
         await asyncio.gather(*(send_request(budget, sends, duration=0.7) for _ in range(5)))
 
-    assert sends_of(2, scenario) == times(0, 0.5, 1.7, 2.2, 3.4)
+    assert send_times(2, scenario) == times(0, 0.5, 1.7, 2.2, 3.4)
 
 
 def test_requests_are_served_in_the_order_of_arrival() -> None:
@@ -300,17 +311,17 @@ def test_a_cancelled_waiting_request_uses_no_permit() -> None:
         third.cancel()  # second in the queue
         await asyncio.gather(first, fourth)
 
-    assert sends_of(1, scenario) == times(0, 1.5)
+    assert send_times(1, scenario) == times(0, 1.5)
 
 
 @pytest.mark.parametrize("index", [1, 2])
-def test_a_request_cancelled_when_it_may_be_sent_does_not_delay_other_requests(index: int) -> None:
+def test_a_request_cancelled_at_the_time_of_its_send_does_not_delay_other_requests(index: int) -> None:
     async def scenario(budget: Budget, sends: list[float]) -> None:
         tasks = [asyncio.create_task(send_request(budget, sends, duration=0.5)) for _ in range(4)]
         asyncio.get_running_loop().call_at(1.5, tasks[index].cancel)
         await asyncio.wait(tasks)
 
-    assert sends_of(1, scenario) == times(0, 1.5, 3)
+    assert send_times(1, scenario) == times(0, 1.5, 3)
 
 
 def test_the_permit_of_a_request_cancelled_in_flight_is_released_after_a_second() -> None:
@@ -321,7 +332,7 @@ def test_the_permit_of_a_request_cancelled_in_flight_is_released_after_a_second(
         await asyncio.sleep(2)
         second.cancel()
 
-    assert sends_of(1, scenario) == times(0, 1.25)
+    assert send_times(1, scenario) == times(0, 1.25)
 
 
 def test_the_permit_of_a_failed_request_is_released_after_a_second() -> None:
@@ -341,7 +352,7 @@ def test_the_permit_of_a_failed_request_is_released_after_a_second() -> None:
             await asyncio.create_task(fail())
         await send_request(budget, sends, duration=0)
 
-    assert sends_of(1, scenario) == times(0, 1.25, 2.25)
+    assert send_times(1, scenario) == times(0, 1.25, 2.25)
 
 
 def test_a_pause_applies_to_requests_that_already_wait() -> None:
@@ -351,7 +362,7 @@ def test_a_pause_applies_to_requests_that_already_wait() -> None:
         budget.on_throttled(sent_at=0.5, wait_seconds=30)
         await asyncio.gather(*requests)
 
-    sent = sends_of(2, scenario)
+    sent = send_times(2, scenario)
     assert sent[:2] == times(0, 0.5)
     assert sent[2:] == times(30.75)
 
@@ -363,7 +374,7 @@ def test_a_waiting_request_is_sent_at_once_when_the_limit_is_raised() -> None:
         budget.set_limit(5)
         await asyncio.gather(*requests)
 
-    assert sends_of(0.01, scenario) == times(0, 2, 2.2)
+    assert send_times(0.01, scenario) == times(0, 2, 2.2)
 
 
 def test_the_sustained_rate_includes_the_pauses_of_the_last_ten_minutes() -> None:
@@ -371,11 +382,11 @@ def test_the_sustained_rate_includes_the_pauses_of_the_last_ten_minutes() -> Non
         budget = Budget(10, VirtualClock())
         await asyncio.sleep(1000)
         budget.on_throttled(sent_at=999, wait_seconds=60)
-        seen = []
+        rates = []
         for seconds in (0, 300, 600):
             await asyncio.sleep(seconds)
-            seen.append((budget.current_qps(), round(budget.sustained_qps(), 6)))
-        return seen
+            rates.append((budget.current_qps(), round(budget.sustained_qps(), 6)))
+        return rates
 
     assert run(main()) == [(5, 5), (10, 8.5), (10, 10)]
 
@@ -400,11 +411,11 @@ def test_the_number_of_requests_in_flight_is_limited_by_the_permits(qps: float, 
         for task in requests:
             task.cancel()
 
-    assert len(sends_of(qps, scenario)) == concurrency
+    assert len(send_times(qps, scenario)) == concurrency
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.005, 0.025, 0.2, 1.0, 3.0])
-def test_at_least_93_percent_of_the_reachable_rate_is_used(latency: float) -> None:
+def test_at_least_93_percent_of_the_possible_rate_is_used(latency: float) -> None:
     async def scenario(budget: Budget, sends: list[float]) -> None:
         async def caller() -> None:
             while True:
@@ -416,7 +427,7 @@ def test_at_least_93_percent_of_the_reachable_rate_is_used(latency: float) -> No
             task.cancel()
         await asyncio.wait(callers)
 
-    sent = [at for at in sends_of(10, scenario) if at >= 20]
+    sent = [at for at in send_times(10, scenario) if at >= 20]
     assert len(sent) / 100 >= 0.93 * 10 / (1 + latency)
 
 
@@ -432,32 +443,34 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request: its result, its duration, and the share of the duration after which it arrives at the server."""
+    """One request, its result and its duration."""
 
     result: Result
     latency: float
-    arrives_at_share: float
+    arrival_share: float
+    """When the request arrives at the server, as a share of the latency: 0 is the send, 1 is the response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Retries until it gets a response. Is cancelled after `cancelled_after` seconds, if set."""
+    """A task that makes these attempts in order until an attempt is answered. The task starts after `starts_after`
+    seconds and is cancelled `cancelled_after` seconds after the start of the test (None: never)."""
 
     starts_after: float
     attempts: tuple[Attempt, ...]
     cancelled_after: float | None
 
 
-shares = st.sampled_from((0.0, 1.0)) | st.floats(0, 1)
-latencies = st.sampled_from((0.0, 0.005, 0.1, 1.0, 5.0)) | st.floats(0, 5)
-attempts = st.builds(Attempt, st.sampled_from(Result), latencies, shares)
-callers = st.builds(
+SHARES = st.sampled_from((0.0, 1.0)) | st.floats(0, 1)
+LATENCIES = st.sampled_from((0.0, 0.005, 0.1, 1.0, 5.0)) | st.floats(0, 5)
+ATTEMPTS = st.builds(Attempt, st.sampled_from(Result), LATENCIES, SHARES)
+CALLERS = st.builds(
     Caller,
     starts_after=st.just(0.0) | st.floats(0, 5),
-    attempts=st.lists(attempts, min_size=1, max_size=3).map(tuple),
+    attempts=st.lists(ATTEMPTS, min_size=1, max_size=3).map(tuple),
     cancelled_after=st.none() | st.floats(0, 20),
 )
-rates = st.sampled_from((0.1, 0.5, 1.0, 1.9, 2.5, 10.0)) | st.floats(0.1, 10)
+RATES = st.sampled_from((0.1, 0.5, 1.0, 1.9, 2.5, 10.0)) | st.floats(0.1, 10)
 
 
 def arrivals_at_server(qps: float, callers: list[Caller]) -> list[float]:
@@ -478,7 +491,7 @@ def arrivals_at_server(qps: float, callers: list[Caller]) -> list[float]:
                     raise ConnectionError
             finally:  # a cancelled request may have arrived, too
                 ended_at = clock.monotonic()
-                arrivals.append(min(ended_at, sent_at + planned.arrives_at_share * (ended_at - sent_at)))
+                arrivals.append(min(ended_at, sent_at + planned.arrival_share * (ended_at - sent_at)))
 
     async def call(budget: Budget, caller: Caller) -> None:
         await asyncio.sleep(caller.starts_after)
@@ -515,7 +528,7 @@ def identical_callers(count: int, *, latency: float, share: float) -> list[Calle
 
 
 @settings(max_examples=300)
-@given(qps=rates, callers=st.lists(callers, min_size=1, max_size=40))
+@given(qps=RATES, callers=st.lists(CALLERS, min_size=1, max_size=40))
 @example(qps=10, callers=identical_callers(5, latency=1, share=1) + identical_callers(35, latency=0.005, share=0))
 @example(qps=1, callers=identical_callers(1, latency=1, share=1) + identical_callers(1, latency=0, share=0))
 @example(qps=10, callers=identical_callers(60, latency=0.005, share=0))
@@ -528,19 +541,3 @@ def test_every_caller_that_is_not_cancelled_is_served() -> None:
     cancelled = Caller(0, (Attempt(Result.ANSWERED, 1, 0.5),), cancelled_after=0.75)
     served = identical_callers(10, latency=0.5, share=0.5)
     assert len(arrivals_at_server(2, served + [cancelled] * 20 + served)) == 20
-
-
-def test_a_request_slightly_after_its_slot_does_not_move_the_next_slot() -> None:
-    permits = Permits()
-    permits.start_request(0.0, 10)  # slots at 0.1, 0.2, …
-    permits.start_request(0.14, 10)
-
-    assert permits.delay(0.14, 10) == pytest.approx(0.06)
-
-
-def test_a_request_late_by_half_of_the_spacing_moves_the_next_slot() -> None:
-    permits = Permits()
-    permits.start_request(0.0, 10)
-    permits.start_request(0.16, 10)
-
-    assert permits.delay(0.16, 10) == pytest.approx(0.1)

@@ -57,7 +57,7 @@ def test_the_first_value_is_not_a_change() -> None:
     assert SpaceRecord().after(success(100, GREEN)).changes == {}
 
 
-def test_each_change_has_a_field_and_a_time_that_later_polls_keep() -> None:
+def test_a_change_has_the_time_of_the_first_poll_with_the_new_value_and_the_value_before() -> None:
     record = SpaceRecord().after(success(100, GREEN)).after(success(200, RED)).after(success(300, RED))
 
     assert record.changes == {("1", "quality_rating"): (200, "GREEN"), ("1", "status"): (200, "CONNECTED")}
@@ -94,10 +94,10 @@ def test_a_field_that_was_never_reported_is_not_missing() -> None:
     assert record.after(success(300, RED)).changes == {}
 
 
-def test_a_value_that_is_reported_again_is_compared_with_the_value_before_the_gap() -> None:
-    gap = SpaceRecord().after(success(100, RED)).after(success(200, PhoneNumber("1")))
+def test_a_value_that_is_reported_again_is_compared_with_the_last_reported_value() -> None:
+    unreported = SpaceRecord().after(success(100, RED)).after(success(200, PhoneNumber("1")))
 
-    unchanged, changed = gap.after(success(300, RED)), gap.after(success(300, GREEN))
+    unchanged, changed = unreported.after(success(300, RED)), unreported.after(success(300, GREEN))
 
     assert (unchanged.missing, unchanged.changes) == ({}, {})
     assert (changed.missing, changed.changes) == ({}, {RATING: (300, "RED"), STATUS: (300, "FLAGGED")})
@@ -110,9 +110,9 @@ def test_a_change_keeps_its_time_while_the_field_is_missing() -> None:
 
 
 def test_a_number_that_is_no_longer_listed_has_no_missing_fields() -> None:
-    gap = SpaceRecord().after(success(100, RED)).after(success(200, PhoneNumber("1")))
+    unreported = SpaceRecord().after(success(100, RED)).after(success(200, PhoneNumber("1")))
 
-    assert gap.after(success(300)).after(success(400, PhoneNumber("1"))).missing == {}
+    assert unreported.after(success(300)).after(success(400, PhoneNumber("1"))).missing == {}
 
 
 @pytest.mark.parametrize(
@@ -130,13 +130,13 @@ def test_a_number_that_is_no_longer_listed_has_no_missing_fields() -> None:
         ({}, {"messaging_limit_tier": ""}, "green"),
     ],
 )
-def test_a_missing_field_does_not_improve_the_state_and_an_old_green_is_unknown(
+def test_a_missing_field_does_not_improve_the_state_and_after_green_the_state_is_unknown(
     before: dict[str, str], now: dict[str, str], state: str
 ) -> None:
-    old, number = (replace(GREEN, **changes) for changes in (before, now))  # type: ignore[arg-type]  # all are strings
-    record = SpaceRecord().after(success(100, old)).after(success(200, number))
+    first, second = (replace(GREEN, **changes) for changes in (before, now))  # type: ignore[arg-type]  # all are strings
+    record = SpaceRecord().after(success(100, first)).after(success(200, second))
 
-    assert record.state_of(number) == state
+    assert record.state_of(second) == state
 
 
 def test_the_age_of_values_that_this_process_polled_uses_the_monotonic_clock() -> None:
@@ -184,14 +184,14 @@ def test_the_store_reports_new_spaces_and_returns_the_record_after_a_poll() -> N
     assert store.unpolled == {("acme", "s2")}
 
 
-def test_a_restored_space_is_not_unpolled_if_its_values_are_fresh() -> None:
+def test_a_restored_space_counts_as_polled_if_its_values_are_fresh() -> None:
     store = Store(lambda key, record: None)
     store.retain([("acme", "s1"), ("acme", "s2")], now=Now(10, 5))
-    fresh, old = (SpaceRecord(True, at, (GREEN,)) for at in (100, 10))
+    fresh, stale = (SpaceRecord(True, at, (GREEN,)) for at in (100, 10))
 
-    store.restore({("acme", "s1"): fresh, ("acme", "s2"): old}, now=Now(120, 30), max_age=60)
+    store.restore({("acme", "s1"): fresh, ("acme", "s2"): stale}, now=Now(120, 30), max_age=60)
 
-    assert (store["acme", "s1"], store["acme", "s2"]) == (fresh, old)
+    assert (store["acme", "s1"], store["acme", "s2"]) == (fresh, stale)
     assert store.unpolled == {("acme", "s2")}
 
 
