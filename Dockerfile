@@ -1,4 +1,4 @@
-# base image of both stages; CI sets its own, because it cannot access a container registry
+# base image of both stages; the tests use a local image, because CI has no access to a container registry
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
@@ -13,7 +13,7 @@ RUN pip install --quiet --require-hashes -r requirements-build.lock \
  && pip --python /opt/venv/bin/python install --quiet --no-compile --require-hashes -r "${LOCK}"
 COPY pyproject.toml README.md LICENSE ./
 COPY exporter exporter
-# unchecked bytecode stays valid if a builder resets file times, and is never written at run time
+# unchecked bytecode: Python ignores modification times, which a builder can reset, and writes no bytecode at run time
 RUN python -m hatchling build -t wheel -d dist \
  && pip --python /opt/venv/bin/python install --quiet --no-compile --no-deps --no-index dist/*.whl \
  && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib

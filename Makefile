@@ -31,10 +31,10 @@ notifications: .venv/dev ## send the demo's alerts through Prometheus and Alertm
 slow: .venv/dev ## run the slow tests; 30 minutes
 	@$(BIN)/python -m pytest -s -m slow
 
-faults: .venv/dev ## simulate failures of the API and the network, and print the effects; 3 minutes
+faults: .venv/dev ## simulate faults of the API and the network, and print their effects; 3 minutes
 	@$(BIN)/python -m pytest -q -s -m slow tests/e2e/test_faults.py
 
-soak: .venv/dev ## poll a simulated API with random failures, and check values, memory and log; 30 minutes (SOAK_MINUTES and SOAK_SEED change it)
+soak: .venv/dev ## poll a simulated API with random faults, and check values, memory and log; 30 minutes; variables: SOAK_MINUTES, SOAK_SEED
 	@SOAK_MINUTES=$${SOAK_MINUTES:-30} $(BIN)/python -m pytest -q -s -m slow tests/soak
 
 COMPOSED := $(addprefix config/compose/,prometheus.yml alertmanager.yml datasource.yml)
@@ -49,7 +49,7 @@ config/kubernetes/prometheusrule.yaml: config/prometheus/chatapp.rules.yml Makef
 	  'metadata: {name: chatapp-exporter, labels: {app.kubernetes.io/name: chatapp-exporter}}' 'spec:' >$@
 	@sed 's/^\(.\)/  \1/' $< >>$@
 
-# copies for containers, where each service has its own host name and alerts have no receivers
+# copies for containers: each service has its own host name, and the receivers send no notifications
 config/compose/prometheus.yml: config/prometheus/prometheus.yml Makefile
 	@printf '%s\n' '# Written by make generate from $<.' >$@
 	@sed -e 's/localhost:10144/exporter:10144/' -e 's/localhost:9093/alertmanager:9093/' $< >>$@
@@ -70,7 +70,7 @@ pictures: .venv/dev ## update the screenshots of the status page
 incidents: .venv/dev ## print the expected and the actual alerts of each simulated incident
 	@PYTHONPATH=tests $(BIN)/python tests/incident_table.py
 
-bench: .venv/bench ## measure scrapes, polls, start, memory and rate limit with up to 50,000 phone numbers; 15 minutes (BENCH selects benchmarks)
+bench: .venv/bench ## measure scrapes, polls, start, memory and rate limit with up to 50,000 phone numbers; 15 minutes; variable: BENCH, for example BENCH="scrape start"
 	@PYTHONPATH=tests $(BIN)/python tests/benchmarks $(BENCH)
 
 # existing pins are kept; UPGRADE=--upgrade updates them to the newest versions
@@ -86,7 +86,7 @@ lock: ## update the lock files from pyproject.toml; requires uv
 compile = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 
-clean: ## remove all files that make created
+clean: ## remove .venv, dist and caches
 	@rm -rf .venv dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find exporter tests -name __pycache__ -prune -exec rm -rf {} +
 
