@@ -120,7 +120,7 @@ class _StrictCommand(click.Command):
                 raise click.UsageError(f"Option '{option.opts[0]}' is given {times} times.", ctx)
         try:
             return super().parse_args(ctx, args)
-        except OSError:  # the help could not be written
+        except OSError:  # --help cannot be written to standard output
             with _checked_output():
                 raise
             sys.exit()
@@ -209,7 +209,7 @@ def serve(
 
     SIGHUP reloads the configuration. SIGTERM stops the exporter.
     """
-    _exit_on_signals(reloads=True)
+    _handle_early_signals(reloads=True)
     gc.disable()  # startup creates many long-lived objects, and the collector would scan them repeatedly
     from exporter.clock import SystemClock
     from exporter.logs import configure_logs
@@ -243,7 +243,7 @@ def demo(scenario: Path | None, addresses: Sequence[str], log_level: str, log_fo
     In the first 5 minutes, simulated events show most failures: a rating drops to RED, a phone number is banned, an
     account is throttled or denied.
     """
-    _exit_on_signals()
+    _handle_early_signals()
     from exporter.logs import configure_logs
     from exporter.simulator.demo import run_demo
 
@@ -338,7 +338,8 @@ def poll(config_file: Path | None, expand: bool, output: str, fail_on: str) -> N
     If the configuration has a state_file, poll reads this file and never changes it. If the API no longer reports a
     rating, tier or status, its last reported value in this file still counts for the state.
 
-    If three consecutive spaces of an account are denied, its other spaces are not polled. They count as "not polled".
+    If three spaces of an account are denied, with no successful or rejected poll between them, its remaining spaces are
+    not polled. They count as "not polled".
 
     \b
     Exit status:
@@ -371,7 +372,7 @@ def poll(config_file: Path | None, expand: bool, output: str, fail_on: str) -> N
 )
 def simulate(scenario: Path | None, addresses: Sequence[str], write: Path | None) -> None:
     """Start the simulated API and print a configuration for it."""
-    _exit_on_signals()
+    _handle_early_signals()
     from exporter.logs import configure_logs
     from exporter.simulator.demo import run_simulator
 
@@ -430,7 +431,7 @@ def _poll(settings: "Settings", output: str, fail_on: str) -> int:
     states = (space.view.record.state_of(number) for space in result.spaces for number in space.phone_numbers)
     if any(RANKS[state] <= worst for state in states):
         return 3
-    return 1 if result.list_errors or any(space.error for space in result.spaces) else 0
+    return 1 if result.discovery_errors or any(space.error for space in result.spaces) else 0
 
 
 def _configuration(config_file: Path | None, *, expand: bool) -> "Configuration":
@@ -446,7 +447,7 @@ def _load(config_file: Path | None, *, expand: bool) -> "Settings":
 
 
 def _with_time_limit(load: Callable[[], Result]) -> Result:
-    """Load in a thread, so that a network mount that does not respond blocks neither the start nor signals."""
+    """Load in a thread with a time limit of 60 s. If a network mount does not respond, signals still work."""
     from exporter.config.problems import read_timeout_error
     from exporter.threads import LOAD_SECONDS, DaemonThreads
 
@@ -477,7 +478,7 @@ def _exit_on_config_error(make: Callable[[], Result], *, hint: bool = False) -> 
         sys.exit(2)
 
 
-def _exit_on_signals(*, reloads: bool = False) -> None:
+def _handle_early_signals(*, reloads: bool = False) -> None:
     """Handle signals until the event loop handles them. Without a handler, SIGTERM has no effect on PID 1."""
     import signal
 

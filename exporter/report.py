@@ -22,7 +22,7 @@ from exporter.polling.access import is_account_failure
 from exporter.polling.plan import Plan, Progress
 from exporter.source import QueryError, Reason, sanitized
 from exporter.state.store import SpaceRecord
-from exporter.web.next_steps import WHAT_TO_CHECK
+from exporter.web.next_steps import ACCOUNT_NEXT_STEPS
 
 if TYPE_CHECKING:
     from exporter.runtime.sweep import SpaceResult, SweepResult
@@ -35,11 +35,11 @@ _STYLES = {
     State.UNKNOWN: "cyan",
     State.GREEN: "green",
 }
-_NEXT_STEPS = {
-    Reason.THROTTLED: WHAT_TO_CHECK[AccountState.THROTTLED],
+_POLL_NEXT_STEPS = {
+    Reason.THROTTLED: ACCOUNT_NEXT_STEPS[AccountState.THROTTLED],
     Reason.TIMEOUT: "try again, and check the network path to the endpoint (firewall, proxy)",
     Reason.TRANSPORT: "check the host name of the endpoint, DNS, proxy (HTTPS_PROXY) and certificates (SSL_CERT_FILE)",
-    Reason.DENIED: WHAT_TO_CHECK[AccountState.DENIED],
+    Reason.DENIED: ACCOUNT_NEXT_STEPS[AccountState.DENIED],
     Reason.REJECTED: "check the space id and isv_code",
     Reason.MALFORMED: "check that the endpoint is the API; if it is, report a bug",
     Reason.SERVER: "try again later; if the error persists, check that the endpoint is the API",
@@ -116,16 +116,17 @@ def print_numbers(result: "SweepResult") -> None:
 
 
 def print_json(result: "SweepResult") -> None:
-    """Print the results as JSON: one entry per space, and one with the space null per failed space discovery."""
+    """Print a JSON list with one entry for each space. For each failed space discovery, add an entry without a space
+    (null)."""
     entries = [_entry(result, space.view.account, space.error, space) for space in result.spaces]
-    entries += [_entry(result, account, error) for account, error in result.list_errors.items()]
+    entries += [_entry(result, account, error) for account, error in result.discovery_errors.items()]
     print(json.dumps(entries, indent=2))  # ASCII only, because a terminal may not support other letters
 
 
 def _entry(
     result: "SweepResult", account: str, error: QueryError | None, space: "SpaceResult | None" = None
 ) -> dict[str, Any]:
-    from exporter.web.api import reported  # imported here, because `check` does not need it
+    from exporter.web.api import watched_field_values  # imported here, because `check` does not need it
 
     record, numbers = (space.view.record, space.phone_numbers) if space else (SpaceRecord(), ())
     health = result.accounts[account].health
@@ -135,7 +136,8 @@ def _entry(
         "space": space.view.space.id if space else None,
         "error": {"reason": error.reason, "code": error.code, "detail": error.detail} if error else None,
         "phone_numbers": [
-            {**asdict(number), **reported(record, number), "state": record.state_of(number)} for number in numbers
+            {**asdict(number), **watched_field_values(record, number), "state": record.state_of(number)}
+            for number in numbers
         ],
     }
 
@@ -157,8 +159,8 @@ def _errors(result: "SweepResult") -> Iterator[tuple[str, str]]:
     """Yield each error with the next step: one per account that is not ok, and one per group of spaces of an account
     with the same error."""
     for view in result.accounts.values():
-        if view.health and view.health.state in WHAT_TO_CHECK:
-            yield _account_error(view, view.health, result), WHAT_TO_CHECK[view.health.state]
+        if view.health and view.health.state in ACCOUNT_NEXT_STEPS:
+            yield _account_error(view, view.health, result), ACCOUNT_NEXT_STEPS[view.health.state]
     same_error = defaultdict(list)
     for space in result.spaces:
         account, error = space.view.account, space.error
@@ -167,11 +169,11 @@ def _errors(result: "SweepResult") -> Iterator[tuple[str, str]]:
     for (account, reason, text), spaces in same_error.items():
         listed = f"{'space' if len(spaces) == 1 else 'spaces'} {', '.join(spaces[:_MAX_LISTED_SPACES])}"
         more = f" and {len(spaces) - _MAX_LISTED_SPACES} more" if len(spaces) > _MAX_LISTED_SPACES else ""
-        yield f"{account}: {reason}, {listed}{more} failed: {_cause(reason, text)}", _NEXT_STEPS[reason]
-    for account, error in result.list_errors.items():
+        yield f"{account}: {reason}, {listed}{more} failed: {_cause(reason, text)}", _POLL_NEXT_STEPS[reason]
+    for account, error in result.discovery_errors.items():
         if not _is_account_error(result.accounts[account], error):
             text = f"{error.reason}, space discovery failed: {_cause(error.reason, str(error))}"
-            yield f"{account}: {text}", _NEXT_STEPS[error.reason]
+            yield f"{account}: {text}", _POLL_NEXT_STEPS[error.reason]
 
 
 def _account_error(account: AccountView, health: AccountHealth, result: "SweepResult") -> str:
@@ -180,11 +182,12 @@ def _account_error(account: AccountView, health: AccountHealth, result: "SweepRe
     name = account.account
     errors = [space.error for space in result.spaces if space.view.account == name]
     not_polled = _not_polled(errors)
+    # NotPolledError is a DeniedError, so the sum also counts the spaces that were not polled
     failed = sum(_is_account_error(account, error) for error in errors) - not_polled
     details = [f"{failed} of {len(errors)} spaces failed"] if errors else []
     details += [f"{not_polled} not polled"] if not_polled else []
-    details += ["space discovery failed"] if _is_account_error(account, result.list_errors.get(name)) else []
-    cause = f"{health.code}: {health.detail}" if health.code else str(result.list_errors.get(name) or "")
+    details += ["space discovery failed"] if _is_account_error(account, result.discovery_errors.get(name)) else []
+    cause = f"{health.code}: {health.detail}" if health.code else str(result.discovery_errors.get(name) or "")
     request = f" (request {health.request_id})" if health.request_id else ""
     text = f": {cause.rstrip(':. ')}{request}" if cause else ""
     return f"{', '.join((f'{name}: {health.state}', *details))}{text}"
@@ -205,7 +208,9 @@ def _summary(states: Sequence[State], result: "SweepResult") -> str:
     by_state = ", ".join(f"{count[state]} {state}" for state in PHONE_NUMBER_STATES)
     errors = [space.error for space in result.spaces if space.error]
     failures = _failure_counts(len(errors) - _not_polled(errors), _not_polled(errors))
-    discovery = f"; accounts with failed space discovery: {len(result.list_errors)}" if result.list_errors else ""
+    discovery = (
+        f"; accounts with failed space discovery: {len(result.discovery_errors)}" if result.discovery_errors else ""
+    )
     return f"phone numbers: {len(states)} ({by_state}); spaces: {len(result.spaces)} ({failures}){discovery}"
 
 

@@ -44,6 +44,7 @@ def read_document(path: Path) -> Any:
 
 
 def _read_text(path: Path) -> str:
+    """Return the text of a file for PyYAML. Raises RecursionError, like PyYAML, if the nesting is too deep."""
     text = read_text(path)
     brackets = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[{\]}]", text))
     if max(accumulate(brackets), default=0) > _MAX_DEPTH or any(mark * _MAX_DEPTH in text for mark in ("- ", "? ")):
@@ -61,12 +62,13 @@ class _TextLoader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignor
         return None if node.value in _NULL and not node.style else super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        _resolve_merge_key(node)
+        _check_and_merge_keys(node)
         return super().construct_mapping(node, deep=deep)
 
 
-def _resolve_merge_key(node: yaml.MappingNode) -> None:
-    """Replace a merge key (`<<: *anchor`) with the pairs of its mappings. Existing keys of the node are kept.
+def _check_and_merge_keys(node: yaml.MappingNode) -> None:
+    """Check that no key is duplicate, then replace a merge key (`<<: *anchor`) with the pairs of its mappings. Existing
+    keys of the node have precedence.
 
     Raises:
         YAMLError: a key is duplicate, or the merge key has a value that is not a mapping.
@@ -84,7 +86,7 @@ def _resolve_merge_key(node: yaml.MappingNode) -> None:
     for mapping in merged.value if isinstance(merged, yaml.SequenceNode) else [merged]:
         if not isinstance(mapping, yaml.MappingNode):
             raise _yaml_error(key, "expected a mapping for the merge key <<")
-        _resolve_merge_key(mapping)
+        _check_and_merge_keys(mapping)
         for pair in mapping.value:
             pairs.setdefault(str(pair[0].value), pair)
     node.value = list(pairs.values())
@@ -124,7 +126,7 @@ def _yaml_problem(path: Path, error: yaml.YAMLError) -> Problem:
 
 
 class Lines:
-    """Creates errors with line numbers. Parses the file again when the first line number is needed."""
+    """Finds line numbers and creates errors. Parses the file again when the first line number is needed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -164,7 +166,7 @@ def _child(node: yaml.Node | None, step: str | int, line: int | None) -> tuple[y
     if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
         return node.value[step], node.value[step].start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
-        _resolve_merge_key(node)
+        _check_and_merge_keys(node)
         for key, value in node.value:
             if key.value == step:
                 return value, key.start_mark.line + 1

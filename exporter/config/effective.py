@@ -18,9 +18,9 @@ DiscoveredSpaces = Mapping[str, Mapping[str, str]]
 class Shard:
     """One of `count` processes that share one configuration. `index` starts at 1.
 
-    Each shard polls complete accounts. An account belongs to the shard with the index hash(name) modulo `count`, plus
-    1. The hash is the first 8 bytes of the SHA-256 of the name in UTF-8, big-endian. Accounts with the same access key
-    belong to the shard of the first account with this key, because the API's rate limit applies to the key.
+    Each account is polled by one shard: `index` = hash(name) modulo `count` + 1. The hash is the first 8 bytes of the
+    SHA-256 of the name in UTF-8, big-endian. Accounts with the same access key are polled by the shard of the first
+    account with this key, because the API's rate limit applies to the key.
     """
 
     index: int
@@ -42,11 +42,12 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def polls(self, account: str) -> bool:
-        """Whether this shard polls the account."""
+        """Whether the hash of this account name selects this shard. For accounts with the same access key, the name of
+        the first account must be used."""
         return int.from_bytes(sha256(account.encode()).digest()[:8]) % self.count == self.index - 1
 
     def state_file(self, path: str | None) -> str | None:
-        """Return the path of this shard's state file."""
+        """Return the path of this shard's state file. With several shards, each has its own file."""
         return f"{path}.shard-{self.index}" if path and self.count > 1 else path
 
 
@@ -54,7 +55,8 @@ UNSHARDED = Shard(1, 1)
 
 
 def effective_settings(configured: Settings, discovered: DiscoveredSpaces, shard: Shard) -> Settings:
-    """Return the settings of a shard. They can be without accounts."""
+    """Return the settings of this shard: only its accounts, with their discovered spaces, and its state file. The list
+    of accounts can be empty."""
     first = configured.first_account_with_key
     accounts = [
         account.with_discovered_spaces(discovered.get(account.name, {}))

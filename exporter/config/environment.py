@@ -65,7 +65,7 @@ def _check_variable(name: str, environ: Mapping[str, str], check: Callable[[str]
 
 
 def _lower_case_if_set(name: str, environ: Mapping[str, str]) -> str:
-    """Return the name in lower case if this variable is set, like curl and Python."""
+    """Return the lower-case name if a variable with this name is set, otherwise `name`. curl and Python do the same."""
     return name.lower() if name.lower() in environ else name
 
 
@@ -129,6 +129,7 @@ def _require_certificate_directories(directories: str) -> None:
 
 
 def _require_writable_file(file: str) -> None:
+    """Check that the file is a regular file and can be opened for writing. Creates the file if it does not exist."""
     with _explain_errors("a writable file for TLS keys"):
         if Path(file).exists():
             require_regular(Path(file))

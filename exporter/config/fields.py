@@ -1,4 +1,4 @@
-"""Types of the values in configuration files. The error of a validator is the expected value."""
+"""Types of the values in configuration files. If a value is invalid, the ValueError describes the expected value."""
 
 import glob
 import re
@@ -53,7 +53,8 @@ def parse_duration(text: object) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Return the shortest text that `parse_duration` accepts, rounded to milliseconds."""
+    """Return the duration in Prometheus notation with the largest units, such as 1d1h, rounded to milliseconds. Zero is
+    0s, which `parse_duration` rejects."""
     parts, remainder = [], round(seconds * 1000)
     for name, unit in zip(("d", "h", "m", "s", "ms"), _DURATION_UNITS, strict=True):
         count, remainder = divmod(remainder, round(unit * 1000))
@@ -101,7 +102,7 @@ def _non_empty(text: str) -> str:
 
 
 def _visible_id(text: str) -> str:
-    """Ids are compared character by character. An invisible difference is hard to find."""
+    """Reject all invisible characters, because two different ids must not look the same."""
 
     def is_invisible(character: str) -> bool:
         return category(character) in _INVISIBLE_CATEGORIES or bool(_INVISIBLE_LETTERS.match(character))
@@ -110,7 +111,7 @@ def _visible_id(text: str) -> str:
 
 
 def _visible_label(text: str) -> str:
-    """Label values can be words. Some scripts and emoji need joiners, so joiners are allowed."""
+    """Reject invisible characters except joiners, fillers and variation selectors: some scripts and emoji need them."""
 
     def is_invisible(character: str) -> bool:
         return category(character) in _INVISIBLE_CATEGORIES and character not in _JOINERS

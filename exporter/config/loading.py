@@ -17,7 +17,7 @@ from exporter.source import SourceError
 
 Version = tuple[int, int, int] | None
 _MAX_CHANGING_CALLS = 6
-"""After this number of consecutive calls that found new versions, `changed` no longer waits for stable files."""
+"""If consecutive calls of `changed` find new versions, each sixth call does not wait for stable files."""
 
 
 class Configuration:
@@ -64,12 +64,13 @@ class Configuration:
         return {_printable(file): file not in self._invalid_files for file in self._loaded_versions}
 
     def _from_file(self, path: Path) -> Settings:
+        # of the previous accounts, for the case that the configuration file cannot be read
         self._loaded_versions = self._latest_versions = self._versions()
         document, lines = read_document(path), Lines(path)
-        unexpanded = expand(document, lines, self._variables)
+        placeholder_problems = expand(document, lines, self._variables)
         settings, problems = validate(self._schema, document, lines, path.parent)
         self._accounts = list(enumerate(settings.accounts) if settings else self._valid_accounts(document, lines))
-        # before the files are read, so that `changed` finds a later change
+        # of the new accounts, before their space files are read, so that `changed` detects a later change
         self._loaded_versions = self._latest_versions = self._versions()
         if settings and settings.state_file != self._state_file:  # not checked while in use: its disk may not respond
             problems += _state_file_problems(settings, lines)
@@ -79,7 +80,7 @@ class Configuration:
         problems += environment_problems(self._environ, uses_proxy=uses_proxy)
         spaces, space_file_problems = read_spaces(path, self._accounts, self._variables)
         self._invalid_files = frozenset(problem.file for problem in space_file_problems)
-        problems = merge_problems(unexpanded, [*problems, *space_file_problems])
+        problems = merge_problems(placeholder_problems, [*problems, *space_file_problems])
         if settings is None or problems:
             raise ConfigError(sorted(problems, key=self._sort_key))
         accounts = [
@@ -122,7 +123,7 @@ class Configuration:
 
 
 def _variable_text(error: SourceError) -> str:
-    """Return the text of an error, for an account that can be configured only with environment variables."""
+    """Return the text of an error if there is no configuration file: it names only the environment variable."""
     return f"set the environment variable {error.variable}" if error.variable else str(error)
 
 
@@ -149,7 +150,8 @@ def _account_problems(
 
 
 def version_of(file: Path) -> Version:
-    """Return a value that changes with the file: change time, inode (also of a link's target) and size."""
+    """Return a value that changes with the file: change time, inode and size. For a link, those of the target. Return
+    None if the file cannot be accessed."""
     try:
         stat = file.stat()
     except (OSError, ValueError):

@@ -31,9 +31,9 @@ def expand(document: Any, lines: Lines, variables: Mapping[str, str] | None) -> 
 
 
 def _values_with_prefix(document: Any) -> Iterator[tuple[Any, Any, Place]]:
-    """Yield each text with the prefix: its mapping or list, its key or index, and its place.
+    """Yield each text that contains `${`, as its mapping or list, its key or index there, and its place.
 
-    A YAML alias puts one mapping or list at two places. It is visited once, so that a text is not replaced twice.
+    With a YAML alias, one mapping or list has two places. It is visited only once, so that no text is expanded twice.
     """
     seen = set()
     stack: list[tuple[Any, Place]] = [(document, ())]

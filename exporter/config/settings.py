@@ -30,8 +30,8 @@ class ConfiguredSpace(Space):
     )
 
 
-_COMMON_KEYS = dict.fromkeys(("qps", "poll_interval", "spaces", "space_files", "discover"))
-"""Keys of an account that are not used by its source."""
+_POLLING_KEYS = dict.fromkeys(("qps", "poll_interval", "spaces", "space_files", "discover"))
+"""The keys of an account that its source does not use, each with the value None."""
 
 
 class Account(Strict):
@@ -90,10 +90,10 @@ class Account(Strict):
         """Whether the API is on another machine. Only then, the proxy variables are used."""
         return True
 
-    def shared_limit(self, environ: Mapping[str, str]) -> str | None:
-        """Return the same text for all accounts that share a rate limit of the API. The text can be secret.
+    def rate_limit_id(self, environ: Mapping[str, str]) -> str | None:
+        """Return the id of the API's rate limit. Accounts with the same id share the rate limit. The id can be secret.
 
-        Returns None if the limit is not shared or cannot be determined.
+        Returns None if the rate limit is not shared or cannot be determined.
         """
         return None
 
@@ -115,12 +115,12 @@ class Account(Strict):
 
     @property
     def polls_own_numbers(self) -> bool:
-        """Whether the account's own numbers are polled: no space is configured or discovered."""
+        """Whether the account's own numbers are polled: `spaces`, `space_files` and `discover` are not set."""
         return self.spaces is None and self.space_files is None and not self.discover
 
     @property
     def polled_spaces(self) -> list[Space]:
-        """The configured spaces, or the placeholder space of the account's own numbers."""
+        """The spaces to poll. For the account's own numbers, the placeholder space `own`."""
         return [OWN_NUMBERS] if self.polls_own_numbers else list(self.spaces or ())
 
     def with_discovered_spaces(self, names: Mapping[str, str]) -> Self:
@@ -132,8 +132,8 @@ class Account(Strict):
         return self.model_copy(update={"spaces": [*configured.values(), *discovered]})
 
     def has_same_source_as(self, other: "Account") -> bool:
-        """Whether both accounts can use one source: all keys that the source uses are equal."""
-        return self.model_copy(update=_COMMON_KEYS) == other.model_copy(update=_COMMON_KEYS)
+        """Whether both accounts have the same values for all keys that a source uses."""
+        return self.model_copy(update=_POLLING_KEYS) == other.model_copy(update=_POLLING_KEYS)
 
 
 class Settings(Strict):
@@ -177,10 +177,8 @@ class Settings(Strict):
     def with_key_digests(
         self, digests: Mapping[str, str], shared_space_warnings: Iterable[str], temporary: Set[str] = frozenset()
     ) -> Self:
-        """Return a copy with the results of reading all access keys.
-
-        They are the digest of each account's key, the warnings about shared spaces, and the names of the accounts with
-        a temporary key.
+        """Return a copy with the digest of each account's access key, the warnings about shared spaces, and the names
+        of the accounts with a temporary key.
         """
         copy = self.model_copy()
         copy._key_digests, copy._temporary_keys = digests, temporary
@@ -194,8 +192,8 @@ class Settings(Strict):
 
     @property
     def identities(self) -> dict[str, str]:
-        """The origin of each account's values: source, identity and access key. Temporary keys are left out, because
-        they change within hours."""
+        """Map each account to the origin of its values: source, identity and key digest. Temporary keys are not part of
+        the origin, because they change within hours."""
         digests = {name: digest for name, digest in self._key_digests.items() if name not in self._temporary_keys}
         return {a.name: f"{a.source} {a.identity} {digests.get(a.name, '')}".rstrip() for a in self.accounts}
 

@@ -48,9 +48,9 @@ def shared_space_warnings(accounts: Iterable[Account], environ: Mapping[str, str
 def key_digests(accounts: Iterable[Account], environ: Mapping[str, str]) -> Mapping[str, str]:
     """Map each account to a digest that is equal for accounts with the same access key.
 
-    Accounts whose key cannot be read are left out.
+    Accounts whose key cannot be read are not in the result.
     """
-    keys = {account.name: account.shared_limit(environ) for account in accounts}
+    keys = {account.name: account.rate_limit_id(environ) for account in accounts}
     return {name: sha256(key.encode()).hexdigest()[:16] for name, key in keys.items() if key}
 
 
@@ -58,7 +58,7 @@ def _groups_with_one_limit(accounts: Iterable[_Indexed], environ: Mapping[str, s
     """Return the groups of two or more accounts that share a rate limit."""
     groups = defaultdict(list)
     for index, account in accounts:
-        groups[account.shared_limit(environ)].append((index, account))
+        groups[account.rate_limit_id(environ)].append((index, account))
     groups.pop(None, None)
     return (group for group in groups.values() if len(group) > 1)
 

@@ -25,57 +25,58 @@ def files_of(account: Account) -> Mapping[str, list[str]]:
 def read_spaces(
     main: Path, accounts: Iterable[tuple[int, Account]], variables: Mapping[str, str] | None
 ) -> tuple[Spaces, list[Problem]]:
-    """Return the spaces of the accounts, first of the main file, then of the space files, and the errors.
+    """Return the spaces of the accounts and the errors. The spaces in the configuration file (`main`) are first, then
+    those in space files.
 
     Placeholders in space files are replaced with these variables.
     """
-    read: dict[tuple[str, type], list[ConfiguredSpace]] = {}
+    spaces_by_file: dict[tuple[str, type], list[ConfiguredSpace]] = {}
     spaces, problems, main_lines = {}, [], Lines(main)
     for index, account in accounts:
-        listed: list[_LocatedSpace] = [
+        located_spaces: list[_LocatedSpace] = [
             (main_lines, ("accounts", index, "spaces", position), space)
             for position, space in enumerate(account.spaces or ())
         ]
-        matches, read_files = files_of(account), set()
+        matches, account_files = files_of(account), set()
         for position, pattern in enumerate(account.space_files or ()):
             if not matches[pattern]:
                 place = ("accounts", index, "space_files", position)
-                shown = main_lines.quoted(place, pattern)
-                problems.append(main_lines.problem(place, f"expected at least one file, found none for {shown}"))
+                quoted = main_lines.quoted(place, pattern)
+                problems.append(main_lines.problem(place, f"expected at least one file, found none for {quoted}"))
             for file in matches[pattern]:
-                if (real := os.path.realpath(file)) in read_files:  # matches an earlier pattern too
+                if (real_path := os.path.realpath(file)) in account_files:  # matches an earlier pattern too
                     continue
-                read_files.add(real)
+                account_files.add(real_path)
                 key = file, account.space_type()
-                if key not in read:
-                    read[key], file_problems = _read(Path(file), account, variables)
+                if key not in spaces_by_file:
+                    spaces_by_file[key], file_problems = _read_file(Path(file), account, variables)
                     problems += file_problems
                 lines = Lines(Path(file))
-                listed += [(lines, (number,), space) for number, space in enumerate(read[key])]
-        spaces[index] = [space for _, _, space in listed]
-        problems += _duplicates(listed)
+                located_spaces += [(lines, (number,), space) for number, space in enumerate(spaces_by_file[key])]
+        spaces[index] = [space for _, _, space in located_spaces]
+        problems += _duplicate_problems(located_spaces)
     return spaces, problems
 
 
-def _read(
+def _read_file(
     path: Path, account: Account, variables: Mapping[str, str] | None
 ) -> tuple[list[ConfiguredSpace], list[Problem]]:
     try:
         schema: Any = list[account.space_type()]  # type: ignore[misc]  # known only at run time
         document, lines = read_document(path), Lines(path)
-        unexpanded = expand(document, lines, variables)
+        placeholder_problems = expand(document, lines, variables)
         spaces, problems = validate(schema, document, lines)
     except ConfigError as error:
         return [], list(error.problems)
-    return spaces or [], merge_problems(unexpanded, problems)
+    return spaces or [], merge_problems(placeholder_problems, problems)
 
 
-def _duplicates(listed: Iterable[_LocatedSpace]) -> Iterator[Problem]:
+def _duplicate_problems(located_spaces: Iterable[_LocatedSpace]) -> Iterator[Problem]:
     first: dict[str, tuple[Lines, Place]] = {}
-    for lines, place, space in listed:
+    for lines, place, space in located_spaces:
         if space.id in first:
             first_lines, first_place = first[space.id]
-            where, shown = first_lines.problem(first_place, "").where, lines.quoted((*place, "id"), space.id)
-            yield lines.problem((*place, "id"), f"duplicate space id {shown} (first defined at {where})")
+            where, quoted = first_lines.problem(first_place, "").where, lines.quoted((*place, "id"), space.id)
+            yield lines.problem((*place, "id"), f"duplicate space id {quoted} (first defined at {where})")
         else:
             first[space.id] = lines, place

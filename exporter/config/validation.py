@@ -94,8 +94,9 @@ def expected_text(details: Any, schema: Any) -> str:
         return f"at most {details['ctx']['max_length']} characters"
     if details["type"].startswith(_NUMBER_ERRORS):
         properties = [node for _, node in _definitions(schema).get(str(details["loc"][-1]), ())]
-        numbers = [node for node in properties if node.get("type") in ("number", "integer")]
-        return _number_text(numbers[0] if numbers else {"exclusiveMinimum": details.get("ctx", {}).get("gt")})
+        numbers = (node for node in properties if node.get("type") in ("number", "integer"))
+        # a key has the same range in all sections; only the values of messaging_limits have no named key
+        return _number_text(next(numbers, {"exclusiveMinimum": details.get("ctx", {}).get("gt")}))
     message: str = _EXPECTED_TEXTS.get(details["type"], details["msg"])
     return message.removeprefix("Input should be ")
 
@@ -136,7 +137,8 @@ def _hint(schema: Any, key: str) -> str:
 
 @cache
 def _definitions(schema: Any) -> Mapping[str, list[tuple[str, Mapping[str, Any]]]]:
-    """Map each key of the schema to its sections, such as `accounts[].spaces[]`, and its JSON schema in each."""
+    """Map each key of the schema to its definitions: the section, such as `accounts[].spaces[]`, and the JSON schema of
+    the key in this section."""
     json_schema = TypeAdapter(schema).json_schema()
     definitions: dict[str, list[tuple[str, Mapping[str, Any]]]] = defaultdict(list)
     nodes = [("", "", json_schema)]

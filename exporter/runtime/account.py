@@ -55,8 +55,9 @@ class AccountRuntime:
         return self.polling.account
 
     def start(self, slots: Mapping[str, float], *, hold_off: bool) -> None:
-        """Start polling. `slots` has the next slots of spaces with stored values. With `hold_off`, first wait 1 second
-        (or 1/qps), until requests of an earlier process or account no longer count toward the API's rate limit."""
+        """Start polling. `slots` has the next slots of spaces with stored values. With `hold_off`, first wait
+        ceil(qps)/qps seconds (at least 1 s), until requests of an earlier process or account no longer count toward the
+        API's rate limit."""
         if hold_off:
             self._budget.hold_off()
         self.polling.start(slots)
@@ -73,7 +74,8 @@ class AccountRuntime:
         self._update_discovery()
 
     async def close_replaced_sources(self) -> None:
-        """Close the sources that `apply` replaced, after their requests in flight have ended."""
+        """Close the sources that `apply` replaced and that have no request in flight. The others are closed
+        automatically after their last request."""
         await self._poller.close_replaced()
 
     async def probe_with_new_credentials(self) -> None:
@@ -103,6 +105,7 @@ class AccountRuntime:
             limit_qps=account.qps,
             current_qps=self._budget.current_qps(),
             discovery=discovery,
+            # after a failed attempt, the configured spaces are polled: readiness does not wait for discovery
             spaces_unknown=account.discover and result.is_unknown and not (configured and result.failed),
         )
 

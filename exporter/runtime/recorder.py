@@ -15,10 +15,10 @@ from exporter.state.writer import StateWriter
 
 
 class Recorder:
-    """`record` is the only method that changes values. `apply` changes the spaces.
+    """Keeps the records of all spaces: in memory, in the rendered metrics, and in the state file.
 
-    With a state file, the result of a poll is shown after it was written to the file (see `StateWriter`), so that a
-    restart does not lose values that were shown.
+    A record is *shown* when it is in the rendered metrics, which `/metrics` and all pages use. With a state file, the
+    result of a poll is shown after it was written to the file or the write failed (see `StateWriter`).
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -36,7 +36,8 @@ class Recorder:
 
     @property
     def unpolled(self) -> int:
-        """Number of spaces without fresh stored values and without a poll since the start, or not shown yet."""
+        """Number of spaces that have no fresh stored values and were not polled since the start, or whose newest record
+        is not shown yet."""
         return sum(key in self._store.unpolled or self._is_pending(key) for key in self._spaces)
 
     def has_numbers(self, key: Key) -> bool:
@@ -47,7 +48,7 @@ class Recorder:
         """Record the result of a poll."""
         key = outcome.account, outcome.space
         missing_before = self._store[key].missing
-        record = self._store.record(outcome)
+        record = self._store.add_outcome(outcome)
         if outcome.answer:
             newly_missing = [field for number, field in record.missing if (number, field) not in missing_before]
             self.instruments.count_unknown_values(outcome.answer, self._limits, newly_missing)
@@ -57,18 +58,20 @@ class Recorder:
             self._show(key, record)
 
     def apply(self, settings: Settings, discovered: Set[Key], stored_records: Records) -> Set[Key]:
-        """Apply these settings to the store and the rendered metrics. `discovered` has the discovered spaces,
-        `stored_records` the records that were read from a state file. Return the spaces whose records must be saved
-        with `sync_state_file`."""
+        """Apply these settings to the store, the rendered metrics and the counters. `discovered` has the discovered
+        spaces, `stored_records` the records that were read from a state file. Return the spaces whose records must be
+        saved with `sync_state_file`."""
         old_settings, self._settings, self._limits = self._settings, settings, settings.limits
         old_spaces, self._spaces = self._spaces, settings.spaces
         old_discovered, self._discovered = self._discovered, discovered
         self.instruments.apply([account.name for account in settings.accounts])
         identities, old_identities = settings.identities, old_settings.identities
         now = Now.of(self._clock)
-        self._store.retain([key for key in self._spaces if identities[key[0]] == old_identities.get(key[0])], now=now)
+        self._store.set_spaces(
+            [key for key in self._spaces if identities[key[0]] == old_identities.get(key[0])], now=now
+        )
         self._restore(stored_records)  # before new spaces are added, so that each space is rendered only once
-        self._store.retain(self._spaces, now=now)
+        self._store.set_spaces(self._spaces, now=now)
         self.rendered.retain(self._spaces)
         render_all = (settings.limits, settings.max_age) != (old_settings.limits, old_settings.max_age)
         for key in self._spaces.keys() & old_spaces.keys():
@@ -84,8 +87,8 @@ class Recorder:
             self._show(key, self._store[key])
         return previous
 
-    def show_saved(self, records: Records) -> None:
-        """Show these records. They were saved, or the state file cannot be written."""
+    def show_records(self, records: Records) -> None:
+        """Show these records. Called after the write of the records, or if the state file cannot be written."""
         for key, record in records.items():
             # after a reload, the space can have another record, for example of another account
             if key in self._spaces and replace(self._store[key], discovered_as=record.discovered_as) == record:
@@ -108,8 +111,8 @@ class Recorder:
             self.sync_state_file(self._spaces)
 
     def slots(self, account: str, spaces: Iterable[Space]) -> dict[str, float]:
-        """Return the next slots (monotonic seconds) of spaces with fresh values whose last poll succeeded. Other spaces
-        are polled first, so that a denied account is detected quickly."""
+        """Return the next slots (monotonic seconds) of spaces with fresh values whose last poll succeeded. Spaces
+        without a slot are polled first, so that a denied account is detected quickly."""
         offset = self._clock.monotonic() - self._clock.now()
         ids = (space.id for space in spaces if (account, space.id) not in self._store.unpolled)
         records = {space: self._store[account, space] for space in ids}
@@ -120,7 +123,7 @@ class Recorder:
         return self.rendered.expire(Now.of(self._clock), self._settings.max_age)
 
     def views(self) -> Iterator[SpaceView]:
-        """The spaces with the values that are shown now. Safe to call from another thread."""
+        """Return all spaces with their shown values. Safe to call from another thread."""
         return self.rendered.views(Now.of(self._clock), self._settings.max_age)
 
     def _is_pending(self, key: Key) -> bool:

@@ -16,7 +16,7 @@ from exporter.runtime.view import ReloadState
 from exporter.threads import LOAD_SECONDS, BlockingCalls
 
 FOLLOW_SECONDS = 10.0
-"""Time between two checks of the followed files for changes."""
+"""Time between two calls of `Reloader.follow_once`."""
 
 Result = TypeVar("Result")
 
@@ -27,14 +27,13 @@ class Loader(Protocol):
     """Loads the configuration from its source."""
 
     def load(self) -> Settings:
-        """Load the current settings. Raises ConfigError."""
+        """Return the current settings. Raises ConfigError."""
 
     def changed(self, *, retry: bool) -> bool:
-        """Whether a followed file has changed since the last load, or `retry` is set. False while a file is being
-        written."""
+        """Whether a space file has changed since the last load, or `retry` is set. False while a file is written."""
 
     def space_files(self) -> Mapping[str, bool]:
-        """Maps each space file to whether it was valid in the last `load`."""
+        """Map each space file to whether it was valid in the last `load`."""
 
 
 class StaticLoader:
@@ -54,7 +53,7 @@ class StaticLoader:
 
 
 class Reloader:
-    """Reloads on request and after a change of a followed file. Only one reload runs at a time."""
+    """Reloads on request and after a change of a space file. Only one reload runs at a time."""
 
     def __init__(
         self,
@@ -115,7 +114,7 @@ class Reloader:
             raise
 
     async def run(self, requested: asyncio.Event) -> None:
-        """Check the followed files periodically, and reload when `requested` is set, until cancelled."""
+        """Call `follow_once` every 10 seconds, and reload when `requested` is set, until cancelled."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FOLLOW_SECONDS):
@@ -139,7 +138,7 @@ class Reloader:
         if self._follow_web_config:
             self._state.web_config_valid = await self._follow_web_config()
         if await self._has_changed():
-            self._retry = True  # until a reload succeeds: the cause of a failure can be outside the followed files
+            self._retry = True  # until a reload succeeds, because the cause of a failure can be outside the space files
             await self._reload()
 
     async def _has_changed(self) -> bool:
@@ -147,5 +146,5 @@ class Reloader:
             try:
                 return await self._read(partial(self._loader.changed, retry=self._retry))
             except ConfigError:
-                self._retry = True  # a successful reload resets the failure
+                self._retry = True  # the metric shows a failure, and only a successful reload resets it
                 raise

@@ -30,7 +30,8 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True)
 class ConfigChange:
-    """A new configuration that was prepared. If it is not committed, `resources` closes the opened resources."""
+    """A prepared configuration, not yet applied. If it is not committed, call `resources.aclose()` to close the opened
+    sources and state file."""
 
     configured: Settings
     shard_settings: Settings
@@ -123,8 +124,8 @@ class Service:
             self.accounts[account.name].apply(account, change.new_sources.get(account.name))
 
     async def retire(self, change: ConfigChange, *, hold_off: bool = True) -> None:
-        """Wait for polls of removed accounts, close resources that are no longer used, then start the added
-        accounts."""
+        """Complete a committed change: wait for the polls of removed accounts, close resources that are no longer used,
+        save the records, then start the added accounts."""
         try:
             await asyncio.gather(*(removed.stop() for removed in change.removed))
             for runtime in list(self.accounts.values()):
@@ -163,7 +164,7 @@ class Service:
         try:
             environ = self._context.environ
             source = await self._reads.run(partial(account.open, self._context), seconds=LOAD_SECONDS)
-            key = await self._reads.run(partial(account.shared_limit, environ), seconds=LOAD_SECONDS)
+            key = await self._reads.run(partial(account.rate_limit_id, environ), seconds=LOAD_SECONDS)
             limit = self._limits.get(key) if key else None
             limit = limit or Budget(API_LIMIT_QPS, self._context.clock)
             if key:
@@ -178,7 +179,7 @@ class Service:
         current, path = self.recorder.state_file, change.shard_settings.state_file
         change.changes_state_file = path != (str(current.file.path) if current else None)
         if change.changes_state_file and path is not None:
-            change.state_file = StateWriter(StateFile(Path(path), self._context.clock), self.recorder.show_saved)
+            change.state_file = StateWriter(StateFile(Path(path), self._context.clock), self.recorder.show_records)
             resources.push_async_callback(change.state_file.close)
             change.stored_records = await change.state_file.open(change.shard_settings.identities)
 

@@ -15,7 +15,7 @@ from exporter.state.store import Key, Records
 
 
 class NotPolledError(DeniedError):
-    """The account was denied before this space was polled. No request was sent for the space."""
+    """The space was not polled, because the account was denied before."""
 
     def __init__(self) -> None:
         super().__init__("not_polled", "the account was denied before this space was polled")
@@ -36,21 +36,21 @@ class SpaceResult:
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """The results of all spaces, in order; the discovery errors by account; and the accounts."""
+    """The results of all spaces, the errors of failed discoveries by account, and the accounts by name."""
 
     spaces: Sequence[SpaceResult]
-    list_errors: Mapping[str, QueryError]
+    discovery_errors: Mapping[str, QueryError]
     accounts: Mapping[str, AccountView]
 
 
 async def sweep(
     service: Service, on_progress: Callable[[Progress], None] = lambda _: None, stored_records: Records | None = None
 ) -> SweepResult:
-    """Poll every space of a service that is not started, within the budgets. `on_progress` is called with the progress.
-    `stored_records` are the records of a state file, from before the polls."""
+    """Poll every space once, within the budgets. The service must not be started. `on_progress` is called after each
+    poll. `stored_records` are the records of the state file."""
     discovering = {name: runtime for name, runtime in service.accounts.items() if runtime.account.discover}
     results = await asyncio.gather(*(runtime.discovery.list_once() for runtime in discovering.values()))
-    list_errors = {name: error for name, error in zip(discovering, results, strict=True) if error}
+    discovery_errors = {name: error for name, error in zip(discovering, results, strict=True) if error}
     if stored_records:  # after discovery, because records of unknown spaces are not used
         shard_settings = effective_settings(service.configured, {}, service.shard)
         service.commit(ConfigChange(service.configured, shard_settings, stored_records=stored_records))
@@ -74,4 +74,4 @@ async def sweep(
     await asyncio.gather(*map(sweep_account, service.accounts))
     views = list(service.recorder.views())
     spaces = [SpaceResult(view, errors.get((view.account, view.space.id), NotPolledError())) for view in views]
-    return SweepResult(spaces, list_errors, {account.account: account for account in account_views(service)})
+    return SweepResult(spaces, discovery_errors, {account.account: account for account in account_views(service)})

@@ -1,4 +1,5 @@
-"""Read-only view of the running exporter, for HTTP and for programs that embed it. Only `expire` changes values."""
+"""The values of the running exporter, for HTTP handlers and embedding programs. Only `expire` changes them: it
+removes old values."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class Snapshot:
 
     @property
     def accounts_with_unknown_spaces(self) -> list[str]:
-        """The accounts whose list of spaces can be incomplete."""
+        """The accounts with discovery that were not listed yet, or whose last attempt failed. Spaces can be missing."""
         return [
             account.account
             for account in self.accounts
@@ -43,7 +44,7 @@ def account_views(service: Service) -> list[AccountView]:
 
 @dataclass(slots=True)
 class ReloadState:
-    """The result of the last reload. `last_success` is the time of the last successful reload (Unix seconds).
+    """The result of the last reload. `last_success` is the time of the last successful load or reload (Unix seconds).
     `space_files` maps each file to whether it is valid."""
 
     last_success: float
@@ -70,8 +71,8 @@ class View:
         return self._service.recorder.expire()
 
     def exposition(self, *, openmetrics: bool, names: Collection[str] = ()) -> Iterator[bytes]:
-        """All metric families, or only those with these `names`, in text format 0.0.4 or OpenMetrics 1.0. Spaces and
-        accounts are those of the first step. Call `expire` first."""
+        """Return all metric families, or only those with these `names`, in text format 0.0.4 or OpenMetrics 1.0. All
+        steps show the spaces and accounts of the first step. Call `expire` first."""
         recorder = self._service.recorder
         yield from recorder.rendered.render(self.accounts(), self._exporter(), openmetrics=openmetrics, names=names)
         process = self._process.restricted_registry(names) if names else self._process
@@ -93,7 +94,8 @@ class View:
         return Snapshot(self._clock.now(), spaces, accounts, self._service.shard)
 
     def unpolled(self) -> int:
-        """Number of spaces without fresh stored values and without a poll since the start, or not shown yet."""
+        """Number of spaces that have no fresh stored values and were not polled since the start, or whose newest record
+        is not shown yet (see `Recorder`)."""
         return self._service.recorder.unpolled
 
     def redacted_config(self) -> str:

@@ -58,17 +58,19 @@ _log = structlog.get_logger()
 
 
 class _UnusableError(Exception):
+    """The file cannot be opened, read or written."""
+
     def __init__(self, reason: FailureReason, problem: str) -> None:
         super().__init__(problem)
         self.reason = reason
 
 
 class StateFile:
-    """A state file. Methods can be called from any thread, but only one at a time. After `save` returns, the records
-    survive a kill of this process. A crash of the machine can lose the last seconds.
+    """A state file. Methods can be called from any thread, but only one at a time.
 
-    `up` is True if records can be saved. `failures` counts the failures by reason. The first failure and the recovery
-    are logged.
+    `up` is True if the file is open and the last write succeeded. If it is True after `save`, the records survive a
+    kill of this process. A crash of the machine can lose the records of the last seconds. `failures` counts the
+    failures by reason. Only the first failure and the recovery are logged.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
@@ -78,22 +80,25 @@ class StateFile:
         self._clock = clock
         self._identities: Identities = {}
         self._unsaved: dict[Key, SpaceRecord] = {}
+        """Records whose write failed."""
         self._database: sqlite3.Connection | None = None
         self._inode: int | None = None
         self._failure_logged = False
 
     def open(self, identities: Identities) -> dict[Key, SpaceRecord]:
-        """Open or create the file. Return the records of these accounts, or no records if the file cannot be used."""
+        """Open or create the file, and return the records of these accounts. If the file cannot be used, return no
+        records. A file that can be read but not written is read, but not again by later attempts."""
         is_retry = self._failure_logged
         if was_removed := self._database is not None and self.needs_reopen():
-            self._log_failure_once("state file removed or replaced, opening it again")
+            self._set_down("state file removed or replaced, opening it again")
         self.close()
         self._identities = identities
         try:
             records = self._open_or_replace()
         except _UnusableError as unusable:
             self.close()
-            self._failure_logged &= not was_removed  # log this failure as well
+            if was_removed:  # the log line about the removal does not include this failure
+                self._failure_logged = False
             self._record_failure("state file cannot be used, continuing without it", unusable)
             is_readable = unusable.reason == "unwritable" and not is_retry
             return _read_unwritable(self.path, identities) if is_readable else {}
@@ -102,7 +107,8 @@ class StateFile:
         return records
 
     def save(self, records: Records) -> None:
-        """Save these records, and earlier records that could not be saved."""
+        """Save these records, and earlier records whose write failed. If the write fails, the next call repeats it. If
+        the file is not open, do nothing."""
         if not self._database:
             return
         self._unsaved.update(records)
@@ -111,13 +117,13 @@ class StateFile:
             if not self.up:
                 self._write_rows(self._unsaved)
         except _ERRORS as error:
-            self._record_failure(_WRITE_FAILED, _unusable_error(error))
+            self._record_failure(_WRITE_FAILED, _classify_error(error))
         else:
             self._unsaved.clear()
             self._record_success()
 
     def retain(self, spaces: Collection[Key], identities: Identities) -> None:
-        """Delete the records of all other spaces. Records that cannot be deleted now are deleted at the next start."""
+        """Delete the records of all spaces that are not in `spaces`. If this fails, the next call deletes them."""
         unchanged = {account for account, identity in identities.items() if self._identities.get(account) == identity}
         self._identities = identities
         self._unsaved = {key: record for key, record in self._unsaved.items() if key in spaces and key[0] in unchanged}
@@ -129,15 +135,15 @@ class StateFile:
                 removed = [key for key in stored if key not in spaces]
                 self._database.executemany("DELETE FROM space WHERE account=? AND space=?", removed)
         except _ERRORS as error:
-            self._record_failure(_WRITE_FAILED, _unusable_error(error))
+            self._record_failure(_WRITE_FAILED, _classify_error(error))
 
     def needs_checkpoint(self) -> bool:
         """Whether the WAL is so large that `checkpoint` must be called."""
         return self._database is not None and _wal_bytes(self.path) > _CHECKPOINT_BYTES
 
     def checkpoint(self) -> bool:
-        """Copy the WAL into the database, so that the next write starts a new WAL. Waits for the disk twice.
-        Return whether the complete WAL was copied; the next call copies the rest."""
+        """Copy the WAL into the database, so that the next write starts a new WAL. Waits for two disk syncs (fsync).
+        Return whether the complete WAL was copied. The next call copies the rest."""
         with suppress(*_ERRORS):
             if self._database:
                 _, pages, written = self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -160,9 +166,10 @@ class StateFile:
 
     def _record_failure(self, event: str, unusable: _UnusableError) -> None:
         self.failures[unusable.reason] += 1
-        self._log_failure_once(event, problem=str(unusable))
+        self._set_down(event, problem=str(unusable))
 
-    def _log_failure_once(self, event: str, **fields: str) -> None:
+    def _set_down(self, event: str, **fields: str) -> None:
+        """Set `up` to False. Log the event if it is the first failure."""
         if not self._failure_logged:
             _log.error(event, file=str(self.path), **fields)
         self.up, self._failure_logged = False, True
@@ -205,7 +212,7 @@ class StateFile:
             self._database.execute("PRAGMA busy_timeout=0")  # the next save repeats a save that was locked out
             return dict(_read_rows(self._database, self._identities))
         except _ERRORS as error:
-            raise _unusable_error(error) from error
+            raise _classify_error(error) from error
 
     def _write_or_checkpoint(self, records: Records) -> None:
         try:
@@ -242,7 +249,7 @@ def _check_format(path: Path) -> None:
     """Check the header before SQLite opens the file, so that a file of another program is not changed.
 
     Raises:
-        _UnusableError: it is not a regular file, cannot be read or is not a state file of this version.
+        _UnusableError: the path is not a regular file, cannot be read, or is not a state file of this version.
     """
     try:
         for suffix in _SUFFIXES:  # do not rename a device, and do not wait for a FIFO
@@ -281,7 +288,7 @@ def _read_unwritable(path: Path, identities: Identities) -> dict[Key, SpaceRecor
     with suppress(OSError, *_ERRORS):
         options = "" if _wal_bytes(path) else "?immutable=1"
         with closing(_connect(path.absolute().as_uri() + options)) as database:
-            database.execute("PRAGMA locking_mode=EXCLUSIVE")  # the WAL index then needs no file
+            database.execute("PRAGMA locking_mode=EXCLUSIVE")  # keeps the WAL index in memory, without a file
             return dict(_read_rows(database, identities))
     return {}
 
@@ -340,7 +347,8 @@ def _inode(path: Path) -> int | None:
         return None
 
 
-def _unusable_error(error: Exception) -> _UnusableError:
+def _classify_error(error: Exception) -> _UnusableError:
+    """Return the failure reason of an SQLite or decoding error: damaged content, or no access."""
     damaged = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DAMAGE_CODES
     return _UnusableError("damaged" if damaged else "unwritable", str(error))
 

@@ -25,8 +25,8 @@ Changes = Mapping[tuple[str, str], Change]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The last failed poll of a space. `consecutive` is the number of failures in a row, `since` the time of the first
-    of them, and `at` the time of the last one (Unix seconds)."""
+    """The last failed poll of a space. `consecutive` is the number of consecutive failures, `since` the time of the
+    first failure, and `at` the time of the last failure (Unix seconds)."""
 
     at: float
     since: float
@@ -52,9 +52,9 @@ class SpaceRecord:
     `changes` has the last change of each field from one reported value to another. `missing` has the fields that the
     API reported before and does not report now: when this was first detected, and the last reported value.
 
-    `added` is the time when the space was added (Unix seconds). `seen` is the monotonic time of the last success or,
-    before the first success, of the time when the space was added; None if this happened in another process.
-    `discovered_as` is the name of a discovered space, None for a configured space. It is set only in a state file.
+    `added` is when the space was added (Unix seconds). `seen` is the monotonic time of the last success; before the
+    first success, when the space was added; None if another process recorded the time. `discovered_as` is the name of a
+    discovered space. Only records that are written to or were read from a state file have it.
     """
 
     up: bool = False
@@ -117,9 +117,11 @@ class SpaceRecord:
         return replace(self, changes={**changes, **self.changes}, missing={**missing, **self.missing})
 
     def seconds_since_success(self, now: Now) -> float:
-        """Seconds since the last success or, before the first success, since the space was added. If this happened in
-        another process, the system clock is used. A time in the future means that a clock was wrong: then its distance
-        from now is used as the age."""
+        """Return the seconds since the last success or, before the first success, since the space was added.
+
+        If another process recorded the time, the system clock is used. A time in the future means that a clock was
+        wrong. The result is then the time until this time.
+        """
         if self.seen is not None:
             return now.monotonic - self.seen
         since = self.added if self.last_success is None else self.last_success
@@ -131,7 +133,11 @@ class SpaceRecord:
 
     def last_reported(self, number: PhoneNumber) -> PhoneNumber:
         """Return the number with each missing field set to its last reported value."""
-        values = {name: lost.before for (key, name), lost in self.missing.items() if key == number.phone_number}
+        values = {
+            name: lost.before
+            for (phone_number, name), lost in self.missing.items()
+            if phone_number == number.phone_number
+        }
         return replace(number, **values) if values else number  # type: ignore[arg-type]  # all values are strings
 
     def state_of(self, number: PhoneNumber) -> State:
@@ -164,7 +170,7 @@ def _compare_fields(before: SpaceRecord, numbers: Iterable[PhoneNumber], at: flo
 
 
 class Store:
-    """The records of all polled spaces. `on_change` is called with each new record, except those that `record` returns.
+    """The records of all polled spaces. `on_change` is called with each new record from `set_spaces` and `restore`.
 
     `unpolled` has the spaces that were not polled since the start and have no fresh values.
     """
@@ -177,8 +183,8 @@ class Store:
     def __getitem__(self, key: Key) -> SpaceRecord:
         return self._records[key]
 
-    def retain(self, keys: Collection[Key], *, now: Now) -> None:
-        """Remove the records of all other spaces, and add a record for each new space."""
+    def set_spaces(self, keys: Collection[Key], *, now: Now) -> None:
+        """Add a record for each new space, and remove the records of all spaces that are not in `keys`."""
         for key in self._records.keys() - set(keys):
             del self._records[key]
             self.unpolled.discard(key)
@@ -188,7 +194,7 @@ class Store:
                 self._set(key, SpaceRecord(added=now.unix, seen=now.monotonic))
 
     def restore(self, stored_records: Records, *, now: Now, max_age: float) -> None:
-        """Merge these records from a state file into the existing records. Add the spaces that are new."""
+        """Merge these records from a state file into the existing records. Add the record of each new space."""
         for key, stored in stored_records.items():
             if key not in self._records:
                 self.unpolled.add(key)
@@ -196,8 +202,8 @@ class Store:
             if record.is_fresh(now, max_age):
                 self.unpolled.discard(key)
 
-    def record(self, outcome: Outcome) -> SpaceRecord:
-        """Add the result of a poll. Return the new record of the space."""
+    def add_outcome(self, outcome: Outcome) -> SpaceRecord:
+        """Add the result of a poll to the record of its space. Return the new record, without a call of `on_change`."""
         key = (outcome.account, outcome.space)
         self.unpolled.discard(key)
         self._records[key] = record = self._records[key].after(outcome)

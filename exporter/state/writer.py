@@ -1,7 +1,8 @@
 """Writes records to a state file without blocking the event loop: one operation at a time, in a thread.
 
-Pending records are written together. A record is passed to `on_saved`, which shows it, after the write: no record that
-was shown is lost. If the write fails or exceeds its time limit, the record is passed to `on_saved` unsaved.
+Pending records are written together and then passed to `on_write_ended`, which shows them. Therefore a restart does not
+lose shown records. Exception: if the file cannot be written, or the write exceeds its time limit, records are shown
+before they are saved.
 """
 
 import asyncio
@@ -24,19 +25,23 @@ _log = structlog.get_logger()
 
 
 class StateWriter:
-    """Access to one state file. All reads and writes of a running exporter use it."""
+    """Reads and writes one state file. A running exporter has no other access to its state file."""
 
-    def __init__(self, file: StateFile, on_saved: Callable[[Records], None]) -> None:
+    def __init__(self, file: StateFile, on_write_ended: Callable[[Records], None]) -> None:
         self.file = file
-        self._on_saved = on_saved
+        self._on_write_ended = on_write_ended
         self._calls = BlockingCalls()
         self._identities: Identities = {}
         self._open_timed_out = False
         """The last `open` exceeded its time limit: the stored records were not returned."""
         self._unsaved: dict[Key, SpaceRecord] = {}
+        """Records for the next write."""
         self._saving: dict[Key, SpaceRecord] = {}
+        """Records of the write in flight."""
         self._pending: dict[Key, SpaceRecord] = {}
-        self._retained: tuple[Collection[Key], Identities] | None = None
+        """The newest record of each space, until it is passed to `on_write_ended`."""
+        self._spaces_to_keep: tuple[Collection[Key], Identities] | None = None
+        """The arguments of `StateFile.retain` for the next write; None if it need not be called."""
         self._writing: asyncio.Task[None] | None = None
 
     async def open(self, identities: Identities) -> Records:
@@ -57,27 +62,27 @@ class StateWriter:
         return await self._open(open_again)
 
     def save(self, records: Records) -> None:
-        """Write these records, then pass them to `on_saved`."""
+        """Write these records, then pass them to `on_write_ended`. If the file is not `up`, pass them first."""
         self._unsaved.update(records)
         self._pending.update(records)
         if not self.file.up:
-            self._call_on_saved(records)
+            self._call_on_write_ended(records)
         self._start_writing()
 
     def retain(self, spaces: Collection[Key], identities: Identities) -> None:
         """Remove the records of all other spaces, and of accounts whose identity has changed."""
         unchanged = {name for name, identity in identities.items() if self._identities.get(name) == identity}
 
-        def retained(records: Records) -> dict[Key, SpaceRecord]:
+        def filtered(records: Records) -> dict[Key, SpaceRecord]:
             return {key: record for key, record in records.items() if key in spaces and key[0] in unchanged}
 
-        self._unsaved, self._saving = retained(self._unsaved), retained(self._saving)
-        self._pending = retained(self._pending)
-        self._identities, self._retained = identities, (spaces, identities)
+        self._unsaved, self._saving = filtered(self._unsaved), filtered(self._saving)
+        self._pending = filtered(self._pending)
+        self._identities, self._spaces_to_keep = identities, (spaces, identities)
         self._start_writing()
 
     def is_pending(self, key: Key) -> bool:
-        """Whether the newest record of this space was not yet passed to `on_saved`."""
+        """Whether the newest record of this space was not yet passed to `on_write_ended`."""
         return key in self._pending
 
     async def close(self) -> None:
@@ -104,44 +109,47 @@ class StateWriter:
 
     def _start_writing(self) -> None:
         if not self._writing or self._writing.done():
-            self._writing = asyncio.get_running_loop().create_task(self._write())
+            self._writing = asyncio.get_running_loop().create_task(self._write_all())
 
-    async def _write(self) -> None:
+    async def _write_all(self) -> None:
         # after a timeout of `open`, never replace records that were not read
-        while (self._unsaved or self._retained) and not self._open_timed_out:
-            retained, self._retained = self._retained, None
+        while (self._unsaved or self._spaces_to_keep) and not self._open_timed_out:
+            spaces_to_keep, self._spaces_to_keep = self._spaces_to_keep, None
             self._saving, self._unsaved = self._unsaved, {}
-            write = partial(_write, self.file, self._saving, retained)
+            write = partial(_write_to_file, self.file, self._saving, spaces_to_keep)
             try:
                 needs_checkpoint = await self._calls.run(write, seconds=WRITE_SECONDS)
-                self._call_on_saved(self._saving)
-                if needs_checkpoint:  # after `on_saved`, because a checkpoint waits for the disk
+                self._call_on_write_ended(self._saving)
+                if needs_checkpoint:  # after `on_write_ended`, because a checkpoint waits for the disk
                     await self._calls.run(self.file.checkpoint, seconds=WRITE_SECONDS)
             except TimeoutError:
-                self._unsaved, self._retained = {**self._saving, **self._unsaved}, self._retained or retained
+                self._unsaved = {**self._saving, **self._unsaved}
+                self._spaces_to_keep = self._spaces_to_keep or spaces_to_keep
                 self.file.mark_failed(f"timed out after {WRITE_SECONDS:g} s")
-                self._call_on_saved(self._pending)
+                self._call_on_write_ended(self._pending)
             except Exception:
                 _log.exception(
                     "state file cannot be written because of a bug, please report it", file=str(self.file.path)
                 )
                 self._unsaved = {**self._saving, **self._unsaved}
                 self.file.mark_failed("internal error")
-                self._call_on_saved(self._pending)
+                self._call_on_write_ended(self._pending)
                 return  # the next save tries again
 
-    def _call_on_saved(self, records: Records) -> None:
-        """Pass records to `on_saved`, without those that are outdated or were already passed."""
+    def _call_on_write_ended(self, records: Records) -> None:
+        """Pass records to `on_write_ended`, without those that are outdated or were already passed."""
         new = {key: record for key, record in records.items() if self._pending.get(key) is record}
         for key in new:
             del self._pending[key]
-        self._on_saved(new)
+        self._on_write_ended(new)
 
 
-def _write(file: StateFile, records: Records, retained: tuple[Collection[Key], Identities] | None) -> bool:
-    """Write to the file. Return whether it needs a checkpoint."""
-    if retained:
-        file.retain(*retained)
+def _write_to_file(
+    file: StateFile, records: Records, spaces_to_keep: tuple[Collection[Key], Identities] | None
+) -> bool:
+    """Remove and save records. Return whether the file needs a checkpoint."""
+    if spaces_to_keep:
+        file.retain(*spaces_to_keep)
     if records:
         file.save(records)
     return file.needs_checkpoint()

@@ -22,7 +22,9 @@ def phone_numbers(snapshot: Snapshot, filters: Filter) -> str:
 def spaces(snapshot: Snapshot, filters: Filter) -> str:
     """Return the spaces that match the filters, as JSON."""
     entries = entries_of(snapshot)
-    matching = {id(entry.space) for entry in entries if filters.matches_search(entry)}  # if any number does
+    matching = {
+        id(entry.space) for entry in entries if filters.matches_account_and_search(entry)
+    }  # if any entry matches
     worst = (entry for entry in worst_per_space(entries) if id(entry.space) in matching)
     selection = select(worst, filters.model_copy(update={"q": ""}))
     page = _page(snapshot, filters, entries, selection.total, selection.pages)
@@ -30,6 +32,8 @@ def spaces(snapshot: Snapshot, filters: Filter) -> str:
 
 
 def _page(snapshot: Snapshot, filters: Filter, entries: list[Entry], total: int, pages: int) -> dict[str, Any]:
+    """Return the fields that both responses have. `blind_spaces` and `waiting_spaces` count all spaces that match the
+    account and the search, in any state and on any page."""
     counts = select(entries, filters).counts
     return {
         "as_of": _moment(snapshot.at),
@@ -56,9 +60,9 @@ def _account(view: AccountView) -> dict[str, Any]:
     }
 
 
-def reported(record: SpaceRecord, number: PhoneNumber) -> dict[str, Any]:
-    """Return the watched fields of a number. If the API does not report a field, its value is None, and `not_reported`
-    has its last reported value."""
+def watched_field_values(record: SpaceRecord, number: PhoneNumber) -> dict[str, Any]:
+    """Return the values of the watched fields. If the API does not report a field, the value is None, and
+    `not_reported` has the last reported value."""
     missing = {
         field: {"before": lost.before, "since": _moment(lost.at)}
         for field in WATCHED_FIELDS
@@ -76,7 +80,7 @@ def _phone_number(entry: Entry) -> dict[str, Any]:
         "space_name": space.space.name,
         "phone_number": number.phone_number,
         "verified_name": number.verified_name,
-        **reported(space.record, number),
+        **watched_field_values(space.record, number),
         "state": entry.state,
         "blind": entry.blind,
         "since": _moment(entry.since),

@@ -60,19 +60,20 @@ class Entry:
         """The searchable text."""
         space = self.space.space
         words = [self.space.account, space.id, space.name, *space.labels.values()]
-        for number in self.numbers:
+        for number in self.searchable_numbers:
             words += [number.phone_number, number.verified_name]
         return "\n".join(words).casefold()
 
     @property
-    def numbers(self) -> Sequence[PhoneNumber]:
-        """The number of this entry. Without one, the stored numbers of the space, so that a search finds the space."""
+    def searchable_numbers(self) -> Sequence[PhoneNumber]:
+        """The phone number of this entry. If `number` is None, the stored phone numbers of the space, so that a search
+        for a stored phone number finds the space."""
         return (self.number,) if self.number else self.space.record.phone_numbers
 
 
 @dataclass(frozen=True, slots=True)
 class _SearchTerm:
-    """Consecutive words of a search, with their digits if they can be a phone number."""
+    """Words of a search that must all match, or their digits if the words can be a phone number."""
 
     words: tuple[str, ...]
     digits: str
@@ -91,7 +92,7 @@ def _search_terms(search: str) -> Sequence[_SearchTerm]:
 
 
 def _is_phone_like(word: str) -> bool:
-    """Whether the word has only digits and separators of phone numbers."""
+    """Whether the word can be a part of a phone number: only digits, `*`, `+`, dashes, dots and brackets."""
     return phone_digits(f"0{word}") != ""
 
 
@@ -106,12 +107,12 @@ class Filter(BaseModel):
     page: int = Field(1, ge=1, le=1_000_000)
     per_page: int = Field(100, ge=1, le=1000)
 
-    def matches_search(self, entry: Entry) -> bool:
+    def matches_account_and_search(self, entry: Entry) -> bool:
         """Whether the account and the search text match."""
         if self.account and entry.space.account != self.account:
             return False
         text = entry.text if self.q else ""
-        return all(term.is_in(text, entry.numbers) for term in _search_terms(self.q))
+        return all(term.is_in(text, entry.searchable_numbers) for term in _search_terms(self.q))
 
     def matches_state(self, entry: Entry) -> bool:
         return not self.state or entry.state in self.state or (entry.blind and State.BLIND in self.state)
@@ -133,7 +134,7 @@ class Selection:
 
 def select(entries: Iterable[Entry], filters: Filter) -> Selection:
     """Return a page of the matching entries. A page after the last one is empty."""
-    matching = [entry for entry in entries if filters.matches_search(entry)]
+    matching = [entry for entry in entries if filters.matches_account_and_search(entry)]
     selected = [entry for entry in matching if filters.matches_state(entry)]
     first = (filters.page - 1) * filters.per_page
     pages = max(1, ceil(len(selected) / filters.per_page))
@@ -183,10 +184,10 @@ def _entries_of_space(space: SpaceView, account: AccountView) -> Iterator[Entry]
 
 def _since(space: SpaceView, number: PhoneNumber, state: State) -> float | None:
     record, fields = space.record, deciding_fields(state)
-    # a missing field can change the state only if the last reported values do not decide it
-    kinds = [record.changes] if state in _DECIDING_FIELDS else [record.changes, record.missing]
+    # a missing field can make a number unknown, but never down, red, restricted or yellow
+    sources = [record.changes] if state in _DECIDING_FIELDS else [record.changes, record.missing]
     dates = [
-        change.at for changes in kinds for field in fields if (change := changes.get((number.phone_number, field)))
+        change.at for changes in sources for field in fields if (change := changes.get((number.phone_number, field)))
     ]
     return max(dates, default=None)
 

@@ -16,7 +16,7 @@ from exporter.config.fields import format_duration
 from exporter.metrics.catalogue import SpaceView
 from exporter.model import PhoneNumber, State
 from exporter.runtime.view import Snapshot
-from exporter.web.next_steps import WHAT_TO_CHECK
+from exporter.web.next_steps import ACCOUNT_NEXT_STEPS
 from exporter.web.overview import MEANINGS, Filter, deciding_fields, entries_of, select, utc
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -61,10 +61,13 @@ class Pages:
         )
         environment.filters.update(age=_age, ago=_ago, utc=_utc, duration=_duration, sentence=_sentence)
         environment.filters.update(
-            space_url=_space_url, index_url=_index_url, seconds_ago=_seconds_ago, next_poll=_next_poll
+            space_url=_space_url,
+            index_url=_index_url,
+            seconds_ago=_seconds_ago,
+            seconds_until_next_poll=_seconds_until_next_poll,
         )
         environment.globals.update(version=__version__, State=State, meanings=MEANINGS, symbols=_SYMBOLS, style=_STYLE)
-        environment.globals.update(what_to_check=WHAT_TO_CHECK, deciding_fields=deciding_fields)
+        environment.globals.update(account_next_steps=ACCOUNT_NEXT_STEPS, deciding_fields=deciding_fields)
         self._index = environment.get_template("index.html")
         self._space = environment.get_template("space.html")
         self._error = environment.get_template("error.html")
@@ -117,7 +120,7 @@ def _seconds_ago(view: SpaceView, now: float) -> float:
     return now - record.last_success
 
 
-def _next_poll(view: SpaceView, now: float) -> float:
+def _seconds_until_next_poll(view: SpaceView, now: float) -> float:
     """Seconds until the next regular poll of a space whose last poll succeeded. 0 if it is due or not scheduled."""
     record = view.record
     if record.next_slot is None:

@@ -405,7 +405,7 @@ def test_a_sweep_polls_discovered_spaces_and_returns_discovery_errors() -> None:
         await world.exporter.stop()
         assert {polled.error for polled in swept.spaces} == {None}
         ids = [polled.view.space.id for polled in swept.spaces]
-        return ids, {name: error.code for name, error in swept.list_errors.items()}
+        return ids, {name: error.code for name, error in swept.discovery_errors.items()}
 
     ids = [space.id for space in Fleet(scenario(5)).spaces["acme"]]
 

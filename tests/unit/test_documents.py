@@ -93,7 +93,7 @@ def test_the_readme_lists_every_alert_by_severity() -> None:
 
 def test_the_operations_page_lists_every_logged_error_and_warning() -> None:
     sources = "".join(path.read_text("utf-8") for path in Path(exporter.__file__).parent.rglob("*.py"))
-    calls = r"_log\.(?:error|exception|warning)|_report|_fail|_log_failure_once|_record_failure"
+    calls = r"_log\.(?:error|exception|warning)|_report|_fail|_set_down|_record_failure"
     events = re.findall(rf'(?:{calls})\(\s*"([^"]+)"', sources)
     events += re.findall(r'(?:\bevent|_FAILED) = "([^"]+)"', sources)
     page = PAGES["docs/operations.md"]

@@ -81,7 +81,7 @@ class CamsAccount(Account):
     def is_remote(self) -> bool:
         return not is_loopback(self.endpoint)
 
-    def shared_limit(self, environ: Mapping[str, str]) -> str | None:
+    def rate_limit_id(self, environ: Mapping[str, str]) -> str | None:
         """Return the ID of the access key, because the rate limit applies to the key. The endpoint is ignored: the API
         has one region, so other addresses, also on loopback, can have the same rate limit. Accounts with the default
         chain share one key. The chain uses the key from the environment first."""

@@ -237,7 +237,7 @@ def test_repr_and_json_dump_do_not_show_a_secret_from_the_environment(path: Path
     settings = load_text(path, text, {"SECRET": SECRET_VALUE})
 
     assert SECRET_VALUE not in repr(settings) + settings.model_dump_json()
-    assert settings.accounts[0].shared_limit({}) == f"id-{SECRET_VALUE}"
+    assert settings.accounts[0].rate_limit_id({}) == f"id-{SECRET_VALUE}"
 
 
 def test_each_load_uses_the_current_values_of_the_variables(path: Path) -> None:

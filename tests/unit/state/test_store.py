@@ -155,8 +155,8 @@ def test_the_age_of_values_that_another_process_polled_uses_the_system_clock() -
 
 def test_before_the_first_success_the_age_of_a_space_starts_when_it_is_added() -> None:
     store = Store(lambda key, record: None)
-    store.retain([("acme", "s1")], now=Now(10, 5))
-    store.record(failure(100))
+    store.set_spaces([("acme", "s1")], now=Now(10, 5))
+    store.add_outcome(failure(100))
 
     assert store["acme", "s1"].seconds_since_success(Now(100, 25)) == 20
 
@@ -164,8 +164,8 @@ def test_before_the_first_success_the_age_of_a_space_starts_when_it_is_added() -
 def test_the_age_of_a_space_without_a_success_continues_after_a_restart() -> None:
     failing = SpaceRecord(added=1000).after(failure(1100))
     store = Store(lambda key, record: None)
-    store.retain([("acme", "s1")], now=Now(2000, 5))
-    store.record(failure(2000))
+    store.set_spaces([("acme", "s1")], now=Now(2000, 5))
+    store.add_outcome(failure(2000))
     store.restore({("acme", "s1"): failing}, now=Now(2000, 5), max_age=60)
 
     assert store["acme", "s1"].seconds_since_success(Now(2010, 15)) == 1010
@@ -174,9 +174,9 @@ def test_the_age_of_a_space_without_a_success_continues_after_a_restart() -> Non
 def test_the_store_reports_new_spaces_and_returns_the_record_after_a_poll() -> None:
     reported: list[tuple[Key, SpaceRecord]] = []
     store = Store(lambda key, record: reported.append((key, record)))
-    store.retain([("acme", "s1"), ("acme", "s2")], now=Now(10, 5))
+    store.set_spaces([("acme", "s1"), ("acme", "s2")], now=Now(10, 5))
 
-    record = store.record(success(100, GREEN))
+    record = store.add_outcome(success(100, GREEN))
 
     assert [key for key, _ in reported] == [("acme", "s1"), ("acme", "s2")]
     assert store["acme", "s1"] is record
@@ -186,7 +186,7 @@ def test_the_store_reports_new_spaces_and_returns_the_record_after_a_poll() -> N
 
 def test_a_restored_space_counts_as_polled_if_its_values_are_fresh() -> None:
     store = Store(lambda key, record: None)
-    store.retain([("acme", "s1"), ("acme", "s2")], now=Now(10, 5))
+    store.set_spaces([("acme", "s1"), ("acme", "s2")], now=Now(10, 5))
     fresh, stale = (SpaceRecord(True, at, (GREEN,)) for at in (100, 10))
 
     store.restore({("acme", "s1"): fresh, ("acme", "s2"): stale}, now=Now(120, 30), max_age=60)
@@ -197,10 +197,10 @@ def test_a_restored_space_counts_as_polled_if_its_values_are_fresh() -> None:
 
 def test_the_record_of_a_space_that_is_not_retained_is_removed() -> None:
     store = Store(lambda key, record: None)
-    store.retain([("acme", "s1")], now=Now(10, 5))
-    store.record(success(100, GREEN))
-    store.retain([("acme", "s2")], now=Now(10, 5))
-    store.retain([("acme", "s1")], now=Now(10, 5))
+    store.set_spaces([("acme", "s1")], now=Now(10, 5))
+    store.add_outcome(success(100, GREEN))
+    store.set_spaces([("acme", "s2")], now=Now(10, 5))
+    store.set_spaces([("acme", "s1")], now=Now(10, 5))
 
     assert store["acme", "s1"] == SpaceRecord(added=10)
     assert store.unpolled == {("acme", "s1")}
