@@ -50,7 +50,8 @@ class SpaceView:
 
     `fresh` is False before the first success and if the values are older than `max_age`. `limits` maps each messaging
     limit tier to unique users per rolling 24 hours. `seconds_since_success` is the time since the last successful poll
-    or, before the first success, since the space was added. Only views for pages set it."""
+    or, before the first success, since the space was added. It is 0 in rendered blocks; `RenderedMetrics.views` sets
+    it."""
 
     account: str
     space: Space
@@ -98,8 +99,10 @@ class DiscoveryView:
 class AccountView:
     """One account at the time of a scrape. Rates are in queries per second, intervals in seconds.
 
-    `health` is None until the first responses have determined it. `discovery` is None if the account does not discover
-    spaces. `spaces_unknown` is True until the spaces of the account have been listed for the first time."""
+    `health` is None while polls have not determined the state, for example before the first poll, or after an
+    unreachable account denied a request. `discovery` is None if the account does not discover spaces. `spaces_unknown`
+    is True if discovery is set and no list of spaces is available, neither from the API nor from the state file. It is
+    False after a failed attempt if spaces are configured."""
 
     account: str
     health: AccountHealth | None
@@ -232,14 +235,16 @@ NUMBER_LABELS = ("account", "space", "phone_number")
 SPACE_LABELS = ("account", "space")
 
 
-def _value_family(field: str, subject: str) -> Family[NumberView]:
+def _value_family(field: str, title: str) -> Family[NumberView]:
+    """Return a family with one sample for each phone number: its label has the current value of the field."""
+
     def samples(view: NumberView) -> Iterator[Sample]:
         if value := getattr(view.number, field):  # no sample if the API does not report the field
             yield ((field, value),), 1
 
     return Family(
         f"chatapp_phone_number_{field}",
-        f"{subject} of the phone number at the last successful poll, as reported by the API (always 1).",
+        f"{title} of the phone number at the last successful poll, as reported by the API (always 1).",
         (*NUMBER_LABELS, field),
         samples,
     )

@@ -24,8 +24,8 @@ Views = tuple[Sequence[SpaceView], Sequence[AccountView], ExporterView]
 
 
 class ExporterCollector(Collector):
-    """Collects all families with the prefix `chatapp_`. Safe to collect from another thread. Register only one in a
-    registry: family names must be unique."""
+    """Collects all families with the prefix `chatapp_`. Safe to collect from another thread. A registry
+    accepts only one of these collectors, because family names must be unique."""
 
     def __init__(self, views: Callable[[], Views], instruments: Instruments) -> None:
         self._views = views

@@ -22,12 +22,13 @@ _DELAY_BUCKETS = (0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1800)
 
 
 class _LabelLimiter:
-    """Limits the label values of an account or field: values of the API must not use unlimited memory."""
+    """Limits the number of different label values per account or field, because each new value uses memory."""
 
     def __init__(self) -> None:
         self._seen: dict[str, set[str]] = {}
 
-    def __call__(self, group: str, value: str) -> tuple[str, str]:
+    def limit(self, group: str, value: str) -> tuple[str, str]:
+        """Return the label values of a sample: the value is "other" if the group already has `_MAX_VALUES` values."""
         seen = self._seen.setdefault(group, set())
         if value not in seen and len(seen) >= _MAX_VALUES:
             return group, "other"
@@ -39,7 +40,8 @@ class _LabelLimiter:
 
 
 class Instruments(Collector):
-    """Metric families in a separate registry. The series of an account start at 0, except requests by code."""
+    """The counters and histograms, in a separate registry. `apply` creates the series of each account with the value 0,
+    except `chatapp_api_requests_total`: its codes are known only after requests."""
 
     def __init__(self, accounts: Collection[str] = ()) -> None:
         self._registry = CollectorRegistry()
@@ -62,7 +64,7 @@ class Instruments(Collector):
             "chatapp_api_throttled", "Total number of requests that the API throttled.", "account"
         )
         self._unknown_values = self._counter("chatapp_api_unknown_values", _UNKNOWN_HELP, "field", "value")
-        for field in WATCHED_FIELDS:  # start at 0: increase() must see the first one
+        for field in WATCHED_FIELDS:  # start at 0, so that increase() includes the first count
             self._unknown_values.labels(field, _MISSING)
         self._delay = self._histogram(
             "chatapp_poll_delay_seconds",
@@ -103,7 +105,7 @@ class Instruments(Collector):
         """Record an HTTP request that ended after `seconds`."""
         if account not in self._accounts:  # removed by a reload during the request
             return
-        self._requests.labels(*self._codes(account, error.code if error else "OK")).inc()
+        self._requests.labels(*self._codes.limit(account, error.code if error else "OK")).inc()
         self._duration.labels(account).observe(seconds)
         if isinstance(error, ThrottledError):
             self._throttled.labels(account).inc()
@@ -115,7 +117,7 @@ class Instruments(Collector):
         entry for each phone number and field that the API stopped reporting."""
         for number in answer.phone_numbers:
             for field, value in unknown_values(number, limits):
-                self._unknown_values.labels(*self._values(field, value)).inc()
+                self._unknown_values.labels(*self._values.limit(field, value)).inc()
         if answer.entries_without_number:
             self._unknown_values.labels("phone_number", _MISSING).inc(answer.entries_without_number)
         for field in newly_missing:

@@ -30,18 +30,22 @@ def format_labels(labels: Labels) -> str:
 
 
 def sample_lines(family: Family[Subject], subjects: Iterable[tuple[Subject, str]]) -> bytes:
-    """Return the sample lines of the subjects, each given with its formatted labels: they are formatted only once for
-    all families of a subject."""
+    """Return the sample lines of the subjects. Each subject has its formatted labels (`identity`), so that they are
+    formatted only once for all families."""
     name = sample_name(family)
-    return "".join(
-        [
-            f"{name}{{{identity}{(_cached_after_identity if type(value) is int else _after_identity)(labels, value)}"
-            if identity
-            else f"{name}{_after_name(labels, value)}"
-            for subject, identity in subjects
-            for labels, value in family.samples(subject)
-        ]
-    ).encode()
+    lines = [
+        _sample_line(name, identity, labels, value)
+        for subject, identity in subjects
+        for labels, value in family.samples(subject)
+    ]
+    return "".join(lines).encode()
+
+
+def _sample_line(name: str, identity: str, labels: Labels, value: float) -> str:
+    if not identity:
+        return f"{name}{_after_name(labels, value)}"
+    after_identity = _cached_after_identity if type(value) is int else _after_identity
+    return f"{name}{{{identity}{after_identity(labels, value)}"
 
 
 def _after_identity(labels: Labels, value: float) -> str:
@@ -50,7 +54,7 @@ def _after_identity(labels: Labels, value: float) -> str:
     return f"{more}}} {_format_value(value)}\n"
 
 
-# there are few combinations with integer values, such as a rating and 1; timestamps are not worth caching
+# only integer values are cached: they have few combinations with labels, for example a rating and 1
 _cached_after_identity = lru_cache(maxsize=10_000)(_after_identity)
 
 

@@ -1,6 +1,6 @@
 """The rendered exposition: one block of sample lines for each space, updated after each poll and joined at a scrape.
 
-prometheus_client needs 2.4 to 5.5 s to render 10,000 phone numbers. It holds the interpreter lock (GIL) in that time.
+prometheus_client needs 2.4 to 5.5 s to render 10,000 phone numbers, and blocks all threads in this time (GIL).
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -37,7 +37,7 @@ class _Block:
 
 
 class RenderedMetrics:
-    """The rendered sample lines of all spaces."""
+    """The values of all spaces, and their rendered sample lines."""
 
     def __init__(self) -> None:
         self._blocks: dict[Key, _Block] = {}
@@ -52,8 +52,8 @@ class RenderedMetrics:
             del self._blocks[key]
 
     def expire(self, now: Now, max_age: float) -> Iterator[None]:
-        """Remove the phone numbers that are too old at `now`. Each step handles one space, because there can be
-        thousands."""
+        """Remove the phone numbers of spaces whose values are older than `max_age` seconds. Each step updates one
+        space, because there can be thousands."""
         for key, block in list(self._blocks.items()):
             fresh = block.view.record.is_fresh(now, max_age)
             if fresh != block.view.fresh and self._blocks.get(key) is block:
@@ -64,8 +64,9 @@ class RenderedMetrics:
     def render(
         self, accounts: Sequence[AccountView], exporter: ExporterView, *, openmetrics: bool, names: Collection[str] = ()
     ) -> Iterator[bytes]:
-        """Render the exposition, part of a family at each step, with the values at the time of the first step. `names`
-        selects families by the name of the family or of its samples. Omits the `# EOF` line of OpenMetrics."""
+        """Render the exposition in steps, each with at most 1000 spaces. All steps show the spaces of the first step;
+        accounts and exporter are rendered in the last two steps. `names` selects families by the name of the family or
+        of its samples. Omits the `# EOF` line of OpenMetrics."""
         blocks = [block.lines for block in self._blocks.values()]
         for index, family in enumerate(_BLOCK_FAMILIES):
             if is_selected(family, names):

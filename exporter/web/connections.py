@@ -37,7 +37,7 @@ _RESERVED_DESCRIPTORS = 32
 _DESCRIPTORS_PER_QUERY = 2
 """One for the connection and, while it is opened, one for DNS or a second address."""
 _MIN_IDLE_SECONDS = 0.1
-"""A connection is not closed earlier, because a scraper sends its request at once."""
+"""Minimum wait before an idle connection is closed. A scraper sends its request earlier."""
 _RECOVERY_SECONDS = 60.0
 """The recovery is logged if the limit has not been reached for this time."""
 _BUFFER = memoryview(bytearray(8 * 1024))
@@ -68,8 +68,9 @@ def max_connections(descriptors: int, queries: int, *, tls: bool) -> int:
 
 
 class Connections:
-    """The open connections of a server, on all its sockets. Above the limit, the longest idle connection is closed:
-    idle clients must not block a scraper."""
+    """The open connections of a server, on all its sockets. Above the limit, the connection that has been idle longest
+    is closed, so that idle clients do not block a scraper. If no connection is idle, the connection with the oldest
+    request in flight is closed."""
 
     def __init__(self, limit: Callable[[], int]) -> None:
         self._limit = limit
@@ -93,7 +94,7 @@ class Connections:
                 continue
             except OSError as error:  # no file descriptor is available
                 self._limit_reached(str(error.strerror))
-                await self._close_longest_idle()
+                await self._close_oldest()
                 await asyncio.sleep(_MIN_IDLE_SECONDS)
                 continue
             connection = create(self)
@@ -103,7 +104,8 @@ class Connections:
 
     def mark_waiting(self, connection: "Connection") -> None:
         """Record that the connection waits for the next request."""
-        if self._active.pop(connection, self) is not self:
+        if connection in self._active:
+            del self._active[connection]
             self._waiting[connection] = asyncio.get_running_loop().time()
 
     def mark_active(self, connection: "Connection") -> None:
@@ -112,7 +114,7 @@ class Connections:
             self._active[connection] = None
 
     def mark_stalled(self, connection: "Connection") -> None:
-        """Record that the client does not read. Above MAX_STALLED, close the longest stalled connection."""
+        """Record that the client does not read. Above MAX_STALLED, close the connection that stalled first."""
         self._stalled[connection] = None
         if len(self._stalled) > MAX_STALLED:
             next(iter(self._stalled)).close()
@@ -135,14 +137,15 @@ class Connections:
         limit, loop = self._limit(), asyncio.get_running_loop()
         while len(self._waiting) + len(self._active) > limit:
             self._limit_reached(f"{limit} connections are open")
-            await self._close_longest_idle()
+            await self._close_oldest()
         if self._limit_reached_at is not None and loop.time() > self._limit_reached_at + _RECOVERY_SECONDS:
             self._limit_reached_at = None
             _log.info("connections below the limit again", limit=limit)
 
-    async def _close_longest_idle(self) -> None:
-        """Close the connection that has waited longest or, if none waits, the one with the oldest request in flight. If
-        that wait is shorter than _MIN_IDLE_SECONDS, sleep until then and close no connection."""
+    async def _close_oldest(self) -> None:
+        """Close the connection that has waited longest or, if no connection waits, the connection with the oldest
+        request in flight. If the longest wait is shorter than _MIN_IDLE_SECONDS, sleep for the rest of this time and
+        close no connection."""
         now = asyncio.get_running_loop().time()
         since = next(iter(self._waiting.values()), now - _MIN_IDLE_SECONDS)
         if now < since + _MIN_IDLE_SECONDS:

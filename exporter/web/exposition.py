@@ -18,7 +18,7 @@ _GZIP = 16 + isal_zlib.MAX_WBITS
 """The zlib window size that selects the gzip format."""
 
 
-def exposition(families: Iterable[bytes], request_headers: Headers, *, openmetrics: bool) -> Response:
+def exposition_response(families: Iterable[bytes], request_headers: Headers, *, openmetrics: bool) -> Response:
     """Return a streaming response with these families. Each family is rendered when it is sent."""
     headers = {"content-type": OPENMETRICS if openmetrics else TEXT, "vary": "Accept-Encoding"}
     if accepts_gzip(request_headers.get("accept-encoding", "")):

@@ -21,7 +21,7 @@ _log = structlog.get_logger()
 
 
 class Guard:
-    """Protects an application. If there are basic auth users, all paths require one, as in the exporter-toolkit."""
+    """Protects an application. With `authenticate`, all paths require basic auth, as in the exporter-toolkit."""
 
     def __init__(self, app: ASGIApp, authenticate: Authenticate | None, content_security_policy: str) -> None:
         self._app = app

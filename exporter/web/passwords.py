@@ -30,8 +30,8 @@ class PasswordVerifier:
     """Verifies passwords with bcrypt in threads. A success is cached until 5 minutes after its last use, so that a
     scraper does not wait behind other clients.
 
-    An unknown user name and a wrong password have the same result after the same time: all verifications share a queue,
-    and a failure takes as long as the most expensive hash.
+    The response time does not show whether a user name exists: all verifications share a queue, and each failure takes
+    as long as the verification of the most expensive hash.
     """
 
     def __init__(self, clock: Clock, matches: Callable[[str, str], bool] = matches) -> None:

@@ -17,7 +17,7 @@ from exporter.config.problems import ConfigError
 from exporter.config.validation import expected_text
 from exporter.runtime.view import Snapshot, View
 from exporter.web import api
-from exporter.web.exposition import exposition, prefers_openmetrics
+from exporter.web.exposition import exposition_response, prefers_openmetrics
 from exporter.web.guard import Authenticate, Guard
 from exporter.web.overview import Filter
 from exporter.web.pages import CONTENT_SECURITY_POLICY, PageFilter, Pages
@@ -84,7 +84,7 @@ class _Handlers:
         for _ in self._view.expire():
             await asyncio.sleep(0)  # after an outage, thousands of spaces can expire at once
         families = self._view.exposition(openmetrics=openmetrics, names=request.query_params.getlist("name[]"))
-        return exposition(families, request.headers, openmetrics=openmetrics)
+        return exposition_response(families, request.headers, openmetrics=openmetrics)
 
     async def healthy(self, _: Request) -> Response:
         return PlainTextResponse("healthy\n")

@@ -55,8 +55,8 @@ def _with_nodelay(listener: socket.socket) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn with `Connections`, and without its signal handlers, which end the process with the signal and not with
-    exit status 0."""
+    """uvicorn with `Connections`, and without the signal handlers of uvicorn. After a graceful stop, these handlers
+    raise the signal again, so that the exit status is not 0."""
 
     def __init__(self, config: uvicorn.Config, listeners: Sequence[socket.socket], connections: Connections) -> None:
         super().__init__(config)

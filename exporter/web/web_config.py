@@ -37,7 +37,7 @@ _CLIENT_CERTIFICATES = {
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
-"""Without the two types of the toolkit that do not verify client certificates."""
+"""RequestClientCert and RequireAnyClientCert of the toolkit are not supported: they accept any client certificate."""
 
 
 def _bcrypt_hash(text: str) -> str:
@@ -86,7 +86,8 @@ class WebConfig(Strict):
 
 
 class WebConfigFile:
-    """A web configuration file. Users and certificates can be reloaded; other changes require a restart."""
+    """A web configuration file. `tls` is the TLS context of the listening sockets, None without TLS. Users and
+    certificates can be reloaded; other changes require a restart."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         """Raises ConfigError if the file has errors."""
@@ -101,7 +102,7 @@ class WebConfigFile:
         """Whether a file could not be read at the last attempt."""
         self._reads = BlockingCalls()
         self._config = self._read()
-        self._current = self.tls = self._tls_context(self._config.tls_server_config)
+        self._current_tls = self.tls = self._tls_context(self._config.tls_server_config)
         if self.tls:
             # load_cert_chain on a context in use would keep an old ECDSA certificate with a new RSA certificate, and
             # would remove the certificate if the key does not match
@@ -118,7 +119,7 @@ class WebConfigFile:
         try:
             if self._retry_read or await self._with_time_limit(self._current_versions) != self._versions:
                 self._retry_read = True
-                self._config, self._current = await self._with_time_limit(self._load)
+                self._config, self._current_tls = await self._with_time_limit(self._load)
                 self._retry_read, self._last_error = False, ""
                 _log.info("web config reloaded", file=str(self._path))
         except ConfigError as error:
@@ -148,11 +149,11 @@ class WebConfigFile:
 
     def _select_context(self, connection: ssl.SSLSocket | ssl.SSLObject, _: str, __: ssl.SSLContext) -> int | None:
         """Select the current TLS context. Called in each handshake, even if the client sends no server name."""
-        assert self._current
-        if connection.session_reused and self._current is not self.tls and self._current.verify_mode:
+        assert self._current_tls
+        if connection.session_reused and self._current_tls is not self.tls and self._current_tls.verify_mode:
             # a resumed session skips the verification of the client certificate, and its CA may have been removed
             return ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE
-        connection.context = self._current
+        connection.context = self._current_tls
         return None
 
     def _read(self) -> WebConfig:

@@ -10,7 +10,7 @@ from starlette.types import Message
 from virtual_time import run
 from world import World, scenario
 
-from exporter.web.exposition import OPENMETRICS, TEXT, exposition
+from exporter.web.exposition import OPENMETRICS, TEXT, exposition_response
 from exporter.web.routes import create_app
 
 PROMETHEUS_3 = (
@@ -147,7 +147,7 @@ LARGE_PAGE = [b"# a page in chunks\n", b"", b"x" * 700_000 + b"\n", *[b"y" * 999
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
 def test_chunks_of_any_size_arrive_complete_and_other_tasks_run_between_them(encoding: str) -> None:
     async def main() -> tuple[list[bytes], int, httpx.Headers]:
-        response = exposition(LARGE_PAGE, Headers({"accept-encoding": encoding}), openmetrics=True)
+        response = exposition_response(LARGE_PAGE, Headers({"accept-encoding": encoding}), openmetrics=True)
         iterations, sent = 0, list[bytes]()
 
         async def count_iterations() -> None:
