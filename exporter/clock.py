@@ -1,4 +1,5 @@
-"""The clock of the exporter. All code reads the time from a `Clock`, so that tests can replace it."""
+"""The clock of the exporter. Polls and stored values use a `Clock`, so that tests can replace it. Timeouts use the
+event loop's clock."""
 
 import time
 from typing import NamedTuple, Protocol

@@ -1,5 +1,5 @@
-"""Reads configured files. Opens only regular files, also as the target of a link: reading a FIFO can block forever, and
-opening a device can have side effects."""
+"""Reads files, and checks whether a file can be created. Opens only regular files and links to them: reading a FIFO can
+block forever, and opening a device can have side effects."""
 
 import errno
 import os
@@ -23,7 +23,12 @@ class NotRegularError(OSError):
 
 
 def require_regular(path: Path) -> None:
-    """Raise OSError if the file does not exist or is not a regular file."""
+    """Check that the path is a regular file or a link to a regular file.
+
+    Raises:
+        NotRegularError: the path is not a regular file.
+        OSError: the file does not exist or cannot be accessed.
+    """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         raise NotRegularError(errno.EINVAL, _KINDS.get(stat.S_IFMT(mode), "a special file"))
@@ -59,9 +64,10 @@ def read_text(path: Path) -> str:
 
 
 def creation_problem(path: Path) -> str | None:
-    """Return why no user can create this file, or None if the file exists or can be created.
+    """Return an error text if this file cannot be created, or is not a regular file. Otherwise return None.
 
-    A missing directory is not a problem, because it can be a volume that is mounted later.
+    Missing permissions and a full disk are not errors here, because they depend on the user and the time. A missing
+    directory is not an error, because it can be a volume that is mounted later.
     """
     try:
         require_regular(path)

@@ -31,7 +31,8 @@ def http_client(endpoint: str, environ: Mapping[str, str] = os.environ) -> httpx
 
 @cache
 def _tls_context(file: str | None, directory: str | None) -> SSLContext:
-    """Cached for all accounts, because each context reads all certificates."""
+    """Return a TLS context with these certificates. Accounts share it, because each new context reads all
+    certificates."""
     if file or directory:
         return create_default_context(cafile=file or None, capath=None if file else directory)
     return httpx.create_ssl_context(trust_env=False)

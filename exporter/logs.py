@@ -23,7 +23,7 @@ def configure_logs(level: str, log_format: Literal["logfmt", "json"]) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    # clients can cause these messages and could fill the log. Errors in pages are logged by the pages themselves.
+    # clients can cause these messages and could fill the log. `Guard` logs exceptions of request handlers.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[

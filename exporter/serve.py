@@ -48,14 +48,20 @@ async def serve(
     hangup_stops: bool = False,
     shard: Shard = UNSHARDED,
 ) -> None:
-    """Poll, and serve on the listening sockets, until SIGTERM or SIGINT. SIGHUP reloads the configuration or, with
-    `hangup_stops`, also stops the exporter. Raises ConfigError if a source cannot be opened."""
+    """Poll, and serve on the listening sockets, until SIGTERM or SIGINT. SIGHUP reloads the configuration. With
+    `hangup_stops`, SIGHUP stops the exporter instead, unless it is ignored (nohup).
+
+    Raises:
+        ConfigError: a source cannot be opened.
+    """
     clock, stop, hangup = SystemClock(), asyncio.Event(), asyncio.Event()
     descriptors = raise_descriptor_limit()
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     service = Service(_source_context(environ, clock), shard=shard)
     change = await service.prepare(settings)
-    handle_signals(stop, None if hangup_stops else hangup)  # until here, SIGTERM and SIGINT end the process at once
+    install_signal_handlers(
+        stop, None if hangup_stops else hangup
+    )  # until here, SIGTERM and SIGINT end the process at once
     service.commit(change)
     state = ReloadState(clock.now())
     reloader = Reloader(loader, service, state, clock, web_config.reload_if_changed if web_config else None)
@@ -73,7 +79,7 @@ async def serve(
 
 
 def _max_connections(service: Service, descriptors: int, *, tls: bool) -> int:
-    """The current limit of client connections. A reload can change the number of concurrent queries."""
+    """Return the current limit of client connections. It depends on the accounts' qps, which a reload can change."""
     queries = sum(ceil(running.account.qps) for running in service.accounts.values())
     return max_connections(descriptors, queries, tls=tls)
 
@@ -105,9 +111,9 @@ async def _run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> No
     task.cancel()
 
 
-def handle_signals(stop: asyncio.Event, hangup: asyncio.Event | None = None) -> None:
-    """Set `stop` on SIGTERM and SIGINT. Set `hangup` on SIGHUP or, without `hangup`, `stop` unless SIGHUP is ignored
-    (nohup)."""
+def install_signal_handlers(stop: asyncio.Event, hangup: asyncio.Event | None = None) -> None:
+    """Install the signal handlers. SIGTERM and SIGINT set `stop`. SIGHUP sets `hangup`. If `hangup` is None, SIGHUP
+    sets `stop`, unless it is ignored (nohup)."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

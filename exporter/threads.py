@@ -1,5 +1,5 @@
-"""Threads for blocking calls, such as the system's resolver or a read from a network mount. When the program stops, it
-does not wait for them."""
+"""Threads for blocking calls, such as the system's resolver or a read from a network mount. The program does not wait
+for these threads when it exits."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,10 +17,11 @@ T = TypeVar("T")
 
 
 class DaemonThreads(ThreadPoolExecutor):
-    """Executor for an event loop that starts one thread per call.
+    """Executor that starts a new daemon thread for each call. The number of threads is not limited here; budgets, locks
+    and `BlockingCalls` limit the concurrent calls.
 
-    In the default thread pool, DNS queries that hang for one endpoint use all threads, so that other endpoints cannot
-    be resolved. A stop waits for these queries, which can take 30 s. The budgets limit the number of calls.
+    asyncio's default thread pool has two problems if DNS queries for one endpoint hang: they use all threads, so that
+    other endpoints cannot be resolved, and the exit waits for them, which can take 30 s.
     """
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -42,7 +43,7 @@ class BlockingCalls:
     """Runs blocking calls in threads, one at a time, each with a time limit.
 
     A call that hangs cannot be stopped and keeps its thread. Until it ends, later calls are not started and fail at
-    their time limit. So at most one thread is in use.
+    their time limit. Therefore, at most one thread is in use.
     """
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ import httpcore
 import httpx
 
 NEW_CONNECTION = "new_connection"
-"""Request extension: send the request on a new connection."""
+"""Name of an httpx request extension: if set, send the request on a new connection, and do not reuse older ones."""
 _MAX_IDLE_CONNECTIONS = 20
 _IDLE_SECONDS = 4.0
 """Servers close idle connections after 5 s or later."""
@@ -135,13 +135,15 @@ class _Stream(httpcore.AsyncNetworkStream):
         self._generation = network.generation
         self._parser: h11.Connection | None = None
         """Parses the current response; None between a response and the next request."""
-        self._was_used = self._received_bytes = False
-        """Whether an earlier response is complete, and whether a byte of the current response has arrived."""
+        self._was_used = False
+        """Whether a response on this connection was completed."""
+        self._received_bytes = False
+        """Whether a byte of the current response has arrived."""
         self._pending_read: asyncio.Task[bytes] | None = None
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         if buffer and self._parser is None:
-            await self._start_response(buffer)
+            await self._expect_response(buffer)
         await self._stream.write(buffer, timeout)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
@@ -180,7 +182,9 @@ class _Stream(httpcore.AsyncNetworkStream):
         """Whether nothing has arrived after the last response."""
         return self._pending_read is not None and not self._pending_read.done()
 
-    async def _start_response(self, request: bytes) -> None:
+    async def _expect_response(self, request: bytes) -> None:
+        """Create the parser for the response to this request. Raises _IdleConnectionClosed if the connection cannot be
+        reused."""
         if self._pending_read:
             await asyncio.wait([self._pending_read], timeout=0)  # process data that has already arrived
         if self._was_used and not self._is_reusable():

@@ -78,7 +78,7 @@ class SimulatedApi:
             parameters = dict(parse_qsl(query, keep_blank_values=True))
             account = self._authenticate(method, parameters, headers, body)
             action = headers["x-acs-action"]
-            self._check_limit(account, action)
+            self._check_account(account, action)
             operation = self._list_instances if action == LIST_INSTANCES else self._query_phone_numbers
             return operation(account, parameters)
         except _ApiError as error:
@@ -117,7 +117,8 @@ class SimulatedApi:
             raise _ApiError("SignatureNonceUsed")
         self._nonces[nonce] = now
 
-    def _check_limit(self, account: SimulatedAccount, action: str) -> None:
+    def _check_account(self, account: SimulatedAccount, action: str) -> None:
+        """Raise an error if the rate limit is exceeded, or if an event sets an error for the account."""
         now, request_times = self._clock.monotonic(), self._request_times[account.name]
         while request_times and request_times[0] <= now - _WINDOW_SECONDS:
             request_times.popleft()

@@ -16,7 +16,7 @@ from exporter.config.fields import format_duration
 from exporter.config.problems import ConfigError, Problem
 from exporter.config.settings import Settings
 from exporter.runtime.reload import StaticLoader
-from exporter.serve import handle_signals, serve
+from exporter.serve import install_signal_handlers, serve
 from exporter.simulator.api import SimulatedApi, create_simulator
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.scenario import Scenario
@@ -51,7 +51,7 @@ async def run_simulator(
         ConfigError: the file cannot be written.
     """
     stop = asyncio.Event()
-    handle_signals(stop)
+    install_signal_handlers(stop)
     urls = list(map(url_of, listeners))
     document = yaml.safe_dump(demo_document(scenario, urls[0]), sort_keys=False)
     text = f"# The simulated API listens on {' and '.join(urls)}. This configuration polls it:\n{document}"
@@ -64,8 +64,8 @@ async def run_simulator(
 
 @contextmanager
 def _temporary_file(text: str, file: Path) -> Iterator[None]:
-    """Create a file with this text, and delete the file at the end of the context. Other programs never see a partial
-    text."""
+    """Create a file with this text, and delete the file at the end of the context. The file is never visible with a
+    part of the text."""
     try:
         with NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, prefix=f"{file.name}.") as partial:
             partial.write(text)
@@ -86,7 +86,7 @@ def demo_settings(scenario: Scenario, endpoint: str) -> Settings:
 
 
 def demo_document(scenario: Scenario, endpoint: str) -> dict[str, Any]:
-    """Return the same configuration as it is written to a file, including the example secrets."""
+    """Return the content of a configuration file that polls the fleet at `endpoint`, with the example secrets."""
     fleet = Fleet(scenario)
     accounts = [
         {

@@ -16,7 +16,8 @@ _DEMO = Path(__file__).parent / "demo.yml"
 _FIRST_WORDS = "Amber Blue Cedar Delta Ember Fjord Golden Harbor Indigo Kite Lotus Maple Nordic Opal Pearl".split()
 _SECOND_WORDS = "Air Bank Books Coffee Foods Garden Health Hotel Logistics Market Motors Optics Pharma Toys".split()
 _TIERS = ("TIER_250", "TIER_2K", "TIER_10K", "TIER_10K", "TIER_100K", "TIER_UNLIMITED")
-_LISTED_NUMBERS = (1, 1, 1, 2, 2, 3, 5)
+_NUMBER_COUNTS = (1, 1, 1, 2, 2, 3, 5)
+"""Phone numbers per space. A repeated count is selected more often."""
 
 
 @dataclass(slots=True)
@@ -28,7 +29,7 @@ class SimulatedSpace:
     numbers: tuple[Number, ...]
     events: list[Event] = field(default_factory=list)
     arrivals: list[tuple["SimulatedSpace", Event]] = field(default_factory=list, repr=False)
-    """Spaces from which numbers move to this space, and the `move_to` events."""
+    """Pairs of a space and its `move_to` event, for each number that moves to this space."""
 
     @property
     def instance(self) -> Mapping[str, str]:
@@ -141,7 +142,7 @@ def _invalid_event(key: str, found: object, expected: str, place: Place) -> Conf
 
 def _random_space(random: Random) -> SimulatedSpace:
     name = f"{random.choice(_FIRST_WORDS)} {random.choice(_SECOND_WORDS)}"
-    numbers = tuple(_random_number(random, name) for _ in range(random.choice(_LISTED_NUMBERS)))
+    numbers = tuple(_random_number(random, name) for _ in range(random.choice(_NUMBER_COUNTS)))
     return SimulatedSpace(f"cams-{random.randrange(16**10):010x}", name, numbers)
 
 

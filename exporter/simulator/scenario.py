@@ -1,6 +1,6 @@
 """The schema of a scenario file (YAML): the accounts of the simulated API and the events that change them.
 
-Times are relative to the start of the simulator. An event without `for` never ends.
+An event without `for` never ends.
 """
 
 from typing import Annotated, Literal
@@ -11,15 +11,17 @@ from exporter.config.fields import Duration, Id, Strict, Text, parse_duration
 from exporter.config.settings import API_LIMIT_QPS, MIN_QPS
 
 
-def _parse_moment(text: object) -> float:
+def _parse_duration_or_zero(text: object) -> float:
     return 0.0 if text in ("0", "0s") else parse_duration(text)
 
 
-Moment = Annotated[float, BeforeValidator(_parse_moment)]
+DurationOrZero = Annotated[float, BeforeValidator(_parse_duration_or_zero)]
+Moment = DurationOrZero
+"""Time since the start of the simulator, in seconds."""
 
 
 class SimulatedAccount(Strict):
-    """An account of the fleet. `qps` and `poll_interval` are settings of the exporter that polls it."""
+    """An account of the fleet. `qps` and `poll_interval` are for the configuration of the exporter."""
 
     name: Id
     access_key_id: Text
@@ -32,9 +34,12 @@ class SimulatedAccount(Strict):
 class Event(Strict):
     """An event of an account, of a space of the account, or of a phone number of the space. The first space is 1.
 
-    Each event has exactly one effect: `set` fields of a number (null: not reported), `move_to` another space of the
-    account, `remove` a number or all numbers of a space, or `answer` requests with an error Code. An error of an
-    account can be limited to one `action`.
+    Each event has exactly one effect:
+    - `set` changes fields of a number (null: not reported)
+    - `move_to` moves a number to another space of the account
+    - `remove` removes a number or all numbers of a space
+    - `answer` sets an error Code for the requests of an account or space. For an account, `action` limits the error to
+      one operation.
     """
 
     at: Moment
@@ -53,8 +58,8 @@ class Event(Strict):
         number_effects = (self.set is not None) + (self.move_to is not None)
         effects = number_effects + self.remove + (self.answer is not None)
         number_valid = self.number if number_effects else not self.number or self.remove
-        target_invalid = self.action if self.space else self.number or self.remove
-        if effects != 1 or not number_valid or target_invalid:
+        target_valid = not self.action if self.space else not (self.number or self.remove)
+        if effects != 1 or not number_valid or not target_valid:
             raise ValueError(
                 "one of answer (of an account or space), remove (one or all numbers of a space),"
                 " set (of a number) or move_to (of a number)"
@@ -71,7 +76,7 @@ class Scenario(Strict):
 
     seed: int = 1
     limit_qps: float = Field(10, gt=0, description="queries per second that the simulated API allows for each account")
-    latency: Moment = Field(
+    latency: DurationOrZero = Field(
         0.05, description="mean response time; each response takes 0.5 to 1.5 times as long", validate_default=False
     )
     accounts: Annotated[list[SimulatedAccount], Field(min_length=1)]
