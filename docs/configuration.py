@@ -39,6 +39,15 @@ The file of `--config.file` is YAML or JSON.
   NAME. Write `$${NAME}` for a literal `${NAME}`. A variable that is not set is an error. Without the flag, a value that
   is only a placeholder is an error. In a list or map on one line, quote the placeholder: `{id: "${SPACE}"}`.
 
+- The API allows 10 queries per second per access key, and all programs that use the key share this limit. The total of
+  `qps` of accounts with the same access key must not exceed 10.
+- If an account sets none of `spaces`, `space_files` and `discover`, its own numbers are polled. If a discovered space
+  is also configured, its configured name, labels and isv_code are used.
+- If an account sets no part of an access key and no `credentials`, the key is read from the
+  [environment](#environment). Files with a key are read for each request. `credentials: default` requires
+  `requirements-credentials.lock` ([installation](installation.md#ram-roles)).
+- A change of a space file reloads the configuration. A file that matches several patterns is read once.
+
 In the tables, – means that an optional key has no default.
 """
 _WEB = """\

@@ -21,12 +21,12 @@ class ConfiguredSpace(Space):
     """A customer space."""
 
     # a dataclass, because there are thousands of spaces and a pydantic model needs 416 bytes more for each
-    id: Id = Field(description="CustSpaceId of the space. Exported as the label `space`.")
-    name: Scalar = Field(default="", description="Display name. Exported in `chatapp_space_info`.")
+    id: Id = Field(description="CustSpaceId of the space, exported as the label `space`.")
+    name: Scalar = Field(default="", description="Display name, exported in `chatapp_space_info`.")
     labels: Mapping[LabelName, LabelValue] = Field(
         default_factory=dict,
         json_schema_extra={"default": {}},
-        description="Additional labels of `chatapp_space_info`. The names account, space and name are reserved.",
+        description="Additional labels of `chatapp_space_info`, except the reserved names account, space and name.",
     )
 
 
@@ -37,35 +37,30 @@ _POLLING_KEYS = dict.fromkeys(("qps", "poll_interval", "spaces", "space_files", 
 class Account(Strict):
     """The keys and methods of an account that all sources have. Each source adds its own in a subclass."""
 
-    name: Id = Field(description="Unique name of the account. Exported as the label `account`.")
+    name: Id = Field(description="Unique name of the account, exported as the label `account`.")
     source: str = Field(description="Type of the API.")
     qps: float = Field(
         API_LIMIT_QPS / 2,
         ge=MIN_QPS,
         le=API_LIMIT_QPS,
-        description="Maximum queries per second for this account. The API allows 10 queries per second per access key."
-        " All programs that use the key share this limit. The total of all accounts with the same access key must not"
-        " exceed 10.",
+        description="Maximum rate of the account, in queries per second.",
     )
     poll_interval: Duration = Field(
         300.0,
         json_schema_extra={"default": "5m"},
-        description="Time between two polls of a space. At least 30s, unless the endpoint is a loopback address.",
+        description="Time between two polls of a space, at least 30s unless the endpoint is a loopback address.",
     )
     spaces: Sequence[ConfiguredSpace] | None = Field(
         None,
-        description="Customer spaces to poll, at least one. If `spaces`, `space_files` and `discover` are not set, the"
-        " exporter polls the account's own numbers.",
+        description="Customer spaces to poll, at least one.",
     )
     space_files: list[FilePattern] | None = Field(
         None,
-        description="Space files: file names or glob patterns. Each file is a list of spaces in YAML or JSON and is"
-        " read once, even if it matches several patterns. A change of a space file reloads the configuration.",
+        description="File names or glob patterns of YAML or JSON files with a list of spaces.",
     )
     discover: bool = Field(
         False,
-        description="Whether to list the spaces of the account once per hour and poll them too. If a listed space is"
-        " also configured, its configured name, labels and isv_code are used.",
+        description="Whether to list the spaces of the account once per hour and poll them too.",
     )
 
     @field_validator("spaces", "space_files")
@@ -142,17 +137,14 @@ class Settings(Strict):
     accounts: list[SerializeAsAny[Account]]
     messaging_limits: dict[Id, Annotated[float, Field(gt=0)]] = Field(
         {},
-        description="Messaging limits by tier, in unique users per rolling 24 hours. They extend or override the limits"
-        " of this version.",
+        description="Messaging limits by tier, in unique users per rolling 24 hours, in addition to the known tiers.",
     )
     max_age: Duration = Field(
         3600.0,
         json_schema_extra={"default": "1h"},
-        description="Maximum age of values. Older values are not exported.",
+        description="Maximum age of exported values.",
     )
-    state_file: FileName | None = Field(
-        None, description="SQLite file that keeps values across restarts. If not set, values are lost at a restart."
-    )
+    state_file: FileName | None = Field(None, description="SQLite file that keeps values across restarts.")
     _shared_space_warnings: tuple[str, ...] = ()
     _key_digests: Mapping[str, str] = {}
     _temporary_keys: Set[str] = frozenset()

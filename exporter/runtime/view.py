@@ -27,7 +27,7 @@ class Snapshot:
     shard: Shard = UNSHARDED
 
     @property
-    def accounts_with_unknown_spaces(self) -> list[str]:
+    def accounts_with_incomplete_spaces(self) -> list[str]:
         """The accounts with discovery that were not listed yet, or whose last attempt failed. Spaces can be missing."""
         return [
             account.account

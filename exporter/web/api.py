@@ -43,7 +43,7 @@ def _page(snapshot: Snapshot, filters: Filter, entries: list[Entry], total: int,
         "blind_spaces": counts[State.BLIND],
         "waiting_spaces": counts[State.WAITING],
         "accounts": [_account(account) for account in snapshot.accounts],
-        "accounts_with_unknown_spaces": snapshot.accounts_with_unknown_spaces,
+        "accounts_with_incomplete_spaces": snapshot.accounts_with_incomplete_spaces,
         "shard": str(snapshot.shard),
     }
 

@@ -25,7 +25,6 @@ from exporter.web.pages import CONTENT_SECURITY_POLICY, PageFilter, Pages
 AnyFilter = TypeVar("AnyFilter", bound=Filter)
 Reload = Callable[[], Awaitable[None]]
 """Reloads the configuration. Raises ConfigError if the configuration has errors."""
-_RELOAD_METHODS = ("POST", "PUT")
 
 
 def create_app(view: View, *, reload: Reload | None = None, authenticate: Authenticate | None = None) -> Starlette:
@@ -40,7 +39,7 @@ def create_app(view: View, *, reload: Reload | None = None, authenticate: Authen
         Route("/-/healthy", handlers.healthy),
         Route("/-/ready", handlers.ready),
         Route("/-/config", handlers.config),
-        Route("/-/reload", handlers.reload, methods=["GET", *_RELOAD_METHODS]),
+        Route("/-/reload", handlers.reload, methods=["POST", "PUT"]),
     ]
     guard = Middleware(Guard, authenticate=authenticate, content_security_policy=CONTENT_SECURITY_POLICY)
     app = Starlette(routes=routes, middleware=[guard])
@@ -102,9 +101,7 @@ class _Handlers:
     async def config(self, _: Request) -> Response:
         return PlainTextResponse(await self._render_in_thread(self._view.redacted_config))
 
-    async def reload(self, request: Request) -> Response:
-        if request.method not in _RELOAD_METHODS:
-            return PlainTextResponse("Method not allowed: use POST\n", 405, {"allow": ", ".join(_RELOAD_METHODS)})
+    async def reload(self, _: Request) -> Response:
         if self._reload is None:
             return PlainTextResponse("Lifecycle API is not enabled: start with --web.enable-lifecycle\n", 403)
         try:

@@ -408,7 +408,7 @@ def test_page_and_json_report_a_failed_space_discovery() -> None:
     assert "Space discovery of account acme failed or is not complete : spaces may be missing on this page." in text_of(
         page
     )
-    assert spaces.json()["accounts_with_unknown_spaces"] == ["acme"]
+    assert spaces.json()["accounts_with_incomplete_spaces"] == ["acme"]
 
 
 def test_page_and_json_show_the_shard() -> None:

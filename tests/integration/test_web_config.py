@@ -893,8 +893,4 @@ def test_reload_requires_a_flag_and_the_post_method() -> None:
         "Lifecycle API is not enabled: start with --web.enable-lifecycle\n",
     )
     by_get = get("/-/reload", None)
-    assert (by_get.status_code, by_get.text, by_get.headers["allow"]) == (
-        405,
-        "Method not allowed: use POST\n",
-        "POST, PUT",
-    )
+    assert (by_get.status_code, set(by_get.headers["allow"].split(", "))) == (405, {"POST", "PUT"})

@@ -27,7 +27,9 @@ _KEY_SETTINGS = (
 class CamsSpace(ConfiguredSpace):
     """A customer space."""
 
-    isv_code: Id | None = Field(default=None, description="IsvCode of the space. Overrides the IsvCode of the account.")
+    isv_code: Id | None = Field(
+        default=None, description="IsvCode of the space, instead of the IsvCode of the account."
+    )
 
 
 class CamsAccount(Account):
@@ -36,35 +38,27 @@ class CamsAccount(Account):
     source: Literal["cams"] = Field("cams", description="Type of the API: Alibaba Cloud CAMS.")
     endpoint: Endpoint = Field(
         "https://cams.ap-southeast-1.aliyuncs.com",
-        description="URL of the API: https://, a host and an optional port. http:// is allowed only for loopback.",
+        description="URL of the API: https:// (http:// only for loopback), a host and an optional port.",
     )
     access_key_id: Annotated[Text, PlainSerializer(lambda _: "<secret>", when_used="json")] | None = Field(
         None,
         repr=False,
-        description="ID of the access key. If no part of the key is set, ALIBABA_CLOUD_ACCESS_KEY_ID is used.",
+        description="ID of the access key.",
     )
-    access_key_id_file: FileName | None = Field(
-        None, description="File with the ID of the access key. Read for each request."
-    )
+    access_key_id_file: FileName | None = Field(None, description="File with the ID of the access key.")
     access_key_secret: Secret | None = Field(
         None,
-        description="Secret of the access key. A placeholder such as `${ACME_SECRET}` requires the flag"
-        " `--config.expand-environment-variables`. If no part of the key is set, ALIBABA_CLOUD_ACCESS_KEY_SECRET is"
-        " used.",
+        description="Secret of the access key.",
     )
-    access_key_secret_file: FileName | None = Field(
-        None, description="File with the secret of the access key. Read for each request."
-    )
+    access_key_secret_file: FileName | None = Field(None, description="File with the secret of the access key.")
     security_token_file: FileName | None = Field(
         None,
-        description="File with the security token of a temporary key (STS). Read for each request. If no part of the"
-        " key is set, ALIBABA_CLOUD_SECURITY_TOKEN is used.",
+        description="File with the security token of a temporary key (STS).",
     )
     credentials: Literal["default"] | None = Field(
         None,
-        description="`default`: use temporary credentials from Alibaba Cloud's default chain (RAM role, OIDC, profile)"
-        " instead of an access key. Requires the extra `chatapp-exporter[credentials]`: install"
-        " `requirements-credentials.lock`.",
+        description="`default`: use Alibaba Cloud's default credential chain (RAM role, OIDC, profile) instead of an"
+        " access key.",
     )
     isv_code: Id | None = Field(None, description="IsvCode of all spaces of the account, if the API requires one.")
     spaces: list[CamsSpace] | None = Field(None, description=Account.model_fields["spaces"].description)
