@@ -46,7 +46,7 @@ def remote_config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def unreachable_config(tmp_path: Path) -> Path:
-    """A configuration whose endpoint refuses connections."""
+    """A configuration whose endpoint does not accept connections."""
     path = tmp_path / "unreachable.yml"
     endpoint = f"http://127.0.0.1:{free_port()}"
     path.write_text(f"accounts: [{{name: acme, endpoint: '{endpoint}', access_key_id: k, access_key_secret: s}}]")
