@@ -120,9 +120,8 @@ class _StrictCommand(click.Command):
                 raise click.UsageError(f"Option '{option.opts[0]}' is given {times} times.", ctx)
         try:
             return super().parse_args(ctx, args)
-        except OSError:  # --help cannot be written to standard output
-            with _checked_output():
-                raise
+        except OSError as error:  # --help cannot be written to standard output
+            _report_output_error(error)
             sys.exit()
 
 
@@ -518,10 +517,15 @@ def _checked_output() -> Iterator[None]:
         yield
         click.echo(nl=False)  # flushes
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # the reader, such as head, closed the pipe: not an error
-            click.echo(f"error: cannot write to standard output: {error.strerror}; redirect the output", err=True)
-            sys.exit(1)
+        _report_output_error(error)
+
+
+def _report_output_error(error: OSError) -> None:
+    """Report the error and exit with status 1, unless the reader, such as head, has closed the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the output that Python writes at exit
+    if not isinstance(error, BrokenPipeError):
+        click.echo(f"error: cannot write to standard output: {error.strerror}; redirect the output", err=True)
+        sys.exit(1)
 
 
 def _run(work: Coroutine[Any, Any, Result]) -> Result:

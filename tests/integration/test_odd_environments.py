@@ -26,6 +26,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command until it ends. The script `shell` starts it and can change its streams, limits and directory."""
     inherited = {name: value for name, value in os.environ.items() if not CONNECTION_VARIABLES.fullmatch(name)}
+    inherited.pop("PYTHONUNBUFFERED", None)  # with it, write errors occur at another place
     return subprocess.run(
         ["sh", "-c", shell, "sh", sys.executable, "-m", "exporter", *arguments],
         env={**inherited, "PYTHONPATH": os.getcwd(), **(environ or {})},
