@@ -134,9 +134,12 @@ def test_1000_reloads_under_load_leak_no_open_file_thread_or_memory(tmp_path: Pa
         reload(200)
         before, polls = resource_usage(world.process.pid), len(world.api.arrivals)
         reload(1000)
+        for _ in range(20):
+            if len(world.api.arrivals) - polls <= 100:  # on a fast machine, 1,000 reloads end before 100 polls
+                reload(100)
         after = resource_usage(world.process.pid)
         polled = len(world.api.arrivals) - polls
-        print(f"\n1,000 reloads, {polled} polls: files, threads, bytes {before} before, {after} after")
+        print(f"\nat least 1,000 reloads, {polled} polls: files, threads, bytes {before} before, {after} after")
 
         assert polled > 100
         assert after[0] <= before[0] + 5
