@@ -75,19 +75,19 @@ def _budget() -> Panel:
     panel = time_series(
         "Requests and budget",
         "Queries per second of each account. Sent: requests to the API. Budget: the configured qps."
-        " Current rate: the budget, or less after throttling. Needed: required by poll_interval.",
+        " Current budget: the budget, or less after throttling. Needed: required by poll_interval.",
         "reqps",
         range_query(
             f"sum by (account) (rate(chatapp_api_requests_total{{{ACCOUNTS}}}[$__rate_interval]))", "{{account}} sent"
         ),
         range_query(f"sum by (account) (chatapp_account_qps_limit{{{ACCOUNTS}}})", "{{account}} budget", ref="B"),
         range_query(
-            f"sum by (account) (chatapp_account_qps_current{{{ACCOUNTS}}})", "{{account}} current rate", ref="C"
+            f"sum by (account) (chatapp_account_qps_current{{{ACCOUNTS}}})", "{{account}} current budget", ref="C"
         ),
         range_query(f"sum by (account) (chatapp_account_qps_needed{{{ACCOUNTS}}})", "{{account}} needed", ref="D"),
         no_value="No requests",
     )
-    return dashed(panel, "(budget|current rate)")
+    return dashed(panel, "(budget|current budget)")
 
 
 def _throttled() -> Panel:

@@ -79,7 +79,7 @@ class AccountState(StrEnum):
     UNREACHABLE = "unreachable"
     """Network errors, timeouts, server errors, or responses that are not from the API."""
     THROTTLED = "throttled"
-    """The API throttled requests, and the current rate is still lower than the configured rate."""
+    """The API throttled requests, and the current budget is still lower than the configured budget."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,9 +59,8 @@ async def serve(
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     service = Service(_source_context(environ, clock), shard=shard)
     change = await service.prepare(settings)
-    install_signal_handlers(
-        stop, None if hangup_stops else hangup
-    )  # until here, SIGTERM and SIGINT end the process at once
+    # before this line, SIGTERM and SIGINT end the process immediately
+    install_signal_handlers(stop, None if hangup_stops else hangup)
     service.commit(change)
     state = ReloadState(clock.now())
     reloader = Reloader(loader, service, state, clock, web_config.reload_if_changed if web_config else None)

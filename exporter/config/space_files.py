@@ -37,25 +37,38 @@ def read_spaces(
             (main_lines, ("accounts", index, "spaces", position), space)
             for position, space in enumerate(account.spaces or ())
         ]
-        matches, account_files = files_of(account), set()
-        for position, pattern in enumerate(account.space_files or ()):
-            if not matches[pattern]:
-                place = ("accounts", index, "space_files", position)
-                quoted = main_lines.quoted(place, pattern)
-                problems.append(main_lines.problem(place, f"expected at least one file, found none for {quoted}"))
-            for file in matches[pattern]:
-                if (real_path := os.path.realpath(file)) in account_files:  # matches an earlier pattern too
-                    continue
-                account_files.add(real_path)
-                key = file, account.space_type()
-                if key not in spaces_by_file:
-                    spaces_by_file[key], file_problems = _read_file(Path(file), account, variables)
-                    problems += file_problems
-                lines = Lines(Path(file))
-                located_spaces += [(lines, (number,), space) for number, space in enumerate(spaces_by_file[key])]
+        matches = files_of(account)
+        problems += _patterns_without_files(account, index, matches, main_lines)
+        for file in _distinct_files(matches):
+            key = file, account.space_type()
+            if key not in spaces_by_file:
+                spaces_by_file[key], file_problems = _read_file(Path(file), account, variables)
+                problems += file_problems
+            lines = Lines(Path(file))
+            located_spaces += [(lines, (number,), space) for number, space in enumerate(spaces_by_file[key])]
         spaces[index] = [space for _, _, space in located_spaces]
         problems += _duplicate_problems(located_spaces)
     return spaces, problems
+
+
+def _patterns_without_files(
+    account: Account, index: int, matches: Mapping[str, list[str]], lines: Lines
+) -> Iterator[Problem]:
+    for position, pattern in enumerate(account.space_files or ()):
+        if not matches[pattern]:
+            place = ("accounts", index, "space_files", position)
+            found = f"found none for {lines.quoted(place, pattern)}"
+            yield lines.problem(place, f"expected at least one file, {found}")
+
+
+def _distinct_files(matches: Mapping[str, list[str]]) -> Iterator[str]:
+    """Yield each file once, even if several patterns match it or a link to it."""
+    real_paths: set[str] = set()
+    for files in matches.values():
+        for file in files:
+            if (real_path := os.path.realpath(file)) not in real_paths:
+                real_paths.add(real_path)
+                yield file
 
 
 def _read_file(

@@ -372,7 +372,7 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
     ),
     Family(
         "chatapp_account_qps_current",
-        "Current rate of the account in queries per second: the budget, or less after the API throttled requests.",
+        "Current budget of the account in queries per second: the configured budget, or less after throttling.",
         ("account",),
         lambda view: [((), view.current_qps)],
     ),

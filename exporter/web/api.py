@@ -84,7 +84,7 @@ def _phone_number(entry: Entry) -> dict[str, Any]:
         "state": entry.state,
         "blind": entry.blind,
         "since": _moment(entry.since),
-        "last_seen": _moment(space.record.last_success),
+        "last_success": _moment(space.record.last_success),
     }
 
 

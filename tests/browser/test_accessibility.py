@@ -58,7 +58,7 @@ ARIA_SNAPSHOT = """
         - columnheader "Quality rating"
         - columnheader "Messaging limit tier"
         - columnheader "Status"
-        - columnheader "In this state since"
+        - columnheader "Last change"
         - columnheader "Last successful poll"
     - rowgroup:
       - row:

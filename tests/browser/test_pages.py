@@ -53,7 +53,7 @@ def test_a_row_shows_the_previous_value_and_the_time_of_the_change(visitor: Visi
         "RED\nwas YELLOW until 2 h ago",
         "TIER_10K",
         "CONNECTED",
-        "2 h ago",
+        "quality rating: 2 h ago",
         "1 min ago",
     ]
     assert red.locator("time").first.get_attribute("title") == "2027-01-15 06:00:00Z"
