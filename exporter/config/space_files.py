@@ -31,7 +31,8 @@ def read_spaces(
     Placeholders in space files are replaced with these variables.
     """
     spaces_by_file: dict[tuple[str, type], list[ConfiguredSpace]] = {}
-    spaces, problems, main_lines = {}, [], Lines(main)
+    spaces, main_lines = {}, Lines(main)
+    problems: list[Problem] = []
     for index, account in accounts:
         located_spaces: list[_LocatedSpace] = [
             (main_lines, ("accounts", index, "spaces", position), space)
