@@ -28,7 +28,7 @@ from exporter.config.settings import Settings
 from exporter.config.validation import load_document
 from exporter.runtime.reload import StaticLoader
 from exporter.simulator.demo import demo_settings
-from exporter.simulator.scenario import Moment
+from exporter.simulator.scenario import Event, Moment
 
 INCIDENTS = Path(__file__).parent / "rules" / "incidents"
 RULES = Path(__file__).parents[1] / "config" / "prometheus" / "chatapp.rules.yml"
@@ -42,36 +42,83 @@ OnScrape = Callable[[int, Exporter], None]
 _ACCOUNT_NAMES = ("acme", "globex", "umbrella")
 """Each of three shards polls one of these accounts."""
 _DEFAULT_ACCOUNT: Mapping[str, Any] = {"spaces": "3", "qps": "5", "poll_interval": "5m", "latency": "100ms"}
-_IDENTITY = "alertname, account, space, phone_number, field, value"
+_IDENTITY = "alertname, job, account, space, phone_number, field, value"
 FIRING = f'group by ({_IDENTITY}) (ALERTS{{alertstate="firing"}})'
 """The firing alerts, with the labels that identify an alert."""
 
 
-class Outage(Strict):
-    """All shards of the exporter, or only `shard`, do not run for the time `down`.
+class _OfProcess(Strict):
+    """An event of all processes of the exporter, or only of one `shard` or `replica`. The first has number 1."""
+
+    at: Moment
+    shard: int | None = None
+    replica: int | None = None
+
+    def concerns(self, process: "Process") -> bool:
+        return {self.shard, self.replica} <= {None, process.number}
+
+
+class ConfigChange(_OfProcess):
+    """A new configuration: the accounts in `removed` are removed, and `renamed` maps names of accounts to new names."""
+
+    removed: list[str] = Field([])
+    renamed: dict[str, str] = Field({})
+
+    def apply(self, settings: Settings) -> Settings:
+        accounts = [
+            account.model_copy(update={"name": self.renamed.get(account.name, account.name)})
+            for account in settings.accounts
+            if account.name not in self.removed
+        ]
+        return settings.model_copy(update={"accounts": accounts})
+
+
+class Outage(ConfigChange):
+    """The exporter does not run for the time `down`. It starts with the changed configuration.
 
     If the exporter `moves`, its target is removed, and the restarted exporter has another label `instance`. After the
     restart, the exporter polls only the first `spaces` spaces (default: all). `damages_state_file` overwrites the state
     file while the exporter is down.
     """
 
-    at: Moment
     down: Duration
-    shard: int | None = None
     moves: bool = False
     spaces: int | None = None
     damages_state_file: bool = False
 
 
-class Reload(Strict):
+class Reload(ConfigChange):
     """A configuration reload. It fails if the configuration is `invalid`, for example because of `invalid_space_files`.
 
     A successful reload adds the spaces that the exporter did not poll at its start.
     """
 
-    at: Moment
     invalid: bool = False
     invalid_space_files: list[str] = Field([])
+
+
+class NetworkOutage(_OfProcess):
+    """The exporter cannot connect to the API, or cannot poll these `spaces` of the first account."""
+
+    lasts: Duration = Field(alias="for")
+    spaces: list[int] = Field([])
+
+
+class ClockChange(_OfProcess):
+    """From now on, the system clock of the exporter is `offset` seconds ahead (negative: behind)."""
+
+    offset: float
+
+
+class Move(Strict):
+    """A phone number moves to a space of another account."""
+
+    at: Moment
+    account: str = _ACCOUNT_NAMES[0]
+    space: int
+    number: int
+    to_account: str
+    to_space: int
 
 
 class EmptyResponse(Strict):
@@ -115,18 +162,25 @@ class Incident(Strict):
 
     `events` are events of a scenario. Their default account is the first account. There are `accounts` accounts, each
     with the settings of `account`. With `discover`, the exporter discovers the spaces. With `spaces_at_start`, the
-    exporter first polls only this number of spaces.
+    exporter first polls only this number of spaces. `settings` maps names of accounts to settings that are not those of
+    `account`. Each of the `replicas` polls all accounts, and `jobs` are the scrape jobs of the replicas.
     """
 
     incident: str
     lasts: Duration
     accounts: int = 1
     account: dict[str, str] = Field({})
+    settings: dict[str, dict[str, str]] = Field({})
     discover: bool = False
     spaces_at_start: int | None = None
     events: list[dict[str, Any]] = Field([])
     exporter: list[Outage] = Field([])
     shards: int = 1
+    replicas: int = 1
+    jobs: list[str] = Field([])
+    network: list[NetworkOutage] = Field([])
+    clock: list[ClockChange] = Field([])
+    moves: list[Move] = Field([])
     state_file: bool = False
     reloads: list[Reload] = Field([])
     competitor: Competitor | None = None
@@ -137,18 +191,46 @@ class Incident(Strict):
     def minutes(self) -> range:
         return range(int(self.lasts // MINUTE) + 1)
 
-    def outages(self, shard: Shard) -> list[Outage]:
-        return [outage for outage in self.exporter if outage.shard in (None, shard.index)]
+    @property
+    def processes(self) -> list["Process"]:
+        if self.replicas > 1:
+            return [Process(number, Shard(1, 1)) for number in range(1, self.replicas + 1)]
+        return [Process(number, Shard(number, self.shards)) for number in range(1, self.shards + 1)]
 
-    def outage(self, shard: Shard, elapsed: float) -> Outage | None:
-        return next((outage for outage in self.outages(shard) if outage.at <= elapsed < outage.at + outage.down), None)
+    def outages(self, process: "Process") -> list[Outage]:
+        return [outage for outage in self.exporter if outage.concerns(process)]
 
-    def ended_outages(self, shard: Shard, elapsed: float) -> list[Outage]:
-        return [outage for outage in self.outages(shard) if outage.at + outage.down <= elapsed]
+    def outage(self, process: "Process", elapsed: float) -> Outage | None:
+        return next(
+            (outage for outage in self.outages(process) if outage.at <= elapsed < outage.at + outage.down), None
+        )
 
-    def instance(self, shard: Shard, elapsed: float) -> str:
-        moves = sum(outage.moves for outage in self.ended_outages(shard, elapsed))
-        return f"exporter-{shard.index}-{moves}:10144"
+    def ended_outages(self, process: "Process", elapsed: float) -> list[Outage]:
+        return [outage for outage in self.outages(process) if outage.at + outage.down <= elapsed]
+
+    def configured(self, settings: Settings, process: "Process", elapsed: float) -> Settings:
+        """Return the settings after all changes of the configuration so far."""
+        reloads = [reload for reload in self.reloads if reload.concerns(process) and reload.at <= elapsed]
+        for change in sorted([*reloads, *self.ended_outages(process, elapsed)], key=lambda change: change.at):
+            settings = change.apply(settings)
+        return settings
+
+    def instance(self, process: "Process", elapsed: float) -> str:
+        moves = sum(outage.moves for outage in self.ended_outages(process, elapsed))
+        return f"exporter-{process.number}-{moves}:10144"
+
+    def target(self, process: "Process", elapsed: float) -> str:
+        """Return the labels that Prometheus adds to the samples."""
+        job = self.jobs[process.number - 1] if self.jobs else JOB
+        return f'job="{job}",instance="{self.instance(process, elapsed)}"'
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of the exporter: a shard or a replica. The first has number 1."""
+
+    number: int
+    shard: Shard
 
 
 @dataclass(frozen=True)
@@ -178,38 +260,58 @@ def record_series(incident: Incident, on_scrape: OnScrape = lambda _minute, _exp
 
 def _create_world(incident: Incident, state_file: Path) -> World:
     accounts = _ACCOUNT_NAMES[: incident.accounts]
-    fleet = scenario(accounts=accounts, events=tuple(incident.events), **{**_DEFAULT_ACCOUNT, **incident.account})
+    fleet = scenario(
+        accounts=accounts,
+        events=tuple(incident.events),
+        settings=incident.settings,
+        **{**_DEFAULT_ACCOUNT, **incident.account},
+    )
     configured = demo_settings(fleet, "http://127.0.0.1:1").accounts
     discovering = [account.model_copy(update={"discover": True, "spaces": None}) for account in configured]
-    return World(
+    world = World(
         fleet,
         accounts=discovering if incident.discover else configured,
         clock=VirtualClock(offset=-START),
         state_file=str(state_file) if incident.state_file else None,
     )
+    for move in incident.moves:
+        _move(world, move)
+    return world
+
+
+def _move(world: World, move: Move) -> None:
+    """Add the event to both spaces. An event of a scenario moves a number only within its account."""
+    event = Event(at=move.at, account=move.account, space=move.space, number=move.number, move_to=move.to_space)
+    space = world.api.fleet.spaces[move.account][move.space - 1]
+    space.events.append(event)
+    world.api.fleet.spaces[move.to_account][move.to_space - 1].arrivals.append((space, event))
 
 
 async def _run_incident(incident: Incident, state_file: Path, on_scrape: OnScrape) -> tuple[World, Series]:
     world = _create_world(incident, state_file)
     await world.exporter.stop()  # each start below creates a new process
     competitor = asyncio.create_task(_compete(world, incident.competitor))
-    shards = [Shard(index, incident.shards) for index in range(1, incident.shards + 1)]
-    running: dict[Shard, Exporter] = {}
+    clocks = {process: VirtualClock(offset=-START) for process in incident.processes}
+    running: dict[Process, Exporter] = {}
     scrapes: list[Mapping[str, str]] = []
     for minute in incident.minutes:
         now = minute * MINUTE
         await asyncio.sleep(now - world.clock.monotonic())
-        for shard in shards:
-            await _start_or_stop(world, incident, shard, running, state_file)
+        for change in incident.clock:
+            for process in incident.processes:
+                if change.at == now and change.concerns(process):
+                    clocks[process].offset = change.offset - START
+        for process in incident.processes:
+            await _start_or_stop(world, incident, process, running, clocks[process], state_file)
         for empty in incident.empty_responses:
             if empty.at == now:
                 response = JSONResponse({"Code": "OK", "PhoneNumbers": []})
                 world.api.next_responses[world.space_id(empty.space)] = [response]
         for reload in incident.reloads:
             if reload.at == now:
-                await asyncio.gather(*(_reload(world, exporter, reload) for exporter in running.values()))
-        shard_scrapes = (_scrape(incident, shard, now, running.get(shard)) for shard in shards)
-        scrapes.append({series: value for scrape in shard_scrapes for series, value in scrape.items()})
+                await _reload(world, incident, running, reload)
+        process_scrapes = (_scrape(incident, process, now, running.get(process)) for process in incident.processes)
+        scrapes.append({series: value for scrape in process_scrapes for series, value in scrape.items()})
         for exporter in running.values():
             on_scrape(minute, exporter)
     await asyncio.gather(*(exporter.stop() for exporter in running.values()))
@@ -218,28 +320,56 @@ async def _run_incident(incident: Incident, state_file: Path, on_scrape: OnScrap
 
 
 async def _start_or_stop(
-    world: World, incident: Incident, shard: Shard, running: dict[Shard, Exporter], state_file: Path
+    world: World,
+    incident: Incident,
+    process: Process,
+    running: dict[Process, Exporter],
+    clock: VirtualClock,
+    state_file: Path,
 ) -> None:
     now = world.clock.monotonic()
-    outage = incident.outage(shard, now)
-    if outage and shard in running:
-        await running.pop(shard).stop()
+    outage = incident.outage(process, now)
+    if outage and process in running:
+        await running.pop(process).stop()
         if outage.damages_state_file:
             _damage(state_file)
-    elif not outage and shard not in running:
-        outages = incident.ended_outages(shard, now)
-        running[shard] = world.fresh_exporter(outages[-1].spaces if outages else incident.spaces_at_start, shard)
-        await running[shard].start()
-        await asyncio.sleep(0.13 if incident.shards > 1 else 0)  # processes do not start at the same moment
+    elif not outage and process not in running:
+        outages = incident.ended_outages(process, now)
+        running[process] = world.fresh_exporter(
+            outages[-1].spaces if outages else incident.spaces_at_start,
+            process.shard,
+            settings=incident.configured(world.settings, process, now),
+            clock=clock,
+            connects=lambda space: _connects(world, incident, process, space),
+        )
+        await running[process].start()
+        await asyncio.sleep(0.13 if len(incident.processes) > 1 else 0)  # processes do not start at the same moment
+
+
+def _connects(world: World, incident: Incident, process: Process, space: str) -> bool:
+    """Whether the process can query the API about this space now."""
+    now = world.clock.monotonic()
+    return not any(
+        outage.concerns(process)
+        and outage.at <= now < outage.at + outage.lasts
+        and (not outage.spaces or space in map(world.space_id, outage.spaces))
+        for outage in incident.network
+    )
 
 
 def _damage(file: Path) -> None:
     file.write_bytes(b"\xff" * file.stat().st_size)
 
 
-async def _reload(world: World, exporter: Exporter, reload: Reload) -> None:
-    with suppress(ConfigError):
-        await exporter.reloader(_ReloadLoader(world.settings, reload)).reload()
+async def _reload(world: World, incident: Incident, running: Mapping[Process, Exporter], reload: Reload) -> None:
+    """Reload the configuration of all processes at the same time."""
+
+    async def reload_process(process: Process, exporter: Exporter) -> None:
+        settings = incident.configured(world.settings, process, world.clock.monotonic())
+        with suppress(ConfigError):
+            await exporter.reloader(_ReloadLoader(settings, reload)).reload()
+
+    await asyncio.gather(*(reload_process(*item) for item in running.items() if reload.concerns(item[0])))
 
 
 class _ReloadLoader(StaticLoader):
@@ -265,10 +395,10 @@ async def _compete(world: World, competitor: Competitor | None) -> None:
         await asyncio.sleep(1 / competitor.qps)
 
 
-def _scrape(incident: Incident, shard: Shard, now: float, running: Exporter | None) -> dict[str, str]:
+def _scrape(incident: Incident, process: Process, now: float, running: Exporter | None) -> dict[str, str]:
     """Return the samples of a scrape by series, with `up`, which Prometheus adds."""
-    target = f'job="{JOB}",instance="{incident.instance(shard, now)}"'
-    outage = incident.outage(shard, now)
+    target = incident.target(process, now)
+    outage = incident.outage(process, now)
     if outage and outage.moves:
         return {}
     samples = {f"up{{{target}}}": str(int(running is not None))}
@@ -345,7 +475,7 @@ def expected_spans(incident: Incident, world: World) -> list[Span]:
 
 def _alert_labels(firing: Firing, world: World) -> Iterator[dict[str, str]]:
     """Yield the labels of each expected alert: one alert per phone number or space, or a single alert."""
-    base = {"alertname": firing.alert, **firing.labels}
+    base = {"alertname": firing.alert, "job": JOB, **firing.labels}
     if not firing.spaces:
         yield base
     for position in firing.spaces:
@@ -386,7 +516,7 @@ def _alert_test(firing: Firing, world: World, rules: Path) -> dict[str, Any]:
         "alertname": firing.alert,
         "exp_alerts": [
             {
-                "exp_labels": {"job": JOB, **labels, **rule["labels"]},
+                "exp_labels": {**labels, **rule["labels"]},
                 "exp_annotations": {**rule["annotations"], "description": firing.description},
             }
         ],

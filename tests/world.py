@@ -4,7 +4,9 @@ import asyncio
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from functools import partial
 from random import Random
+from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -35,9 +37,11 @@ def scenario(
     *,
     accounts: Sequence[str] = ("acme",),
     events: tuple[Mapping[str, Any], ...] = (),
+    settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     **account: Any,
 ) -> Scenario:
-    """Return a scenario with these accounts, with these settings of each account. The default latency is 0."""
+    """Return a scenario with these accounts, with these settings of each account. The default latency is 0. `settings`
+    has other settings of single accounts, by name."""
     document = {
         "latency": account.pop("latency", "0s"),
         "accounts": [
@@ -47,6 +51,7 @@ def scenario(
                 "access_key_secret": f"secret-{name}",
                 "spaces": spaces,
                 **account,
+                **settings.get(name, {}),
             }
             for name in accounts
         ],
@@ -134,12 +139,23 @@ class World:
         self._simulator = create_simulator(self.api)
         self.exporter = self.fresh_exporter()
 
-    def fresh_exporter(self, spaces: int | None = None, shard: Shard = UNSHARDED) -> Exporter:
-        """Return a new exporter process. It polls the first `spaces` spaces of the first account (default: all)."""
-        first, *others = self.settings.accounts
-        accounts = [first.model_copy(update={"spaces": (first.spaces or [])[:spaces]}), *others]
-        settings = self.settings.model_copy(update={"accounts": accounts}) if spaces else self.settings
-        return Exporter(settings, SourceContext({}, self.clock, self._client), shard)
+    def fresh_exporter(
+        self,
+        spaces: int | None = None,
+        shard: Shard = UNSHARDED,
+        *,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        connects: Callable[[str], bool] = lambda _: True,
+    ) -> Exporter:
+        """Return a new exporter process. It polls the first `spaces` spaces of the first account (default: all). Its
+        queries about a space fail unless it `connects`."""
+        settings = settings or self.settings
+        if spaces:
+            first, *others = settings.accounts
+            accounts = [first.model_copy(update={"spaces": (first.spaces or [])[:spaces]}), *others]
+            settings = settings.model_copy(update={"accounts": accounts})
+        return Exporter(settings, SourceContext({}, clock or self.clock, partial(self._client, connects)), shard)
 
     def space_id(self, number: int) -> str:
         """Return the id of a space of the first account. The first space has number 1."""
@@ -162,9 +178,9 @@ class World:
         signed = encode_request("simulator", QUERY_PHONE_NUMBERS, {}, credentials, now=self.clock.now(), nonce=nonce)
         self.api.respond("POST", signed.query, httpx.Headers(dict(signed.headers)), b"")
 
-    def _client(self, endpoint: str) -> httpx.AsyncClient:
+    def _client(self, connects: Callable[[str], bool], endpoint: str) -> httpx.AsyncClient:
         self.endpoints.append(endpoint)
-        return httpx.AsyncClient(transport=_RecordingTransport(self, httpx.ASGITransport(self._simulator)))
+        return httpx.AsyncClient(transport=_RecordingTransport(self, connects, httpx.ASGITransport(self._simulator)))
 
 
 class _ObservedApi(SimulatedApi):
@@ -191,12 +207,15 @@ class _ObservedApi(SimulatedApi):
 
 
 class _RecordingTransport(httpx.AsyncBaseTransport):
-    def __init__(self, world: World, inner: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, world: World, connects: Callable[[str], bool], inner: httpx.AsyncBaseTransport) -> None:
         self._world = world
+        self._connects = connects
         self._inner = inner
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         query, now = dict(parse_qsl(request.url.query.decode())), self._world.clock.monotonic()
+        if not self._connects(query.get("CustSpaceId", "")):
+            raise httpx.ConnectError("network is unreachable")
         if request.headers["x-acs-action"] == LIST_INSTANCES:
             self._world.list_requests.append((now, int(query["PageIndex"])))
         else:
