@@ -239,7 +239,7 @@ def _example_exporter() -> ExporterView:
     state_file = StateFile(Path("state.db"), SystemClock())
     state_file.up = True
     state_file.failures["unwritable"] += 1
-    return ExporterView(True, 1_795_599_000.3, {"spaces/emea.yml": True}, state_file)
+    return ExporterView(True, 1_795_599_000.3, {"spaces/emea.yml": True}, state_file, 1_795_600_060.2, ["acme"])
 
 
 def _instrument_rows() -> Iterator[_Row]:

@@ -5,7 +5,7 @@ Each family has a pure function that returns its samples. The rendered expositio
 histograms of API requests are in `instruments`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -132,13 +132,15 @@ class AccountView:
 
 @dataclass(frozen=True, slots=True)
 class ExporterView:
-    """The exporter itself at the time of a scrape. `last_reload_success` is in Unix seconds. `space_files` maps each
-    space file to True if it has no errors."""
+    """The exporter itself at the time of a scrape. `now` and `last_reload_success` are in Unix seconds. `space_files`
+    maps each space file to True if it has no errors. `accounts` are all accounts of the configuration."""
 
     reload_successful: bool
     last_reload_success: float
     space_files: Mapping[str, bool]
     state_file: StateFile | None
+    now: float
+    accounts: Sequence[str]
 
     @property
     def labels(self) -> Labels:
@@ -229,6 +231,11 @@ def _state_file_failures(view: ExporterView) -> Iterator[Sample]:
     if view.state_file:
         for reason, count in sorted(view.state_file.failures.items()):
             yield (("file", str(view.state_file.path)), ("reason", reason)), float(count)
+
+
+def _account_info(view: ExporterView) -> Iterator[Sample]:
+    for account in view.accounts:
+        yield (("account", account),), 1
 
 
 NUMBER_LABELS = ("account", "space", "phone_number")
@@ -411,6 +418,18 @@ EXPORTER_FAMILIES: tuple[Family[ExporterView], ...] = (
         "Version of the exporter (always 1).",
         ("version",),
         lambda view: [((("version", __version__),), 1.0)],
+    ),
+    Family(
+        "chatapp_exporter_time_seconds",
+        "System time of the exporter at the scrape, as Unix timestamp.",
+        (),
+        lambda view: [((), view.now)],
+    ),
+    Family(
+        "chatapp_exporter_account_info",
+        "Accounts of the configuration, including accounts that other shards poll (always 1).",
+        ("account",),
+        _account_info,
     ),
     Family(
         "chatapp_exporter_config_last_reload_successful",

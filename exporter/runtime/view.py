@@ -117,6 +117,8 @@ class View:
             reloads.last_success,
             reloads.space_files,
             state_file.file if state_file else None,
+            self._clock.now(),
+            [account.name for account in self._service.configured.accounts],
         )
 
 

@@ -51,6 +51,8 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "chatapp_api_unknown_values": ("counter", {"field", "value"}),
     "chatapp_poll_delay_seconds": ("histogram", {"account"}),
     "chatapp_exporter_build_info": ("gauge", {"version"}),
+    "chatapp_exporter_time_seconds": ("gauge", set()),
+    "chatapp_exporter_account_info": ("gauge", {"account"}),
     "chatapp_exporter_config_last_reload_successful": ("gauge", set()),
     "chatapp_exporter_config_last_reload_success_timestamp_seconds": ("gauge", set()),
     "chatapp_exporter_space_file_up": ("gauge", {"file"}),

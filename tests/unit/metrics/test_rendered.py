@@ -54,7 +54,9 @@ ACCOUNT = AccountView(
 )
 STATE_FILE = StateFile(Path("state.db"), SystemClock())
 STATE_FILE.failures["damaged"] += 1
-EXPORTER = ExporterView(True, NOW, {"spaces/emea.yml": True, "spaces/apac.yml": False}, STATE_FILE)
+EXPORTER = ExporterView(
+    True, NOW, {"spaces/emea.yml": True, "spaces/apac.yml": False}, STATE_FILE, NOW, ["acme", "globex"]
+)
 
 text = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(
     ['"', "\\", "\n", '\\n"', "é中\u2028😀", "\r\t\0"]
