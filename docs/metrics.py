@@ -132,13 +132,20 @@ _RECORDED = {
     "phone_number:chatapp_phone_number_messaging_limit:max7d": "Maximum messaging limit of the last 7 days, recorded"
     " once per hour.",
     "phone_number:chatapp_phone_number_info:last": "1 for each phone number that the last successful poll listed.",
+    "phone_number:chatapp_phone_number_vanished:group": "1 for each phone number that the API no longer lists in any"
+    " space, for up to 1 day.",
     "phone_number:chatapp_phone_number_info:names": "1, with the names of the phone number and of the space in the"
     " labels `verified_name` and `name`, for joins.",
     "space:chatapp_space_seconds_since_success:min": "Seconds since the last successful poll.",
     "space:chatapp_space_blind:group": "1 for each blind space.",
     "account:chatapp_account_up:last": "Last known `chatapp_account_up`.",
     "account_state:chatapp_account_state:last": "Last known `chatapp_account_state`, with the label `state`.",
-    "account:chatapp_account_unpolled:group": "1 for each account that no exporter polls, for up to 1 day.",
+    "account:chatapp_account_unpolled:group": "1 for each account that no exporter polls; for up to 1 day if no exporter"
+    " with its configuration is up.",
+    "account_instance:chatapp_space_blind:count": "Number of spaces that this exporter has not polled successfully for 3"
+    " effective intervals, although another exporter polls them.",
+    "instance:chatapp_exporter_time_seconds:offset": "Seconds that the exporter's clock is behind Prometheus' clock;"
+    " negative if it is ahead.",
     "account_quality_rating:chatapp_phone_numbers:sum": "Number of phone numbers by `quality_rating`.",
 }
 _RECORDED_TEXT = """
@@ -146,7 +153,8 @@ _RECORDED_TEXT = """
 
 [chatapp.rules.yml](../config/prometheus/chatapp.rules.yml) records these series for alerts and queries. The first part
 of the name gives the labels: `phone_number:` series have `account`, `space` and `phone_number`, `space:` series have
-`account` and `space`, and `account:` series have `account`. All have `job`, and none has `instance`.
+`account` and `space`, and `account:` series have `account`. All have `job`. Only series with `instance` in the first part
+of the name have `instance`.
 
 """
 

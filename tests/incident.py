@@ -281,7 +281,8 @@ def _create_world(incident: Incident, state_file: Path) -> World:
 
 def _move(world: World, move: Move) -> None:
     """Add the event to both spaces. An event of a scenario moves a number only within its account."""
-    event = Event(at=move.at, account=move.account, space=move.space, number=move.number, move_to=move.to_space)
+    effect = {"account": move.account, "space": move.space, "number": move.number, "move_to": move.to_space}
+    event = Event.model_validate({"at": f"{move.at:.0f}s", **effect})
     space = world.api.fleet.spaces[move.account][move.space - 1]
     space.events.append(event)
     world.api.fleet.spaces[move.to_account][move.to_space - 1].arrivals.append((space, event))

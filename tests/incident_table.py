@@ -8,6 +8,7 @@ from pathlib import Path
 from incident import (
     FIRING,
     INCIDENTS,
+    JOB,
     MINUTE,
     Span,
     expected_spans,
@@ -47,9 +48,11 @@ def rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _alert_text(labels: Mapping[str, str]) -> str:
-    """Return the name of an alert and its space and number, or its account, field and value."""
+    """Return the name of an alert and its space and number, or its account, field and value. Other jobs than the
+    default are shown too."""
     names = ("space", "phone_number") if "space" in labels else ("account", "field", "value")
-    return " ".join(labels[name] for name in ("alertname", *names) if name in labels)
+    job = () if labels["job"] == JOB else ("job",)
+    return " ".join(labels[name] for name in ("alertname", *job, *names) if name in labels)
 
 
 def _firing_minutes(output: str) -> dict[str, list[int]]:
