@@ -9,7 +9,7 @@ import asyncio
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -246,6 +246,12 @@ class Span:
     def selector(self) -> str:
         return "{" + ", ".join(f'{name}="{value}"' for name, value in self.labels.items()) + "}"
 
+    @property
+    def exact_selector(self) -> str:
+        """A selector of alerts with these labels and without other labels that identify an alert."""
+        labels = {**dict.fromkeys(_IDENTITY.split(", "), ""), **self.labels}
+        return replace(self, labels=labels).selector
+
 
 def load_incident(path: Path) -> Incident:
     """Return the incident of this file."""
@@ -425,19 +431,29 @@ def _to_series(scrapes: list[Mapping[str, str]]) -> Series:
     return recorded
 
 
-def promtool_test(incident: Incident, world: World, series: Series, rules: Path = RULES) -> dict[str, Any]:
-    """Return a document for `promtool test rules`, which compares all firing alerts of each minute."""
-    spans = expected_spans(incident, world)
+def promtool_test(
+    incident: Incident, world: World, series: Series, rules: Path = RULES, *, evaluation_minutes: int = 1
+) -> dict[str, Any]:
+    """Return a document for `promtool test rules`, which compares all firing alerts after each evaluation."""
+    spans = [
+        replace(span, slack=span.slack + 2 * (evaluation_minutes - 1) * MINUTE)
+        for span in expected_spans(incident, world)
+    ]
+    minutes = incident.minutes[::evaluation_minutes]
     return {
         "rule_files": [str(rules)],
-        "evaluation_interval": "1m",
+        "evaluation_interval": f"{evaluation_minutes}m",
         "group_eval_order": ["chatapp.recording", "chatapp.hourly", "chatapp.alerts"],
         "tests": [
             {
                 "interval": "1m",
                 "input_series": input_series(series),
-                "promql_expr_test": [_firing_test(minute, spans) for minute in incident.minutes],
-                "alert_rule_test": [_alert_test(alert, world, rules) for alert in incident.firing if alert.description],
+                "promql_expr_test": [_firing_test(minute, spans) for minute in minutes],
+                "alert_rule_test": [
+                    _alert_test(alert, world, rules)
+                    for alert in incident.firing
+                    if alert.description and evaluation_minutes == 1
+                ],
             }
         ],
     }
@@ -493,7 +509,8 @@ def _firing_test(minute: int, spans: list[Span]) -> dict[str, Any]:
     """Return a test of all firing alerts in this minute. Alerts within their slack may fire or not."""
     now = minute * MINUTE
     required = {span.selector for span in spans if span.since + span.slack <= now < span.until}
-    optional = {span.selector for span in spans if span.since <= now < span.until + span.slack} - required
+    may_fire = [span for span in spans if span.since <= now < span.until + span.slack]
+    optional = {span.exact_selector for span in may_fire if span.selector not in required}
     expression = FIRING
     if optional:
         expression += f" unless on ({_IDENTITY}) ({' or '.join(f'ALERTS{labels}' for labels in sorted(optional))})"
