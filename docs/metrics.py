@@ -140,10 +140,10 @@ _RECORDED = {
     "space:chatapp_space_blind:group": "1 for each blind space.",
     "account:chatapp_account_up:last": "Last known `chatapp_account_up`.",
     "account_state:chatapp_account_state:last": "Last known `chatapp_account_state`, with the label `state`.",
-    "account:chatapp_account_unpolled:group": "1 for each account that no exporter polls; for up to 1 day if no exporter"
-    " with its configuration is up.",
-    "account_instance:chatapp_space_blind:count": "Number of spaces that this exporter has not polled successfully for 3"
-    " effective intervals, although another exporter polls them.",
+    "account:chatapp_account_unpolled:group": "1 for each account that no exporter polls; for up to 1 day if no"
+    " exporter with its configuration is up.",
+    "account_instance:chatapp_space_blind:count": "Number of spaces that this exporter has not polled successfully"
+    " for 3 effective intervals, although another exporter polls them.",
     "instance:chatapp_exporter_time_seconds:offset": "Seconds that the exporter's clock is behind Prometheus' clock;"
     " negative if it is ahead.",
     "account_quality_rating:chatapp_phone_numbers:sum": "Number of phone numbers by `quality_rating`.",
@@ -153,8 +153,8 @@ _RECORDED_TEXT = """
 
 [chatapp.rules.yml](../config/prometheus/chatapp.rules.yml) records these series for alerts and queries. The first part
 of the name gives the labels: `phone_number:` series have `account`, `space` and `phone_number`, `space:` series have
-`account` and `space`, and `account:` series have `account`. All have `job`. Only series with `instance` in the first part
-of the name have `instance`.
+`account` and `space`, and `account:` series have `account`. All have `job`. Only series with `instance` in the first
+part of the name have `instance`.
 
 """
 

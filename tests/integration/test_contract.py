@@ -6,8 +6,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from virtual_time import run
-from world import World
+from virtual_time import START, VirtualClock, run
+from world import World, scenario
 
 from exporter.metrics.instruments import Instruments
 from exporter.simulator.demo import demo_settings
@@ -116,3 +116,16 @@ def test_the_number_of_codes_is_limited_and_further_codes_count_as_other() -> No
     counts = {sample.labels["code"]: sample.value for sample in family.samples}
     assert len(counts) == 51
     assert counts["other"] == 10
+
+
+def test_the_time_of_the_exporter_is_its_system_time_at_each_scrape() -> None:
+    async def main() -> list[float]:
+        clock = VirtualClock()
+        world = World(scenario(), clock=clock)
+        samples = world.samples("chatapp_exporter_time_seconds")
+        await asyncio.sleep(60)
+        clock.offset = -600.5
+        samples += world.samples("chatapp_exporter_time_seconds")
+        return [float(sample.split()[1]) for sample in samples]
+
+    assert run(main()) == [START, START + 60 - 600.5]

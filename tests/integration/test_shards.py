@@ -167,3 +167,22 @@ def test_shards_with_the_same_state_file_setting_restore_their_own_values(tmp_pa
     assert all(before)
     assert (restored, unpolled) == (before, [0, 0])
     assert {path.name for path in tmp_path.glob("*.shard-?")} == {"state.db.shard-1", "state.db.shard-2"}
+
+
+def test_each_shard_exports_all_accounts_of_the_configuration() -> None:
+    async def main() -> tuple[list[list[str]], list[list[str]]]:
+        world = World(scenario(accounts=ACCOUNTS))
+        shards = Shards(world, 3)
+        await shards.start()
+        before = shards.samples("chatapp_exporter_account_info")
+        first, *_ = world.settings.accounts
+        renamed = world.settings.model_copy(update={"accounts": [first.model_copy(update={"name": "contoso"})]})
+        await asyncio.gather(*(exporter.reloader(StaticLoader(renamed)).reload() for exporter in shards.exporters))
+        after = shards.samples("chatapp_exporter_account_info")
+        await shards.stop()
+        return before, after
+
+    before, after = run(main())
+
+    assert before == [[f'chatapp_exporter_account_info{{account="{name}"}} 1' for name in ACCOUNTS]] * 3
+    assert after == [['chatapp_exporter_account_info{account="contoso"} 1']] * 3

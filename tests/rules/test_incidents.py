@@ -17,6 +17,33 @@ def test_exactly_the_expected_alerts_fire_apart_from_their_slack(path: Path, tmp
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "added_spaces_waiting",
+        "api_down_while_a_space_is_blind",
+        "exporter_down_while_denied",
+        "fields_no_longer_reported_during_an_outage_and_restarts",
+        "number_no_longer_listed",
+        "one_of_two_replicas_blind",
+        "restarted_while_unreachable",
+        "restarted_without_a_state_file_at_a_low_qps",
+        "shard_down_during_red",
+        "tier_of_all_numbers_no_longer_reported",
+    ],
+)
+def test_the_same_alerts_fire_if_prometheus_evaluates_the_rules_only_every_10_minutes(
+    name: str, tmp_path: Path
+) -> None:
+    """Each evaluation is the first one after a gap that is longer than the lookback of 5 minutes."""
+    incident = load_incident(INCIDENTS / f"{name}.yml")
+    world, series = record_series(incident)
+
+    result = run_promtool(promtool_test(incident, world, series, evaluation_minutes=10), tmp_path)
+
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
     ("original", "faulty", "name", "alert"),
     [
         pytest.param(
