@@ -131,11 +131,18 @@ _RECORDED = {
     "phone_number:chatapp_phone_number_messaging_limit:last": "Last known messaging limit.",
     "phone_number:chatapp_phone_number_messaging_limit:max7d": "Maximum messaging limit of the last 7 days, recorded"
     " once per hour.",
+    "phone_number:chatapp_phone_number_messaging_limit:max": "Maximum messaging limit of the last 7 days.",
+    "phone_number:chatapp_phone_number_messaging_limit_dropped:bool": "1 if the last known messaging limit is below its"
+    " maximum of the last 7 days, otherwise 0.",
+    "phone_number:chatapp_phone_number_last_change_timestamp_seconds:last": "Last known"
+    " `chatapp_phone_number_last_change_timestamp_seconds`, with the label `field`.",
     "phone_number:chatapp_phone_number_info:last": "1 for each phone number that the last successful poll listed.",
     "phone_number:chatapp_phone_number_vanished:group": "1 for each phone number that the API no longer lists in any"
     " space, for up to 1 day.",
     "phone_number:chatapp_phone_number_info:names": "1, with the names of the phone number and of the space in the"
-    " labels `verified_name` and `name`, for joins.",
+    " labels `verified_name` and `name`, for joins. Kept for one day after the API no longer lists the number.",
+    "space:chatapp_space_info:last": "1, with the last known name and team of the space in the labels `name` and"
+    " `team`, for joins.",
     "space:chatapp_space_seconds_since_success:min": "Seconds since the last successful poll.",
     "space:chatapp_space_blind:group": "1 for each blind space.",
     "account:chatapp_account_up:last": "Last known `chatapp_account_up`.",

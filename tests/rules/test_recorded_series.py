@@ -1,0 +1,164 @@
+"""The recorded series that dashboards and descriptions read, with written samples of one space and one number."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from incident import RULES, run_promtool
+
+TARGET = 'job="chatapp-exporter",instance="a:10144"'
+SPACE = f'account="acme",space="1",{TARGET}'
+NUMBER = f'phone_number="1555",{SPACE}'
+RECORDED_SPACE = 'job="chatapp-exporter",account="acme",space="1"'
+RECORDED_NUMBER = f'{RECORDED_SPACE},phone_number="1555"'
+Samples = list[tuple[str, float]]
+"""Labels and values."""
+DROPPED = "phone_number:chatapp_phone_number_messaging_limit_dropped:bool"
+MAXIMUM = "phone_number:chatapp_phone_number_messaging_limit:max"
+
+
+def assert_recorded(
+    directory: Path, series: dict[str, str], expected: dict[tuple[str, str], Samples], *, rules: Path = RULES
+) -> None:
+    """Check the samples of each query and time, with these series in promtool's notation, one sample per minute."""
+    test: dict[str, Any] = {
+        "rule_files": [str(rules)],
+        "evaluation_interval": "1m",
+        "group_eval_order": ["chatapp.recording", "chatapp.hourly", "chatapp.alerts"],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": query,
+                        "eval_time": time,
+                        "exp_samples": [
+                            {"labels": f"{'' if '(' in query else query}{{{labels}}}", "value": value}
+                            for labels, value in samples
+                        ],
+                    }
+                    for (query, time), samples in expected.items()
+                ],
+            }
+        ],
+    }
+    result = run_promtool(test, directory)
+
+    assert result.returncode == 0, result.stderr
+
+
+def exporter_down_for_a_day_from_minute_10() -> dict[str, str]:
+    """Return the series of an exporter that is down from minute 10 and polls one space with one number before."""
+    until_10 = "1+0x9 stale"
+    return {
+        f"up{{{TARGET}}}": "1+0x9 0+0x1500",
+        f'chatapp_account_spaces{{account="acme",{TARGET}}}': until_10,
+        f"chatapp_space_up{{{SPACE}}}": until_10,
+        f'chatapp_space_info{{name="Contoso",team="emea",{SPACE}}}': until_10,
+        f'chatapp_phone_number_info{{verified_name="Contoso Care",{NUMBER}}}': until_10,
+        f'chatapp_phone_number_last_change_timestamp_seconds{{field="status",{NUMBER}}}': "300+0x9 stale",
+    }
+
+
+def test_names_team_and_last_changes_are_kept_while_the_exporter_is_down(tmp_path: Path) -> None:
+    samples: dict[str, Samples] = {
+        "space:chatapp_space_info:last": [(f'{RECORDED_SPACE},name="Contoso",team="emea"', 1)],
+        "phone_number:chatapp_phone_number_info:names": [
+            (f'{RECORDED_NUMBER},verified_name="Contoso Care",name="Contoso"', 1)
+        ],
+        "phone_number:chatapp_phone_number_last_change_timestamp_seconds:last": [
+            (f'{RECORDED_NUMBER},field="status"', 300)
+        ],
+    }
+    expected = {(query, time): values for query, values in samples.items() for time in ("5m", "23h")}
+
+    # after a day without a poll, the account is no longer known
+    assert_recorded(
+        tmp_path, exporter_down_for_a_day_from_minute_10(), expected | {(query, "24h20m"): [] for query in samples}
+    )
+
+
+def test_a_space_and_a_number_have_one_series_while_two_exporters_have_different_names(tmp_path: Path) -> None:
+    other = "b:10144"
+    series = {
+        f"chatapp_space_up{{{SPACE}}}": "1+0x20",
+        f'chatapp_space_info{{name="Contoso",{SPACE}}}': "1+0x20",
+        f'chatapp_space_info{{name="Contoso Ltd",team="emea",{SPACE.replace("a:10144", other)}}}': "_x9 1+0x11",
+        f'chatapp_phone_number_info{{verified_name="Old",{NUMBER}}}': "1+0x20",
+        f'chatapp_phone_number_info{{verified_name="New",{NUMBER.replace("a:10144", other)}}}': "_x9 1+0x11",
+    }
+    counts = ("count(space:chatapp_space_info:last)", "count(phone_number:chatapp_phone_number_info:names)")
+
+    assert_recorded(tmp_path, series, {(count, time): [("", 1)] for count in counts for time in ("5m", "15m")})
+
+
+def test_a_space_without_a_name_has_a_series_too(tmp_path: Path) -> None:
+    series = {f"chatapp_space_up{{{SPACE}}}": "0+0x10"}
+
+    assert_recorded(tmp_path, series, {("space:chatapp_space_info:last", "5m"): [(RECORDED_SPACE, 1)]})
+
+
+def test_the_names_of_a_number_that_is_no_longer_listed_are_kept_for_one_day_with_the_current_name_of_its_space(
+    tmp_path: Path,
+) -> None:
+    series = {
+        f"chatapp_space_up{{{SPACE}}}": "1+0x1500",
+        f'chatapp_space_info{{name="Contoso",{SPACE}}}': "1+0x20 stale",
+        f'chatapp_space_info{{name="Contoso Ltd",{SPACE}}}': "_x21 1+0x1500",
+        f'chatapp_phone_number_info{{verified_name="Contoso Care",{NUMBER}}}': "1+0x9 stale",
+    }
+    query = "phone_number:chatapp_phone_number_info:names"
+
+    def named(name: str) -> Samples:
+        return [(f'{RECORDED_NUMBER},verified_name="Contoso Care",name="{name}"', 1)]
+
+    assert_recorded(
+        tmp_path,
+        series,
+        {
+            (query, "5m"): named("Contoso"),
+            (query, "15m"): named("Contoso"),
+            (query, "23h"): named("Contoso Ltd"),
+            (query, "24h15m"): [],
+        },
+    )
+
+
+def limits(values: str) -> dict[str, str]:
+    """Return the series of a number with these messaging limits."""
+    return {
+        f"chatapp_space_up{{{SPACE}}}": "1+0x240",
+        f'chatapp_phone_number_info{{verified_name="Contoso Care",{NUMBER}}}': "1+0x240",
+        f"chatapp_phone_number_messaging_limit{{{NUMBER}}}": values,
+    }
+
+
+def test_the_maximum_messaging_limit_contains_the_hourly_maxima_and_the_current_hour(tmp_path: Path) -> None:
+    series = limits("1000+0x99 250+0x140")
+    kept = {
+        (MAXIMUM, "1h30m"): [(RECORDED_NUMBER, 1000.0)],
+        (DROPPED, "1h30m"): [(RECORDED_NUMBER, 0.0)],
+        (MAXIMUM, "1h50m"): [(RECORDED_NUMBER, 1000.0)],
+        (DROPPED, "1h50m"): [(RECORDED_NUMBER, 1.0)],
+    }
+    after_an_hour: dict[tuple[str, str], Samples] = {
+        (MAXIMUM, "3h30m"): [(RECORDED_NUMBER, 1000)],
+        (DROPPED, "3h30m"): [(RECORDED_NUMBER, 1)],
+    }
+    assert_recorded(tmp_path, series, kept | after_an_hour)
+
+    # promtool evaluates the hourly group every minute, so only rules without this group show the current hour
+    document = yaml.safe_load(RULES.read_text())
+    recording, _, _ = document["groups"]
+    rules = tmp_path / "recording.rules.yml"
+    rules.write_text(yaml.safe_dump({"groups": [recording]}))
+    assert_recorded(tmp_path, series, kept, rules=rules)
+
+
+def test_a_messaging_limit_that_was_unlimited_has_dropped(tmp_path: Path) -> None:
+    series = limits(" ".join(["Inf"] * 20 + ["100000+0x20"]))
+
+    assert_recorded(
+        tmp_path, series, {(DROPPED, "10m"): [(RECORDED_NUMBER, 0)], (DROPPED, "30m"): [(RECORDED_NUMBER, 1)]}
+    )
