@@ -126,6 +126,12 @@ _STATE_FILE_REASONS: Mapping[FailureReason, str] = {
 _RECORDED = {
     "phone_number:chatapp_phone_number_quality_rank:last": "Last known quality rating: 0 GREEN, 1 UNKNOWN (also never"
     " reported, or an unknown value), 2 YELLOW, 3 RED.",
+    "phone_number:chatapp_phone_number_low_quality_start_timestamp_seconds:last": "Time at which the last known quality"
+    " rating became YELLOW or RED. Interruptions of less than 1 hour do not count. No series for other ratings.",
+    "phone_number:chatapp_phone_number_quality_rank:flapping": "Highest rank of the quality rating for at least 24 of"
+    " the last 60 minutes. Only for ratings that changed more than twice in the last hour.",
+    "phone_number:chatapp_phone_number_status_rank:flapping": "The same for the status.",
+    "phone_number:chatapp_phone_number_messaging_limit_dropped:flapping": "The same for dropped messaging limits.",
     "phone_number:chatapp_phone_number_status_rank:last": "Last known status: 2 down, 1 restricted, 0 all others.",
     "phone_number:chatapp_phone_number_status:last": "1, with the last known status in the label `status`.",
     "phone_number:chatapp_phone_number_messaging_limit:last": "Last known messaging limit.",

@@ -6,6 +6,7 @@ promtool start at 0, so that timestamps in samples match the evaluation time.
 """
 
 import asyncio
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote_plus
 
 import yaml
 from programs import require_program
@@ -22,7 +24,7 @@ from virtual_time import START, VirtualClock, run
 from world import Exporter, World, scenario
 
 from exporter.config.effective import Shard
-from exporter.config.fields import Duration, Strict
+from exporter.config.fields import Duration, Strict, parse_duration
 from exporter.config.problems import ConfigError, Problem
 from exporter.config.settings import Settings
 from exporter.config.validation import load_document
@@ -90,11 +92,13 @@ class Outage(ConfigChange):
 class Reload(ConfigChange):
     """A configuration reload. It fails if the configuration is `invalid`, for example because of `invalid_space_files`.
 
-    A successful reload adds the spaces that the exporter did not poll at its start.
+    A successful reload adds the spaces that the exporter did not poll at its start, and sets these `keys` of all spaces
+    of the first account.
     """
 
     invalid: bool = False
     invalid_space_files: list[str] = Field([])
+    keys: dict[str, Any] = Field({})
 
 
 class NetworkOutage(_OfProcess):
@@ -143,7 +147,7 @@ class Firing(Strict):
     later. The default slack is the sum of one poll interval, one scrape interval and one evaluation interval. If
     `until` is after the end of the incident, the alert must still fire at the end. `spaces` and `numbers` are
     positions, starting with 1, in the account in `labels` (default: the first account). With a `description`, the test
-    compares all labels and annotations of the alert.
+    compares all labels and annotations of the alert, at the time `checked_at` (default: the middle of the span).
     """
 
     alert: str
@@ -154,13 +158,16 @@ class Firing(Strict):
     until: Moment = Field(alias="to")
     slack: Duration | None = None
     description: str | None = None
+    checked_at: Moment | None = None
     instance: str | None = None
+    team: str | None = None
 
 
 class Incident(Strict):
     """A script. Times are relative to the first start of the exporter.
 
-    `events` are events of a scenario. Their default account is the first account. There are `accounts` accounts, each
+    `events` are events of a scenario. Their default account is the first account. With `every` and `until`, an event
+    repeats. There are `accounts` accounts, each
     with the settings of `account`. With `discover`, the exporter discovers the spaces. With `spaces_at_start`, the
     exporter first polls only this number of spaces. `settings` maps names of accounts to settings that are not those of
     `account`. Each of the `replicas` polls all accounts, and `jobs` are the scrape jobs of the replicas.
@@ -266,11 +273,9 @@ def record_series(incident: Incident, on_scrape: OnScrape = lambda _minute, _exp
 
 def _create_world(incident: Incident, state_file: Path) -> World:
     accounts = _ACCOUNT_NAMES[: incident.accounts]
+    events = tuple(event for scripted in incident.events for event in _repeated(scripted))
     fleet = scenario(
-        accounts=accounts,
-        events=tuple(incident.events),
-        settings=incident.settings,
-        **{**_DEFAULT_ACCOUNT, **incident.account},
+        accounts=accounts, events=events, settings=incident.settings, **{**_DEFAULT_ACCOUNT, **incident.account}
     )
     configured = demo_settings(fleet, "http://127.0.0.1:1").accounts
     discovering = [account.model_copy(update={"discover": True, "spaces": None}) for account in configured]
@@ -292,6 +297,17 @@ def _move(world: World, move: Move) -> None:
     space = world.api.fleet.spaces[move.account][move.space - 1]
     space.events.append(event)
     world.api.fleet.spaces[move.to_account][move.to_space - 1].arrivals.append((space, event))
+
+
+def _repeated(event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the event, or with the keys `every` and `until` its repetitions."""
+    once = {key: value for key, value in event.items() if key not in ("every", "until")}
+    if "every" not in event:
+        yield once
+        return
+    start, every, until = (int(parse_duration(event[key])) for key in ("at", "every", "until"))
+    for at in range(start, until, every):
+        yield {**once, "at": f"{at}s"}
 
 
 async def _run_incident(incident: Incident, state_file: Path, on_scrape: OnScrape) -> tuple[World, Series]:
@@ -387,7 +403,11 @@ class _ReloadLoader(StaticLoader):
     def load(self) -> Settings:
         if self._reload.invalid:
             raise ConfigError([Problem(file, (), "invalid file") for file in self._reload.invalid_space_files])
-        return super().load()
+        settings = super().load()
+        first, *others = settings.accounts
+        spaces = [replace(space, **self._reload.keys) for space in first.spaces or []]
+        changed = first.model_copy(update={"spaces": spaces} if spaces else {})
+        return settings.model_copy(update={"accounts": [changed, *others]})
 
     def space_files(self) -> Mapping[str, bool]:
         return dict.fromkeys(self._reload.invalid_space_files, False)
@@ -443,7 +463,7 @@ def promtool_test(
     return {
         "rule_files": [str(rules)],
         "evaluation_interval": f"{evaluation_minutes}m",
-        "group_eval_order": ["chatapp.recording", "chatapp.hourly", "chatapp.alerts"],
+        "group_eval_order": ["chatapp.recording", "chatapp.hourly", "chatapp.flapping", "chatapp.alerts"],
         "tests": [
             {
                 "interval": "1m",
@@ -522,23 +542,30 @@ def _firing_test(minute: int, spans: list[Span]) -> dict[str, Any]:
 
 
 def _alert_test(firing: Firing, world: World, rules: Path) -> dict[str, Any]:
-    """Return a test of all labels and annotations of an alert, at the middle of its span."""
+    """Return a test of all labels and annotations of an alert."""
     groups = yaml.safe_load(rules.read_text())["groups"]
     rule = next(rule for group in groups for rule in group["rules"] if rule.get("alert") == firing.alert)
     labels = next(_alert_labels(firing, world))
     del labels["alertname"]
-    if firing.instance:
-        labels["instance"] = firing.instance
+    labels |= {name: value for name in ("instance", "team") if (value := getattr(firing, name))}
+    checked_at = (firing.since + firing.until) / 2 if firing.checked_at is None else firing.checked_at
+    annotations = {**rule["annotations"], "description": firing.description}
+    annotations["dashboard_url"] = expanded_url(annotations["dashboard_url"], {"job": JOB, **labels})
     return {
-        "eval_time": f"{int((firing.since + firing.until) / 2 // MINUTE)}m",
+        "eval_time": f"{int(checked_at // MINUTE)}m",
         "alertname": firing.alert,
         "exp_alerts": [
             {
                 "exp_labels": {**labels, **rule["labels"]},
-                "exp_annotations": {**rule["annotations"], "description": firing.description},
+                "exp_annotations": annotations,
             }
         ],
     }
+
+
+def expanded_url(template: str, labels: Mapping[str, str]) -> str:
+    """Return the URL with the values of these labels, as Prometheus expands it."""
+    return re.sub(r"{{ \$labels\.(\w+) \| urlquery }}", lambda label: quote_plus(labels[label[1]]), template)
 
 
 def run_promtool(test: Mapping[str, Any], directory: Path) -> subprocess.CompletedProcess[str]:

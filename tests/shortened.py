@@ -11,12 +11,12 @@ _PATTERN = re.compile(rf"(?P<before>\[|\boffset |\b(?:{_KEYS}): )(?P<duration>{_
 
 
 def shortened(text: str, factor: int) -> str:
-    """Return the text with the durations in ranges, offsets and keys divided by `factor`."""
+    """Return the text with the durations in ranges, offsets, keys and terms such as `6 * 3600` divided by `factor`."""
 
     def divide(match: re.Match[str]) -> str:
         return f"{match['before']}{round(_seconds(match['duration']) * 1000 / factor)}ms"
 
-    return _PATTERN.sub(divide, text)
+    return re.sub(r"\b\d+ \* 3600\b", rf"\g<0> / {factor}", _PATTERN.sub(divide, text))
 
 
 def _seconds(duration: str) -> float:

@@ -53,7 +53,7 @@ def test_recorded_series_and_pages_have_the_same_blind_spaces(tmp_path: Path) ->
     test = {
         "rule_files": [str(RULES)],
         "evaluation_interval": "1m",
-        "group_eval_order": ["chatapp.recording", "chatapp.hourly", "chatapp.alerts"],
+        "group_eval_order": ["chatapp.recording", "chatapp.hourly", "chatapp.flapping", "chatapp.alerts"],
         "tests": [
             {
                 "interval": "1m",

