@@ -1,5 +1,6 @@
 """Alertmanager inhibits dependent alerts with the shipped configuration, and routes alerts to receivers."""
 
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,10 +19,10 @@ def alert(name: str, **labels: str) -> Labels:
     return {"alertname": f"ChatApp{name}", "job": "chatapp-exporter", **labels}
 
 
-BLIND = alert("SpaceBlind", account="acme", space="1")
+BLIND = alert("SpaceBlind", account="acme", space="1", team="emea")
 OTHER_BLIND = alert("SpaceBlind", account="globex", space="1")
-RED = alert("PhoneNumberQualityRed", account="acme", space="1", phone_number="1555")
-YELLOW = alert("PhoneNumberQualityYellow", account="acme", space="1", phone_number="1555")
+RED = alert("PhoneNumberQualityRed", account="acme", space="1", phone_number="1555", team="emea")
+YELLOW = alert("PhoneNumberQualityYellow", account="acme", space="1", phone_number="1555", team="apac")
 OTHER_YELLOW = alert("PhoneNumberQualityYellow", account="acme", space="1", phone_number="1556")
 DENIED = alert("AccountDenied", account="acme")
 UNREACHABLE = alert("AccountUnreachable", account="acme")
@@ -108,8 +109,28 @@ def test_an_alert_inhibits_only_its_dependent_alerts(
     ],
 )
 def test_alerts_are_routed_to_the_right_receiver(labels: Labels, receiver: str) -> None:
+    assert receiver_of(labels, CONFIG / "alertmanager.yml") == receiver
+
+
+def receiver_of(labels: Labels, config: Path) -> str:
     amtool = require_program("amtool", package="prometheus-alertmanager")
-    command = [amtool, "config", "routes", "test", f"--config.file={CONFIG / 'alertmanager.yml'}"]
+    command = [amtool, "config", "routes", "test", f"--config.file={config}"]
     route = subprocess.run([*command, *(f"{k}={v}" for k, v in labels.items())], capture_output=True, text=True)
 
-    assert route.stdout.strip() == receiver, route.stderr
+    assert route.returncode == 0, route.stderr
+    return route.stdout.strip()
+
+
+def test_the_example_of_a_route_for_a_team(tmp_path: Path) -> None:
+    config = tmp_path / "alertmanager.yml"
+    shipped = (CONFIG / "alertmanager.yml").read_text().replace("[chatapp.tmpl]", "[]")
+    with_route = re.sub(
+        r"^    # (- matchers: .team = .*\n)    #(   receiver: .*\n)", r"    \1   \2", shipped, flags=re.M
+    )
+    assert with_route != shipped
+    config.write_text(f"{with_route}\n  - name: account-managers-emea\n")
+
+    assert receiver_of({**YELLOW, "team": "emea"}, config) == "account-managers-emea"
+    assert receiver_of({**RED, "severity": "critical"}, config) == "on-call"
+    assert receiver_of(YELLOW, config) == "account-managers"
+    assert receiver_of(BLIND, config) == "operators"

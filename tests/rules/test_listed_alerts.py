@@ -46,9 +46,11 @@ def alert(number: int, *, name: str = "ChatAppPhoneNumberDown", severity: str = 
             **labels,
         },
         "annotations": {
-            "summary": "A phone number cannot send or receive messages.",
-            "description": f"+1555{number:07} (Contoso Customer Care, Contoso) in space 29348393884000 of account acme "
-            "has been down for at least 10 minutes (status BANNED). It cannot send or receive messages.",
+            "summary": "Phone number down.",
+            "description": f"+1555{number:07} (Contoso Customer Care) of Contoso in space 29348393884000 of account "
+            "acme was down for at least 10 minutes (status BANNED). A number that is down cannot send or receive messages.",
+            "dashboard_url": "https://grafana.example.com/d/chatapp-phone-number?var-job=chatapp-exporter"
+            f"&var-account=acme&var-space=29348393884000&var-phone_number=1555{number:07}",
             "runbook_url": f"https://github.com/chatapp-exporter/chatapp-exporter/blob/main/docs/runbooks/{name}.md",
         },
     }
@@ -251,25 +253,48 @@ def test_the_text_lists_alerts_sorted_by_severity(
     assert [line for line in lines if line.startswith("and ")] == link
 
 
-def test_the_text_of_an_alert_has_summary_description_and_runbook(tmp_path: Path) -> None:
+def test_the_text_of_an_alert_has_summary_description_dashboard_and_runbook(tmp_path: Path) -> None:
     assert render("chatapp.text", [alert_with_status("firing", 7)], tmp_path) == (
-        "FIRING (critical): A phone number cannot send or receive messages.\n"
-        "+15550000007 (Contoso Customer Care, Contoso) in space 29348393884000 of account acme has been down for "
-        "at least 10 minutes (status BANNED). It cannot send or receive messages.\n"
+        "FIRING (critical): Phone number down.\n"
+        "+15550000007 (Contoso Customer Care) of Contoso in space 29348393884000 of account acme was down for at least "
+        "10 minutes (status BANNED). A number that is down cannot send or receive messages.\n"
+        "Dashboard: https://grafana.example.com/d/chatapp-phone-number?var-job=chatapp-exporter"
+        "&var-account=acme&var-space=29348393884000&var-phone_number=15550000007\n"
         "Runbook: https://github.com/chatapp-exporter/chatapp-exporter/blob/main/docs/runbooks/ChatAppPhoneNumberDown.md"
     )
 
 
-def test_annotations_with_more_than_300_characters_are_truncated(tmp_path: Path) -> None:
+def test_long_annotations_are_truncated_and_long_links_are_omitted(tmp_path: Path) -> None:
     longest, long = alert_with_status("firing"), alert_with_status("firing")
-    longest["annotations"]["summary"] = "s" * 300
-    assert "s" * 300 + "\n" in render("chatapp.text", [longest], tmp_path)
-
-    long["annotations"] |= {"summary": "s" * 301, "description": "号\n" * 1000}
-    text = render("chatapp.text", [long] * 1000, tmp_path)
-
-    assert text.startswith("FIRING (critical): " + "s" * 299 + "…\n" + "号\n" * 149 + "号…\nRunbook: ")
+    longest["annotations"] |= {"summary": "s" * 100, "description": "d" * 300, "dashboard_url": "u" * 230}
+    text = render("chatapp.text", [longest] * 1000, tmp_path)
+    assert f"{'s' * 100}\n{'d' * 300}\nDashboard: {'u' * 230}\nRunbook: " in text
     assert len(text) < 16_383  # the maximum length in Mattermost
+
+    long["annotations"] |= {"summary": "s" * 101, "description": "号\n" * 1000, "dashboard_url": "u" * 231}
+    text = render("chatapp.text", [long], tmp_path)
+
+    assert text.startswith("FIRING (critical): " + "s" * 99 + "…\n" + "号\n" * 149 + "号…\nRunbook: ")
+
+
+def test_names_of_customers_notify_no_users(tmp_path: Path) -> None:
+    hostile = alert_with_status("firing")
+    hostile["annotations"]["description"] = (
+        "+1555 (<!channel> <@U024BE7LH> H&M &lt;!here&gt; *Co*) of <!everyone> was down."
+    )
+    text = render("chatapp.text", [hostile], tmp_path)
+    title = render("chatapp.title", [hostile], tmp_path, account="<!channel>")
+
+    assert "+1555 (‹!channel› ‹@U024BE7LH› H&M &lt;!here&gt; *Co*) of ‹!everyone› was down." in text
+    assert not {"<", ">"} & {*text, *title}
+
+
+def test_the_slack_receiver_does_not_format_names() -> None:
+    receivers = yaml.safe_load((CONFIG / "alertmanager.yml").read_text())["receivers"]
+    (slack,) = (config for receiver in receivers for config in receiver.get("slack_configs", []))
+
+    assert "text" not in slack["mrkdwn_in"]
+    assert not slack.get("link_names", False)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from shortened import shortened
         ("max_over_time(x[7d])", "max_over_time(x[10080000ms])"),
         ("group_wait: 30s", "group_wait: 500ms"),
         ("repeat_interval: 1w", "repeat_interval: 10080000ms"),
+        ("time() - x > 6 * 3600", "time() - x > 6 * 3600 / 60"),
         ("3 * x > 0.05 # for 10 minutes, 5m", "3 * x > 0.05 # for 10 minutes, 5m"),
     ],
 )
