@@ -217,8 +217,11 @@ def test_a_red_rating_is_notified_within_6_poll_intervals_with_names(alerts: lis
     delay = f"{red.seconds - RED_AT_SECONDS:.1f} s, {intervals:.1f} poll intervals"
     print(f"\ntime from the RED rating in the API to the notification: {delay}")
 
+    number = space.numbers[0]
+    customer = "" if number["VerifiedName"] == space.name else f" of {space.name}"
     assert red.annotations["description"].startswith(
-        f"+{space.numbers[0]['PhoneNumber']} ({space.numbers[0]['VerifiedName']}, {space.name}) in space {space.id}"
+        f"+{number['PhoneNumber']} ({number['VerifiedName']}){customer} in space {space.id}"
     )
+    assert red.annotations["dashboard_url"].endswith(f"&var-space={space.id}&var-phone_number={number['PhoneNumber']}")
     # `for: 10m` is two poll intervals, and the next poll is up to one interval after the change
     assert 2 <= intervals <= 6

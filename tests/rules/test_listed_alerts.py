@@ -48,7 +48,8 @@ def alert(number: int, *, name: str = "ChatAppPhoneNumberDown", severity: str = 
         "annotations": {
             "summary": "Phone number down.",
             "description": f"+1555{number:07} (Contoso Customer Care) of Contoso in space 29348393884000 of account "
-            "acme was down for at least 10 minutes (status BANNED). A number that is down cannot send or receive messages.",
+            "acme was down for at least 10 minutes (status BANNED). "
+            "A number that is down cannot send or receive messages.",
             "dashboard_url": "https://grafana.example.com/d/chatapp-phone-number?var-job=chatapp-exporter"
             f"&var-account=acme&var-space=29348393884000&var-phone_number=1555{number:07}",
             "runbook_url": f"https://github.com/chatapp-exporter/chatapp-exporter/blob/main/docs/runbooks/{name}.md",
