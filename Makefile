@@ -5,7 +5,7 @@ UV ?= uv
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint notifications slow faults soak generate pictures incidents bench lock clean
+.PHONY: help demo test lint notifications slow faults soak generate pictures incidents mutants bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -69,6 +69,9 @@ pictures: .venv/dev ## update the screenshots of the status page
 
 incidents: .venv/dev ## print the expected and the actual alerts of each simulated incident
 	@PYTHONPATH=tests $(BIN)/python tests/incident_table.py
+
+mutants: .venv/dev ## plant single faults in the rules, and print those that no test detects; 30 minutes; variable: RULE, for example RULE=ChatAppThrottled
+	@PYTHONPATH=tests $(BIN)/python tests/mutants.py $(RULE)
 
 bench: .venv/bench ## measure scrapes, polls, start, memory and rate limit with up to 50,000 phone numbers; 15 minutes; variable: BENCH, for example BENCH="scrape start"
 	@PYTHONPATH=tests $(BIN)/python tests/benchmarks $(BENCH)
