@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from incident import INCIDENTS, RULES, load_incident, promtool_test, record_series
+from incident import INCIDENTS, RULES, evaluated_at_intervals, load_incident, promtool_test, record_series
 from programs import require_program
 from rule_faults import Fault, Rule, find_faults, rule_name
 
@@ -160,7 +160,7 @@ def _comparison(name: str) -> Rule:
 
 def run_promtool(directory: Path, groups: Sequence[Document], document: Document) -> subprocess.CompletedProcess[str]:
     """Run `promtool test rules` with these rules. JSON is YAML, and is written in less time."""
-    (directory / "rules.json").write_text(json.dumps({"groups": groups}))
+    (directory / "rules.json").write_text(json.dumps({"groups": evaluated_at_intervals(list(groups))}))
     document = {**document, "rule_files": ["rules.json"], "group_eval_order": [group["name"] for group in groups]}
     (directory / "test.json").write_text(json.dumps(document))
     promtool = require_program("promtool", package="prometheus")

@@ -129,7 +129,9 @@ class _Expression:
         return pairs
 
     def _token_changes(self, index: int, token: str) -> Iterator[Change]:
-        if token in _COMPARISONS:
+        if token == "==" and self.tokens[index + 1] == "0":
+            texts, kind = ["!=", ">="], "comparison"  # without <=, because no series is negative
+        elif token in _COMPARISONS:
             texts, kind = _COMPARISONS[token], "comparison"
         elif token[0].isdigit() and token[-1].isalpha():
             texts, kind = _other_durations(token), "offset" if self.tokens[index - 1] == "offset" else "window"

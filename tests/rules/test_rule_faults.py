@@ -17,7 +17,7 @@ SHIPPED = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rul
     ("expression", "expected"),
     [
         ("a >= 2", {"a > 2", "a < 2", "a >= 4", "a >= 1"}),
-        ("a == 0  # a comment with 1 or 2", {"a != 0", "a >= 0", "a <= 0", "a == 1"}),
+        ("a == 0  # a comment with 1 or 2", {"a != 0", "a >= 0", "a == 1"}),
         ("rate(a[10m])", {"rate (a[20m])", "rate (a[5m])"}),
         ("a offset 10m", {"a offset 20m", "a offset 5m"}),
         ("sum by (job, account) (a)", {"sum by (account) (a)", "sum by (job) (a)"}),
