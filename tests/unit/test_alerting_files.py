@@ -153,6 +153,15 @@ def test_the_rules_and_the_pages_use_the_same_number_of_intervals(name: str) -> 
     assert set(re.findall(r"(\d+) \* \S*effective_poll_interval_seconds", expression)) == {str(BLIND_INTERVALS)}
 
 
+def test_the_names_of_maxima_have_the_length_of_their_time_window() -> None:
+    rules = {rule["record"]: rule["expr"] for group in GROUPS for rule in group["rules"] if "record" in rule}
+    windows = {name: re.findall(r"\[(\w+)\]", expression) for name, expression in rules.items()}
+    lengths = {name: match[1] for name in rules if (match := re.search(r":max(\d+\w)$", name))}
+
+    assert lengths
+    assert {name: windows[name] for name in lengths} == {name: [length] for name, length in lengths.items()}
+
+
 def test_remote_write_sends_all_series_and_removes_the_instance_from_spaces_and_phone_numbers() -> None:
     ((kept, *without_instance),) = [
         [re.compile(config["regex"]) for config in remote["write_relabel_configs"]]
