@@ -26,8 +26,8 @@ class ConfiguredSpace(Space):
     labels: Mapping[LabelName, LabelValue] = Field(
         default_factory=dict,
         json_schema_extra={"default": {}},
-        description="Additional labels of `chatapp_space_info`, except the reserved names account, space and name. Alerts"
-        " about the space and its phone numbers have the label `team`.",
+        description="Additional labels of `chatapp_space_info`, except the reserved names account, space and name."
+        " Alerts about the space and its phone numbers have the label `team`.",
     )
 
 
