@@ -35,6 +35,8 @@ from exporter.simulator.scenario import Event, Moment
 INCIDENTS = Path(__file__).parent / "rules" / "incidents"
 RULES = Path(__file__).parents[1] / "config" / "prometheus" / "chatapp.rules.yml"
 JOB = "chatapp-exporter"
+GROUPS = [group["name"] for group in yaml.safe_load(RULES.read_text())["groups"]]
+"""The names of the rule groups, in the order in which promtool must evaluate them."""
 MINUTE = 60
 Series = dict[str, list[str]]
 """The values of each series in promtool's notation, one per minute."""
@@ -463,7 +465,7 @@ def promtool_test(
     return {
         "rule_files": [str(rules)],
         "evaluation_interval": f"{evaluation_minutes}m",
-        "group_eval_order": ["chatapp.recording", "chatapp.hourly", "chatapp.flapping", "chatapp.alerts"],
+        "group_eval_order": GROUPS,
         "tests": [
             {
                 "interval": "1m",
@@ -564,8 +566,9 @@ def _alert_test(firing: Firing, world: World, rules: Path) -> dict[str, Any]:
 
 
 def expanded_url(template: str, labels: Mapping[str, str]) -> str:
-    """Return the URL with the values of these labels, as Prometheus expands it."""
-    return re.sub(r"{{ \$labels\.(\w+) \| urlquery }}", lambda label: quote_plus(labels[label[1]]), template)
+    """Return the URL with the values of these labels or their defaults, as Prometheus expands it."""
+    label = re.compile(r'{{ (?:or )?\$labels\.(?P<name>\w+)(?: "(?P<default>[^"]+)")? \| urlquery }}')
+    return label.sub(lambda match: quote_plus(labels.get(match["name"], match["default"])), template)
 
 
 def evaluated_at_intervals(groups: list[Any]) -> list[Any]:

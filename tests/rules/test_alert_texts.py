@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from incident import RULES, expanded_url, run_promtool
+from incident import GROUPS, RULES, expanded_url, run_promtool
 
 from exporter.metrics.lines import format_labels
 
@@ -48,7 +48,7 @@ def assert_alerts(
     test: dict[str, Any] = {
         "rule_files": [str(RULES)],
         "evaluation_interval": "1m",
-        "group_eval_order": ["chatapp.recording", "chatapp.hourly", "chatapp.flapping", "chatapp.alerts"],
+        "group_eval_order": GROUPS,
         "tests": [
             {
                 "interval": "1m",

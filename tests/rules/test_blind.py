@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from incident import RULES, Incident, input_series, record_series, run_promtool
+from incident import GROUPS, RULES, Incident, input_series, record_series, run_promtool
 from world import Exporter
 
 from exporter.model import State
@@ -53,7 +53,7 @@ def test_recorded_series_and_pages_have_the_same_blind_spaces(tmp_path: Path) ->
     test = {
         "rule_files": [str(RULES)],
         "evaluation_interval": "1m",
-        "group_eval_order": ["chatapp.recording", "chatapp.hourly", "chatapp.flapping", "chatapp.alerts"],
+        "group_eval_order": GROUPS,
         "tests": [
             {
                 "interval": "1m",

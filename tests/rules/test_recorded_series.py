@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from incident import RULES, run_promtool
+from incident import GROUPS, RULES, run_promtool
 
 TARGET = 'job="chatapp-exporter",instance="a:10144"'
 SPACE = f'account="acme",space="1",{TARGET}'
@@ -24,7 +24,7 @@ def assert_recorded(
     test: dict[str, Any] = {
         "rule_files": [str(rules)],
         "evaluation_interval": "1m",
-        "group_eval_order": ["chatapp.recording", "chatapp.hourly", "chatapp.flapping", "chatapp.alerts"],
+        "group_eval_order": GROUPS,
         "tests": [
             {
                 "interval": "1m",
