@@ -25,7 +25,6 @@ def exporter_health() -> DashboardBuilder:
         EXPORTER,
         "Health of the exporter: budget, polls, failures, age of the values and resource usage.",
     )
-    builder.add_variable("space", "Space", 'label_values(chatapp_space_up{job=~"$job",account=~"$account"}, space)')
     _state(builder)
     builder.add_row("Budget")
     builder.add_panels(_budget(), _throttled(), height=8)

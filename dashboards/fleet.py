@@ -5,18 +5,19 @@ from dashboards.panels import (
     FLEET,
     INFO,
     NEUTRAL,
-    PHONE_NUMBER,
     RANKS,
     RATINGS,
     STATUSES,
+    TO_NUMBER,
     UNLIMITED,
     WARNING,
     DashboardBuilder,
     Panel,
     Query,
     colored_text,
+    count_or_zero,
     count_panel,
-    data_link,
+    data_links,
     override,
     range_query,
     relative_time,
@@ -34,10 +35,6 @@ _BLIND_DESCRIPTION = (
     "Spaces without a successful poll for 3 effective intervals, or whose account is denied or unreachable."
 )
 SINCE_SUCCESS = f"space:chatapp_space_seconds_since_success:min{{{SELECTED}}}"
-TO_NUMBER = (
-    f"/d/{PHONE_NUMBER}?var-datasource=${{datasource}}&var-account=${{__data.fields.Account}}"
-    "&var-space=${__data.fields.Space}&var-phone_number=${__data.fields.Number}&${__url_time_range}"
-)
 TO_SPACE = (
     f"/d/{FLEET}?var-datasource=${{datasource}}&var-account=${{__data.fields.Account}}"
     "&var-space=${__value.raw}&${__url_time_range}"
@@ -55,7 +52,6 @@ def fleet() -> DashboardBuilder:
         FLEET,
         "Phone numbers by state, phone numbers with problems, recent changes and blind spaces.",
     )
-    builder.add_variable("space", "Space", 'label_values(chatapp_space_up{job=~"$job",account=~"$account"}, space)')
     _counts(builder)
     builder.add_panels(_ratings_over_time(), _blind_over_time(), height=7, widths=(16, 8))
     builder.add_row("Phone numbers")
@@ -68,7 +64,7 @@ def fleet() -> DashboardBuilder:
 
 
 def _numbers(title: str, description: str, condition: str, color: str) -> Panel:
-    return count_panel(title, description, f"count({condition}) or vector(0)", color)
+    return count_panel(title, description, count_or_zero(condition, RANK), color)
 
 
 def _counts(builder: DashboardBuilder) -> None:
@@ -153,7 +149,7 @@ def _by_severity() -> Panel:
         },
         no_value="No phone numbers match the selection",
     )
-    panel = panel.override_by_name("Number", data_link("Open phone number", TO_NUMBER)).override_by_name(
+    panel = panel.override_by_name("Number", data_links(("Open phone number", TO_NUMBER))).override_by_name(
         "Rating", colored_text(RANKS)
     )
     panel = panel.override_by_name(
@@ -208,7 +204,7 @@ def _recent_changes() -> Panel:
         no_value="No changes in the last 24 hours",
     )
     panel = panel.override_by_name("Changed", relative_time()).override_by_name(
-        "Number", data_link("Open phone number", TO_NUMBER)
+        "Number", data_links(("Open phone number", TO_NUMBER))
     )
     return panel.override_by_name("Field", [override("mappings", [])])
 
@@ -230,7 +226,7 @@ def _blind() -> Panel:
         },
         no_value="No blind spaces",
     )
-    panel = panel.override_by_name("Space", data_link("Filter by space", TO_SPACE))
+    panel = panel.override_by_name("Space", data_links(("Filter by space", TO_SPACE)))
     return panel.override_by_name("Time since last successful poll", [override("unit", "s")])
 
 
@@ -273,4 +269,4 @@ def _by_space() -> Panel:
         columns={"Value": "Numbers with problems", "space": "Space", "account": "Account"},
         no_value="No phone numbers with problems",
     )
-    return panel.override_by_name("Space", data_link("Filter by space", TO_SPACE))
+    return panel.override_by_name("Space", data_links(("Filter by space", TO_SPACE)))

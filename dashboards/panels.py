@@ -1,7 +1,8 @@
 """Builders for queries, panels and dashboards. All panels have a title, a description, a unit and a no-value text."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from grafana_foundation_sdk.builders import common as common_builders
@@ -16,9 +17,29 @@ from dashboards.names import validate_metrics
 # colors of the Okabe-Ito palette, distinguishable with color vision deficiency
 GOOD, NEUTRAL, WARNING, BAD, INFO = "#009E73", "#999999", "#E69F00", "#D55E00", "#56B4E9"
 
-FLEET, PHONE_NUMBER, EXPORTER = "chatapp-fleet", "chatapp-phone-number", "chatapp-exporter"
+FLEET, PHONE_NUMBER, EXPORTER, REVIEW = "chatapp-fleet", "chatapp-phone-number", "chatapp-exporter", "chatapp-review"
+DASHBOARDS = {FLEET: "Fleet", PHONE_NUMBER: "Phone number", EXPORTER: "Exporter", REVIEW: "Review"}
+RUNBOOKS = "https://github.com/chatapp-exporter/chatapp-exporter/blob/main/docs/runbooks"
+NO_DATA = "No data: exporter or rules missing"
+EXPORTERS = 'last_over_time(chatapp_exporter_build_info{job=~"$job"}[7d])'
+"""The exporters of the last 7 days, to select their series of `up` by job and instance."""
 DATA_SOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
 WIDTH = 24
+
+_SCHEMA_VERSION = 39
+"""The schema of Grafana 11.0. Newer versions migrate it; older versions do not know a newer schema."""
+_THIS = "<this dashboard>"
+
+_NAMED_SPACES = 'group by (space, name) (space:chatapp_space_info:last{job=~"$job",account=~"$account",name!=""})'
+_ANY_SPACES = '{__name__=~"chatapp_space_up|space:chatapp_space_info:last",job=~"$job",account=~"$account"}'
+_SPACE_NAMES = (
+    f"({_NAMED_SPACES} and on (space) count by (space) ({_NAMED_SPACES}) == 1)"
+    f' or on (space) label_replace(group by (space) ({_ANY_SPACES}), "name", "$1", "space", "(.+)")'
+)
+"""One series for each space id. The label `name` is the id if the space has no name, or if the id has several names in
+different accounts."""
+# Grafana matches texts like {name="Contoso "Asia"",space="1"} 1 1700000000000, without escaped quotes
+_SPACE_REGEX = '/^{name="(?<text>.*)",space="(?<value>.*)"}/'
 
 RATINGS = {"GREEN": GOOD, "YELLOW": WARNING, "RED": BAD, "UNKNOWN": NEUTRAL}
 RANKS = {"0": ("GREEN", GOOD), "1": ("UNKNOWN", NEUTRAL), "2": ("YELLOW", WARNING), "3": ("RED", BAD)}
@@ -52,15 +73,34 @@ def _query(expression: str, ref: str) -> Query:
     return prometheus.Dataquery().expr(validate_metrics(expression)).ref_id(ref).datasource(DATA_SOURCE)
 
 
+def count_or_zero(condition: str, population: str) -> str:
+    """Return a query for the number of series of `condition`. The result is 0 only if `population` has series: if the
+    exporter or the rules are missing, there is no result."""
+    return f"count({condition}) or 0 * count({population})"
+
+
 def count_panel(
-    title: str, description: str, expression: str, color: str, *, unit: str = "none", no_value: str = "0"
+    title: str, description: str, expression: str, color: str, *, link: str = "", no_value: str = NO_DATA
 ) -> stat.Panel:
-    """Return a panel with one number: green at 0, `color` from 1. With INFO, always `color`."""
+    """Return a panel with one number: green at 0, `color` from 1. With INFO, always `color`. Without data, gray.
+
+    `link` is the address that a click on the number opens, for example `to_panel("Accounts")`.
+    """
     steps = [dashboard.Threshold(None, GOOD if color != INFO else INFO), dashboard.Threshold(1, color)]
     panel = stat.Panel().graph_mode(common.BigValueGraphMode.NONE).color_mode(common.BigValueColorMode.VALUE)
     panel = panel.thresholds(board.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(steps))
     panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS))
-    return _with_texts(panel, title, description, unit, no_value).with_target(instant_query(expression))
+    # without a mapping, the no-value text has the color of 0
+    panel = panel.mappings([_null_mapping(no_value)])
+    if link:
+        panel = panel.data_links([board.DashboardLink("Open the list").url(link)])
+    return _with_texts(panel, title, description, "none", no_value).with_target(instant_query(expression))
+
+
+def _null_mapping(text: str) -> dashboard.SpecialValueMap:
+    result = dashboard.ValueMappingResult(text=text, color=NEUTRAL, index=0)
+    options = dashboard.DashboardSpecialValueMapOptions(dashboard.SpecialValueMatch.NULL_AND_NAN, result)
+    return dashboard.SpecialValueMap(options)
 
 
 def stat_panel(title: str, description: str, unit: str, *queries: Query, no_value: str) -> stat.Panel:
@@ -73,13 +113,20 @@ def stat_panel(title: str, description: str, unit: str, *queries: Query, no_valu
     return panel
 
 
-def time_series(title: str, description: str, unit: str, *queries: Query, no_value: str) -> timeseries.Panel:
-    """Return a graph of values over time, with a legend."""
-    legend = common_builders.VizLegendOptions().show_legend(True)
-    legend = legend.display_mode(common.LegendDisplayMode.LIST).placement(common.LegendPlacement.BOTTOM)
+def time_series(
+    title: str, description: str, unit: str, *queries: Query, no_value: str, legend_values: Sequence[str] = ()
+) -> timeseries.Panel:
+    """Return a graph of values over time, with a legend.
+
+    With `legend_values`, for example `("lastNotNull", "max")`, the legend is a table with these values of each series.
+    """
+    mode = common.LegendDisplayMode.TABLE if legend_values else common.LegendDisplayMode.LIST
+    legend = common_builders.VizLegendOptions().show_legend(True).calcs(list(legend_values))
+    legend = legend.display_mode(mode).placement(common.LegendPlacement.BOTTOM)
     panel = timeseries.Panel().legend(legend).fill_opacity(8).min(0)
     panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.PALETTE_CLASSIC))
-    panel = panel.tooltip(common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI))
+    tooltip = common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI)
+    panel = panel.tooltip(tooltip.sort(common.SortOrder.DESCENDING))
     panel = _with_texts(panel, title, description, unit, no_value)
     for target in queries:
         panel = panel.with_target(target)
@@ -109,13 +156,19 @@ def state_timeline(
 
 
 def table_panel(
-    title: str, description: str, *queries: Query, columns: Mapping[str, str], no_value: str
+    title: str, description: str, *queries: Query, columns: Mapping[str, str], no_value: str, sort_by: str = ""
 ) -> table.Panel:
-    """Return a table of the merged query results. `columns` maps fields to column headings, in the order of display."""
+    """Return a table of the merged query results. `columns` maps fields to column headings, in the order of display.
+
+    With `sort_by`, the rows are sorted by this field, highest value first.
+    """
     order = {source: position for position, source in enumerate(columns)}
     panel = table.Panel().show_header(True).cell_height(common.TableCellHeight.SM)
     panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.FIXED).fixed_color("text"))
     panel = panel.with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
+    if sort_by:
+        sort = {"fields": {}, "sort": [{"field": sort_by, "desc": True}]}
+        panel = panel.with_transformation(dashboard.DataTransformerConfig(id_val="sortBy", options=sort))
     panel = panel.with_transformation(
         dashboard.DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": list(columns)}})
     )
@@ -163,32 +216,86 @@ def relative_time() -> list[dashboard.DynamicConfigValue]:
     return [override("unit", "dateTimeFromNow"), override("noValue", "–")]
 
 
-def data_link(title: str, address: str) -> list[dashboard.DynamicConfigValue]:
-    """Return the options of a column whose cells are links to `address`."""
-    return [override("links", [{"title": title, "url": address, "targetBlank": False}])]
+def data_links(*links: tuple[str, str]) -> list[dashboard.DynamicConfigValue]:
+    """Return the options of a column whose cells are links. Each link is a title and an address."""
+    return [
+        override(
+            "links",
+            [{"title": title, "url": address, "targetBlank": not address.startswith("/")} for title, address in links],
+        )
+    ]
+
+
+def column_width(pixels: int) -> dashboard.DynamicConfigValue:
+    """Return the option of a column with a fixed width."""
+    return override("custom.width", pixels)
+
+
+def to_dashboard(uid: str, **columns: str) -> str:
+    """Return the address of a dashboard, with the data source, job and time range of the current dashboard.
+
+    Each keyword is a variable of the dashboard, and its value is the heading of the table column with its value:
+    `to_dashboard(PHONE_NUMBER, account="Account", space="Space", phone_number="Number")`.
+    """
+    variables = "".join(
+        f"&var-{name}=${{__data.fields[{json.dumps(column)}]:percentencode}}" for name, column in columns.items()
+    )
+    return f"/d/{uid}?var-datasource=${{datasource}}&${{job:queryparam}}{variables}&${{__url_time_range}}"
+
+
+TO_NUMBER = to_dashboard(PHONE_NUMBER, account="Account", space="Space", phone_number="Number")
+"""The address of the phone number in a row of a table with the columns Account, Space and Number."""
+
+
+def to_panel(title: str) -> str:
+    """Return the address of a panel of this dashboard, with all variables and the time range."""
+    return f"/d/{_THIS}?viewPanel=<{title}>&${{__all_variables}}&${{__url_time_range}}"
+
+
+def to_runbook(alert: str) -> str:
+    """Return the address of the runbook of an alert."""
+    return f"{RUNBOOKS}/{alert}.md"
+
+
+def to_status_page(instance: str) -> str:
+    """Return the address of the exporter's status page. `instance` is the heading of the column with the instance.
+
+    The exporter's address is known only as the label `instance`: the address that Prometheus scrapes.
+    """
+    return f"http://${{__data.fields[{json.dumps(instance)}]}}/"
 
 
 class DashboardBuilder:
-    """Builds one dashboard, with variables for the data source, job and account, and links to the other dashboards."""
+    """Builds one dashboard, with variables for the data source, job, account and space, and links to the others."""
 
     def __init__(self, title: str, uid: str, description: str) -> None:
+        self._uid = uid
         self._board = board.Dashboard(title).uid(uid).description(description).tags(["chatapp"]).timezone("browser")
         self._board = self._board.time("now-6h", "now").refresh("1m").editable()
+        self._board = self._board.tooltip(dashboard.DashboardCursorSync.CROSSHAIR)
         self._id = self._x = self._y = self._height = 0
         self._board.with_variable(board.DatasourceVariable("datasource").label("Data source").type("prometheus"))
-        self.add_variable("job", "Job", "label_values(chatapp_exporter_build_info, job)")
-        self.add_variable("account", "Account", 'label_values(chatapp_account_up{job=~"$job"}, account)')
-        for linked_uid, name in ((FLEET, "Fleet"), (PHONE_NUMBER, "Phone number"), (EXPORTER, "Exporter")):
-            if linked_uid != uid:
-                self._board.link(
-                    board.DashboardLink(name)
-                    .type(dashboard.DashboardLinkType.LINK)
-                    .url(f"/d/{linked_uid}")
-                    .keep_time(True)
-                    .include_vars(True)
-                )
+        self._add_selection_variables()
+        self._add_links()
 
-    def add_variable(self, name: str, label: str, values: str) -> None:
+    def _add_selection_variables(self) -> None:
+        # the recorded series keep the values while an exporter is down; without the rules, there are the others
+        self.add_variable(
+            "job", "Job", 'label_values({__name__=~"chatapp_exporter_build_info|account:chatapp_account_up:last"}, job)'
+        )
+        accounts = '{__name__=~"chatapp_account_up|account:chatapp_account_up:last",job=~"$job"}'
+        self.add_variable("account", "Account", f"label_values({accounts}, account)")
+        self.add_variable("space", "Space", f"query_result({_SPACE_NAMES})", regex=_SPACE_REGEX)
+
+    def _add_links(self) -> None:
+        for uid, name in DASHBOARDS.items():
+            if uid != self._uid:
+                link = board.DashboardLink(name).type(dashboard.DashboardLinkType.LINK).url(f"/d/{uid}")
+                self._board.link(link.keep_time(True).include_vars(True))
+        runbooks = board.DashboardLink("Runbooks").type(dashboard.DashboardLinkType.LINK).url(f"{RUNBOOKS}/README.md")
+        self._board.link(runbooks.icon("doc").target_blank(True))
+
+    def add_variable(self, name: str, label: str, values: str, *, regex: str = "") -> None:
         """Add a multi-value variable with the default All. `values` is the query for its values."""
         all_values = dashboard.VariableOption(selected=True, text=["All"], value=["$__all"])
         self._board.with_variable(
@@ -197,12 +304,13 @@ class DashboardBuilder:
             .datasource(DATA_SOURCE)
             .query(validate_metrics(values))
             .definition(values)
+            .regex(regex)
             .multi(True)
             .include_all(True)
             .all_value(".+")
             .current(all_values)
             .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .sort(dashboard.VariableSort.ALPHABETICAL_ASC)
+            .sort(dashboard.VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC)
         )
 
     def add_text_box(self, name: str, label: str, description: str) -> None:
@@ -241,7 +349,11 @@ class DashboardBuilder:
 
     def json(self) -> str:
         """Return the dashboard's JSON for import into Grafana."""
-        return json.dumps(self._board.build(), cls=JSONEncoder, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        model = json.loads(json.dumps(self._board.build(), cls=JSONEncoder), object_hook=portable)
+        ids = {panel["title"]: panel["id"] for panel in model["panels"]}
+        model |= {"schemaVersion": _SCHEMA_VERSION, **_requirements(model["panels"])}
+        text = json.dumps(model, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        return re.sub("viewPanel=<([^>]+)>", lambda title: f"viewPanel={ids[title[1]]}", text.replace(_THIS, self._uid))
 
     def _start_new_line(self) -> None:
         self._y += self._height
@@ -250,3 +362,23 @@ class DashboardBuilder:
     def _next_id(self) -> int:
         self._id += 1
         return self._id
+
+
+def portable(fields: dict[str, object]) -> dict[str, object]:
+    """Return a JSON object without the placement that the SDK gives each link and annotation: it hides them in a menu,
+    and older Grafana versions do not know it."""
+    return {name: value for name, value in fields.items() if (name, value) != ("placement", "inControlsMenu")}
+
+
+def _requirements(panels: Iterable[Mapping[str, object]]) -> dict[str, object]:
+    """Return the fields that grafana.com requires. There are no inputs, because provisioning does not replace them: the
+    data source is a variable."""
+    used = sorted({str(panel["type"]) for panel in panels} - {"row"})
+    return {
+        "__inputs": [],
+        "__requires": [
+            {"type": "grafana", "id": "grafana", "name": "Grafana", "version": "11.0.0"},
+            {"type": "datasource", "id": "prometheus", "name": "Prometheus", "version": "1.0.0"},
+            *({"type": "panel", "id": plugin, "name": plugin, "version": ""} for plugin in used),
+        ],
+    }

@@ -33,7 +33,6 @@ def phone_number() -> DashboardBuilder:
         PHONE_NUMBER,
         "One phone number over time. If several numbers match, the number with the worst quality rating is shown.",
     )
-    builder.add_variable("space", "Space", 'label_values(chatapp_space_up{job=~"$job",account=~"$account"}, space)')
     builder.add_text_box(
         "phone_number",
         "Phone number",
