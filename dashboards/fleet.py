@@ -1,12 +1,19 @@
-"""Fleet dashboard: phone numbers by state, phone numbers with problems, recent changes and blind spaces."""
+"""Fleet dashboard: what is wrong now, with lists of phone numbers, changes, spaces and accounts.
+
+The queries use recorded series: they keep the last known values while an exporter or an account is down.
+"""
+
+from collections.abc import Sequence
 
 from dashboards.panels import (
     BAD,
+    EXPORTER,
+    EXPORTERS,
     FLEET,
+    GOOD,
     INFO,
     NEUTRAL,
     RANKS,
-    RATINGS,
     STATUSES,
     TO_NUMBER,
     UNLIMITED,
@@ -15,6 +22,7 @@ from dashboards.panels import (
     Panel,
     Query,
     colored_text,
+    column_width,
     count_or_zero,
     count_panel,
     data_links,
@@ -24,25 +32,52 @@ from dashboards.panels import (
     table_panel,
     table_query,
     time_series,
+    to_dashboard,
+    to_panel,
+    to_runbook,
+    to_status_page,
 )
 
-SELECTED = 'job=~"$job",account=~"$account",space=~"$space"'
-NUMBER = "account, space, phone_number"
+JOB = 'job=~"$job"'
+ACCOUNTS = f'{JOB},account=~"$account"'
+SELECTED = f'{ACCOUNTS},space=~"$space"'
+ACCOUNT = "job, account"
+SPACE = "job, account, space"
+NUMBER = "job, account, space, phone_number"
+
 RANK = f"phone_number:chatapp_phone_number_quality_rank:last{{{SELECTED}}}"
 STATUS_RANK = f"phone_number:chatapp_phone_number_status_rank:last{{{SELECTED}}}"
+STATUS = f"phone_number:chatapp_phone_number_status:last{{{SELECTED}}}"
+LIMIT = f"phone_number:chatapp_phone_number_messaging_limit:last{{{SELECTED}}}"
+MAXIMUM = f"phone_number:chatapp_phone_number_messaging_limit:max{{{SELECTED}}}"
+DROPPED = f"phone_number:chatapp_phone_number_messaging_limit_dropped:bool{{{SELECTED}}}"
+VANISHED = f"phone_number:chatapp_phone_number_vanished:group{{{SELECTED}}}"
+NAMES = f"phone_number:chatapp_phone_number_info:names{{{SELECTED}}}"
 BLIND = f"space:chatapp_space_blind:group{{{SELECTED}}}"
-_BLIND_DESCRIPTION = (
-    "Spaces without a successful poll for 3 effective intervals, or whose account is denied or unreachable."
-)
+LAST_SUCCESS = f"space:chatapp_space_last_success_timestamp_seconds:max{{{SELECTED}}}"
 SINCE_SUCCESS = f"space:chatapp_space_seconds_since_success:min{{{SELECTED}}}"
-TO_SPACE = (
-    f"/d/{FLEET}?var-datasource=${{datasource}}&var-account=${{__data.fields.Account}}"
-    "&var-space=${__value.raw}&${__url_time_range}"
+UNPOLLED = f"account:chatapp_account_unpolled:group{{{ACCOUNTS}}}"
+STATES = f"account_state:chatapp_account_state:last{{{ACCOUNTS}}}"
+
+_OTHER_SPACES_ONLY = (
+    f"(space:chatapp_space_seconds_since_success:min{{{ACCOUNTS}}} unless on ({ACCOUNT}) {SINCE_SUCCESS})"
 )
+SELECTED_ACCOUNTS = f"account:chatapp_account_up:last{{{ACCOUNTS}}} unless on ({ACCOUNT}) {_OTHER_SPACES_ONLY}"
+"""The accounts of the selected spaces. If all spaces are selected, also the accounts without spaces."""
+
 _MAX_ROWS = 100
-_BY_SEVERITY = f"topk({_MAX_ROWS}, max by ({NUMBER}) (2.5 * {STATUS_RANK} ^ 2) + max by ({NUMBER}) ({RANK}))"
-"""Phone numbers sorted by severity: down, RED, restricted, YELLOW."""
-_NAMES = "phone_number:chatapp_phone_number_info:names"
+SEVERITY = f"(2 * ({STATUS_RANK} == 2) or {RANK} == 3 or 2 * ({STATUS_RANK} == 1) or 0.5 * ({RANK} == 2))"
+"""4 for a phone number that is down, 3 RED, 2 restricted, 1 YELLOW. Other phone numbers have no value."""
+_WORST = f"topk({_MAX_ROWS}, 1e10 * {SEVERITY} + (clamp_max({LIMIT}, 1e9) or 0 * {RANK}))"
+"""Phone numbers sorted by severity, and by messaging limit if the severity is the same."""
+
+_LAST_KNOWN = "Includes the last known values of spaces without current values."
+_BLIND_DESCRIPTION = (
+    "Spaces without a successful poll for 3 effective intervals, or whose account is denied, unreachable or not polled."
+)
+_TO_SPACE = to_dashboard(FLEET, account="Account", space="Space")
+_STATUS_COLORS = {status: (status, color) for status, color in STATUSES.items()}
+_FIELDS = {"quality_rating": "Rating", "messaging_limit_tier": "Messaging limit", "status": "Status"}
 
 
 def fleet() -> DashboardBuilder:
@@ -50,223 +85,480 @@ def fleet() -> DashboardBuilder:
     builder = DashboardBuilder(
         "ChatApp / Fleet",
         FLEET,
-        "Phone numbers by state, phone numbers with problems, recent changes and blind spaces.",
+        "Current problems. Click a number in the top row to open its list.",
     )
     _counts(builder)
-    builder.add_panels(_ratings_over_time(), _blind_over_time(), height=7, widths=(16, 8))
     builder.add_row("Phone numbers")
-    builder.add_panels(_by_severity(), height=11)
-    builder.add_row("Changes in the last 24 hours, and blind spaces")
-    builder.add_panels(_recent_changes(), _blind(), height=9, widths=(14, 10))
-    builder.add_row("By account and space")
-    builder.add_panels(_by_account(), _by_space(), height=9, widths=(14, 10))
+    builder.add_panels(_worst(), height=10)
+    builder.add_panels(_dropped(), _vanished(), height=8, widths=(14, 10))
+    builder.add_panels(_changes(), height=10)
+    builder.add_row("Spaces and accounts")
+    builder.add_panels(_accounts(), height=8)
+    builder.add_panels(_blind(), height=8)
+    builder.add_row("Over time")
+    builder.add_panels(_problems_over_time(), _ratings_over_time(), _blind_over_time(), height=8, widths=(12, 6, 6))
     return builder
 
 
-def _numbers(title: str, description: str, condition: str, color: str) -> Panel:
-    return count_panel(title, description, count_or_zero(condition, RANK), color)
+# ---- top row
+
+
+def _numbers(title: str, description: str, condition: str, color: str, panel: str) -> Panel:
+    # a space that was polled successfully is the evidence for 0
+    expression = count_or_zero(condition, LAST_SUCCESS)
+    return count_panel(title, f"{description} {_LAST_KNOWN}", expression, color, link=to_panel(panel))
 
 
 def _counts(builder: DashboardBuilder) -> None:
-    with_last_values = "Includes the last known values of spaces without current values."
-    dropped = f'ALERTS{{alertname="ChatAppMessagingLimitDropped",alertstate="firing",{SELECTED}}}'
     builder.add_panels(
+        _exporters_down(),
+        _accounts_down(),
         _numbers(
             "Down",
-            f"Phone numbers with the status BANNED, DELETED, DISCONNECTED, MIGRATED or OFFLINE. {with_last_values}",
+            "Phone numbers with the status BANNED, DELETED, DISCONNECTED, MIGRATED or OFFLINE.",
             f"{STATUS_RANK} == 2",
             BAD,
+            "Numbers with problems",
         ),
-        _numbers("RED", f"Phone numbers with the quality rating RED. {with_last_values}", f"{RANK} == 3", BAD),
-        _numbers(
-            "Restricted",
-            f"Phone numbers with the status FLAGGED, PAUSED, RATE_LIMITED or RESTRICTED. {with_last_values}",
-            f"{STATUS_RANK} == 1",
-            WARNING,
-        ),
-        _numbers(
-            "YELLOW", f"Phone numbers with the quality rating YELLOW. {with_last_values}", f"{RANK} == 2", WARNING
-        ),
+        _numbers("RED", "Phone numbers with the quality rating RED.", f"{RANK} == 3", BAD, "Numbers with problems"),
         _numbers(
             "Limit dropped",
-            "Phone numbers with a firing alert ChatAppMessagingLimitDropped:"
-            " the messaging limit is below its maximum of the last 7 days.",
-            dropped,
-            WARNING,
+            "Phone numbers whose messaging limit is below its maximum of the last 7 days.",
+            f"{DROPPED} == 1",
+            BAD,
+            "Dropped messaging limits",
         ),
-        _numbers("Blind spaces", _BLIND_DESCRIPTION, BLIND, BAD),
-        _numbers(
-            "Unknown rating",
-            "Phone numbers whose quality rating is UNKNOWN, was never reported, or is not known to the exporter.",
-            f"{RANK} == 1",
-            NEUTRAL,
-        ),
-        _numbers("All phone numbers", "Phone numbers that the last successful poll of their space listed.", RANK, INFO),
-        height=4,
+        height=3,
+        widths=(5, 5, 4, 5, 5),
     )
+    builder.add_panels(
+        _numbers(
+            "Restricted",
+            "Phone numbers with the status FLAGGED, PAUSED, RATE_LIMITED or RESTRICTED.",
+            f"{STATUS_RANK} == 1",
+            WARNING,
+            "Numbers with problems",
+        ),
+        _numbers(
+            "YELLOW",
+            "Phone numbers with the quality rating YELLOW.",
+            f"{RANK} == 2",
+            WARNING,
+            "Numbers with problems",
+        ),
+        count_panel(
+            "Blind spaces",
+            _BLIND_DESCRIPTION,
+            count_or_zero(BLIND, SINCE_SUCCESS),
+            BAD,
+            link=to_panel("List of blind spaces"),
+        ),
+        count_panel(
+            "Vanished",
+            "Phone numbers that the API stopped listing within the last 24 hours.",
+            count_or_zero(VANISHED, LAST_SUCCESS),
+            WARNING,
+            link=to_panel("Vanished numbers"),
+        ),
+        height=3,
+    )
+
+
+def _exporters_down() -> Panel:
+    targets = f"up{{{JOB}}} and on (job, instance) {EXPORTERS}"
+    return count_panel(
+        "Exporters down",
+        "Exporters that Prometheus cannot scrape now.",
+        count_or_zero(f"({targets}) == 0", targets),
+        BAD,
+        link=to_dashboard(EXPORTER),
+    )
+
+
+def _accounts_down() -> Panel:
+    down = f"account:chatapp_account_down:group{{{ACCOUNTS}}} and on ({ACCOUNT}) ({SELECTED_ACCOUNTS})"
+    return count_panel(
+        "Accounts down",
+        "Accounts that are denied, unreachable, or not polled by any exporter.",
+        count_or_zero(down, SELECTED_ACCOUNTS),
+        BAD,
+        link=to_panel("Accounts"),
+    )
+
+
+# ---- graphs: `sum(x == bool y)` is 0 only if there are series
+
+
+def _problems_over_time() -> Panel:
+    lines = {
+        "down": (f"{STATUS_RANK} == bool 2", "#CC79A7"),
+        "RED": (f"{RANK} == bool 3", BAD),
+        "limit dropped": (DROPPED, "#0072B2"),
+        "restricted": (f"{STATUS_RANK} == bool 1", INFO),
+        "YELLOW": (f"{RANK} == bool 2", WARNING),
+    }
+    return _count_graph("Numbers with problems over time", f"Phone numbers by problem. {_LAST_KNOWN}", lines)
 
 
 def _ratings_over_time() -> Panel:
-    rated = range_query(
-        "sum by (quality_rating)"
-        ' (account_quality_rating:chatapp_phone_numbers:sum{job=~"$job",account=~"$account"} > 0)',
-        "{{quality_rating}}",
+    lines = {
+        "GREEN": (f"{RANK} == bool 0", GOOD),
+        "UNKNOWN": (f"{RANK} == bool 1", NEUTRAL),
+    }
+    return _count_graph(
+        "GREEN and UNKNOWN",
+        "Phone numbers with the quality rating GREEN, and those whose rating is UNKNOWN, was never reported, or is not"
+        f" known to the exporter. {_LAST_KNOWN}",
+        lines,
     )
-    panel = time_series(
-        "Phone numbers by quality rating",
-        "Phone numbers with current values in the selected accounts, by quality rating.",
-        "short",
-        rated,
-        no_value="No phone numbers",
-    )
-    for rating, color in RATINGS.items():
-        panel = panel.override_by_name(rating, [override("color", {"mode": "fixed", "fixedColor": color})])
-    return panel
 
 
 def _blind_over_time() -> Panel:
-    blind = range_query(f"count({BLIND}) or vector(0)", "blind spaces")
-    return time_series("Blind spaces over time", _BLIND_DESCRIPTION, "short", blind, no_value="No spaces")
+    blind = f"{BLIND} or 0 * {SINCE_SUCCESS}"
+    return _count_graph("Blind spaces over time", _BLIND_DESCRIPTION, {"blind spaces": (blind, BAD)})
 
 
-def _by_severity() -> Panel:
-    panel = table_panel(
-        f"Phone numbers by severity (at most {_MAX_ROWS})",
-        "Sorted by severity: down, RED, restricted, YELLOW, others. Click a number to open its dashboard.",
-        *_severity_queries(),
-        columns={
-            "phone_number": "Number",
-            "verified_name": "Verified name",
-            "Value #C": "Rating",
-            "status": "Status",
-            "Value #E": "Messaging limit",
-            "Value #F": "Last change of rating or status",
-            "name": "Space name",
-            "space": "Space",
-            "account": "Account",
-            "Value #G": "Last successful poll",
-            "Value #A": "Severity",
-        },
-        no_value="No phone numbers match the selection",
-    )
-    panel = panel.override_by_name("Number", data_links(("Open phone number", TO_NUMBER))).override_by_name(
-        "Rating", colored_text(RANKS)
-    )
-    panel = panel.override_by_name(
-        "Messaging limit", [override("mappings", [UNLIMITED]), override("unit", "locale"), override("noValue", "–")]
-    )
-    panel = panel.override_by_name(
-        "Status", colored_text({status: (status, color) for status, color in STATUSES.items()})
-    )
-    for column in ("Last change of rating or status", "Last successful poll"):
-        panel = panel.override_by_name(column, relative_time())
-    return panel.override_by_name("Severity", [override("custom.hidden", True)])
-
-
-def _severity_queries() -> tuple[Query, ...]:
-    def with_value(expression: str, ref: str, labels: str = NUMBER) -> Query:
-        return table_query(f"max by ({labels}) ({expression}) and on ({NUMBER}) {_BY_SEVERITY}", ref=ref)
-
-    last_success = f"chatapp_space_last_success_timestamp_seconds{{{SELECTED}}}"
-    fields = 'field=~"quality_rating|status"'
-    changed = f"chatapp_phone_number_last_change_timestamp_seconds{{{SELECTED},{fields}}}"
-    return (
-        table_query(_BY_SEVERITY),
-        with_value(f"{_NAMES}{{{SELECTED}}}", "B", f"{NUMBER}, verified_name, name"),
-        with_value(RANK, "C"),
-        with_value(f"phone_number:chatapp_phone_number_status:last{{{SELECTED}}}", "D", f"{NUMBER}, status"),
-        with_value(f"chatapp_phone_number_messaging_limit{{{SELECTED}}}", "E"),
-        with_value(f"1000 * {changed}", "F"),
-        with_value(
-            f"{RANK} * 0 + on (job, account, space) group_left () 1000 * max by (job, account, space) ({last_success})",
-            "G",
-        ),
-    )
-
-
-def _recent_changes() -> Panel:
-    changes = f"max by (job, {NUMBER}, field) (chatapp_phone_number_last_change_timestamp_seconds{{{SELECTED}}})"
-    panel = table_panel(
-        "Recent changes",
-        f"Changes of the rating, messaging limit tier or status in the last 24 hours. Shows the newest {_MAX_ROWS}.",
-        table_query(
-            f"1000 * topk({_MAX_ROWS}, {changes} > time() - 86400)"
-            f" * on (job, {NUMBER}) group_left (verified_name, name) {_NAMES}"
-        ),
-        columns={
-            "Value": "Changed",
-            "phone_number": "Number",
-            "verified_name": "Verified name",
-            "field": "Field",
-            "account": "Account",
-            "space": "Space",
-        },
-        no_value="No changes in the last 24 hours",
-    )
-    panel = panel.override_by_name("Changed", relative_time()).override_by_name(
-        "Number", data_links(("Open phone number", TO_NUMBER))
-    )
-    return panel.override_by_name("Field", [override("mappings", [])])
-
-
-def _blind() -> Panel:
-    names = "topk by (job, account, space) (1, group by (job, account, space, name) (chatapp_space_info))"
-    panel = table_panel(
-        "Blind spaces",
-        f"Blind spaces, and the time since their last successful poll. Shows the {_MAX_ROWS} longest times.",
-        table_query(
-            f"topk({_MAX_ROWS}, {SINCE_SUCCESS} and on (job, account, space) {BLIND})"
-            f" * on (job, account, space) group_left (name) {names}"
-        ),
-        columns={
-            "Value": "Time since last successful poll",
-            "name": "Space name",
-            "space": "Space",
-            "account": "Account",
-        },
-        no_value="No blind spaces",
-    )
-    panel = panel.override_by_name("Space", data_links(("Filter by space", TO_SPACE)))
-    return panel.override_by_name("Time since last successful poll", [override("unit", "s")])
-
-
-def _by_account() -> Panel:
-    def count_by_account(expression: str, ref: str) -> Query:
-        return table_query(f"count by (account) ({expression})", ref=ref)
-
-    panel = table_panel(
-        "Accounts",
-        "Phone numbers by state, and blind spaces, of each account.",
-        count_by_account(RANK, "A"),
-        count_by_account(f"{STATUS_RANK} == 2", "B"),
-        count_by_account(f"{RANK} == 3", "C"),
-        count_by_account(f"{STATUS_RANK} == 1", "D"),
-        count_by_account(f"{RANK} == 2", "E"),
-        count_by_account(BLIND, "F"),
-        columns={
-            "account": "Account",
-            "Value #A": "Numbers",
-            "Value #B": "Down",
-            "Value #C": "RED",
-            "Value #D": "Restricted",
-            "Value #E": "YELLOW",
-            "Value #F": "Blind spaces",
-        },
-        no_value="No accounts match the selection",
-    )
-    for column in ("Down", "RED", "Restricted", "YELLOW", "Blind spaces"):
-        panel = panel.override_by_name(column, [override("noValue", "0")])
+def _count_graph(title: str, description: str, lines: dict[str, tuple[str, str]]) -> Panel:
+    queries = [
+        range_query(f"sum({expression})", name, ref=ref)
+        for ref, (name, (expression, _)) in zip("ABCDE", lines.items(), strict=False)
+    ]
+    panel = time_series(title, description, "short", *queries, no_value=_NO_ROWS, legend_values=["lastNotNull"])
+    # at most 200 points, because each point reads all phone numbers
+    panel = panel.decimals(0).max_data_points(200)
+    for name, (_, color) in lines.items():
+        panel = panel.override_by_name(name, [override("color", {"mode": "fixed", "fixedColor": color})])
     return panel
 
 
-def _by_space() -> Panel:
-    panel = table_panel(
-        "Spaces with problems",
-        f"Down, RED, restricted and YELLOW phone numbers of each space. Shows the {_MAX_ROWS} highest counts.",
-        table_query(
-            f"topk({_MAX_ROWS}, count by (account, space) (max by ({NUMBER}) ({RANK} >= 2 or {STATUS_RANK} >= 1)))"
-        ),
-        columns={"Value": "Numbers with problems", "space": "Space", "account": "Account"},
-        no_value="No phone numbers with problems",
+# ---- lists
+
+_NO_ROWS = "No rows. If the count in the top row is not 0, the exporter or the rules are missing."
+"""True in each situation: a table without rows can mean that there are none, or that there is no data."""
+
+
+def _more(count: str, label: str) -> str:
+    """Return a query for one series if more rows exist than the list shows. The label has the text."""
+    more = f'count_values("more", count({count}) - {_MAX_ROWS} > 0)'
+    return f'label_replace({more}, "{label}", "and $1 more", "more", "(.+)")'
+
+
+def _of(rows: str, expression: str, ref: str, labels: str = NUMBER) -> Query:
+    """Return the query of a column: the values of the expression for the phone numbers in `rows`."""
+    return table_query(f"max by ({labels}) ({expression}) and on ({NUMBER}) {rows}", ref=ref)
+
+
+def _names(rows: str, count: str, ref: str) -> Query:
+    names = f"max by ({NUMBER}, verified_name, name) ({NAMES}) and on ({NUMBER}) {rows}"
+    return table_query(f"{names} or {_more(count, 'name')}", ref=ref)
+
+
+def _changed(field: str) -> str:
+    return f'phone_number:chatapp_phone_number_last_change_timestamp_seconds:last{{{SELECTED},field=~"{field}"}}'
+
+
+def _since(field: str, alerts: str) -> str:
+    """Return a query for the time of the last change, or of the alert's start if the exporter observed no change."""
+    started = f'ALERTS_FOR_STATE{{{SELECTED},alertname=~"{alerts}"}}'
+    return f"(max by ({NUMBER}) ({_changed(field)}) or max by ({NUMBER}) ({started}))"
+
+
+def _number_columns(panel: Panel) -> Panel:
+    panel = panel.override_by_name("Number", [*data_links(("Open phone number", TO_NUMBER)), column_width(130)])
+    panel = panel.override_by_name(
+        "Account", data_links(("Select this account", to_dashboard(FLEET, account="Account")))
     )
-    return panel.override_by_name("Space", data_links(("Filter by space", TO_SPACE)))
+    return panel.override_by_name("Space", data_links(("Select this space", _TO_SPACE)))
+
+
+def _limit_columns(panel: Panel, *columns: str) -> Panel:
+    for column in columns:
+        panel = panel.override_by_name(
+            column,
+            [
+                override("mappings", [UNLIMITED]),
+                override("unit", "locale"),
+                override("noValue", "–"),
+                column_width(110),
+            ],
+        )
+    return panel
+
+
+def _time_columns(panel: Panel, *columns: str) -> Panel:
+    for column in columns:
+        panel = panel.override_by_name(column, [*relative_time(), column_width(130)])
+    return panel
+
+
+def _worst() -> Panel:
+    status_is_worse = f"({STATUS_RANK} == 2 or {STATUS_RANK} == 1 unless {RANK} == 3)"
+    status = _since("status", "ChatAppPhoneNumber(Down|Restricted)")
+    rating = _since("quality_rating", "ChatAppPhoneNumberQuality.*")
+    last_seen = f"{RANK} * 0 + on ({SPACE}) group_left () 1000 * {LAST_SUCCESS}"
+    panel = table_panel(
+        "Numbers with problems",
+        f"Down, RED, restricted and YELLOW phone numbers, at most {_MAX_ROWS}, sorted by severity and messaging limit."
+        " Since: the last change of status or rating, or the alert's start if the exporter observed no change.",
+        table_query(_WORST),
+        _names(_WORST, SEVERITY, "B"),
+        _of(_WORST, RANK, "C"),
+        _of(_WORST, f"topk by ({NUMBER}) (1, {STATUS})", "D", f"{NUMBER}, status"),
+        _of(_WORST, LIMIT, "E"),
+        _of(_WORST, MAXIMUM, "F"),
+        _of(_WORST, f"1000 * ({status} and {status_is_worse} or {rating})", "G"),
+        _of(_WORST, last_seen, "H"),
+        columns={
+            "phone_number": "Number",
+            "name": "Customer",
+            "verified_name": "Verified name",
+            "status": "Status",
+            "Value #C": "Rating",
+            "Value #E": "Limit",
+            "Value #F": "7-day maximum",
+            "Value #G": "Since",
+            "Value #H": "Last seen",
+            "space": "Space",
+            "account": "Account",
+        },
+        no_value=_NO_ROWS,
+        sort_by="Value #A",
+    )
+    panel = panel.override_by_name("Rating", colored_text(RANKS)).override_by_name(
+        "Status", colored_text(_STATUS_COLORS)
+    )
+    return _time_columns(_limit_columns(_number_columns(panel), "Limit", "7-day maximum"), "Since", "Last seen")
+
+
+def _dropped() -> Panel:
+    dropped = f"({DROPPED} == 1)"
+    rows = f"topk({_MAX_ROWS}, {MAXIMUM} and {dropped})"
+    since = _since("messaging_limit_tier", "ChatAppMessagingLimitDropped")
+    panel = table_panel(
+        "Dropped messaging limits",
+        f"Phone numbers whose messaging limit is below its maximum of the last 7 days, at most {_MAX_ROWS}, largest"
+        " maximum first. Since: the last change of the limit, or the alert's start if the exporter observed no change.",
+        table_query(rows),
+        _names(rows, dropped, "B"),
+        _of(rows, LIMIT, "C"),
+        _of(rows, f"1000 * {since}", "D"),
+        columns={
+            "phone_number": "Number",
+            "name": "Customer",
+            "verified_name": "Verified name",
+            "Value #A": "From",
+            "Value #C": "To",
+            "Value #D": "Since",
+            "space": "Space",
+            "account": "Account",
+        },
+        no_value=_NO_ROWS,
+        sort_by="Value #A",
+    )
+    return _time_columns(_limit_columns(_number_columns(panel), "From", "To"), "Since")
+
+
+def _vanished() -> Panel:
+    stopped = f"phone_number:chatapp_phone_number_vanished_timestamp_seconds:max{{{SELECTED}}}"
+    rows = f"topk({_MAX_ROWS}, {stopped} and {VANISHED})"
+    panel = table_panel(
+        "Vanished numbers",
+        f"Phone numbers that the API stopped listing within the last 24 hours, at most {_MAX_ROWS}: newest first.",
+        table_query(f"1000 * {rows}"),
+        _names(rows, VANISHED, "B"),
+        columns={
+            "phone_number": "Number",
+            "name": "Customer",
+            "verified_name": "Verified name",
+            "Value #A": "Not listed since",
+            "space": "Space",
+            "account": "Account",
+        },
+        no_value=_NO_ROWS,
+        sort_by="Value #A",
+    )
+    return _time_columns(_number_columns(panel), "Not listed since")
+
+
+def _before(value: str) -> str:
+    """Return a query for the last value in the last 24 hours that is different from the current value."""
+    return f"last_over_time(({value} != on ({NUMBER}) {value} @ end())[1d:15m])"
+
+
+def _by_field(label: str, rank: str, limit: str, status: str) -> str:
+    """Return a query for the values of all fields, as texts in a label."""
+    values = {
+        "quality_rating": f'count_values by ({NUMBER}) ("{label}", {rank})',
+        "messaging_limit_tier": f'count_values by ({NUMBER}) ("{label}", {limit})',
+        "status": f'max by ({NUMBER}, {label}) (label_replace({status}, "{label}", "$1", "status", "(.+)"))',
+    }
+    return " or ".join(f'label_replace({query}, "field", "{field}", "", "")' for field, query in values.items())
+
+
+def _changes() -> Panel:
+    key = f"{NUMBER}, field"
+    recent = f"({_changed('.+')} > time() - 86400)"
+    rows = f"topk({_MAX_ROWS}, {recent})"
+    names = f"({NAMES} and on ({NUMBER}) {rows})"
+    other_status = f"(0 * {STATUS} + time() unless on ({NUMBER}, status) {STATUS} @ end())"
+    last_status = f"topk by ({NUMBER}) (1, max_over_time({other_status}[1d:15m]))"
+    named = f"{rows} * on ({NUMBER}) group_left (verified_name, name) {names}"
+    panel = table_panel(
+        "Changes in the last 24 hours",
+        f"Changes of rating, messaging limit or status that the exporter observed, at most {_MAX_ROWS}, newest first."
+        " From: the last different value, in steps of 15 minutes.",
+        table_query(f"1000 * ({named} or on ({key}) {rows}) or {_more(recent, 'name')}"),
+        table_query(
+            f"({_by_field('from', _before(RANK), _before(LIMIT), last_status)}) and on ({key}) {rows}", ref="B"
+        ),
+        table_query(f"({_by_field('to', RANK, LIMIT, STATUS)}) and on ({key}) {rows}", ref="C"),
+        columns={
+            "Value #A": "Changed",
+            "phone_number": "Number",
+            "name": "Customer",
+            "verified_name": "Verified name",
+            "field": "Field",
+            "from": "From",
+            "to": "To",
+            "space": "Space",
+            "account": "Account",
+        },
+        no_value="No rows. If the counts in the top row show no numbers, the exporter or the rules are missing.",
+        sort_by="Value #A",
+    )
+    limits = {str(limit): (f"{limit:,}", "text") for limit in (50, 250, 1000, 2000, 10_000, 100_000)}
+    texts = {**RANKS, **limits, "+Inf": ("unlimited", INFO), **_STATUS_COLORS}
+    for column in ("From", "To"):
+        panel = panel.override_by_name(column, [*colored_text(texts), override("noValue", "–")])
+    fields = {field: {"text": text, "index": index} for index, (field, text) in enumerate(_FIELDS.items())}
+    panel = panel.override_by_name("Field", [override("mappings", [{"type": "value", "options": fields}])])
+    return _time_columns(_number_columns(panel), "Changed")
+
+
+def _reasons() -> str:
+    """Return a query for the blind spaces with the label `reason`."""
+    failures = f"increase(chatapp_space_poll_failures_total{{{SELECTED}}}[1h]) > 0"
+    down = f'account_state:chatapp_account_state:last{{{ACCOUNTS},state=~"denied|unreachable"}} == 1'
+    states = f"topk by ({ACCOUNT}) (1, {down})"
+    choices: Sequence[str] = (
+        f'label_replace({BLIND} and on ({ACCOUNT}) {UNPOLLED}, "reason", "account not polled by any exporter", "", "")',
+        f"{BLIND} * on ({ACCOUNT}) group_left (reason)"
+        f' label_replace({states}, "reason", "account $1", "state", "(.+)")',
+        f"topk by ({SPACE}) (1, max by ({SPACE}, reason) ({failures})) and on ({SPACE}) {BLIND}",
+        f'label_replace({BLIND}, "reason", "no failed poll in the last hour", "", "")',
+    )
+    return f" or on ({SPACE}) ".join(f"max by ({SPACE}, reason) ({choice})" for choice in choices)
+
+
+def _blind() -> Panel:
+    rows = f"topk({_MAX_ROWS}, {SINCE_SUCCESS} and on ({SPACE}) {BLIND})"
+    names = f"max by ({SPACE}, name) (space:chatapp_space_info:last{{{SELECTED}}}) and on ({SPACE}) {rows}"
+    panel = table_panel(
+        "List of blind spaces",
+        f"{_BLIND_DESCRIPTION} At most {_MAX_ROWS}: longest time first. Reason: the state of the account, or the most"
+        " frequent reason of failed polls in the last hour.",
+        table_query(rows),
+        table_query(f"({names}) or {_more(BLIND, 'name')}", ref="B"),
+        table_query(f"({_reasons()}) and on ({SPACE}) {rows}", ref="C"),
+        table_query(f"1000 * {LAST_SUCCESS} and on ({SPACE}) {rows}", ref="D"),
+        columns={
+            "space": "Space",
+            "name": "Customer",
+            "reason": "Reason",
+            "Value #A": "Time without a successful poll",
+            "Value #D": "Last successful poll",
+            "account": "Account",
+        },
+        no_value=_NO_ROWS,
+        sort_by="Value #A",
+    )
+    panel = panel.override_by_name("Time without a successful poll", [override("unit", "s")])
+    panel = panel.override_by_name("Reason", data_links(("Runbook", to_runbook("ChatAppSpaceBlind"))))
+    return _time_columns(_number_columns(panel), "Last successful poll")
+
+
+def _accounts() -> Panel:
+    # a space that was polled successfully is the evidence for 0
+    def counted(condition: str) -> str:
+        polled = LAST_SUCCESS
+        return f"(count by ({ACCOUNT}) ({condition}) or 0 * count by ({ACCOUNT}) ({polled}))"
+
+    down, red = counted(f"{STATUS_RANK} == 2"), counted(f"{RANK} == 3")
+    dropped, restricted = counted(f"{DROPPED} == 1"), counted(f"{STATUS_RANK} == 1")
+    yellow = counted(f"{RANK} == 2")
+    accounts = f"(0 * ({SELECTED_ACCOUNTS}))"
+    numbers = f"(1e9 * {down} + 1e6 * {red} + 1e3 * ({dropped} + {restricted}) + {yellow} or {accounts})"
+    account_down = f"1e12 * account:chatapp_account_down:group{{{ACCOUNTS}}}"
+    state = f'label_replace({UNPOLLED}, "state", "not polled", "", "") or on ({ACCOUNT}) {STATES} == 1'
+    panel = table_panel(
+        "Accounts",
+        "Accounts, worst first, with the number of spaces and phone numbers by problem.",
+        table_query(f"{numbers} + ({account_down} or {accounts})"),
+        table_query(
+            f"max by ({ACCOUNT}, state) (topk by ({ACCOUNT}) (1, {state})) and on ({ACCOUNT}) {accounts}", ref="B"
+        ),
+        table_query(f"count by ({ACCOUNT}) ({SINCE_SUCCESS})", ref="C"),
+        table_query(f"count by ({ACCOUNT}) ({BLIND}) or 0 * count by ({ACCOUNT}) ({SINCE_SUCCESS})", ref="D"),
+        table_query(counted(RANK), ref="E"),
+        *(
+            table_query(query, ref=ref)
+            for ref, query in zip("FGHIJ", (down, red, dropped, restricted, yellow), strict=True)
+        ),
+        table_query(
+            f"max by ({ACCOUNT}, instance) (topk by ({ACCOUNT}) (1, chatapp_account_up{{{ACCOUNTS}}}))"
+            f" and on ({ACCOUNT}) {accounts}",
+            ref="K",
+        ),
+        columns={
+            "account": "Account",
+            "state": "State",
+            "Value #C": "Spaces",
+            "Value #D": "Blind spaces",
+            "Value #E": "Numbers",
+            "Value #F": "Down",
+            "Value #G": "RED",
+            "Value #H": "Limit dropped",
+            "Value #I": "Restricted",
+            "Value #J": "YELLOW",
+            "instance": "Exporter",
+        },
+        no_value=_NO_ROWS,
+        sort_by="Value #A",
+    )
+    return _account_columns(panel)
+
+
+def _account_columns(panel: Panel) -> Panel:
+    states = {
+        "ok": ("ok", GOOD),
+        "throttled": ("throttled", WARNING),
+        **{state: (state, BAD) for state in ("denied", "unreachable", "not polled")},
+    }
+    runbooks = {
+        "denied": "ChatAppAccountDenied",
+        "unreachable": "ChatAppAccountUnreachable",
+        "not polled": "ChatAppExporterDown",
+        "throttled": "ChatAppThrottled",
+    }
+    links = data_links(*((f"Runbook: {state}", to_runbook(alert)) for state, alert in runbooks.items()))
+    panel = panel.override_by_name("State", [*colored_text(states), *links])
+    for column in ("Blind spaces", "Down", "RED", "Limit dropped", "Restricted", "YELLOW"):
+        color = WARNING if column in ("Restricted", "YELLOW") else BAD
+        steps = [{"color": "text", "value": None}, {"color": color, "value": 1}]
+        panel = panel.override_by_name(
+            column,
+            [
+                override("thresholds", {"mode": "absolute", "steps": steps}),
+                override("color", {"mode": "thresholds"}),
+                override("custom.cellOptions", {"type": "color-text"}),
+                override("noValue", "–"),
+            ],
+        )
+    panel = panel.override_by_name(
+        "Account",
+        data_links(
+            ("Select this account", to_dashboard(FLEET, account="Account")),
+            ("Open the Exporter dashboard", to_dashboard(EXPORTER, account="Account")),
+        ),
+    )
+    return panel.override_by_name("Exporter", data_links(("Open the status page", to_status_page("Exporter"))))

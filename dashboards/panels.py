@@ -163,7 +163,7 @@ def table_panel(
     With `sort_by`, the rows are sorted by this field, highest value first.
     """
     order = {source: position for position, source in enumerate(columns)}
-    panel = table.Panel().show_header(True).cell_height(common.TableCellHeight.SM)
+    panel = table.Panel().show_header(True).cell_height(common.TableCellHeight.SM).min_width(70)
     panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.FIXED).fixed_color("text"))
     panel = panel.with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
     if sort_by:
@@ -208,7 +208,11 @@ def override(name: str, value: object) -> dashboard.DynamicConfigValue:
 
 def colored_text(texts: Mapping[str, tuple[str, str]]) -> list[dashboard.DynamicConfigValue]:
     """Return the options of a column that shows each value as a colored text."""
-    return [override("mappings", [value_mappings(texts)]), override("custom.cellOptions", {"type": "color-text"})]
+    return [
+        override("mappings", [value_mappings(texts)]),
+        override("custom.cellOptions", {"type": "color-text"}),
+        override("custom.align", "left"),
+    ]
 
 
 def relative_time() -> list[dashboard.DynamicConfigValue]:
