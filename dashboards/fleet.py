@@ -90,13 +90,14 @@ def fleet() -> DashboardBuilder:
     _counts(builder)
     builder.add_row("Phone numbers")
     builder.add_panels(_worst(), height=10)
-    builder.add_panels(_dropped(), _vanished(), height=8, widths=(14, 10))
-    builder.add_panels(_changes(), height=10)
+    builder.add_panels(_dropped(), height=7)
+    builder.add_panels(_changes(), height=9)
+    builder.add_panels(_vanished(), height=6)
     builder.add_row("Spaces and accounts")
-    builder.add_panels(_accounts(), height=8)
+    builder.add_panels(_accounts(), height=7)
     builder.add_panels(_blind(), height=8)
     builder.add_row("Over time")
-    builder.add_panels(_problems_over_time(), _ratings_over_time(), _blind_over_time(), height=8, widths=(12, 6, 6))
+    builder.add_panels(_problems_over_time(), _ratings_over_time(), _blind_over_time(), height=9, widths=(12, 6, 6))
     return builder
 
 
@@ -279,7 +280,7 @@ def _limit_columns(panel: Panel, *columns: str) -> Panel:
                 override("mappings", [UNLIMITED]),
                 override("unit", "locale"),
                 override("noValue", "–"),
-                column_width(110),
+                column_width(100),
             ],
         )
     return panel
@@ -287,7 +288,7 @@ def _limit_columns(panel: Panel, *columns: str) -> Panel:
 
 def _time_columns(panel: Panel, *columns: str) -> Panel:
     for column in columns:
-        panel = panel.override_by_name(column, [*relative_time(), column_width(130)])
+        panel = panel.override_by_name(column, [*relative_time(), column_width(125)])
     return panel
 
 
@@ -315,7 +316,7 @@ def _worst() -> Panel:
             "status": "Status",
             "Value #C": "Rating",
             "Value #E": "Limit",
-            "Value #F": "7-day maximum",
+            "Value #F": "7-day max",
             "Value #G": "Since",
             "Value #H": "Last seen",
             "space": "Space",
@@ -324,10 +325,9 @@ def _worst() -> Panel:
         no_value=_NO_ROWS,
         sort_by="Value #A",
     )
-    panel = panel.override_by_name("Rating", colored_text(RANKS)).override_by_name(
-        "Status", colored_text(_STATUS_COLORS)
-    )
-    return _time_columns(_limit_columns(_number_columns(panel), "Limit", "7-day maximum"), "Since", "Last seen")
+    panel = panel.override_by_name("Rating", [*colored_text(RANKS), column_width(90)])
+    panel = panel.override_by_name("Status", [*colored_text(_STATUS_COLORS), column_width(125)])
+    return _time_columns(_limit_columns(_number_columns(panel), "Limit", "7-day max"), "Since", "Last seen")
 
 
 def _dropped() -> Panel:
@@ -465,16 +465,16 @@ def _blind() -> Panel:
             "space": "Space",
             "name": "Customer",
             "reason": "Reason",
-            "Value #A": "Time without a successful poll",
-            "Value #D": "Last successful poll",
+            "Value #A": "Without success for",
+            "Value #D": "Last success",
             "account": "Account",
         },
         no_value=_NO_ROWS,
         sort_by="Value #A",
     )
-    panel = panel.override_by_name("Time without a successful poll", [override("unit", "s")])
+    panel = panel.override_by_name("Without success for", [override("unit", "s")])
     panel = panel.override_by_name("Reason", data_links(("Runbook", to_runbook("ChatAppSpaceBlind"))))
-    return _time_columns(_number_columns(panel), "Last successful poll")
+    return _time_columns(_number_columns(panel), "Last success")
 
 
 def _accounts() -> Panel:

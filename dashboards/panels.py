@@ -163,7 +163,7 @@ def table_panel(
     With `sort_by`, the rows are sorted by this field, highest value first.
     """
     order = {source: position for position, source in enumerate(columns)}
-    panel = table.Panel().show_header(True).cell_height(common.TableCellHeight.SM).min_width(70)
+    panel = table.Panel().show_header(True).cell_height(common.TableCellHeight.SM).min_width(100)
     panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.FIXED).fixed_color("text"))
     panel = panel.with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
     if sort_by:
