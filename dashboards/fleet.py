@@ -13,6 +13,7 @@ from dashboards.panels import (
     GOOD,
     INFO,
     NEUTRAL,
+    NO_DATA,
     RANKS,
     STATUSES,
     TO_NUMBER,
@@ -71,12 +72,29 @@ SEVERITY = f"(2 * ({STATUS_RANK} == 2) or {RANK} == 3 or 2 * ({STATUS_RANK} == 1
 _WORST = f"topk({_MAX_ROWS}, 1e10 * {SEVERITY} + (clamp_max({LIMIT}, 1e9) or 0 * {RANK}))"
 """Phone numbers sorted by severity, and by messaging limit if the severity is the same."""
 
+_PROBLEMS = {
+    "Down": f"{STATUS_RANK} == 2",
+    "RED": f"{RANK} == 3",
+    "Limit dropped": f"{DROPPED} == 1",
+    "Restricted": f"{STATUS_RANK} == 1",
+    "YELLOW": f"{RANK} == 2",
+}
+"""The phone numbers with each problem, worst first."""
 _LAST_KNOWN = "Includes the last known values of spaces without current values."
+_DESCRIPTIONS = {
+    "Down": "Phone numbers with the status BANNED, DELETED, DISCONNECTED, MIGRATED or OFFLINE.",
+    "RED": "Phone numbers with the quality rating RED.",
+    "Limit dropped": "Phone numbers whose messaging limit is below its maximum of the last 7 days.",
+    "Restricted": "Phone numbers with the status FLAGGED, PAUSED, RATE_LIMITED or RESTRICTED.",
+    "YELLOW": "Phone numbers with the quality rating YELLOW.",
+}
 _BLIND_DESCRIPTION = (
     "Spaces without a successful poll for 3 effective intervals, or whose account is denied, unreachable or not polled."
 )
 _TO_SPACE = to_dashboard(FLEET, account="Account", space="Space")
 _STATUS_COLORS = {status: (status, color) for status, color in STATUSES.items()}
+_WHO = {"phone_number": "Number", "name": "Customer", "verified_name": "Verified name"}
+_WHERE = {"space": "Space", "account": "Account"}
 _FIELDS = {"quality_rating": "Rating", "messaging_limit_tier": "Messaging limit", "status": "Status"}
 
 
@@ -104,64 +122,32 @@ def fleet() -> DashboardBuilder:
 # ---- top row
 
 
-def _numbers(title: str, description: str, condition: str, color: str, panel: str) -> Panel:
-    # a space that was polled successfully is the evidence for 0
-    expression = count_or_zero(condition, LAST_SUCCESS)
-    return count_panel(title, f"{description} {_LAST_KNOWN}", expression, color, link=to_panel(panel))
-
-
 def _counts(builder: DashboardBuilder) -> None:
-    builder.add_panels(
-        _exporters_down(),
-        _accounts_down(),
-        _numbers(
-            "Down",
-            "Phone numbers with the status BANNED, DELETED, DISCONNECTED, MIGRATED or OFFLINE.",
-            f"{STATUS_RANK} == 2",
-            BAD,
-            "Numbers with problems",
-        ),
-        _numbers("RED", "Phone numbers with the quality rating RED.", f"{RANK} == 3", BAD, "Numbers with problems"),
-        _numbers(
-            "Limit dropped",
-            "Phone numbers whose messaging limit is below its maximum of the last 7 days.",
-            f"{DROPPED} == 1",
-            BAD,
-            "Dropped messaging limits",
-        ),
-        height=3,
-        widths=(5, 5, 4, 5, 5),
-    )
-    builder.add_panels(
-        _numbers(
-            "Restricted",
-            "Phone numbers with the status FLAGGED, PAUSED, RATE_LIMITED or RESTRICTED.",
-            f"{STATUS_RANK} == 1",
-            WARNING,
-            "Numbers with problems",
-        ),
-        _numbers(
-            "YELLOW",
-            "Phone numbers with the quality rating YELLOW.",
-            f"{RANK} == 2",
-            WARNING,
-            "Numbers with problems",
-        ),
-        count_panel(
-            "Blind spaces",
-            _BLIND_DESCRIPTION,
-            count_or_zero(BLIND, SINCE_SUCCESS),
-            BAD,
-            link=to_panel("List of blind spaces"),
-        ),
-        count_panel(
-            "Vanished",
-            "Phone numbers that the API stopped listing within the last 24 hours.",
-            count_or_zero(VANISHED, LAST_SUCCESS),
-            WARNING,
-            link=to_panel("Vanished numbers"),
-        ),
-        height=3,
+    down, red, dropped, restricted, yellow = (_numbers(title) for title in _PROBLEMS)
+    builder.add_panels(_exporters_down(), _accounts_down(), down, red, dropped, height=3, widths=(5, 5, 4, 5, 5))
+    builder.add_panels(restricted, yellow, _blind_spaces(), _vanished_count(), height=3)
+
+
+def _numbers(title: str) -> Panel:
+    # a space that was polled successfully is the evidence for 0
+    expression = count_or_zero(_PROBLEMS[title], LAST_SUCCESS)
+    color = WARNING if title in ("Restricted", "YELLOW") else BAD
+    panel = "Dropped messaging limits" if title == "Limit dropped" else "Numbers with problems"
+    return count_panel(title, f"{_DESCRIPTIONS[title]} {_LAST_KNOWN}", expression, color, link=to_panel(panel))
+
+
+def _blind_spaces() -> Panel:
+    expression = count_or_zero(BLIND, SINCE_SUCCESS)
+    return count_panel("Blind spaces", _BLIND_DESCRIPTION, expression, BAD, link=to_panel("List of blind spaces"))
+
+
+def _vanished_count() -> Panel:
+    return count_panel(
+        "Vanished",
+        "Phone numbers that the API stopped listing within the last 24 hours.",
+        count_or_zero(VANISHED, LAST_SUCCESS),
+        WARNING,
+        link=to_panel("Vanished numbers"),
     )
 
 
@@ -224,7 +210,7 @@ def _count_graph(title: str, description: str, lines: dict[str, tuple[str, str]]
         range_query(f"sum({expression})", name, ref=ref)
         for ref, (name, (expression, _)) in zip("ABCDE", lines.items(), strict=False)
     ]
-    panel = time_series(title, description, "short", *queries, no_value=_NO_ROWS, legend_values=["lastNotNull"])
+    panel = time_series(title, description, "short", *queries, no_value=NO_DATA, legend_values=["lastNotNull"])
     # at most 200 points, because each point reads all phone numbers
     panel = panel.decimals(0).max_data_points(200)
     for name, (_, color) in lines.items():
@@ -234,14 +220,16 @@ def _count_graph(title: str, description: str, lines: dict[str, tuple[str, str]]
 
 # ---- lists
 
-_NO_ROWS = "No rows. If the count in the top row is not 0, the exporter or the rules are missing."
-"""True in each situation: a table without rows can mean that there are none, or that there is no data."""
 
-
-def _more(count: str, label: str) -> str:
-    """Return a query for one series if more rows exist than the list shows. The label has the text."""
-    more = f'count_values("more", count({count}) - {_MAX_ROWS} > 0)'
-    return f'label_replace({more}, "{label}", "and $1 more", "more", "(.+)")'
+def _note(rows: str, label: str, evidence: str = LAST_SUCCESS) -> str:
+    """Return a query for a row with a text in a label: how many more rows exist than the list shows, "none", or that there
+    is no data. A table without rows would not show the difference."""
+    more = f'count_values("more", count({rows}) - {_MAX_ROWS} > 0)'
+    return (
+        f'label_replace({more}, "{label}", "and $1 more", "more", "(.+)")'
+        f' or label_replace(count({evidence}) unless count({rows}), "{label}", "none", "", "")'
+        f' or label_replace(absent({evidence}), "{label}", "{NO_DATA}", "", "")'
+    )
 
 
 def _of(rows: str, expression: str, ref: str, labels: str = NUMBER) -> Query:
@@ -249,9 +237,9 @@ def _of(rows: str, expression: str, ref: str, labels: str = NUMBER) -> Query:
     return table_query(f"max by ({labels}) ({expression}) and on ({NUMBER}) {rows}", ref=ref)
 
 
-def _names(rows: str, count: str, ref: str) -> Query:
+def _names(rows: str, all_rows: str, ref: str) -> Query:
     names = f"max by ({NUMBER}, verified_name, name) ({NAMES}) and on ({NUMBER}) {rows}"
-    return table_query(f"{names} or {_more(count, 'name')}", ref=ref)
+    return table_query(f"{names} or {_note(all_rows, 'name')}", ref=ref)
 
 
 def _changed(field: str) -> str:
@@ -310,19 +298,16 @@ def _worst() -> Panel:
         _of(_WORST, f"1000 * ({status} and {status_is_worse} or {rating})", "G"),
         _of(_WORST, last_seen, "H"),
         columns={
-            "phone_number": "Number",
-            "name": "Customer",
-            "verified_name": "Verified name",
+            **_WHO,
             "status": "Status",
             "Value #C": "Rating",
             "Value #E": "Limit",
             "Value #F": "7-day max",
             "Value #G": "Since",
             "Value #H": "Last seen",
-            "space": "Space",
-            "account": "Account",
+            **_WHERE,
         },
-        no_value=_NO_ROWS,
+        no_value=NO_DATA,
         sort_by="Value #A",
     )
     panel = panel.override_by_name("Rating", [*colored_text(RANKS), column_width(90)])
@@ -343,16 +328,13 @@ def _dropped() -> Panel:
         _of(rows, LIMIT, "C"),
         _of(rows, f"1000 * {since}", "D"),
         columns={
-            "phone_number": "Number",
-            "name": "Customer",
-            "verified_name": "Verified name",
+            **_WHO,
             "Value #A": "From",
             "Value #C": "To",
             "Value #D": "Since",
-            "space": "Space",
-            "account": "Account",
+            **_WHERE,
         },
-        no_value=_NO_ROWS,
+        no_value=NO_DATA,
         sort_by="Value #A",
     )
     return _time_columns(_limit_columns(_number_columns(panel), "From", "To"), "Since")
@@ -367,14 +349,11 @@ def _vanished() -> Panel:
         table_query(f"1000 * {rows}"),
         _names(rows, VANISHED, "B"),
         columns={
-            "phone_number": "Number",
-            "name": "Customer",
-            "verified_name": "Verified name",
+            **_WHO,
             "Value #A": "Not listed since",
-            "space": "Space",
-            "account": "Account",
+            **_WHERE,
         },
-        no_value=_NO_ROWS,
+        no_value=NO_DATA,
         sort_by="Value #A",
     )
     return _time_columns(_number_columns(panel), "Not listed since")
@@ -407,23 +386,20 @@ def _changes() -> Panel:
         "Changes in the last 24 hours",
         f"Changes of rating, messaging limit or status that the exporter observed, at most {_MAX_ROWS}, newest first."
         " From: the last different value, in steps of 15 minutes.",
-        table_query(f"1000 * ({named} or on ({key}) {rows}) or {_more(recent, 'name')}"),
+        table_query(f"1000 * ({named} or on ({key}) {rows}) or {_note(recent, 'name')}"),
         table_query(
             f"({_by_field('from', _before(RANK), _before(LIMIT), last_status)}) and on ({key}) {rows}", ref="B"
         ),
         table_query(f"({_by_field('to', RANK, LIMIT, STATUS)}) and on ({key}) {rows}", ref="C"),
         columns={
             "Value #A": "Changed",
-            "phone_number": "Number",
-            "name": "Customer",
-            "verified_name": "Verified name",
+            **_WHO,
             "field": "Field",
             "from": "From",
             "to": "To",
-            "space": "Space",
-            "account": "Account",
+            **_WHERE,
         },
-        no_value="No rows. If the counts in the top row show no numbers, the exporter or the rules are missing.",
+        no_value=NO_DATA,
         sort_by="Value #A",
     )
     limits = {str(limit): (f"{limit:,}", "text") for limit in (50, 250, 1000, 2000, 10_000, 100_000)}
@@ -458,7 +434,7 @@ def _blind() -> Panel:
         f"{_BLIND_DESCRIPTION} At most {_MAX_ROWS}: longest time first. Reason: the state of the account, or the most"
         " frequent reason of failed polls in the last hour.",
         table_query(rows),
-        table_query(f"({names}) or {_more(BLIND, 'name')}", ref="B"),
+        table_query(f"({names}) or {_note(BLIND, 'name', SINCE_SUCCESS)}", ref="B"),
         table_query(f"({_reasons()}) and on ({SPACE}) {rows}", ref="C"),
         table_query(f"1000 * {LAST_SUCCESS} and on ({SPACE}) {rows}", ref="D"),
         columns={
@@ -469,7 +445,7 @@ def _blind() -> Panel:
             "Value #D": "Last success",
             "account": "Account",
         },
-        no_value=_NO_ROWS,
+        no_value=NO_DATA,
         sort_by="Value #A",
     )
     panel = panel.override_by_name("Without success for", [override("unit", "s")])
@@ -478,54 +454,54 @@ def _blind() -> Panel:
 
 
 def _accounts() -> Panel:
-    # a space that was polled successfully is the evidence for 0
-    def counted(condition: str) -> str:
-        polled = LAST_SUCCESS
-        return f"(count by ({ACCOUNT}) ({condition}) or 0 * count by ({ACCOUNT}) ({polled}))"
-
-    down, red = counted(f"{STATUS_RANK} == 2"), counted(f"{RANK} == 3")
-    dropped, restricted = counted(f"{DROPPED} == 1"), counted(f"{STATUS_RANK} == 1")
-    yellow = counted(f"{RANK} == 2")
-    accounts = f"(0 * ({SELECTED_ACCOUNTS}))"
-    numbers = f"(1e9 * {down} + 1e6 * {red} + 1e3 * ({dropped} + {restricted}) + {yellow} or {accounts})"
-    account_down = f"1e12 * account:chatapp_account_down:group{{{ACCOUNTS}}}"
-    state = f'label_replace({UNPOLLED}, "state", "not polled", "", "") or on ({ACCOUNT}) {STATES} == 1'
+    counts = {
+        "Spaces": f"count by ({ACCOUNT}) ({SINCE_SUCCESS})",
+        "Blind spaces": f"count by ({ACCOUNT}) ({BLIND}) or 0 * count by ({ACCOUNT}) ({SINCE_SUCCESS})",
+        "Numbers": _by_account(RANK),
+        **{name: _by_account(condition) for name, condition in _PROBLEMS.items()},
+    }
+    refs = dict(zip("DEFGHIJK", counts, strict=True))
     panel = table_panel(
         "Accounts",
         "Accounts, worst first, with the number of spaces and phone numbers by problem.",
-        table_query(f"{numbers} + ({account_down} or {accounts})"),
-        table_query(
-            f"max by ({ACCOUNT}, state) (topk by ({ACCOUNT}) (1, {state})) and on ({ACCOUNT}) {accounts}", ref="B"
-        ),
-        table_query(f"count by ({ACCOUNT}) ({SINCE_SUCCESS})", ref="C"),
-        table_query(f"count by ({ACCOUNT}) ({BLIND}) or 0 * count by ({ACCOUNT}) ({SINCE_SUCCESS})", ref="D"),
-        table_query(counted(RANK), ref="E"),
-        *(
-            table_query(query, ref=ref)
-            for ref, query in zip("FGHIJ", (down, red, dropped, restricted, yellow), strict=True)
-        ),
+        table_query(_account_severity()),
+        table_query(_account_states(), ref="B"),
         table_query(
             f"max by ({ACCOUNT}, instance) (topk by ({ACCOUNT}) (1, chatapp_account_up{{{ACCOUNTS}}}))"
-            f" and on ({ACCOUNT}) {accounts}",
-            ref="K",
+            f" and on ({ACCOUNT}) ({SELECTED_ACCOUNTS})",
+            ref="C",
         ),
+        *(table_query(counts[name], ref=ref) for ref, name in refs.items()),
         columns={
             "account": "Account",
             "state": "State",
-            "Value #C": "Spaces",
-            "Value #D": "Blind spaces",
-            "Value #E": "Numbers",
-            "Value #F": "Down",
-            "Value #G": "RED",
-            "Value #H": "Limit dropped",
-            "Value #I": "Restricted",
-            "Value #J": "YELLOW",
+            **{f"Value #{ref}": name for ref, name in refs.items()},
             "instance": "Exporter",
         },
-        no_value=_NO_ROWS,
+        no_value=NO_DATA,
         sort_by="Value #A",
     )
     return _account_columns(panel)
+
+
+def _by_account(condition: str) -> str:
+    # a space that was polled successfully is the evidence for 0
+    return f"(count by ({ACCOUNT}) ({condition}) or 0 * count by ({ACCOUNT}) ({LAST_SUCCESS}))"
+
+
+def _account_severity() -> str:
+    weights = dict(zip(_PROBLEMS, (1e9, 1e6, 1e3, 1e3, 1), strict=True))
+    numbers = " + ".join(f"{weight:.0f} * {_by_account(_PROBLEMS[name])}" for name, weight in weights.items())
+    accounts = f"0 * ({SELECTED_ACCOUNTS})"
+    down = f"1e12 * account:chatapp_account_down:group{{{ACCOUNTS}}}"
+    return f"({numbers} or {accounts}) + ({down} or {accounts}) and on ({ACCOUNT}) ({SELECTED_ACCOUNTS})"
+
+
+def _account_states() -> str:
+    state = f'label_replace({UNPOLLED}, "state", "not polled", "", "") or on ({ACCOUNT}) {STATES} == 1'
+    states = f"max by ({ACCOUNT}, state) (topk by ({ACCOUNT}) (1, {state})) and on ({ACCOUNT}) ({SELECTED_ACCOUNTS})"
+    missing = f"absent(account:chatapp_account_up:last{{{ACCOUNTS}}})"
+    return f'{states} or label_replace({missing}, "state", "{NO_DATA}", "", "")'
 
 
 def _account_columns(panel: Panel) -> Panel:
