@@ -37,6 +37,7 @@ from dashboards.panels import (
     to_panel,
     to_runbook,
     to_status_page,
+    value_mappings,
 )
 
 JOB = 'job=~"$job"'
@@ -222,12 +223,12 @@ def _count_graph(title: str, description: str, lines: dict[str, tuple[str, str]]
 
 
 def _note(rows: str, label: str, evidence: str = LAST_SUCCESS) -> str:
-    """Return a query for a row with a text in a label: how many more rows exist than the list shows, "none", or that there
-    is no data. A table without rows would not show the difference."""
+    """Return a query for a row with a text in a label: the number of rows that the list does not show, "none", or that
+    there is no data. A table without rows would not show the difference."""
     more = f'count_values("more", count({rows}) - {_MAX_ROWS} > 0)'
     return (
         f'label_replace({more}, "{label}", "and $1 more", "more", "(.+)")'
-        f' or label_replace(count({evidence}) unless count({rows}), "{label}", "none", "", "")'
+        f' or label_replace(group({evidence}) unless count({rows}), "{label}", "none", "", "")'
         f' or label_replace(absent({evidence}), "{label}", "{NO_DATA}", "", "")'
     )
 
@@ -307,7 +308,7 @@ def _worst() -> Panel:
             "Value #H": "Last seen",
             **_WHERE,
         },
-        no_value=NO_DATA,
+        no_value="–",
         sort_by="Value #A",
     )
     panel = panel.override_by_name("Rating", [*colored_text(RANKS), column_width(90)])
@@ -334,7 +335,7 @@ def _dropped() -> Panel:
             "Value #D": "Since",
             **_WHERE,
         },
-        no_value=NO_DATA,
+        no_value="–",
         sort_by="Value #A",
     )
     return _time_columns(_limit_columns(_number_columns(panel), "From", "To"), "Since")
@@ -353,7 +354,7 @@ def _vanished() -> Panel:
             "Value #A": "Not listed since",
             **_WHERE,
         },
-        no_value=NO_DATA,
+        no_value="–",
         sort_by="Value #A",
     )
     return _time_columns(_number_columns(panel), "Not listed since")
@@ -399,7 +400,7 @@ def _changes() -> Panel:
             "to": "To",
             **_WHERE,
         },
-        no_value=NO_DATA,
+        no_value="–",
         sort_by="Value #A",
     )
     limits = {str(limit): (f"{limit:,}", "text") for limit in (50, 250, 1000, 2000, 10_000, 100_000)}
@@ -408,7 +409,9 @@ def _changes() -> Panel:
         panel = panel.override_by_name(column, [*colored_text(texts), override("noValue", "–")])
     fields = {field: {"text": text, "index": index} for index, (field, text) in enumerate(_FIELDS.items())}
     panel = panel.override_by_name("Field", [override("mappings", [{"type": "value", "options": fields}])])
-    return _time_columns(_number_columns(panel), "Changed")
+    panel = _time_columns(_number_columns(panel), "Changed")
+    # the value of the row with a text is 1
+    return panel.override_by_name("Changed", [override("mappings", [value_mappings({"1": ("–", "text")})])])
 
 
 def _reasons() -> str:
@@ -445,7 +448,7 @@ def _blind() -> Panel:
             "Value #D": "Last success",
             "account": "Account",
         },
-        no_value=NO_DATA,
+        no_value="–",
         sort_by="Value #A",
     )
     panel = panel.override_by_name("Without success for", [override("unit", "s")])
@@ -478,7 +481,7 @@ def _accounts() -> Panel:
             **{f"Value #{ref}": name for ref, name in refs.items()},
             "instance": "Exporter",
         },
-        no_value=NO_DATA,
+        no_value="–",
         sort_by="Value #A",
     )
     return _account_columns(panel)
@@ -501,7 +504,7 @@ def _account_states() -> str:
     state = f'label_replace({UNPOLLED}, "state", "not polled", "", "") or on ({ACCOUNT}) {STATES} == 1'
     states = f"max by ({ACCOUNT}, state) (topk by ({ACCOUNT}) (1, {state})) and on ({ACCOUNT}) ({SELECTED_ACCOUNTS})"
     missing = f"absent(account:chatapp_account_up:last{{{ACCOUNTS}}})"
-    return f'{states} or label_replace({missing}, "state", "{NO_DATA}", "", "")'
+    return f'{states} or label_replace({missing}, "account", "{NO_DATA}", "", "")'
 
 
 def _account_columns(panel: Panel) -> Panel:
