@@ -409,9 +409,9 @@ def _changes() -> Panel:
         panel = panel.override_by_name(column, [*colored_text(texts), override("noValue", "–")])
     fields = {field: {"text": text, "index": index} for index, (field, text) in enumerate(_FIELDS.items())}
     panel = panel.override_by_name("Field", [override("mappings", [{"type": "value", "options": fields}])])
-    panel = _time_columns(_number_columns(panel), "Changed")
     # the value of the row with a text is 1
-    return panel.override_by_name("Changed", [override("mappings", [value_mappings({"1": ("–", "text")})])])
+    panel = panel.override_by_name("Changed", [override("mappings", [value_mappings({"1": ("–", "text")})])])
+    return _time_columns(_number_columns(panel), "Changed")
 
 
 def _reasons() -> str:
