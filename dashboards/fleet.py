@@ -198,6 +198,7 @@ def _ratings_over_time() -> Panel:
         "Phone numbers with the quality rating GREEN, and those whose rating is UNKNOWN, was never reported, or is not"
         f" known to the exporter. {_LAST_KNOWN}",
         lines,
+        legend_values=["lastNotNull"],
     )
 
 
@@ -206,12 +207,14 @@ def _blind_over_time() -> Panel:
     return _count_graph("Blind spaces over time", _BLIND_DESCRIPTION, {"blind spaces": (blind, BAD)})
 
 
-def _count_graph(title: str, description: str, lines: dict[str, tuple[str, str]]) -> Panel:
+def _count_graph(
+    title: str, description: str, lines: dict[str, tuple[str, str]], *, legend_values: Sequence[str] = ()
+) -> Panel:
     queries = [
         range_query(f"sum({expression})", name, ref=ref)
         for ref, (name, (expression, _)) in zip("ABCDE", lines.items(), strict=False)
     ]
-    panel = time_series(title, description, "short", *queries, no_value=NO_DATA, legend_values=["lastNotNull"])
+    panel = time_series(title, description, "short", *queries, no_value=NO_DATA, legend_values=legend_values)
     # at most 200 points, because each point reads all phone numbers
     panel = panel.decimals(0).max_data_points(200)
     for name, (_, color) in lines.items():

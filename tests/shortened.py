@@ -7,7 +7,7 @@ from exporter.config.fields import parse_duration
 _UNITS = {"w": 604_800, "d": 86_400}
 _DURATION = r"\d+[smhdw]"
 _KEYS = "for|keep_firing_for|interval|group_wait|group_interval|repeat_interval"
-_PATTERN = re.compile(rf"(?P<before>\[|\boffset |\b(?:{_KEYS}): )(?P<duration>{_DURATION})\b")
+_PATTERN = re.compile(rf"(?P<before>\[|:(?=\d+[smhdw]\])|\boffset |\b(?:{_KEYS}): )(?P<duration>{_DURATION})\b")
 
 
 def shortened(text: str, factor: int) -> str:

@@ -104,6 +104,52 @@ def test_the_phone_number_variable_is_a_text_box(document: dict[str, Any]) -> No
 
 
 @every_dashboard
+def test_links_to_a_panel_open_a_list_of_the_same_dashboard(document: dict[str, Any]) -> None:
+    lists = {panel["id"] for panel in panels(document) if panel["type"] == "table"}
+    links = re.findall(r"/d/([\w-]+)\?viewPanel=(\w+)", json.dumps(document))
+
+    assert all(uid == document["uid"] and int(panel) in lists for uid, panel in links)
+
+
+@every_dashboard
+def test_grafana_11_can_load_and_grafana_com_can_import_the_dashboard(document: dict[str, Any]) -> None:
+    plugins = {(required["type"], required["id"]) for required in document["__requires"]}
+
+    assert document["schemaVersion"] == 39
+    assert "inControlsMenu" not in json.dumps(document)
+    assert document["__inputs"] == []
+    assert plugins == {("grafana", "grafana"), ("datasource", "prometheus")} | {
+        ("panel", panel["type"]) for panel in panels(document)
+    }
+
+
+@every_dashboard
+def test_graphs_share_the_crosshair_and_sort_the_tooltip(document: dict[str, Any]) -> None:
+    tooltips = [panel["options"]["tooltip"] for panel in panels(document) if panel["type"] == "timeseries"]
+
+    assert document["graphTooltip"] == 1
+    assert all((tooltip["mode"], tooltip["sort"]) == ("multi", "desc") for tooltip in tooltips)
+
+
+@pytest.mark.parametrize(
+    ("result", "option"),
+    [
+        ('{name="Contoso",space="1"} 1 1700000000000', ("Contoso", "1")),
+        ('{name="Contoso "Asia", Ltd",space="1"} 1 1700000000000', ('Contoso "Asia", Ltd', "1")),
+        ('{name="own",space="own"} 1 1700000000000', ("own", "own")),
+    ],
+)
+def test_the_space_variable_shows_names(result: str, option: tuple[str, str]) -> None:
+    variables = {variable["name"]: variable for variable in DOCUMENTS["fleet.json"]["templating"]["list"]}
+    regex = variables["space"]["regex"].strip("/").replace("(?<", "(?P<")
+
+    found = re.search(regex, result)
+
+    assert found
+    assert (found["text"], found["value"]) == option
+
+
+@every_dashboard
 def test_the_sdk_loads_and_encodes_a_dashboard_without_loss(document: dict[str, Any]) -> None:
     register_default_plugins()
 
@@ -135,7 +181,13 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
 
 
 def test_every_query_returns_a_result_for_the_demo(prometheus: httpx.Client) -> None:
-    pending = {select_all(expression) for document in DOCUMENTS.values() for expression in expressions(document)}
+    pending = {
+        select_all(shortened(expression, 60))
+        for document in DOCUMENTS.values()
+        for expression in expressions(document)
+        # in the demo, the first number vanishes after 4 minutes
+        if "chatapp_phone_number_vanished:group" not in expression
+    }
     assert len(pending) > 40
 
     def all_have_results() -> bool:
