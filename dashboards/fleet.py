@@ -216,7 +216,7 @@ def _count_graph(
     ]
     panel = time_series(title, description, "short", *queries, no_value=NO_DATA, legend_values=legend_values)
     # at most 200 points, because each point reads all phone numbers
-    panel = panel.decimals(0).max_data_points(200)
+    panel = panel.decimals(0).axis_soft_max(4).max_data_points(200)
     for name, (_, color) in lines.items():
         panel = panel.override_by_name(name, [override("color", {"mode": "fixed", "fixedColor": color})])
     return panel
@@ -257,7 +257,7 @@ def _since(field: str, alerts: str) -> str:
 
 
 def _number_columns(panel: Panel) -> Panel:
-    panel = panel.override_by_name("Number", [*data_links(("Open phone number", TO_NUMBER)), column_width(130)])
+    panel = panel.override_by_name("Number", [*data_links(("Open phone number", TO_NUMBER)), column_width(125)])
     panel = panel.override_by_name(
         "Account", data_links(("Select this account", to_dashboard(FLEET, account="Account")))
     )
@@ -272,7 +272,7 @@ def _limit_columns(panel: Panel, *columns: str) -> Panel:
                 override("mappings", [UNLIMITED]),
                 override("unit", "locale"),
                 override("noValue", "–"),
-                column_width(100),
+                column_width(95),
             ],
         )
     return panel
@@ -280,7 +280,7 @@ def _limit_columns(panel: Panel, *columns: str) -> Panel:
 
 def _time_columns(panel: Panel, *columns: str) -> Panel:
     for column in columns:
-        panel = panel.override_by_name(column, [*relative_time(), column_width(125)])
+        panel = panel.override_by_name(column, [*relative_time(), column_width(130)])
     return panel
 
 
@@ -314,8 +314,8 @@ def _worst() -> Panel:
         no_value="–",
         sort_by="Value #A",
     )
-    panel = panel.override_by_name("Rating", [*colored_text(RANKS), column_width(90)])
-    panel = panel.override_by_name("Status", [*colored_text(_STATUS_COLORS), column_width(125)])
+    panel = panel.override_by_name("Rating", [*colored_text(RANKS), column_width(85)])
+    panel = panel.override_by_name("Status", [*colored_text(_STATUS_COLORS), column_width(120)])
     return _time_columns(_limit_columns(_number_columns(panel), "Limit", "7-day max"), "Since", "Last seen")
 
 
