@@ -215,8 +215,8 @@ def _count_graph(
         for ref, (name, (expression, _)) in zip("ABCDE", lines.items(), strict=False)
     ]
     panel = time_series(title, description, "short", *queries, no_value=NO_DATA, legend_values=legend_values)
-    # at most 200 points, because each point reads all phone numbers
-    panel = panel.decimals(0).axis_soft_max(4).max_data_points(200)
+    # at most 100 points, because each point reads all phone numbers
+    panel = panel.decimals(0).axis_soft_max(4).max_data_points(100)
     for name, (_, color) in lines.items():
         panel = panel.override_by_name(name, [override("color", {"mode": "fixed", "fixedColor": color})])
     return panel
@@ -363,9 +363,15 @@ def _vanished() -> Panel:
     return _time_columns(_number_columns(panel), "Not listed since")
 
 
-def _before(value: str) -> str:
+def _now_of_changed(value: str, field: str) -> str:
+    """Return a query for the current values of the phone numbers that changed. In a subquery, it is evaluated once."""
+    changed = f"{_changed(field)} @ end()"
+    return f"({value} @ end() and on ({NUMBER}) ({changed} > timestamp({changed}) - 86400))"
+
+
+def _before(value: str, field: str) -> str:
     """Return a query for the last value in the last 24 hours that is different from the current value."""
-    return f"last_over_time(({value} != on ({NUMBER}) {value} @ end())[1d:15m])"
+    return f"last_over_time(({value} != on ({NUMBER}) {_now_of_changed(value, field)})[1d:1h])"
 
 
 def _by_field(label: str, rank: str, limit: str, status: str) -> str:
@@ -383,17 +389,19 @@ def _changes() -> Panel:
     recent = f"({_changed('.+')} > time() - 86400)"
     rows = f"topk({_MAX_ROWS}, {recent})"
     names = f"({NAMES} and on ({NUMBER}) {rows})"
-    other_status = f"(0 * {STATUS} + time() unless on ({NUMBER}, status) {STATUS} @ end())"
-    last_status = f"topk by ({NUMBER}) (1, max_over_time({other_status}[1d:15m]))"
+    other_status = (
+        f"(0 * {STATUS} + time() and on ({NUMBER}) {_now_of_changed(STATUS, 'status')}"
+        f" unless on ({NUMBER}, status) {STATUS} @ end())"
+    )
+    last_status = f"topk by ({NUMBER}) (1, max_over_time({other_status}[1d:1h]))"
+    before = _before(RANK, "quality_rating"), _before(LIMIT, "messaging_limit_tier"), last_status
     named = f"{rows} * on ({NUMBER}) group_left (verified_name, name) {names}"
     panel = table_panel(
         "Changes in the last 24 hours",
         f"Changes of rating, messaging limit or status that the exporter observed, at most {_MAX_ROWS}, newest first."
-        " From: the last different value, in steps of 15 minutes.",
+        " From: the last different value, in steps of 1 hour.",
         table_query(f"1000 * ({named} or on ({key}) {rows}) or {_note(recent, 'name')}"),
-        table_query(
-            f"({_by_field('from', _before(RANK), _before(LIMIT), last_status)}) and on ({key}) {rows}", ref="B"
-        ),
+        table_query(f"({_by_field('from', *before)}) and on ({key}) {rows}", ref="B"),
         table_query(f"({_by_field('to', RANK, LIMIT, STATUS)}) and on ({key}) {rows}", ref="C"),
         columns={
             "Value #A": "Changed",

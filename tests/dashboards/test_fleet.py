@@ -151,13 +151,13 @@ def test_since_is_the_last_change_or_the_start_of_the_alert(tmp_path: Path) -> N
 
 def test_a_change_has_the_value_before_and_the_current_value(tmp_path: Path) -> None:
     changed = {1: "quality_rating", 2: "messaging_limit_tier", 3: "status", 5: "status"}
-    series = {f'{CHANGE}{{{number(digits)}, field="{field}"}}': "4200x120" for digits, field in changed.items()}
-    series |= {f"{RANK}{{{number(1)}}}": "0x40 2x29 3x50", f"{RANK}{{{number(4)}}}": "0x120"}
-    series |= {f"{LIMIT}{{{number(2)}}}": " ".join(["Inf"] * 70 + ["250"] * 50)}
+    series = {f'{CHANGE}{{{number(digits)}, field="{field}"}}': "18000x320" for digits, field in changed.items()}
+    series |= {f"{RANK}{{{number(1)}}}": "0x140 2x159 3x20", f"{RANK}{{{number(4)}}}": "0x320"}
+    series |= {f"{LIMIT}{{{number(2)}}}": " ".join(["Inf"] * 300 + ["250"] * 20)}
     for digits, (first, second) in {3: ("CONNECTED", "FLAGGED"), 5: ("FLAGGED", "CONNECTED")}.items():
-        series |= {f'{STATUS}{{{number(digits)}, status="{first}"}}': "1x40 stale"}
-        series |= {f'{STATUS}{{{number(digits)}, status="{second}"}}': "_x41 1x28 stale"}
-        series |= {f'{STATUS}{{{number(digits)}, status="BANNED"}}': "_x70 1x50"}
+        series |= {f'{STATUS}{{{number(digits)}, status="{first}"}}': "1x140 stale"}
+        series |= {f'{STATUS}{{{number(digits)}, status="{second}"}}': "_x141 1x158 stale"}
+        series |= {f'{STATUS}{{{number(digits)}, status="BANNED"}}': "_x300 1x20"}
     title = "Changes in the last 24 hours"
 
     def values(label: str, *texts: str) -> Samples:
@@ -169,7 +169,7 @@ def test_a_change_has_the_value_before_and_the_current_value(tmp_path: Path) -> 
         series,
         (f"group without () ({query(title, 'B')})", values("from", "2", "+Inf", "FLAGGED", "CONNECTED")),
         (f"group without () ({query(title, 'C')})", values("to", "3", "250", "BANNED", "BANNED")),
-        at="75m",
+        at="310m",
     )
 
 
