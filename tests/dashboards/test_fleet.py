@@ -150,14 +150,17 @@ def test_since_is_the_last_change_or_the_start_of_the_alert(tmp_path: Path) -> N
 
 
 def test_a_change_has_the_value_before_and_the_current_value(tmp_path: Path) -> None:
-    changed = {1: "quality_rating", 2: "messaging_limit_tier", 3: "status", 5: "status"}
+    changed = {1: "quality_rating", 2: "messaging_limit_tier", 3: "status", 5: "status", 6: "quality_rating"}
     series = {f'{CHANGE}{{{number(digits)}, field="{field}"}}': "18000x320" for digits, field in changed.items()}
     series |= {f"{RANK}{{{number(1)}}}": "0x140 2x159 3x20", f"{RANK}{{{number(4)}}}": "0x320"}
     series |= {f"{LIMIT}{{{number(2)}}}": " ".join(["Inf"] * 300 + ["250"] * 20)}
-    for digits, (first, second) in {3: ("CONNECTED", "FLAGGED"), 5: ("FLAGGED", "CONNECTED")}.items():
-        series |= {f'{STATUS}{{{number(digits)}, status="{first}"}}': "1x140 stale"}
-        series |= {f'{STATUS}{{{number(digits)}, status="{second}"}}': "_x141 1x158 stale"}
+    series |= {f"{RANK}{{{number(6)}}}": "2x100 3x220"}
+    for digits in (3, 5):
         series |= {f'{STATUS}{{{number(digits)}, status="BANNED"}}': "_x300 1x20"}
+    series |= {f'{STATUS}{{{number(3)}, status="CONNECTED"}}': "1x140 stale"}
+    series |= {f'{STATUS}{{{number(3)}, status="FLAGGED"}}': "_x141 1x158 stale"}
+    series |= {f'{STATUS}{{{number(5)}, status="FLAGGED"}}': "1x80 stale _x100 1x118 stale"}
+    series |= {f'{STATUS}{{{number(5)}, status="CONNECTED"}}': "_x81 1x98 stale"}
     title = "Changes in the last 24 hours"
 
     def values(label: str, *texts: str) -> Samples:
@@ -167,8 +170,8 @@ def test_a_change_has_the_value_before_and_the_current_value(tmp_path: Path) -> 
     evaluate(
         tmp_path,
         series,
-        (f"group without () ({query(title, 'B')})", values("from", "2", "+Inf", "FLAGGED", "CONNECTED")),
-        (f"group without () ({query(title, 'C')})", values("to", "3", "250", "BANNED", "BANNED")),
+        (f"group without () ({query(title, 'B')})", values("from", "2", "+Inf", "FLAGGED", "FLAGGED", "2")),
+        (f"group without () ({query(title, 'C')})", values("to", "3", "250", "BANNED", "BANNED", "3")),
         at="310m",
     )
 
