@@ -280,7 +280,7 @@ def _limit_columns(panel: Panel, *columns: str) -> Panel:
 
 def _time_columns(panel: Panel, *columns: str) -> Panel:
     for column in columns:
-        panel = panel.override_by_name(column, [*relative_time(), column_width(130)])
+        panel = panel.override_by_name(column, [*relative_time(), column_width(140)])
     return panel
 
 
