@@ -9,12 +9,14 @@ from dashboards.fleet import fleet
 from dashboards.generated import write_or_check
 from dashboards.panels import DashboardBuilder
 from dashboards.phone_number import phone_number
+from dashboards.review import review
 
 DIRECTORY = Path(__file__).parent
 DASHBOARDS: Mapping[str, Callable[[], DashboardBuilder]] = {
     "fleet.json": fleet,
     "phone_number.json": phone_number,
     "exporter.json": exporter_health,
+    "review.json": review,
 }
 
 

@@ -272,10 +272,12 @@ def to_status_page(instance: str) -> str:
 class DashboardBuilder:
     """Builds one dashboard, with variables for the data source, job, account and space, and links to the others."""
 
-    def __init__(self, title: str, uid: str, description: str) -> None:
+    def __init__(
+        self, title: str, uid: str, description: str, *, time_range: str = "now-6h", refresh: str = "1m"
+    ) -> None:
         self._uid = uid
         self._board = board.Dashboard(title).uid(uid).description(description).tags(["chatapp"]).timezone("browser")
-        self._board = self._board.time("now-6h", "now").refresh("1m").editable()
+        self._board = self._board.time(time_range, "now").refresh(refresh).editable()
         self._board = self._board.tooltip(dashboard.DashboardCursorSync.CROSSHAIR)
         self._id = self._x = self._y = self._height = 0
         self._board.with_variable(board.DatasourceVariable("datasource").label("Data source").type("prometheus"))

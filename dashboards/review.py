@@ -1,0 +1,263 @@
+"""Review dashboard: phone numbers with problems per day, and customers that got worse, over 30 days."""
+
+from grafana_foundation_sdk.models import common
+
+from dashboards.panels import (
+    BAD,
+    FLEET,
+    INFO,
+    RANKS,
+    REVIEW,
+    STATUSES,
+    TO_NUMBER,
+    UNLIMITED,
+    WARNING,
+    DashboardBuilder,
+    Panel,
+    Query,
+    colored_text,
+    count_panel,
+    data_links,
+    override,
+    range_query,
+    table_panel,
+    table_query,
+    time_series,
+    to_dashboard,
+)
+
+SELECTED = 'job=~"$job",account=~"$account",space=~"$space"'
+SPACE = "job, account, space"
+NUMBER = f"{SPACE}, phone_number"
+RANK = f"phone_number:chatapp_phone_number_quality_rank:last{{{SELECTED}}}"
+STATUS_RANK = f"phone_number:chatapp_phone_number_status_rank:last{{{SELECTED}}}"
+DROPPED = f"phone_number:chatapp_phone_number_messaging_limit_dropped:bool{{{SELECTED}}}"
+LIMIT = f"phone_number:chatapp_phone_number_messaging_limit:last{{{SELECTED}}}"
+RANK_1H = f"phone_number:chatapp_phone_number_quality_rank:max1h{{{SELECTED}}}"
+STATUS_RANK_1H = f"phone_number:chatapp_phone_number_status_rank:max1h{{{SELECTED}}}"
+DROPPED_1H = f"phone_number:chatapp_phone_number_messaging_limit_dropped:max1h{{{SELECTED}}}"
+LIMIT_1H = f"phone_number:chatapp_phone_number_messaging_limit:max1h{{{SELECTED}}}"
+_NO_DATA = "No data: no hourly values recorded"
+_MAX_ROWS = 100
+_WORSE = (
+    f"(({RANK} > min_over_time({RANK_1H}[$__range])) >= 2"
+    f" or {STATUS_RANK} > min_over_time({STATUS_RANK_1H}[$__range])"
+    f" or {DROPPED} == 1)"
+)
+"""Selects the phone numbers that are now worse than at their best in the time range."""
+_WORST = f"topk({_MAX_ROWS}, 2.5 * {STATUS_RANK} ^ 2 + {RANK} and on ({NUMBER}) {_WORSE})"
+"""These numbers sorted by severity: down, RED, restricted, YELLOW."""
+
+
+def review() -> DashboardBuilder:
+    """Return the Review dashboard."""
+    builder = DashboardBuilder(
+        "ChatApp / Review",
+        REVIEW,
+        "Phone numbers with problems per day, changes per day, and customers that got worse, for account managers.",
+        time_range="now-30d",
+        refresh="",
+    )
+    _counts(builder)
+    builder.add_row("Phone numbers with problems per day")
+    builder.add_panels(_ratings_per_day(), _statuses_per_day(), height=8)
+    builder.add_panels(_dropped_limits_per_day(), _changes_per_day(), height=8)
+    builder.add_row("Customers")
+    builder.add_panels(_worse(), height=11)
+    builder.add_panels(_customers(), height=11)
+    return builder
+
+
+def _in_range(series: str, rank: int) -> str:
+    return f"sum(max_over_time({series}[$__range]) == bool {rank})"
+
+
+def _counts(builder: DashboardBuilder) -> None:
+    once = "at least once in the time range."
+    builder.add_panels(
+        count_panel("Numbers down", f"Phone numbers that were down {once}", _in_range(STATUS_RANK_1H, 2), BAD),
+        count_panel("Numbers RED", f"Phone numbers with the quality rating RED {once}", _in_range(RANK_1H, 3), BAD),
+        count_panel(
+            "Numbers YELLOW",
+            "Phone numbers whose worst quality rating in the time range was YELLOW.",
+            _in_range(RANK_1H, 2),
+            WARNING,
+        ),
+        count_panel(
+            "Numbers with a dropped limit",
+            f"Phone numbers whose messaging limit was below its maximum of 7 days {once}",
+            _in_range(DROPPED_1H, 1),
+            WARNING,
+        ),
+        count_panel(
+            "Recorded days",
+            "Days with recorded values in the time range. Prometheus keeps 15 days by default.",
+            f"max(count_over_time({RANK_1H}[$__range])) / 24",
+            INFO,
+        )
+        .unit("suffix: days")
+        .decimals(1),
+        height=4,
+        widths=(5, 5, 5, 5, 4),
+    )
+
+
+def _per_day(title: str, description: str, colors: dict[str, str], *queries: Query) -> Panel:
+    """Return a bar chart with one bar per day. A bar starts at midnight, and the bar of today contains the values until
+    now."""
+    panel = time_series(title, description, "short", *queries, no_value=_NO_DATA).interval("1d").decimals(0)
+    panel = panel.draw_style(common.GraphDrawStyle.BARS).bar_alignment(common.BarAlignment.AFTER)
+    panel = panel.bar_width_factor(0.9).line_width(0).fill_opacity(85)
+    for name, color in colors.items():
+        panel = panel.override_by_name(name, [override("color", {"mode": "fixed", "fixedColor": color})])
+    return panel
+
+
+def _day(series: str, rank: int) -> str:
+    """Return a query for the number of phone numbers whose worst value of a day was `rank`. The result at midnight is
+    about the following day."""
+    return f"sum(max_over_time({series}[1d] offset -1d) == bool {rank})"
+
+
+def _ratings_per_day() -> Panel:
+    return _per_day(
+        "Phone numbers RED or YELLOW",
+        "Phone numbers by their worst quality rating of each day.",
+        {"RED": BAD, "YELLOW": WARNING},
+        range_query(_day(RANK_1H, 3), "RED"),
+        range_query(_day(RANK_1H, 2), "YELLOW", ref="B"),
+    )
+
+
+def _statuses_per_day() -> Panel:
+    return _per_day(
+        "Phone numbers down or restricted",
+        "Phone numbers by their worst status of each day. Down: BANNED, DELETED, DISCONNECTED, MIGRATED or OFFLINE."
+        " Restricted: FLAGGED, PAUSED, RATE_LIMITED or RESTRICTED.",
+        {"down": BAD, "restricted": WARNING},
+        range_query(_day(STATUS_RANK_1H, 2), "down"),
+        range_query(_day(STATUS_RANK_1H, 1), "restricted", ref="B"),
+    )
+
+
+def _dropped_limits_per_day() -> Panel:
+    return _per_day(
+        "Phone numbers with a dropped limit",
+        "Phone numbers whose messaging limit was below its maximum of 7 days on each day.",
+        {"dropped limit": WARNING},
+        range_query(_day(DROPPED_1H, 1), "dropped limit"),
+    )
+
+
+def _changes_per_day() -> Panel:
+    def changes(series: str) -> str:
+        # 25 hours, because a change at midnight is between the last sample of a day and the first sample of the next
+        return f"sum(changes({series}[25h] offset -1d))"
+
+    return _per_day(
+        "Changes",
+        "Changes of the worst quality rating, the worst status (down, restricted, others) and the maximum messaging"
+        " limit from hour to hour.",
+        {},
+        range_query(changes(RANK_1H), "rating"),
+        range_query(changes(STATUS_RANK_1H), "status", ref="B"),
+        range_query(changes(LIMIT_1H), "messaging limit", ref="C"),
+    )
+
+
+def _worse() -> Panel:
+    panel = table_panel(
+        f"Customers that got worse (at most {_MAX_ROWS} numbers)",
+        "Phone numbers whose rating or status is now worse than at their best in the time range, or whose messaging"
+        " limit has dropped in the last 7 days. Sorted by severity: down, RED, restricted, YELLOW.",
+        *_worse_queries(),
+        columns={
+            "name": "Customer",
+            "verified_name": "Verified name",
+            "phone_number": "Number",
+            "Value #C": "Best rating",
+            "Value #D": "Rating now",
+            "status": "Status now",
+            "Value #F": "Maximum limit",
+            "Value #G": "Limit now",
+            "Value #H": "Hours RED",
+            "account": "Account",
+            "space": "Space",
+            "Value #A": "Severity",
+        },
+        no_value="No customers got worse, or no data",
+    )
+    panel = panel.override_by_name("Number", data_links(("Open phone number", TO_NUMBER)))
+    for column in ("Best rating", "Rating now"):
+        panel = panel.override_by_name(column, colored_text(RANKS))
+    for column in ("Maximum limit", "Limit now"):
+        options = [override("mappings", [UNLIMITED]), override("unit", "locale"), override("noValue", "–")]
+        panel = panel.override_by_name(column, options)
+    panel = panel.override_by_name(
+        "Status now", colored_text({status: (status, color) for status, color in STATUSES.items()})
+    )
+    return panel.override_by_name("Hours RED", [override("noValue", "0")]).override_by_name(
+        "Severity", [override("custom.hidden", True)]
+    )
+
+
+def _worse_queries() -> tuple[Query, ...]:
+    def with_value(expression: str, ref: str, labels: str = NUMBER) -> Query:
+        return table_query(f"max by ({labels}) ({expression}) and on ({NUMBER}) {_WORST}", ref=ref)
+
+    names = f"phone_number:chatapp_phone_number_info:names{{{SELECTED}}}"
+    status = f"phone_number:chatapp_phone_number_status:last{{{SELECTED}}}"
+    return (
+        table_query(_WORST),
+        with_value(names, "B", f"{NUMBER}, verified_name, name"),
+        with_value(f"min_over_time({RANK_1H}[$__range])", "C"),
+        with_value(RANK, "D"),
+        with_value(status, "E", f"{NUMBER}, status"),
+        with_value(f"max_over_time({LIMIT_1H}[$__range])", "F"),
+        with_value(LIMIT, "G"),
+        with_value(f"count_over_time((last_over_time({RANK_1H}[1h]) == 3)[$__range:1h])", "H"),
+    )
+
+
+def _customers() -> Panel:
+    panel = table_panel(
+        "Customers with problems",
+        "Phone numbers of each customer with problems in the time range, by their worst status and rating.",
+        *(
+            table_query(_by_customer(series, rank), ref=ref)
+            for ref, series, rank in (
+                ("A", STATUS_RANK_1H, 2),
+                ("B", RANK_1H, 3),
+                ("C", STATUS_RANK_1H, 1),
+                ("D", RANK_1H, 2),
+                ("E", DROPPED_1H, 1),
+            )
+        ),
+        columns={
+            "name": "Customer",
+            "Value #A": "Down",
+            "Value #B": "RED",
+            "Value #C": "Restricted",
+            "Value #D": "YELLOW",
+            "Value #E": "Dropped limit",
+            "account": "Account",
+            "space": "Space",
+        },
+        no_value="No customers with problems, or no data",
+    )
+    for column in ("Down", "RED", "Restricted", "YELLOW", "Dropped limit"):
+        panel = panel.override_by_name(column, [override("noValue", "–")])
+    return panel.override_by_name(
+        "Space", data_links(("Open Fleet", to_dashboard(FLEET, account="Account", space="Space")))
+    )
+
+
+def _by_customer(series: str, rank: int) -> str:
+    """Return a query for the number of phone numbers of each space whose worst value in the time range was `rank`. The
+    result has the label `name` of the space if the name is known."""
+    names = f"space:chatapp_space_info:last{{{SELECTED}}}"
+    unnamed = f"group by ({SPACE}) (phone_number:chatapp_phone_number_info:last{{{SELECTED}}})"
+    return (
+        f"count by ({SPACE}) (max_over_time({series}[$__range]) == {rank})"
+        f" * on ({SPACE}) group_left (name) ({names} or on ({SPACE}) {unnamed})"
+    )
