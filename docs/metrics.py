@@ -252,6 +252,7 @@ def _example_account() -> AccountView:
         needed_qps=4.0,
         limit_qps=5.0,
         current_qps=5.0,
+        due_spaces=3,
         discovery=DiscoveryView(up=True, last_success=1_795_600_042.7, spaces=1200),
     )
 

@@ -95,6 +95,11 @@ class AccountPolling:
         return self._access.state is AccountState.DENIED
 
     @property
+    def due_spaces(self) -> int:
+        """The number of spaces that are due and whose poll has not ended."""
+        return sum(entry.pending for entry in self._entries.values())
+
+    @property
     def health(self) -> AccountHealth | None:
         """The state of the account; None while the polls do not determine it. If the rate has recovered since the last
         poll, the state is OK, and `since` is still the start of THROTTLED."""

@@ -104,6 +104,7 @@ class AccountRuntime:
             needed_qps=plan.needed_qps,
             limit_qps=account.qps,
             current_qps=self._budget.current_qps(),
+            due_spaces=self.polling.due_spaces,
             discovery=discovery,
             # after a failed attempt, the configured spaces are polled: readiness does not wait for discovery
             spaces_unknown=account.discover and result.is_unknown and not (configured and result.failed),

@@ -42,6 +42,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "chatapp_account_qps_limit": ("gauge", {"account"}),
     "chatapp_account_qps_current": ("gauge", {"account"}),
     "chatapp_account_qps_needed": ("gauge", {"account"}),
+    "chatapp_account_due_spaces": ("gauge", {"account"}),
     "chatapp_account_discovery_up": ("gauge", {"account"}),
     "chatapp_account_discovery_last_success_timestamp_seconds": ("gauge", {"account"}),
     "chatapp_account_discovered_spaces": ("gauge", {"account"}),

@@ -31,6 +31,26 @@ def test_300_spaces_with_qps_10_and_an_interval_of_20_seconds_are_polled_every_3
     assert {len(space_times) for space_times in times} <= {20, 21}
 
 
+@pytest.mark.parametrize(
+    ("spaces", "due"),
+    [
+        # when the poll of a space ends, its next due time has passed
+        pytest.param(300, 300, id="the budget is too small"),
+        pytest.param(30, 0, id="the budget is sufficient"),
+    ],
+)
+def test_the_metrics_show_how_many_spaces_are_due(spaces: int, due: int) -> None:
+    async def main() -> list[str]:
+        world = World(scenario(spaces, qps=1, poll_interval="1m"))
+        await world.exporter.start()
+        await asyncio.sleep(1200.5)
+        samples = world.samples("chatapp_account_due_spaces")
+        await world.exporter.stop()
+        return samples
+
+    assert run(main()) == [f"chatapp_account_due_spaces{{}} {due}"]
+
+
 def intervals_of(world: World) -> list[str]:
     return [line for line in world.samples("chatapp_account_") if "poll_interval" in line]
 

@@ -6,6 +6,7 @@ interval of the test is one hour.
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ RANK, STATUS_RANK, DROPPED = (
 VARIABLES = {"job": ".+", "account": ".+", "space": ".+", "__range": "4d"}
 
 
-def run(directory: Path, interval: str, series: dict[str, str], *tests: tuple[str, str, dict[str, float]]) -> None:
+def run(directory: Path, interval: str, series: dict[str, str], *tests: tuple[str, str, Mapping[str, float]]) -> None:
     """Evaluate the hourly group with these series, and check the value of each query: query, time, value by label."""
     groups = [group for group in yaml.safe_load(RULES.read_text())["groups"] if group["name"] == "chatapp.hourly"]
     rules = directory / "hourly.yml"
