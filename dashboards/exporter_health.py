@@ -1,21 +1,48 @@
-"""Exporter dashboard: budget, schedule, failures, age of the values and resource usage."""
+"""Exporter dashboard: state, accounts, budget, schedule, failures, age of the values, files and resource usage."""
+
+from grafana_foundation_sdk.builders import common as common_builders
+from grafana_foundation_sdk.builders import dashboard as board
+from grafana_foundation_sdk.builders import table
+from grafana_foundation_sdk.models import common, dashboard
 
 from dashboards.panels import (
     BAD,
     EXPORTER,
+    EXPORTERS,
+    FLEET,
+    GOOD,
+    INFO,
+    NO_DATA,
     WARNING,
     DashboardBuilder,
     Panel,
+    Query,
+    colored_text,
+    count_or_zero,
     count_panel,
     dashed,
+    data_links,
+    override,
     range_query,
+    relative_time,
     table_panel,
     table_query,
     time_series,
+    to_dashboard,
+    to_runbook,
+    to_status_page,
 )
 
 ACCOUNTS = 'job=~"$job",account=~"$account"'
+SPACES = f'{ACCOUNTS},space=~"$space"'
 JOB = 'job=~"$job"'
+_SELECTED_EXPORTERS = f"and on (job, instance) {EXPORTERS}"
+_NO_EXPORTER = "No data: exporter missing"
+_NO_POLLS = "No data: no polls in the time range"
+_MAX_LINES = 10
+_LEGEND = ("lastNotNull", "max")
+_UP = {"0": ("down", BAD), "1": ("up", GOOD)}
+_STATES = {"ok": GOOD, "throttled": WARNING, "denied": BAD, "unreachable": BAD, "not polled": BAD}
 
 
 def exporter_health() -> DashboardBuilder:
@@ -23,124 +50,259 @@ def exporter_health() -> DashboardBuilder:
     builder = DashboardBuilder(
         "ChatApp / Exporter",
         EXPORTER,
-        "Health of the exporter: budget, polls, failures, age of the values and resource usage.",
+        "Health of the exporter: accounts, budget, polls, failures, age of the values, files and resource usage.",
     )
     _state(builder)
-    builder.add_row("Budget")
-    builder.add_panels(_budget(), _throttled(), height=8)
-    builder.add_row("Schedule")
-    builder.add_panels(_intervals(), _delay(), height=8)
-    builder.add_row("Failures and age of the values")
-    builder.add_panels(_failures(), _codes(), height=8)
-    builder.add_panels(_age(), _unknown(), height=8)
+    builder.add_panels(_exporters(), height=6)
+    builder.add_panels(_accounts(), height=10)
+    builder.add_row("Age of the values, and failures")
+    builder.add_panels(_age_in_intervals(), _age(), height=9)
+    builder.add_panels(_failed_polls(), _failures(), _codes(), height=9)
+    builder.add_row("Budget and latency")
+    builder.add_panels(_budget(), _budget_use(), height=9)
+    builder.add_panels(_throttled(), _latency(), height=9)
+    builder.add_row("Schedule and queue")
+    builder.add_panels(_intervals(), _due_spaces(), _delay(), height=9)
+    builder.add_row("Discovery, files and unknown values")
+    builder.add_panels(_discovery(), _files(), _state_file_failures(), _unknown(), height=8)
     builder.add_row("Resource usage")
-    builder.add_panels(_scrapes(), _samples(), _cpu(), _memory(), height=7)
+    builder.add_panels(_scrapes(), _samples(), _cpu(), _memory(), height=9)
     return builder
 
 
+def _highest(expression: str, labels: str = "account") -> str:
+    """Return a query for the series of `expression` with the highest maxima of the time range."""
+    maximum = f"max_over_time(({expression})[$__range:$__interval] @ end())"
+    return f"({expression}) and on ({labels}) topk({_MAX_LINES}, {maximum})"
+
+
 def _state(builder: DashboardBuilder) -> None:
-    states = f'account_state:chatapp_account_state:last{{{ACCOUNTS},state=~"denied|unreachable"}}'
-    accounts_down = f"count(max by (job, account) ({states}) == 1) or vector(0)"
-    down = f"count(up{{{JOB}}} == 0) or vector(0)"
-    failing = f'count(max by (account, space) (chatapp_space_up{{{ACCOUNTS},space=~"$space"}}) == 0) or vector(0)'
-    reload = f"count(chatapp_exporter_config_last_reload_successful{{{JOB}}} == 0) or vector(0)"
+    targets = f"up{{{JOB}}} {_SELECTED_EXPORTERS}"
+    space_up = f"max by (job, account, space) (chatapp_space_up{{{SPACES}}})"
+    reload = f"chatapp_exporter_config_last_reload_successful{{{JOB}}}"
+    files = f'{{__name__=~"chatapp_exporter_space_file_up|chatapp_exporter_state_file_up",{JOB}}}'
     builder.add_panels(
-        count_panel("Exporters down", "Scrape targets of the job that Prometheus cannot scrape.", down, BAD),
         count_panel(
-            "Accounts denied or unreachable",
-            "Denied: the API does not accept the access key, permission, subscription or system time."
-            " Unreachable: no usable response from the API.",
-            accounts_down,
+            "Exporters down",
+            "Targets that Prometheus cannot scrape now, and that were exporters in the last 7 days.",
+            count_or_zero(f"({targets}) == 0", targets),
+            BAD,
+            no_value="No data: no target in Prometheus",
+        ),
+        count_panel(
+            "Accounts down",
+            "Accounts that are denied, unreachable, or not polled by any exporter. Denied: the API does not accept the"
+            " access key, permission, subscription or system time. Unreachable: no usable response from the API.",
+            count_or_zero(
+                f"account:chatapp_account_down:group{{{ACCOUNTS}}}", f"account:chatapp_account_up:last{{{ACCOUNTS}}}"
+            ),
             BAD,
         ),
         count_panel(
             "Spaces failing",
-            "Spaces whose last poll failed, that were not polled yet, or whose values are older than max_age.",
-            failing,
+            "Spaces whose last poll failed, that were not polled yet, or whose values are older than max_age. Without"
+            " the spaces of exporters that are down.",
+            count_or_zero(f"{space_up} == 0", space_up),
             BAD,
+            no_value=_NO_EXPORTER,
         ),
         count_panel(
             "Config errors",
             "Exporters whose last configuration reload failed, or whose web configuration has errors."
             " They keep the current configuration.",
-            reload,
+            count_or_zero(f"{reload} == 0", reload),
             WARNING,
+            no_value=_NO_EXPORTER,
         ),
+        count_panel(
+            "File errors",
+            "Space files with errors, and state files that the exporter cannot write.",
+            count_or_zero(f"{files} == 0", files),
+            WARNING,
+            no_value="No data: no files, or exporter missing",
+        ),
+        count_panel(
+            "Clock skew",
+            "Largest difference between the clock of an exporter and the clock of Prometheus.",
+            f"max(abs(instance:chatapp_exporter_time_seconds:offset{{{JOB}}}))",
+            INFO,
+        ).unit("s"),
         height=4,
     )
 
 
-def _budget() -> Panel:
+def _exporters() -> Panel:
+    def by_instance(expression: str, ref: str, labels: str = "job, instance") -> Query:
+        return table_query(f"max by ({labels}) ({expression})", ref=ref)
+
+    process = f"{{{JOB}}} {_SELECTED_EXPORTERS}"
+    panel = table_panel(
+        "Exporters",
+        "Targets that are exporters, or were exporters in the last 7 days and are down.",
+        by_instance(f"up{process}", "A"),
+        by_instance(f"chatapp_exporter_build_info{{{JOB}}}", "B", "job, instance, version"),
+        by_instance(f"time() - process_start_time_seconds{process}", "C"),
+        by_instance(f"1000 * chatapp_exporter_config_last_reload_success_timestamp_seconds{{{JOB}}}", "D"),
+        by_instance(f"instance:chatapp_exporter_time_seconds:offset{{{JOB}}}", "E"),
+        columns={
+            "job": "Job",
+            "instance": "Instance",
+            "Value #A": "State",
+            "version": "Version",
+            "Value #C": "Uptime",
+            "Value #D": "Configuration loaded",
+            "Value #E": "Clock behind Prometheus",
+        },
+        no_value="No exporters in the last 7 days",
+    )
+    panel = panel.override_by_name("State", colored_text(_UP)).override_by_name(
+        "Instance", data_links(("Open status page", to_status_page("Instance")))
+    )
+    for column in ("Uptime", "Clock behind Prometheus"):
+        panel = panel.override_by_name(column, [override("unit", "s"), override("noValue", "–")])
+    return panel.override_by_name("Configuration loaded", relative_time()).override_by_name(
+        "Version", [override("noValue", "–")]
+    )
+
+
+def _accounts() -> Panel:
+    by = "by (job, account)"
+    since = f"max {by} (space:chatapp_space_seconds_since_success:min{{{SPACES}}})"
+    interval = f"account:chatapp_account_effective_poll_interval_seconds:last{{{ACCOUNTS}}}"
+    rows = f"topk(100, {since} / on (job, account) {interval})"
+
+    def value(expression: str, ref: str) -> Query:
+        return table_query(f"({expression}) and on (job, account) {rows}", ref=ref)
+
+    def share(failures: str, total: str) -> str:
+        return f"sum {by} (rate({failures}[1h])) / sum {by} (rate({total}[1h]) > 0)"
+
+    unpolled = f"account:chatapp_account_unpolled:group{{{ACCOUNTS}}}"
+    state = (
+        f'label_replace({unpolled}, "state", "not polled", "", "")'
+        f" or on (job, account) account_state:chatapp_account_state:last{{{ACCOUNTS}}} == 1"
+    )
+    latency = f"sum by (job, account, le) (rate(chatapp_api_request_duration_seconds_bucket{{{ACCOUNTS}}}[1h]))"
+    panel = table_panel(
+        "Accounts",
+        "Accounts, oldest values first (at most 100). Shares and latency of the last hour. With an age of 3 effective"
+        " intervals, a space is blind.",
+        table_query(rows),
+        value(f"max by (job, account, state) (topk {by} (1, {state}))", "B"),
+        value(since, "C"),
+        value(f"max {by} ({interval})", "D"),
+        value(f"max {by} (chatapp_account_poll_interval_seconds{{{ACCOUNTS}}})", "E"),
+        value(f"max {by} (chatapp_account_spaces{{{ACCOUNTS}}})", "F"),
+        value(f"sum {by} (chatapp_account_due_spaces{{{ACCOUNTS}}})", "G"),
+        value(share(f"chatapp_space_poll_failures_total{{{SPACES}}}", f"chatapp_space_polls_total{{{SPACES}}}"), "H"),
+        value(share(f"chatapp_api_throttled_total{{{ACCOUNTS}}}", f"chatapp_api_requests_total{{{ACCOUNTS}}}"), "I"),
+        value(f"sum {by} (chatapp_account_qps_needed{{{ACCOUNTS}}})", "J"),
+        value(f"sum {by} (chatapp_account_qps_current{{{ACCOUNTS}}})", "K"),
+        value(f"sum {by} (chatapp_account_qps_limit{{{ACCOUNTS}}})", "L"),
+        value(f"histogram_quantile(0.95, {latency}) >= 0", "M"),
+        columns={
+            "account": "Account",
+            "state": "State",
+            "Value #A": "Age in intervals",
+            "Value #C": "Oldest values",
+            "Value #D": "Effective interval",
+            "Value #E": "Interval",
+            "Value #F": "Spaces",
+            "Value #G": "Due spaces",
+            "Value #H": "Failed polls",
+            "Value #I": "Throttled",
+            "Value #J": "Needed qps",
+            "Value #K": "Current budget",
+            "Value #L": "Budget",
+            "Value #M": "Latency (95 %)",
+        },
+        no_value=NO_DATA,
+        sort_by="Value #A",
+    )
+    return _account_columns(panel)
+
+
+def _account_columns(panel: table.Panel) -> Panel:
+    panel = panel.override_by_name(
+        "Account",
+        data_links(
+            ("Select this account", to_dashboard(EXPORTER, account="Account")),
+            ("Open Fleet", to_dashboard(FLEET, account="Account")),
+            ("Runbook: account denied", to_runbook("ChatAppAccountDenied")),
+            ("Runbook: account unreachable", to_runbook("ChatAppAccountUnreachable")),
+        ),
+    )
+    panel = panel.override_by_name("State", colored_text({state: (state, color) for state, color in _STATES.items()}))
+    units = {
+        "s": ("Oldest values", "Effective interval", "Interval", "Latency (95 %)"),
+        "percentunit": ("Failed polls", "Throttled"),
+        "reqps": ("Needed qps", "Current budget", "Budget"),
+    }
+    for unit, columns in units.items():
+        for column in columns:
+            panel = panel.override_by_name(column, [override("unit", unit), override("noValue", "–")])
+    decimals = [override("decimals", 1)]
+    return panel.override_by_name("Age in intervals", decimals)
+
+
+def _age_in_intervals() -> Panel:
+    since = f"space:chatapp_space_seconds_since_success:min{{{SPACES}}}"
+    interval = f"account:chatapp_account_effective_poll_interval_seconds:last{{{ACCOUNTS}}}"
+    age = f"max by (account) (max by (job, account) ({since}) / on (job, account) {interval})"
     panel = time_series(
-        "Requests and budget",
-        "Queries per second of each account. Sent: requests to the API. Budget: the configured qps."
-        " Current budget: the budget, or less after throttling. Needed: required by poll_interval.",
-        "reqps",
-        range_query(
-            f"sum by (account) (rate(chatapp_api_requests_total{{{ACCOUNTS}}}[$__rate_interval]))", "{{account}} sent"
-        ),
-        range_query(f"sum by (account) (chatapp_account_qps_limit{{{ACCOUNTS}}})", "{{account}} budget", ref="B"),
-        range_query(
-            f"sum by (account) (chatapp_account_qps_current{{{ACCOUNTS}}})", "{{account}} current budget", ref="C"
-        ),
-        range_query(f"sum by (account) (chatapp_account_qps_needed{{{ACCOUNTS}}})", "{{account}} needed", ref="D"),
-        no_value="No requests",
+        "Age of the values in poll intervals",
+        "Time since the last successful poll, divided by the effective poll interval: the space with the oldest values"
+        f" of each account. Above the line at 3, the space is blind. The {_MAX_LINES} highest accounts.",
+        "none",
+        range_query(_highest(age), "{{account}}"),
+        no_value=NO_DATA,
+        legend_values=_LEGEND,
     )
-    return dashed(panel, "(budget|current budget)")
+    steps = [dashboard.Threshold(None, "transparent"), dashboard.Threshold(3, BAD)]
+    panel = panel.thresholds(board.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(steps))
+    line = common_builders.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED)
+    return panel.thresholds_style(line).axis_soft_max(3.5).decimals(1)
 
 
-def _throttled() -> Panel:
+def _age() -> Panel:
+    since = f"space:chatapp_space_seconds_since_success:min{{{SPACES}}}"
     return time_series(
-        "Throttled requests",
-        "Requests per second that the API throttled.",
-        "reqps",
-        range_query(
-            f"sum by (account) (rate(chatapp_api_throttled_total{{{ACCOUNTS}}}[$__rate_interval]))", "{{account}}"
-        ),
-        no_value="No accounts",
-    )
-
-
-def _intervals() -> Panel:
-    panel = time_series(
-        "Poll interval",
-        "Time between two polls of a space: configured and effective."
-        " The effective interval is longer if budget, latency or throttling require it.",
+        "Age of the values",
+        "Time since the last successful poll: the space with the oldest values of each account, and the median of all"
+        f" spaces. The {_MAX_LINES} highest accounts.",
         "s",
-        range_query(
-            f"max by (account) (chatapp_account_poll_interval_seconds{{{ACCOUNTS}}})", "{{account}} configured"
-        ),
-        range_query(
-            f"max by (account) (chatapp_account_effective_poll_interval_seconds{{{ACCOUNTS}}})",
-            "{{account}} effective",
-            ref="B",
-        ),
-        no_value="No accounts",
+        range_query(_highest(f"max by (account) ({since})"), "{{account}}"),
+        range_query(f"quantile(0.5, {since})", "median of all spaces", ref="B"),
+        no_value=NO_DATA,
+        legend_values=_LEGEND,
     )
-    return dashed(panel, "configured")
 
 
-def _delay() -> Panel:
-    buckets = f"sum by (account, le) (rate(chatapp_poll_delay_seconds_bucket{{{ACCOUNTS}}}[$__rate_interval]))"
+def _failed_polls() -> Panel:
+    failures = f"sum by (account) (rate(chatapp_space_poll_failures_total{{{SPACES}}}[$__rate_interval]))"
+    polls = f"sum by (account) (rate(chatapp_space_polls_total{{{SPACES}}}[$__rate_interval]))"
     return time_series(
-        "Poll delay",
-        "Time between the due time of a poll and its first request: median and 95th percentile.",
-        "s",
-        range_query(f"histogram_quantile(0.5, {buckets})", "{{account}} median"),
-        range_query(f"histogram_quantile(0.95, {buckets})", "{{account}} 95th percentile", ref="B"),
-        no_value="No polls",
-    )
+        "Failed polls",
+        f"Failed polls as a share of all polls of an account. The {_MAX_LINES} highest accounts.",
+        "percentunit",
+        # without failures, a space has no series of failed polls
+        range_query(_highest(f"({failures} or 0 * {polls}) / ({polls} > 0)"), "{{account}}"),
+        no_value=_NO_POLLS,
+        legend_values=_LEGEND,
+    ).max(1)
 
 
 def _failures() -> Panel:
-    failures = f'chatapp_space_poll_failures_total{{{ACCOUNTS},space=~"$space"}}'
+    failures = f"sum by (reason) (rate(chatapp_space_poll_failures_total{{{SPACES}}}[$__rate_interval]))"
+    polls = f"sum(rate(chatapp_space_polls_total{{{SPACES}}}[$__rate_interval])) > 0"
     return time_series(
         "Failed polls by reason",
-        "Failed polls per second, by reason.",
-        "cps",
-        range_query(f"sum by (reason) (rate({failures}[$__rate_interval]))", "{{reason}}"),
-        no_value="No failed polls",
-    )
+        "Failed polls as a share of all polls, by reason.",
+        "percentunit",
+        range_query(f"{failures} / on () group_left () ({polls})", "{{reason}}"),
+        no_value="No failed polls, or no data",
+        legend_values=_LEGEND,
+    ).max(1)
 
 
 def _codes() -> Panel:
@@ -149,20 +311,156 @@ def _codes() -> Panel:
         "Requests by response code",
         "API requests per second, by the response code of the API or by the kind of failure.",
         "reqps",
-        range_query(f"sum by (code) (rate({requests}[$__rate_interval]))", "{{code}}"),
-        no_value="No requests",
+        range_query(_highest(f"sum by (code) (rate({requests}[$__rate_interval]))", "code"), "{{code}}"),
+        no_value="No data: no requests in the time range",
+        legend_values=_LEGEND,
     )
 
 
-def _age() -> Panel:
-    since = f'space:chatapp_space_seconds_since_success:min{{{ACCOUNTS},space=~"$space"}}'
+def _budget() -> Panel:
+    panel = time_series(
+        "Requests and budget",
+        "Queries per second of the selected accounts together. Sent: requests to the API. Budget: the configured qps."
+        " Current budget: the budget, or less after throttling. Needed: required by poll_interval.",
+        "reqps",
+        range_query(f"sum(rate(chatapp_api_requests_total{{{ACCOUNTS}}}[$__rate_interval]))", "sent"),
+        range_query(f"sum(chatapp_account_qps_limit{{{ACCOUNTS}}})", "budget", ref="B"),
+        range_query(f"sum(chatapp_account_qps_current{{{ACCOUNTS}}})", "current budget", ref="C"),
+        range_query(f"sum(chatapp_account_qps_needed{{{ACCOUNTS}}})", "needed", ref="D"),
+        no_value=_NO_EXPORTER,
+        legend_values=_LEGEND,
+    )
+    return dashed(panel, "(budget|current budget)")
+
+
+def _budget_use() -> Panel:
+    sent = f"sum by (account) (rate(chatapp_api_requests_total{{{ACCOUNTS}}}[$__rate_interval]))"
     return time_series(
-        "Age of the values",
-        "Time since the last successful poll: maximum and median over the spaces of each account.",
+        "Use of the current budget",
+        f"Requests to the API as a share of the current budget. The {_MAX_LINES} highest accounts.",
+        "percentunit",
+        range_query(_highest(f"{sent} / sum by (account) (chatapp_account_qps_current{{{ACCOUNTS}}})"), "{{account}}"),
+        no_value=_NO_EXPORTER,
+        legend_values=_LEGEND,
+    )
+
+
+def _throttled() -> Panel:
+    throttled = f"sum by (account) (rate(chatapp_api_throttled_total{{{ACCOUNTS}}}[$__rate_interval]))"
+    sent = f"sum by (account) (rate(chatapp_api_requests_total{{{ACCOUNTS}}}[$__rate_interval])) > 0"
+    return time_series(
+        "Throttled requests",
+        f"Requests that the API throttled, as a share of all requests. The {_MAX_LINES} highest accounts.",
+        "percentunit",
+        range_query(_highest(f"{throttled} / ({sent})"), "{{account}}"),
+        no_value="No data: no requests in the time range",
+        legend_values=_LEGEND,
+    ).max(1)
+
+
+def _latency() -> Panel:
+    buckets = f"rate(chatapp_api_request_duration_seconds_bucket{{{ACCOUNTS}}}[$__rate_interval])"
+    return time_series(
+        "API latency",
+        "Duration of requests to the API, successful or failed: 95th percentile of each account, and median of all"
+        f" requests. The {_MAX_LINES} highest accounts.",
         "s",
-        range_query(f"max by (account) ({since})", "{{account}} maximum"),
-        range_query(f"quantile by (account) (0.5, {since})", "{{account}} median", ref="B"),
-        no_value="No spaces",
+        range_query(_highest(f"histogram_quantile(0.95, sum by (account, le) ({buckets})) >= 0"), "{{account}} 95 %"),
+        range_query(f"histogram_quantile(0.5, sum by (le) ({buckets}))", "median of all requests", ref="B"),
+        no_value="No data: no requests in the time range",
+        legend_values=_LEGEND,
+    )
+
+
+def _intervals() -> Panel:
+    effective = f"max by (account) (chatapp_account_effective_poll_interval_seconds{{{ACCOUNTS}}})"
+    configured = f"max by (account) (chatapp_account_poll_interval_seconds{{{ACCOUNTS}}})"
+    return time_series(
+        "Poll interval",
+        "Effective time between two polls of a space, divided by poll_interval. Above 1, budget, latency or throttling"
+        f" require a longer interval. The {_MAX_LINES} highest accounts.",
+        "none",
+        range_query(_highest(f"{effective} / {configured}"), "{{account}}"),
+        no_value=_NO_EXPORTER,
+        legend_values=_LEGEND,
+    ).decimals(2)
+
+
+def _due_spaces() -> Panel:
+    return time_series(
+        "Due spaces",
+        f"Queue of each account: spaces that are due and whose poll has not ended. The {_MAX_LINES} highest accounts.",
+        "short",
+        range_query(_highest(f"sum by (account) (chatapp_account_due_spaces{{{ACCOUNTS}}})"), "{{account}}"),
+        no_value=_NO_EXPORTER,
+        legend_values=_LEGEND,
+    )
+
+
+def _delay() -> Panel:
+    buckets = f"rate(chatapp_poll_delay_seconds_bucket{{{ACCOUNTS}}}[$__rate_interval])"
+    return time_series(
+        "Poll delay",
+        "Time between the due time of a poll and its first request: 95th percentile of each account, and median of all"
+        f" polls. The {_MAX_LINES} highest accounts.",
+        "s",
+        range_query(_highest(f"histogram_quantile(0.95, sum by (account, le) ({buckets})) >= 0"), "{{account}} 95 %"),
+        range_query(f"histogram_quantile(0.5, sum by (le) ({buckets}))", "median of all polls", ref="B"),
+        no_value=_NO_POLLS,
+        legend_values=_LEGEND,
+    )
+
+
+def _discovery() -> Panel:
+    def by_account(expression: str, ref: str) -> Query:
+        return table_query(f"max by (job, account) ({expression})", ref=ref)
+
+    panel = table_panel(
+        "Discovery",
+        "Accounts that discover their spaces, with the result of the last attempt.",
+        by_account(f"1 - chatapp_account_discovery_up{{{ACCOUNTS}}}", "A"),
+        by_account(f"1000 * chatapp_account_discovery_last_success_timestamp_seconds{{{ACCOUNTS}}}", "B"),
+        by_account(f"chatapp_account_discovered_spaces{{{ACCOUNTS}}}", "C"),
+        columns={
+            "account": "Account",
+            "Value #A": "State",
+            "Value #B": "Last complete discovery",
+            "Value #C": "Discovered spaces",
+        },
+        no_value="No accounts with discovery, or no data",
+        sort_by="Value #A",
+    )
+    panel = panel.override_by_name("State", colored_text({"0": ("ok", GOOD), "1": ("failing", BAD)}))
+    return panel.override_by_name("Last complete discovery", relative_time())
+
+
+def _files() -> Panel:
+    def files(metric: str, kind: str) -> str:
+        state = f"1 - min by (job, instance, file) ({metric}{{{JOB}}})"
+        return f'label_replace({state}, "kind", "{kind}", "", "")'
+
+    spaces = files("chatapp_exporter_space_file_up", "space file")
+    state = files("chatapp_exporter_state_file_up", "state file")
+    panel = table_panel(
+        "State file and space files",
+        "Files of each exporter, files with errors first (at most 100).",
+        table_query(f"topk(100, {spaces} or {state})"),
+        columns={"file": "File", "kind": "Kind", "Value": "State", "instance": "Instance"},
+        no_value="No files, or no data",
+        sort_by="Value",
+    )
+    return panel.override_by_name("State", colored_text({"0": ("ok", GOOD), "1": ("errors", BAD)}))
+
+
+def _state_file_failures() -> Panel:
+    failures = f"chatapp_exporter_state_file_failures_total{{{JOB}}}"
+    return table_panel(
+        "Failures of the state file",
+        "Failures to open, read or write the state file since the exporter started, by reason.",
+        table_query(f"sum by (instance, file, reason) ({failures})"),
+        columns={"reason": "Reason", "Value": "Count", "file": "File", "instance": "Instance"},
+        no_value="No failures, or no data",
+        sort_by="Value",
     )
 
 
@@ -173,45 +471,41 @@ def _unknown() -> Panel:
         " Value missing: the API no longer reports the field of a phone number.",
         table_query(f"sum by (field, value) (chatapp_api_unknown_values_total{{{JOB}}})"),
         columns={"field": "Field", "value": "Value", "Value": "Count"},
-        no_value="No unknown values",
+        no_value=_NO_EXPORTER,
+        sort_by="Value",
+    )
+
+
+def _by_instance(title: str, description: str, unit: str, expression: str) -> Panel:
+    """Return a graph with one line for each exporter."""
+    selected = f"{expression} {_SELECTED_EXPORTERS}"
+    return time_series(
+        title,
+        f"{description} The {_MAX_LINES} highest exporters.",
+        unit,
+        range_query(_highest(selected, "job, instance"), "{{instance}}"),
+        no_value=_NO_EXPORTER,
+        legend_values=_LEGEND,
     )
 
 
 def _scrapes() -> Panel:
-    return time_series(
-        "Scrape duration",
-        "Duration of a scrape of the exporter.",
-        "s",
-        range_query(f"scrape_duration_seconds{{{JOB}}}", "{{instance}}"),
-        no_value="No scrapes",
+    return _by_instance(
+        "Scrape duration", "Duration of a scrape of the exporter.", "s", f"scrape_duration_seconds{{{JOB}}}"
     )
 
 
 def _samples() -> Panel:
-    return time_series(
-        "Samples per scrape",
-        "Number of samples in a scrape.",
-        "short",
-        range_query(f"scrape_samples_scraped{{{JOB}}}", "{{instance}}"),
-        no_value="No scrapes",
+    return _by_instance(
+        "Samples per scrape", "Number of samples in a scrape.", "short", f"scrape_samples_scraped{{{JOB}}}"
     )
 
 
 def _cpu() -> Panel:
-    return time_series(
-        "CPU usage",
-        "CPU time per second (100 % = one core).",
-        "percentunit",
-        range_query(f"rate(process_cpu_seconds_total{{{JOB}}}[$__rate_interval])", "{{instance}}"),
-        no_value="No scrapes",
-    )
+    cpu = f"rate(process_cpu_seconds_total{{{JOB}}}[$__rate_interval])"
+    return _by_instance("CPU usage", "CPU time per second (100 % = one core).", "percentunit", cpu)
 
 
 def _memory() -> Panel:
-    return time_series(
-        "Memory",
-        "Resident memory of the exporter process.",
-        "bytes",
-        range_query(f"process_resident_memory_bytes{{{JOB}}}", "{{instance}}"),
-        no_value="No scrapes",
-    )
+    memory = f"process_resident_memory_bytes{{{JOB}}}"
+    return _by_instance("Memory", "Resident memory of the exporter process.", "bytes", memory)
