@@ -31,6 +31,7 @@ from dashboards.panels import (
     to_dashboard,
     to_runbook,
     to_status_page,
+    value_mappings,
 )
 
 ACCOUNTS = 'job=~"$job",account=~"$account"'
@@ -53,8 +54,8 @@ def exporter_health() -> DashboardBuilder:
         "Health of the exporter: accounts, budget, polls, failures, age of the values, files and resource usage.",
     )
     _state(builder)
-    builder.add_panels(_exporters(), height=6)
-    builder.add_panels(_accounts(), height=10)
+    builder.add_panels(_exporters(), height=5)
+    builder.add_panels(_accounts(), height=9)
     builder.add_row("Age of the values, and failures")
     builder.add_panels(_age_in_intervals(), _age(), height=9)
     builder.add_panels(_failed_polls(), _failures(), _codes(), height=9)
@@ -174,8 +175,10 @@ def _accounts() -> Panel:
     def value(expression: str, ref: str) -> Query:
         return table_query(f"({expression}) and on (job, account) {rows}", ref=ref)
 
-    def share(failures: str, total: str) -> str:
-        return f"sum {by} (rate({failures}[1h])) / sum {by} (rate({total}[1h]) > 0)"
+    def share(part: str, total: str) -> str:
+        all_rates = f"sum {by} (rate({total}[1h]))"
+        # without failures, a space has no series of failed polls
+        return f"(sum {by} (rate({part}[1h])) or 0 * {all_rates}) / ({all_rates} > 0)"
 
     unpolled = f"account:chatapp_account_unpolled:group{{{ACCOUNTS}}}"
     state = (
@@ -185,8 +188,8 @@ def _accounts() -> Panel:
     latency = f"sum by (job, account, le) (rate(chatapp_api_request_duration_seconds_bucket{{{ACCOUNTS}}}[1h]))"
     panel = table_panel(
         "Accounts",
-        "Accounts, oldest values first (at most 100). Shares and latency of the last hour. With an age of 3 effective"
-        " intervals, a space is blind.",
+        "Accounts, oldest values first (at most 100). Interval: the effective poll interval. A space whose values are older"
+        " than 3 intervals is blind. Failed polls, throttled requests and latency: of the last hour.",
         table_query(rows),
         value(f"max by (job, account, state) (topk {by} (1, {state}))", "B"),
         value(since, "C"),
@@ -203,18 +206,18 @@ def _accounts() -> Panel:
         columns={
             "account": "Account",
             "state": "State",
-            "Value #A": "Age in intervals",
+            "Value #A": "Age / interval",
             "Value #C": "Oldest values",
-            "Value #D": "Effective interval",
-            "Value #E": "Interval",
+            "Value #D": "Interval",
+            "Value #E": "Configured",
             "Value #F": "Spaces",
             "Value #G": "Due spaces",
             "Value #H": "Failed polls",
             "Value #I": "Throttled",
-            "Value #J": "Needed qps",
-            "Value #K": "Current budget",
+            "Value #J": "Needed",
+            "Value #K": "Budget now",
             "Value #L": "Budget",
-            "Value #M": "Latency (95 %)",
+            "Value #M": "Latency 95 %",
         },
         no_value=NO_DATA,
         sort_by="Value #A",
@@ -234,15 +237,14 @@ def _account_columns(panel: table.Panel) -> Panel:
     )
     panel = panel.override_by_name("State", colored_text({state: (state, color) for state, color in _STATES.items()}))
     units = {
-        "s": ("Oldest values", "Effective interval", "Interval", "Latency (95 %)"),
+        "s": ("Oldest values", "Interval", "Configured", "Latency 95 %"),
         "percentunit": ("Failed polls", "Throttled"),
-        "reqps": ("Needed qps", "Current budget", "Budget"),
+        "reqps": ("Needed", "Budget now", "Budget"),
     }
     for unit, columns in units.items():
         for column in columns:
             panel = panel.override_by_name(column, [override("unit", unit), override("noValue", "–")])
-    decimals = [override("decimals", 1)]
-    return panel.override_by_name("Age in intervals", decimals)
+    return panel.override_by_name("Age / interval", [override("decimals", 1)])
 
 
 def _age_in_intervals() -> Panel:
@@ -412,26 +414,24 @@ def _delay() -> Panel:
 
 
 def _discovery() -> Panel:
-    def by_account(expression: str, ref: str) -> Query:
-        return table_query(f"max by (job, account) ({expression})", ref=ref)
-
+    by = "by (job, account)"
+    up = f"min {by} (chatapp_account_discovery_up{{{ACCOUNTS}}})"
+    last = f"1000 * max {by} (chatapp_account_discovery_last_success_timestamp_seconds{{{ACCOUNTS}}})"
+    states = (
+        f'(label_replace({up} == 1, "state", "ok", "", "")'
+        f' or on (job, account) label_replace(1 + {up}, "state", "failing", "", ""))'
+    )
     panel = table_panel(
         "Discovery",
-        "Accounts that discover their spaces, with the result of the last attempt.",
-        by_account(f"1 - chatapp_account_discovery_up{{{ACCOUNTS}}}", "A"),
-        by_account(f"1000 * chatapp_account_discovery_last_success_timestamp_seconds{{{ACCOUNTS}}}", "B"),
-        by_account(f"chatapp_account_discovered_spaces{{{ACCOUNTS}}}", "C"),
-        columns={
-            "account": "Account",
-            "Value #A": "State",
-            "Value #B": "Last complete discovery",
-            "Value #C": "Discovered spaces",
-        },
+        "Accounts that discover their spaces: result of the last attempt, and time of the last complete list.",
+        table_query(f"({last} or 0 * {up}) * on (job, account) group_left (state) {states}"),
+        columns={"account": "Account", "state": "State", "Value": "Last complete list"},
         no_value="No accounts with discovery, or no data",
-        sort_by="Value #A",
+        sort_by="state",
     )
-    panel = panel.override_by_name("State", colored_text({"0": ("ok", GOOD), "1": ("failing", BAD)}))
-    return panel.override_by_name("Last complete discovery", relative_time())
+    panel = panel.override_by_name("State", colored_text({"ok": ("ok", GOOD), "failing": ("failing", BAD)}))
+    never = override("mappings", [value_mappings({"0": ("never", BAD)})])
+    return panel.override_by_name("Last complete list", [*relative_time(), never])
 
 
 def _files() -> Panel:

@@ -149,6 +149,10 @@ _RECORDED = {
     " labels `verified_name` and `name`, for joins. Kept for one day after the API no longer lists the number.",
     "space:chatapp_space_info:last": "1, with the last known name and team of the space in the labels `name` and"
     " `team`, for joins.",
+    "phone_number:chatapp_phone_number_quality_rank:max1h": "Worst quality rating of one hour, recorded once per hour.",
+    "phone_number:chatapp_phone_number_status_rank:max1h": "Worst status of one hour, recorded once per hour.",
+    "phone_number:chatapp_phone_number_messaging_limit_dropped:max1h": "1 if the messaging limit was below its maximum"
+    " of the last 7 days at any time of one hour, else 0; recorded once per hour.",
     "space:chatapp_space_seconds_since_success:min": "Seconds since the last successful poll.",
     "space:chatapp_space_blind:group": "1 for each blind space.",
     "account:chatapp_account_up:last": "Last known `chatapp_account_up`.",

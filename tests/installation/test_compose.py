@@ -208,7 +208,7 @@ def test_grafana_loads_the_dashboards_and_its_home_dashboard_is_fleet(compose_fi
     directory = root / provider["options"]["path"].removeprefix("/")
 
     names = sorted(path.name for path in directory.glob("*.json"))
-    assert names == ["exporter.json", "fleet.json", "phone_number.json"]
+    assert names == ["exporter.json", "fleet.json", "phone_number.json", "review.json"]
     assert root / home_dashboard == directory / "fleet.json"
 
 
