@@ -188,8 +188,8 @@ def _accounts() -> Panel:
     latency = f"sum by (job, account, le) (rate(chatapp_api_request_duration_seconds_bucket{{{ACCOUNTS}}}[1h]))"
     panel = table_panel(
         "Accounts",
-        "Accounts, oldest values first (at most 100). Interval: the effective poll interval. A space whose values are older"
-        " than 3 intervals is blind. Failed polls, throttled requests and latency: of the last hour.",
+        "Accounts, oldest values first (at most 100). Interval: the effective poll interval. A space whose values are"
+        " older than 3 intervals is blind. Failed polls, throttled requests and latency: of the last hour.",
         table_query(rows),
         value(f"max by (job, account, state) (topk {by} (1, {state}))", "B"),
         value(since, "C"),

@@ -22,7 +22,15 @@ from dashboards.panels import DASHBOARDS as UIDS
 from dashboards.panels import portable
 
 DOCUMENTS: dict[str, dict[str, Any]] = {name: json.loads((DIRECTORY / name).read_text()) for name in DASHBOARDS}
-VARIABLE_VALUES = {"job": ".+", "account": ".+", "space": ".+", "phone_number": "", "__rate_interval": "10s"}
+VARIABLE_VALUES = {
+    "job": ".+",
+    "account": ".+",
+    "space": ".+",
+    "phone_number": "",
+    "__rate_interval": "10s",
+    "__interval": "10s",
+    "__range": "5m",
+}
 
 
 def panels(document: dict[str, Any]) -> list[dict[str, Any]]:
