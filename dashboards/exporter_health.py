@@ -240,6 +240,7 @@ def _account_columns(panel: table.Panel) -> Panel:
         "s": ("Oldest values", "Interval", "Configured", "Latency 95 %"),
         "percentunit": ("Failed polls", "Throttled"),
         "reqps": ("Needed", "Budget now", "Budget"),
+        "none": ("Age / interval", "Spaces", "Due spaces"),
     }
     for unit, columns in units.items():
         for column in columns:

@@ -1,6 +1,7 @@
 """Review dashboard: phone numbers with problems per day, and customers that got worse, over 30 days."""
 
-from grafana_foundation_sdk.models import common
+from grafana_foundation_sdk.builders import common as common_builders
+from grafana_foundation_sdk.models import common, dashboard
 
 from dashboards.panels import (
     BAD,
@@ -108,6 +109,7 @@ def _per_day(title: str, description: str, colors: dict[str, str], *queries: Que
     panel = time_series(title, description, "short", *queries, no_value=_NO_DATA).interval("1d").decimals(0)
     panel = panel.draw_style(common.GraphDrawStyle.BARS).bar_alignment(common.BarAlignment.AFTER)
     panel = panel.bar_width_factor(0.9).line_width(0).fill_opacity(85)
+    panel = panel.stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL).group("A"))
     for name, color in colors.items():
         panel = panel.override_by_name(name, [override("color", {"mode": "fixed", "fixedColor": color})])
     return panel
@@ -245,7 +247,10 @@ def _customers() -> Panel:
         },
         no_value="No customers with problems, or no data",
     )
-    for column in ("Down", "RED", "Restricted", "YELLOW", "Dropped limit"):
+    for column in ("YELLOW", "Dropped limit", "Restricted", "RED", "Down"):
+        # a sort keeps the order of equal rows: the rows are sorted by all columns, the first column first
+        options = {"fields": {}, "sort": [{"field": column, "desc": True}]}
+        panel = panel.with_transformation(dashboard.DataTransformerConfig(id_val="sortBy", options=options))
         panel = panel.override_by_name(column, [override("noValue", "–")])
     return panel.override_by_name(
         "Space", data_links(("Open Fleet", to_dashboard(FLEET, account="Account", space="Space")))
