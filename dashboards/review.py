@@ -7,6 +7,7 @@ from dashboards.panels import (
     BAD,
     FLEET,
     INFO,
+    NEUTRAL,
     RANKS,
     REVIEW,
     STATUSES,
@@ -160,7 +161,7 @@ def _changes_per_day() -> Panel:
         "Changes",
         "Changes of the worst quality rating, the worst status (down, restricted, others) and the maximum messaging"
         " limit from hour to hour.",
-        {},
+        {"rating": INFO, "status": NEUTRAL, "messaging limit": "#CC79A7"},
         range_query(changes(RANK_1H), "rating"),
         range_query(changes(STATUS_RANK_1H), "status", ref="B"),
         range_query(changes(LIMIT_1H), "messaging limit", ref="C"),
