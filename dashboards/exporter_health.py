@@ -81,7 +81,7 @@ def _state(builder: DashboardBuilder) -> None:
     targets = f"up{{{JOB}}} {_SELECTED_EXPORTERS}"
     space_up = f"max by (job, account, space) (chatapp_space_up{{{SPACES}}})"
     reload = f"chatapp_exporter_config_last_reload_successful{{{JOB}}}"
-    files = f'{{__name__=~"chatapp_exporter_space_file_up|chatapp_exporter_state_file_up",{JOB}}}'
+    files = f"(chatapp_exporter_space_file_up{{{JOB}}} or chatapp_exporter_state_file_up{{{JOB}}})"
     builder.add_panels(
         count_panel(
             "Exporters down",
@@ -176,16 +176,16 @@ def _accounts() -> Panel:
         return table_query(f"({expression}) and on (job, account) {rows}", ref=ref)
 
     def share(part: str, total: str) -> str:
-        all_rates = f"sum {by} (rate({total}[1h]))"
+        everything = f"sum {by} (increase({total}[1h]))"
         # without failures, a space has no series of failed polls
-        return f"(sum {by} (rate({part}[1h])) or 0 * {all_rates}) / ({all_rates} > 0)"
+        return f"(sum {by} (increase({part}[1h])) or 0 * {everything}) / ({everything} > 0)"
 
     unpolled = f"account:chatapp_account_unpolled:group{{{ACCOUNTS}}}"
     state = (
         f'label_replace({unpolled}, "state", "not polled", "", "")'
         f" or on (job, account) account_state:chatapp_account_state:last{{{ACCOUNTS}}} == 1"
     )
-    latency = f"sum by (job, account, le) (rate(chatapp_api_request_duration_seconds_bucket{{{ACCOUNTS}}}[1h]))"
+    latency = f"sum by (job, account, le) (increase(chatapp_api_request_duration_seconds_bucket{{{ACCOUNTS}}}[1h]))"
     panel = table_panel(
         "Accounts",
         "Accounts, oldest values first (at most 100). Interval: the effective poll interval. A space whose values are"

@@ -96,9 +96,7 @@ def _counts(builder: DashboardBuilder) -> None:
             "Days with recorded values in the time range. Prometheus keeps 15 days by default.",
             f"count_over_time(count(last_over_time({RANK_1H}[1h]))[$__range:1h]) / 24",
             INFO,
-        )
-        .unit("suffix: days")
-        .decimals(1),
+        ).decimals(1),
         height=4,
         widths=(5, 5, 5, 5, 4),
     )
