@@ -94,7 +94,7 @@ def _counts(builder: DashboardBuilder) -> None:
         count_panel(
             "Recorded days",
             "Days with recorded values in the time range. Prometheus keeps 15 days by default.",
-            f"count_over_time(count(last_over_time({RANK_1H}[1h]))[$__range:1h]) / 24",
+            f"max(count_over_time({RANK_1H}[$__range])) / 24",
             INFO,
         ).decimals(1),
         height=4,

@@ -31,6 +31,9 @@ VARIABLE_VALUES = {
     "__interval": "10s",
     "__range": "5m",
 }
+EVALUATED_ELSEWHERE = re.compile(r"offset -1d|:1h\]|min_over_time\(|_discovery_|_file_|vanished:group")
+"""Queries about the next day, full hours, past changes, discovery, files and vanished numbers. The demo has no such
+values in its first minutes. `test_exporter.py`, `test_fleet.py` and `test_hourly.py` evaluate these queries."""
 
 
 def panels(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -193,8 +196,7 @@ def test_every_query_returns_a_result_for_the_demo(prometheus: httpx.Client) -> 
         select_all(shortened(expression, 60))
         for document in DOCUMENTS.values()
         for expression in expressions(document)
-        # in the demo, the first number vanishes after 4 minutes
-        if "chatapp_phone_number_vanished:group" not in expression
+        if not EVALUATED_ELSEWHERE.search(expression)
     }
     assert len(pending) > 40
 

@@ -1,0 +1,192 @@
+"""The queries of the Exporter dashboard, evaluated by promtool: with an exporter, with its target down, and without."""
+
+import json
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from programs import require_program
+
+from dashboards.__main__ import DIRECTORY
+
+Series = dict[str, str]
+Samples = Mapping[str, float]
+
+PANELS = {panel["title"]: panel for panel in json.loads((DIRECTORY / "exporter.json").read_text())["panels"]}
+VARIABLES = {"job": ".+", "account": ".+", "space": ".+", "__range": "1h", "__interval": "1m", "__rate_interval": "4m"}
+TARGET = 'job="chatapp", instance="e:10144"'
+ACCOUNT = 'account="acme", job="chatapp"'
+OTHER: Series = {
+    'up{job="node", instance="n:9100"}': "0x60",
+    'up{job="api", instance="n:8080"}': "1x60",
+    'process_resident_memory_bytes{job="api", instance="n:8080"}': "5e9x60",
+    'scrape_duration_seconds{job="node", instance="n:9100"}': "10x60",
+}
+"""Targets of Prometheus that are not exporters."""
+EXPORTER: Series = {
+    f"up{{{TARGET}}}": "1x60",
+    f'chatapp_exporter_build_info{{{TARGET}, version="1.2.3"}}': "1x60",
+    f"process_resident_memory_bytes{{{TARGET}}}": "1e8x60",
+    f"chatapp_exporter_config_last_reload_successful{{{TARGET}}}": "1x60",
+    f'chatapp_space_up{{{TARGET}, account="acme", space="1"}}': "1x60",
+    f'chatapp_exporter_space_file_up{{{TARGET}, file="a.yml"}}': "1x60",
+}
+RULES: Series = {f"account:chatapp_account_up:last{{{ACCOUNT}}}": "1x60"}
+WITH_ERRORS: Series = {
+    f"chatapp_exporter_config_last_reload_successful{{{TARGET}}}": "0x60",
+    f'chatapp_space_up{{{TARGET}, account="acme", space="1"}}': "0x60",
+    f'chatapp_exporter_space_file_up{{{TARGET}, file="a.yml"}}': "0x60",
+    f"account:chatapp_account_down:group{{{ACCOUNT}}}": "1x60",
+}
+DOWN: Series = {
+    **dict.fromkeys(EXPORTER, "1x9 stale"),
+    f"up{{{TARGET}}}": "1x9 0x50",
+    f"account:chatapp_account_down:group{{{ACCOUNT}}}": "1x60",
+}
+COUNTS = ("Exporters down", "Accounts down", "Spaces failing", "Config errors", "File errors")
+
+
+def query(title: str, ref: str = "A") -> str:
+    """Return a query of a panel, with values for the variables."""
+    (expression,) = (target["expr"] for target in PANELS[title]["targets"] if target["refId"] == ref)
+    return re.sub(r"\$(\w+)", lambda name: VARIABLES[name[1]], expression)
+
+
+def evaluate(directory: Path, series: Series, *tests: tuple[str, Samples]) -> None:
+    """Fail if a query does not return exactly these samples after 40 minutes."""
+    values = {
+        name: re.sub(r"([^\s+]+)x(\d+)", r"\1+0x\2", each) if "+" not in each else each for name, each in series.items()
+    }
+    cases = [
+        {
+            "expr": expression,
+            "eval_time": "40m",
+            "exp_samples": [{"labels": f"{{{labels}}}", "value": value} for labels, value in samples.items()],
+        }
+        for expression, samples in tests
+    ]
+    inputs = [{"series": name, "values": each} for name, each in values.items()]
+    test: dict[str, Any] = {"interval": "1m", "input_series": inputs, "promql_expr_test": cases}
+    file = directory / "test.yml"
+    file.write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": [test]}))
+    command = [require_program("promtool", package="prometheus"), "test", "rules", str(file)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("series", "counts"),
+    [
+        pytest.param({**EXPORTER, **RULES}, (0, 0, 0, 0, 0), id="healthy"),
+        pytest.param({**EXPORTER, **RULES, **WITH_ERRORS}, (0, 1, 1, 1, 1), id="errors"),
+        pytest.param(EXPORTER, (0, None, 0, 0, 0), id="rules missing"),
+        pytest.param({**DOWN, **RULES}, (1, 1, None, None, None), id="exporter down"),
+        pytest.param({}, (None, None, None, None, None), id="no exporter"),
+    ],
+)
+def test_a_count_is_zero_only_with_series_of_exporters(
+    series: Series, counts: tuple[int | None, ...], tmp_path: Path
+) -> None:
+    expected = zip(COUNTS, counts, strict=True)
+
+    evaluate(
+        tmp_path,
+        {**OTHER, **series},
+        *((query(title), {} if count is None else {"": count}) for title, count in expected),
+    )
+
+
+def test_only_exporters_are_shown_and_an_exporter_that_is_down_is_listed(tmp_path: Path) -> None:
+    evaluate(
+        tmp_path,
+        {**OTHER, **DOWN, f"scrape_duration_seconds{{{TARGET}}}": "0.1x60"},
+        (query("Exporters"), {TARGET: 0}),
+        (query("Memory"), {}),
+        (query("Scrape duration"), {f'__name__="scrape_duration_seconds", {TARGET}': 0.1}),
+    )
+
+
+def test_discovery_lists_accounts_that_fail_and_accounts_without_a_complete_list(tmp_path: Path) -> None:
+    def labels(account: str, state: str) -> str:
+        return f'account="{account}", job="chatapp", state="{state}"'
+
+    series = {
+        f'chatapp_account_discovery_up{{{TARGET}, account="{account}"}}': f"{up}x60"
+        for account, up in (("ok", 1), ("failing", 0), ("never", 0))
+    }
+    last = "chatapp_account_discovery_last_success_timestamp_seconds"
+    series |= {f'{last}{{{TARGET}, account="ok"}}': "2000x60", f'{last}{{{TARGET}, account="failing"}}': "100x60"}
+    rows = {labels("ok", "ok"): 2e6, labels("failing", "failing"): 1e5, labels("never", "failing"): 0}
+
+    evaluate(tmp_path, series, (query("Discovery"), rows))
+
+
+def test_files_with_errors_have_a_higher_value_so_that_they_are_first(tmp_path: Path) -> None:
+    series = {
+        f'chatapp_exporter_space_file_up{{{TARGET}, file="a.yml"}}': "1x60",
+        f'chatapp_exporter_state_file_up{{{TARGET}, file="state.db"}}': "0x60",
+    }
+    rows = {f'{TARGET}, file="a.yml", kind="space file"': 0, f'{TARGET}, file="state.db", kind="state file"': 1}
+
+    evaluate(tmp_path, series, (query("State file and space files"), rows))
+
+
+def test_the_age_is_shown_in_effective_intervals_and_sorts_the_accounts(tmp_path: Path) -> None:
+    since = "space:chatapp_space_seconds_since_success:min"
+    series = {
+        f'{since}{{{ACCOUNT}, space="1"}}': "900x60",
+        f'{since}{{{ACCOUNT}, space="2"}}': "60x60",
+        f"account:chatapp_account_effective_poll_interval_seconds:last{{{ACCOUNT}}}": "300x60",
+    }
+
+    evaluate(
+        tmp_path,
+        series,
+        (query("Age of the values in poll intervals"), {'account="acme"': 3}),
+        (query("Accounts"), {ACCOUNT: 3}),
+        (query("Age of the values", "B"), {"": 480}),
+    )
+
+
+def test_a_failed_poll_is_counted_as_a_share_and_accounts_without_failures_have_zero(tmp_path: Path) -> None:
+    series = {
+        f'chatapp_space_polls_total{{{TARGET}, account="acme", space="1"}}': "0+4x60",
+        f'chatapp_space_poll_failures_total{{{TARGET}, account="acme", space="1", reason="timeout"}}': "0+1x60",
+        f'chatapp_space_polls_total{{{TARGET}, account="globex", space="2"}}': "0+4x60",
+    }
+    globex = ACCOUNT.replace("acme", "globex")
+
+    evaluate(
+        tmp_path,
+        {**series, **_ages("acme", "globex")},
+        (query("Failed polls"), {'account="acme"': 0.25, 'account="globex"': 0}),
+        (query("Failed polls by reason"), {'reason="timeout"': 0.125}),
+        (query("Accounts", "H"), {ACCOUNT: 0.25, globex: 0}),
+    )
+
+
+def _ages(*accounts: str) -> Series:
+    return {
+        series: "300x60"
+        for account in accounts
+        for series in (
+            f'space:chatapp_space_seconds_since_success:min{{account="{account}", job="chatapp", space="1"}}',
+            f'account:chatapp_account_effective_poll_interval_seconds:last{{account="{account}", job="chatapp"}}',
+        )
+    }
+
+
+def test_of_many_accounts_the_graphs_show_those_with_the_highest_values_in_the_time_range(tmp_path: Path) -> None:
+    due = {f'chatapp_account_due_spaces{{{TARGET}, account="{n}"}}': f"{n + 10}x60" for n in range(11)}
+    due |= {f'chatapp_account_due_spaces{{{TARGET}, account="earlier"}}': "99x9 0x60"}
+
+    evaluate(
+        tmp_path,
+        due,
+        (query("Due spaces"), {**{f'account="{n}"': n + 10 for n in range(2, 11)}, 'account="earlier"': 0}),
+    )
