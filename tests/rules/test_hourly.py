@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from incident import RULES, run_promtool
 
@@ -63,28 +64,21 @@ def hourly(*runs: tuple[int, int]) -> str:
     return " ".join(f"_ {value}" for value, hours in runs for _ in range(hours))
 
 
-def test_an_hourly_value_is_the_worst_value_of_the_hour(tmp_path: Path) -> None:
-    def maximum(series: str, time: str, value: float) -> tuple[str, str, dict[str, float]]:
-        return f"{series}:max1h", time, {f"{series}:max1h{{{LABELS}}}": value}
+@pytest.mark.parametrize(
+    ("series", "recorded", "worst"),
+    [
+        (f"{RANK}:last", f"{RANK}:max1h", 3),
+        (f"{STATUS_RANK}:last", f"{STATUS_RANK}:max1h", 2),
+        (f"{DROPPED}:bool", f"{DROPPED}:max1h", 1),
+    ],
+)
+def test_an_hourly_value_is_the_worst_value_of_the_hour(series: str, recorded: str, worst: int, tmp_path: Path) -> None:
+    def value(time: str, expected: int) -> tuple[str, str, Mapping[str, float]]:
+        return recorded, time, {f"{recorded}{{{LABELS}}}": expected}
 
-    series = {
-        f"{RANK}:last{{{LABELS}}}": "0x2 3 0x9 2 0x5 0x12",
-        f"{STATUS_RANK}:last{{{LABELS}}}": "0x2 0x9 2 0x3 0x16",
-        f"{DROPPED}:bool{{{LABELS}}}": "0x24 1 0x2",
-    }
-    series = {name: re.sub(r"\b0x", "0+0x", values) for name, values in series.items()}
+    worst_after_5_minutes = {f"{series}{{{LABELS}}}": f"0 {worst} 0+0x34"}
 
-    run(
-        tmp_path,
-        "5m",
-        series,
-        maximum(RANK, "1h", 3),
-        maximum(RANK, "2h", 2),
-        maximum(STATUS_RANK, "1h", 0),
-        maximum(STATUS_RANK, "2h", 2),
-        maximum(DROPPED, "2h", 0),
-        maximum(DROPPED, "3h", 1),
-    )
+    run(tmp_path, "5m", worst_after_5_minutes, value("1h", worst), value("2h", 0), value("3h", 0))
 
 
 RED_AT_2_O_CLOCK_THEN_YELLOW_FOR_A_DAY = hourly((0, 25), (3, 1), (0, 22), (2, 24), (0, 24))
