@@ -2,7 +2,7 @@
 
 from grafana_foundation_sdk.builders import common as common_builders
 from grafana_foundation_sdk.builders import dashboard as board
-from grafana_foundation_sdk.builders import table
+from grafana_foundation_sdk.builders import table, timeseries
 from grafana_foundation_sdk.models import common, dashboard
 
 from dashboards.panels import (
@@ -41,7 +41,6 @@ _SELECTED_EXPORTERS = f"and on (job, instance) {EXPORTERS}"
 _NO_EXPORTER = "No data: exporter missing"
 _NO_POLLS = "No data: no polls in the time range"
 _MAX_LINES = 10
-_LEGEND = ("lastNotNull", "max")
 _UP = {"0": ("down", BAD), "1": ("up", GOOD)}
 _STATES = {"ok": GOOD, "throttled": WARNING, "denied": BAD, "unreachable": BAD, "not polled": BAD}
 
@@ -54,7 +53,7 @@ def exporter_health() -> DashboardBuilder:
         "Health of the exporter: accounts, budget, polls, failures, age of the values, files and resource usage.",
     )
     _state(builder)
-    builder.add_panels(_exporters(), height=5)
+    builder.add_panels(_exporters(), height=6)
     builder.add_panels(_accounts(), height=9)
     builder.add_row("Age of the values, and failures")
     builder.add_panels(_age_in_intervals(), _age(), height=9)
@@ -65,7 +64,7 @@ def exporter_health() -> DashboardBuilder:
     builder.add_row("Schedule and queue")
     builder.add_panels(_intervals(), _due_spaces(), _delay(), height=9)
     builder.add_row("Discovery, files and unknown values")
-    builder.add_panels(_discovery(), _files(), _state_file_failures(), _unknown(), height=8)
+    builder.add_panels(_discovery(), _files(), _state_file_failures(), _unknown(), height=8, widths=(5, 8, 6, 5))
     builder.add_row("Resource usage")
     builder.add_panels(_scrapes(), _samples(), _cpu(), _memory(), height=9)
     return builder
@@ -75,6 +74,14 @@ def _highest(expression: str, labels: str = "account") -> str:
     """Return a query for the series of `expression` with the highest maxima of the time range."""
     maximum = f"max_over_time(({expression})[$__range:$__interval] @ end())"
     return f"({expression}) and on ({labels}) topk({_MAX_LINES}, {maximum})"
+
+
+def _graph(title: str, description: str, unit: str, *queries: Query, no_value: str) -> timeseries.Panel:
+    """Return a graph whose legend is a table, highest maximum first."""
+    panel = time_series(title, description, unit, *queries, no_value=no_value)
+    legend = common_builders.VizLegendOptions().show_legend(True).display_mode(common.LegendDisplayMode.TABLE)
+    legend = legend.placement(common.LegendPlacement.BOTTOM).calcs(["lastNotNull", "max"])
+    return panel.legend(legend.sort_by("Max").sort_desc(True)).fill_opacity(0)
 
 
 def _state(builder: DashboardBuilder) -> None:
@@ -252,14 +259,13 @@ def _age_in_intervals() -> Panel:
     since = f"space:chatapp_space_seconds_since_success:min{{{SPACES}}}"
     interval = f"account:chatapp_account_effective_poll_interval_seconds:last{{{ACCOUNTS}}}"
     age = f"max by (account) (max by (job, account) ({since}) / on (job, account) {interval})"
-    panel = time_series(
+    panel = _graph(
         "Age of the values in poll intervals",
         "Time since the last successful poll, divided by the effective poll interval: the space with the oldest values"
         f" of each account. Above the line at 3, the space is blind. The {_MAX_LINES} highest accounts.",
         "none",
         range_query(_highest(age), "{{account}}"),
         no_value=NO_DATA,
-        legend_values=_LEGEND,
     )
     steps = [dashboard.Threshold(None, "transparent"), dashboard.Threshold(3, BAD)]
     panel = panel.thresholds(board.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(steps))
@@ -269,7 +275,7 @@ def _age_in_intervals() -> Panel:
 
 def _age() -> Panel:
     since = f"space:chatapp_space_seconds_since_success:min{{{SPACES}}}"
-    return time_series(
+    return _graph(
         "Age of the values",
         "Time since the last successful poll: the space with the oldest values of each account, and the median of all"
         f" spaces. The {_MAX_LINES} highest accounts.",
@@ -277,51 +283,47 @@ def _age() -> Panel:
         range_query(_highest(f"max by (account) ({since})"), "{{account}}"),
         range_query(f"quantile(0.5, {since})", "median of all spaces", ref="B"),
         no_value=NO_DATA,
-        legend_values=_LEGEND,
     )
 
 
 def _failed_polls() -> Panel:
     failures = f"sum by (account) (rate(chatapp_space_poll_failures_total{{{SPACES}}}[$__rate_interval]))"
     polls = f"sum by (account) (rate(chatapp_space_polls_total{{{SPACES}}}[$__rate_interval]))"
-    return time_series(
+    return _graph(
         "Failed polls",
         f"Failed polls as a share of all polls of an account. The {_MAX_LINES} highest accounts.",
         "percentunit",
         # without failures, a space has no series of failed polls
         range_query(_highest(f"({failures} or 0 * {polls}) / ({polls} > 0)"), "{{account}}"),
         no_value=_NO_POLLS,
-        legend_values=_LEGEND,
     ).max(1)
 
 
 def _failures() -> Panel:
     failures = f"sum by (reason) (rate(chatapp_space_poll_failures_total{{{SPACES}}}[$__rate_interval]))"
     polls = f"sum(rate(chatapp_space_polls_total{{{SPACES}}}[$__rate_interval])) > 0"
-    return time_series(
+    return _graph(
         "Failed polls by reason",
         "Failed polls as a share of all polls, by reason.",
         "percentunit",
         range_query(f"{failures} / on () group_left () ({polls})", "{{reason}}"),
         no_value="No failed polls, or no data",
-        legend_values=_LEGEND,
     ).max(1)
 
 
 def _codes() -> Panel:
     requests = f"chatapp_api_requests_total{{{ACCOUNTS}}}"
-    return time_series(
+    return _graph(
         "Requests by response code",
         "API requests per second, by the response code of the API or by the kind of failure.",
         "reqps",
         range_query(_highest(f"sum by (code) (rate({requests}[$__rate_interval]))", "code"), "{{code}}"),
         no_value="No data: no requests in the time range",
-        legend_values=_LEGEND,
     )
 
 
 def _budget() -> Panel:
-    panel = time_series(
+    panel = _graph(
         "Requests and budget",
         "Queries per second of the selected accounts together. Sent: requests to the API. Budget: the configured qps."
         " Current budget: the budget, or less after throttling. Needed: required by poll_interval.",
@@ -331,39 +333,36 @@ def _budget() -> Panel:
         range_query(f"sum(chatapp_account_qps_current{{{ACCOUNTS}}})", "current budget", ref="C"),
         range_query(f"sum(chatapp_account_qps_needed{{{ACCOUNTS}}})", "needed", ref="D"),
         no_value=_NO_EXPORTER,
-        legend_values=_LEGEND,
     )
     return dashed(panel, "(budget|current budget)")
 
 
 def _budget_use() -> Panel:
     sent = f"sum by (account) (rate(chatapp_api_requests_total{{{ACCOUNTS}}}[$__rate_interval]))"
-    return time_series(
+    return _graph(
         "Use of the current budget",
         f"Requests to the API as a share of the current budget. The {_MAX_LINES} highest accounts.",
         "percentunit",
         range_query(_highest(f"{sent} / sum by (account) (chatapp_account_qps_current{{{ACCOUNTS}}})"), "{{account}}"),
         no_value=_NO_EXPORTER,
-        legend_values=_LEGEND,
     )
 
 
 def _throttled() -> Panel:
     throttled = f"sum by (account) (rate(chatapp_api_throttled_total{{{ACCOUNTS}}}[$__rate_interval]))"
     sent = f"sum by (account) (rate(chatapp_api_requests_total{{{ACCOUNTS}}}[$__rate_interval])) > 0"
-    return time_series(
+    return _graph(
         "Throttled requests",
         f"Requests that the API throttled, as a share of all requests. The {_MAX_LINES} highest accounts.",
         "percentunit",
         range_query(_highest(f"{throttled} / ({sent})"), "{{account}}"),
         no_value="No data: no requests in the time range",
-        legend_values=_LEGEND,
     ).max(1)
 
 
 def _latency() -> Panel:
     buckets = f"rate(chatapp_api_request_duration_seconds_bucket{{{ACCOUNTS}}}[$__rate_interval])"
-    return time_series(
+    return _graph(
         "API latency",
         "Duration of requests to the API, successful or failed: 95th percentile of each account, and median of all"
         f" requests. The {_MAX_LINES} highest accounts.",
@@ -371,38 +370,35 @@ def _latency() -> Panel:
         range_query(_highest(f"histogram_quantile(0.95, sum by (account, le) ({buckets})) >= 0"), "{{account}} 95 %"),
         range_query(f"histogram_quantile(0.5, sum by (le) ({buckets}))", "median of all requests", ref="B"),
         no_value="No data: no requests in the time range",
-        legend_values=_LEGEND,
     )
 
 
 def _intervals() -> Panel:
     effective = f"max by (account) (chatapp_account_effective_poll_interval_seconds{{{ACCOUNTS}}})"
     configured = f"max by (account) (chatapp_account_poll_interval_seconds{{{ACCOUNTS}}})"
-    return time_series(
+    return _graph(
         "Poll interval",
         "Effective time between two polls of a space, divided by poll_interval. Above 1, budget, latency or throttling"
         f" require a longer interval. The {_MAX_LINES} highest accounts.",
         "none",
         range_query(_highest(f"{effective} / {configured}"), "{{account}}"),
         no_value=_NO_EXPORTER,
-        legend_values=_LEGEND,
     ).decimals(2)
 
 
 def _due_spaces() -> Panel:
-    return time_series(
+    return _graph(
         "Due spaces",
         f"Queue of each account: spaces that are due and whose poll has not ended. The {_MAX_LINES} highest accounts.",
         "short",
         range_query(_highest(f"sum by (account) (chatapp_account_due_spaces{{{ACCOUNTS}}})"), "{{account}}"),
         no_value=_NO_EXPORTER,
-        legend_values=_LEGEND,
     )
 
 
 def _delay() -> Panel:
     buckets = f"rate(chatapp_poll_delay_seconds_bucket{{{ACCOUNTS}}}[$__rate_interval])"
-    return time_series(
+    return _graph(
         "Poll delay",
         "Time between the due time of a poll and its first request: 95th percentile of each account, and median of all"
         f" polls. The {_MAX_LINES} highest accounts.",
@@ -410,7 +406,6 @@ def _delay() -> Panel:
         range_query(_highest(f"histogram_quantile(0.95, sum by (account, le) ({buckets})) >= 0"), "{{account}} 95 %"),
         range_query(f"histogram_quantile(0.5, sum by (le) ({buckets}))", "median of all polls", ref="B"),
         no_value=_NO_POLLS,
-        legend_values=_LEGEND,
     )
 
 
@@ -419,7 +414,7 @@ def _discovery() -> Panel:
     up = f"min {by} (chatapp_account_discovery_up{{{ACCOUNTS}}})"
     last = f"1000 * max {by} (chatapp_account_discovery_last_success_timestamp_seconds{{{ACCOUNTS}}})"
     states = (
-        f'(label_replace({up} == 1, "state", "ok", "", "")'
+        f'(label_replace({up} == 1, "state", "complete", "", "")'
         f' or on (job, account) label_replace(1 + {up}, "state", "failing", "", ""))'
     )
     panel = table_panel(
@@ -430,7 +425,7 @@ def _discovery() -> Panel:
         no_value="No accounts with discovery, or no data",
         sort_by="state",
     )
-    panel = panel.override_by_name("State", colored_text({"ok": ("ok", GOOD), "failing": ("failing", BAD)}))
+    panel = panel.override_by_name("State", colored_text({"complete": ("complete", GOOD), "failing": ("failing", BAD)}))
     never = override("mappings", [value_mappings({"0": ("never", BAD)})])
     return panel.override_by_name("Last complete list", [*relative_time(), never])
 
@@ -446,7 +441,7 @@ def _files() -> Panel:
         "State file and space files",
         "Files of each exporter, files with errors first (at most 100).",
         table_query(f"topk(100, {spaces} or {state})"),
-        columns={"file": "File", "kind": "Kind", "Value": "State", "instance": "Instance"},
+        columns={"Value": "State", "kind": "Kind", "file": "File", "instance": "Instance"},
         no_value="No files, or no data",
         sort_by="Value",
     )
@@ -480,13 +475,12 @@ def _unknown() -> Panel:
 def _by_instance(title: str, description: str, unit: str, expression: str) -> Panel:
     """Return a graph with one line for each exporter."""
     selected = f"{expression} {_SELECTED_EXPORTERS}"
-    return time_series(
+    return _graph(
         title,
         f"{description} The {_MAX_LINES} highest exporters.",
         unit,
         range_query(_highest(selected, "job, instance"), "{{instance}}"),
         no_value=_NO_EXPORTER,
-        legend_values=_LEGEND,
     )
 
 

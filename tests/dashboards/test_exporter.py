@@ -121,7 +121,7 @@ def test_discovery_lists_accounts_that_fail_and_accounts_without_a_complete_list
     }
     last = "chatapp_account_discovery_last_success_timestamp_seconds"
     series |= {f'{last}{{{TARGET}, account="ok"}}': "2000x60", f'{last}{{{TARGET}, account="failing"}}': "100x60"}
-    rows = {labels("ok", "ok"): 2e6, labels("failing", "failing"): 1e5, labels("never", "failing"): 0}
+    rows = {labels("ok", "complete"): 2e6, labels("failing", "failing"): 1e5, labels("never", "failing"): 0}
 
     evaluate(tmp_path, series, (query("Discovery"), rows))
 
