@@ -18,6 +18,7 @@ from dashboards.panels import (
     Panel,
     Query,
     colored_text,
+    column_width,
     count_or_zero,
     count_panel,
     dashed,
@@ -445,7 +446,9 @@ def _files() -> Panel:
         no_value="No files, or no data",
         sort_by="Value",
     )
-    return panel.override_by_name("State", colored_text({"0": ("ok", GOOD), "1": ("errors", BAD)}))
+    panel = panel.override_by_name("Kind", [column_width(100)])
+    states = colored_text({"0": ("ok", GOOD), "1": ("errors", BAD)})
+    return panel.override_by_name("State", [*states, column_width(80)])
 
 
 def _state_file_failures() -> Panel:
