@@ -25,6 +25,8 @@ EXPORTERS = 'last_over_time(chatapp_exporter_build_info{job=~"$job"}[7d])'
 """The exporters of the last 7 days, to select their series of `up` by job and instance."""
 DATA_SOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
 WIDTH = 24
+AXIS_WIDTH = 230
+"""The width of the row headings of a state timeline, in pixels, so that the time axes of several panels align."""
 
 _SCHEMA_VERSION = 39
 """The schema of Grafana 11.0. Newer versions migrate it; older versions do not know a newer schema."""
@@ -69,6 +71,11 @@ def table_query(expression: str, *, ref: str = "A") -> Query:
     return _query(expression, ref).instant().format(PromQueryFormat.TABLE)
 
 
+def label_query(expression: str, *, ref: str = "A") -> Query:
+    """Return a query over the dashboard's time range, with one column for each label."""
+    return _query(expression, ref).range().format(PromQueryFormat.TABLE)
+
+
 def _query(expression: str, ref: str) -> Query:
     return prometheus.Dataquery().expr(validate_metrics(expression)).ref_id(ref).datasource(DATA_SOURCE)
 
@@ -103,10 +110,24 @@ def _null_mapping(text: str) -> dashboard.SpecialValueMap:
     return dashboard.SpecialValueMap(options)
 
 
-def stat_panel(title: str, description: str, unit: str, *queries: Query, no_value: str) -> stat.Panel:
-    """Return a panel with one number for each query, and its legend."""
+def stat_panel(
+    title: str,
+    description: str,
+    unit: str,
+    *queries: Query,
+    no_value: str,
+    fields: str = "",
+    mappings: Sequence[dashboard.ValueMap] = (),
+) -> stat.Panel:
+    """Return a panel with one value for each query, and its legend. Without data, it shows a gray text.
+
+    `fields` is a regular expression for the fields to show, for example with text. Default: all numbers.
+    """
     panel = stat.Panel().graph_mode(common.BigValueGraphMode.NONE).text_mode(common.BigValueTextMode.VALUE_AND_NAME)
     panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.FIXED).fixed_color(INFO))
+    panel = panel.text(common_builders.VizTextDisplayOptions().title_size(13).value_size(20))
+    panel = panel.reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]).fields(fields))
+    panel = panel.mappings([*mappings, _null_mapping(no_value)])
     panel = _with_texts(panel, title, description, unit, no_value)
     for target in queries:
         panel = panel.with_target(target)
@@ -139,19 +160,16 @@ def dashed(panel: timeseries.Panel, names: str) -> timeseries.Panel:
     return panel.override_by_regexp(f"/ {names}$/", style)
 
 
-def state_timeline(
-    title: str, description: str, expression: str, label: str, colors: Mapping[str, str], no_value: str
-) -> statetimeline.Panel:
-    """Return a panel with one row for each value of `label`. The row is filled while this value was current."""
+def state_timeline(title: str, description: str, *queries: Query, no_value: str) -> statetimeline.Panel:
+    """Return a panel with one colored row for each series. The row shows the value as text."""
     legend = common_builders.VizLegendOptions().show_legend(False)
-    panel = statetimeline.Panel().show_value(common.VisibilityMode.NEVER).row_height(0.8).legend(legend)
+    panel = statetimeline.Panel().show_value(common.VisibilityMode.AUTO).row_height(0.8).legend(legend)
+    panel = panel.merge_values(True).axis_width(AXIS_WIDTH)
     panel = panel.color_scheme(board.FieldColor().mode(dashboard.FieldColorModeId.FIXED).fixed_color(INFO))
-    panel = panel.mappings([value_mappings({"1": ("yes", INFO)})])
-    panel = _with_texts(panel, title, description, "none", no_value).with_target(
-        range_query(expression, f"{{{{{label}}}}}")
-    )
-    for value, color in colors.items():
-        panel = panel.override_by_name(value, [override("mappings", [value_mappings({"1": (value, color)})])])
+    panel = panel.tooltip(common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.SINGLE))
+    panel = _with_texts(panel, title, description, "none", no_value)
+    for target in queries:
+        panel = panel.with_target(target)
     return panel
 
 
@@ -183,8 +201,18 @@ def table_panel(
     return panel
 
 
+def exclude_fields(pattern: str) -> dashboard.DataTransformerConfig:
+    """Return a transformation that removes the fields whose names match the regular expression."""
+    return dashboard.DataTransformerConfig(id_val="filterFieldsByName", options={"exclude": {"pattern": pattern}})
+
+
 def _with_texts(panel: AnyPanel, title: str, description: str, unit: str, no_value: str) -> AnyPanel:
     return panel.title(title).description(description).unit(unit).no_value(no_value).datasource(DATA_SOURCE)
+
+
+def colored_strings(colors: Mapping[str, str]) -> dashboard.DynamicConfigValue:
+    """Return the option of a field that shows each of these values in its color."""
+    return override("mappings", [value_mappings({value: (value, color) for value, color in colors.items()})])
 
 
 def value_mappings(texts: Mapping[str, tuple[str, str]]) -> dashboard.ValueMap:
@@ -269,6 +297,15 @@ def to_status_page(instance: str) -> str:
     return f"http://${{__data.fields[{json.dumps(instance)}]}}/"
 
 
+class _HiddenVariable(board.QueryVariable):
+    """A variable that is calculated from others. Grafana would use a value in the URL instead of calculating it."""
+
+    def build(self) -> dashboard.VariableModel:
+        variable = super().build()
+        variable.hide, variable.skip_url_sync = dashboard.VariableHide.HIDE_VARIABLE, True
+        return variable
+
+
 class DashboardBuilder:
     """Builds one dashboard, with variables for the data source, job, account and space, and links to the others."""
 
@@ -319,22 +356,25 @@ class DashboardBuilder:
             .sort(dashboard.VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC)
         )
 
+    def add_derived_variable(
+        self, name: str, query: str, regex: str, *, label: str = "", description: str = ""
+    ) -> None:
+        """Add a variable with one value, which is by default the first one. Without a `label`, it is hidden."""
+        self._board.with_variable(
+            (board.QueryVariable if label else _HiddenVariable)(name)
+            .label(label or name)
+            .description(description)
+            .datasource(DATA_SOURCE)
+            .query(validate_metrics(query))
+            .definition(query)
+            .regex(regex)
+            .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
+            .sort(dashboard.VariableSort.DISABLED)
+        )
+
     def add_text_box(self, name: str, label: str, description: str) -> None:
         """Add a variable with a text box."""
         self._board.with_variable(board.TextBoxVariable(name).label(label).description(description).default_value(""))
-
-    def add_annotation(self, name: str, expression: str, title: str, color: str) -> None:
-        """Mark the results of a query on every graph."""
-        self._board.annotation(
-            board.AnnotationQuery()
-            .name(name)
-            .datasource(DATA_SOURCE)
-            .enable(True)
-            .icon_color(color)
-            .expr(validate_metrics(expression))
-            .title_format(title)
-            .step("60s")
-        )
 
     def add_row(self, title: str) -> None:
         """Add a row heading. The next panels are placed below it."""
@@ -371,9 +411,10 @@ class DashboardBuilder:
 
 
 def portable(fields: dict[str, object]) -> dict[str, object]:
-    """Return a JSON object without the placement that the SDK gives each link and annotation: it hides them in a menu,
-    and older Grafana versions do not know it."""
-    return {name: value for name, value in fields.items() if (name, value) != ("placement", "inControlsMenu")}
+    """Return a JSON object without two defaults of the SDK: the placement of links and annotations in a menu, which
+    older Grafana versions do not know, and the pages of a state timeline."""
+    defaults = {"placement": "inControlsMenu", "perPage": 20}
+    return {name: value for name, value in fields.items() if name not in defaults or value != defaults[name]}
 
 
 def _requirements(panels: Iterable[Mapping[str, object]]) -> dict[str, object]:
