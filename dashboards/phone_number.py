@@ -51,13 +51,14 @@ _VANISHED = "phone_number:chatapp_phone_number_vanished_timestamp_seconds:max"
 _CHANGED = "phone_number:chatapp_phone_number_last_change_timestamp_seconds:last"
 _LISTED = f"phone_number:chatapp_phone_number_info:last{{{NUMBER}}}"
 _SUCCESS = f"space:chatapp_space_last_success_timestamp_seconds:max{{{SELECTION}}}"
+_BLIND = f"space:chatapp_space_blind:group{{{SELECTION}}}"
 _SPACES = f"group by ({BY_SPACE}) (last_over_time({_NAMES}{{{NUMBER}}}[$__range] @ end()))"
 """The spaces that listed the phone number in the time range."""
 _LAST_LISTED = f"max by ({BY_NUMBER}) (max_over_time(timestamp({_LISTED})[$__range:1m]))"
 _KNOWN = f"0 * group({_NAMES}{{{NUMBER}}})"
 """0 if the recording rules know the phone number. Otherwise, there is no result."""
 
-NO_VALUE, NOT_REPORTED = "no current value", "not reported"
+NO_VALUE, NOT_REPORTED = "no value", "not reported"
 _FAINT = "rgba(128, 128, 128, 0.25)"
 _GAPS = {NO_VALUE: _FAINT, NOT_REPORTED: _FAINT}
 _BLUES = ("#DEEBF7", "#C6DBEF", "#9ECAE1", "#6BAED6", "#4292C6", "#2171B5", "#084594", "#084594")
@@ -85,6 +86,7 @@ _SEVERITIES = {"3": ("critical", BAD), "2": ("warning", WARNING), "1": ("info", 
 _NO_NUMBER = "No phone number matches. Enter digits of the number above, or select another time range"
 _NOT_KNOWN = "No data: no phone number matches, or rules missing"
 _NOT_LISTED = "No data: not listed now, or rules missing"
+_LAST_KNOWN = "Last known: the space is blind."
 _NEVER = [*relative_time(), override("mappings", [value_mappings({"0": ("–", NEUTRAL)})])]
 
 
@@ -141,12 +143,13 @@ def matching_numbers() -> str:
     Order: the number that equals the search text, then by severity: down, RED, restricted, YELLOW or vanished, others.
     """
     severity = f"2.5 * {_STATUS_RANK}{{{MATCHING}}} ^ 2 + {_RANK}{{{MATCHING}}} or 2 + 0 * {_VANISHED}{{{MATCHING}}}"
-    exact = f'100 + {_NAMES}{{{SELECTION},phone_number="$digits"}}'
+    exact_number = f'{SELECTION},phone_number="$digits"'
+    exact = f"100 + {_NAMES}{{{exact_number}}}"
     named = f"({severity}) * on ({BY_NUMBER}) group_left (verified_name) {_NAMES}{{{MATCHING}}}"
-    # without a name; without rules; vanished more than a day ago
+    # without a name; without rules; vanished more than a day ago (only the exact match, for all it takes too long)
     others = (
         f"{severity} or -1 * chatapp_phone_number_info{{{MATCHING}}}"
-        f" or -2 + 0 * last_over_time(phone_number:chatapp_phone_number_quality_rank:max1h{{{MATCHING}}}[$__range])"
+        f" or -2 + 0 * last_over_time(phone_number:chatapp_phone_number_quality_rank:max1h{{{exact_number}}}[$__range])"
     )
     by_name = "max by (phone_number, verified_name)"
     numbers = f"{by_name} ({exact}) or on (phone_number) {by_name} ({named})"
@@ -195,10 +198,11 @@ def _rating() -> Panel:
     rank = f"{_RANK}{{{NUMBER}}}"
     panel = stat_panel(
         "Quality rating",
-        "The last known quality rating, and the time of its last change or of the start of its alert.",
+        f"The quality rating, and the time of its last change or of the start of its alert. {_LAST_KNOWN}",
         "none",
-        instant_query(f"max({rank})", "rating"),
-        instant_query(_since("quality_rating", "ChatAppPhoneNumberQuality.+", f"{rank} >= 2"), "since", ref="B"),
+        instant_query(f"max({rank} unless on ({BY_SPACE}) {_BLIND})", "rating"),
+        instant_query(f"max({rank} and on ({BY_SPACE}) {_BLIND})", "last known", ref="B"),
+        instant_query(_since("quality_rating", "ChatAppPhoneNumberQuality.+", f"{rank} >= 2"), "since", ref="C"),
         no_value=_NOT_LISTED,
         mappings=[value_mappings(RANKS)],
     )
@@ -206,17 +210,20 @@ def _rating() -> Panel:
 
 
 def _status() -> Panel:
-    status = f"group by (status) (phone_number:chatapp_phone_number_status:last{{{NUMBER}}})"
+    status = f"phone_number:chatapp_phone_number_status:last{{{NUMBER}}}"
+    current = f"group by (status) ({status} unless on ({BY_SPACE}) {_BLIND})"
+    last_known = f'label_replace({status} and on ({BY_SPACE}) {_BLIND}, "last_known", "$1", "status", "(.+)")'
     since = _since("status", "ChatAppPhoneNumber(Down|Restricted)", f"{_STATUS_RANK}{{{NUMBER}}} >= 1")
     panel = stat_panel(
         "Status",
-        "The last known status, and the time of its last change or of the start of its alert.",
+        f"The status, and the time of its last change or of the start of its alert. {_LAST_KNOWN}",
         "none",
-        table_query(f"{status} * on () group_left () ({since})"),
-        fields="/^(status|since)$/",
+        table_query(f"({current} or group by (last_known) ({last_known})) * on () group_left () ({since})"),
+        fields="/^(status|last known|since)$/",
         no_value=_NOT_LISTED,
     )
     panel = panel.override_by_name("Value", [override("displayName", "since"), *_SINCE])
+    panel = panel.override_by_name("last_known", [override("displayName", "last known"), colored_strings(STATUSES)])
     return panel.override_by_name("status", [colored_strings(STATUSES)])
 
 
@@ -239,13 +246,12 @@ def _limit() -> Panel:
 
 def _last_seen() -> Panel:
     success = f"{_SUCCESS} and on ({BY_SPACE}) {_LISTED}"
-    blind = f"space:chatapp_space_blind:group{{{SELECTION}}}"
     panel = stat_panel(
         "Last seen",
         "The last successful poll that listed the phone number. If its space is blind, the values can be outdated.",
         "dateTimeFromNow",
-        instant_query(f"1000 * max({success} unless on ({BY_SPACE}) {blind})", "last poll"),
-        instant_query(f"1000 * max({success} and on ({BY_SPACE}) {blind})", "space is blind", ref="B"),
+        instant_query(f"1000 * max({success} unless on ({BY_SPACE}) {_BLIND})", "last poll"),
+        instant_query(f"1000 * max({success} and on ({BY_SPACE}) {_BLIND})", "space is blind", ref="B"),
         instant_query(
             f"1000 * (max({_VANISHED}{{{NUMBER}}}) or max({_LAST_LISTED})) unless max({_LISTED})",
             "vanished",

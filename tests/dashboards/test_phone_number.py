@@ -137,7 +137,7 @@ def labels_of(name: str, number: str) -> str:
 @pytest.mark.parametrize(
     ("digits", "severities"),
     [
-        ("", {"101": 10, "102": 3, "1045": 3, "103": 2.5, "106": 2, "104": 0, "108": -1, "107": -2}),
+        ("", {"101": 10, "102": 3, "1045": 3, "103": 2.5, "106": 2, "104": 0, "108": -1}),
         ("04", {"1045": 3, "104": 0}),
         ("104", {"104": 101, "1045": 3}),
         ("106", {"106": 101}),
@@ -219,7 +219,9 @@ def test_a_number_without_alerts_shows_no_alerts(tmp_path: Path) -> None:
         (panel_query("Alerts over time"), [('{state="No alerts"}', 0)]),
         (panel_query("Alerts"), [('{alertstate="no alerts"}', 0)]),
         (panel_query("Last changes"), [('{field="no change recorded"}', 0)]),
-        (panel_query("Quality rating", "B"), [("{}", 0)]),
+        (panel_query("Quality rating"), [("{}", 0)]),
+        (panel_query("Quality rating", "C"), [("{}", 0)]),
+        (panel_query("Status"), [('{status="CONNECTED"}', 0)]),
     )
 
 
@@ -253,8 +255,10 @@ def test_while_the_exporter_is_down_the_last_values_remain_and_the_age_increases
         DOWN,
         number,
         tmp_path,
-        (panel_query("Quality rating"), [("{}", 3)]),
-        (f"group(({panel_query('Quality rating', 'B')}) {change})", [("{}", 1)]),
+        (panel_query("Quality rating"), []),
+        (panel_query("Quality rating", "B"), [("{}", 3)]),
+        (f"({panel_query('Status')}) >= bool 0", [('{last_known="CONNECTED"}', 1)]),
+        (f"group(({panel_query('Quality rating', 'C')}) {change})", [("{}", 1)]),
         (f"({panel_query('Last changes')}) {change} > bool 0", [('{field="quality_rating"}', 1)]),
         (f"({age}) >= bool {90 * MINUTE}", [("{}", 1)]),
         (panel_query("Last seen"), []),
