@@ -24,6 +24,7 @@ def number_series(space_name: str = "Contoso", *, verified_name: str = "Contoso 
     always = f"1+0x{MINUTES}"
     return {
         **samples("chatapp_space_up", always, **labels),
+        **samples("chatapp_space_last_success_timestamp_seconds", f"0+60x{MINUTES}", **labels),
         **samples("chatapp_space_info", always, name=space_name, **labels),
         **samples("chatapp_phone_number_info", always, phone_number="1555", verified_name=verified_name, **labels),
     }

@@ -53,8 +53,10 @@ def exporter_down_for_a_day_from_minute_10() -> dict[str, str]:
     until_10 = "1+0x9 stale"
     return {
         f"up{{{TARGET}}}": "1+0x9 0+0x1500",
+        f'chatapp_exporter_account_info{{account="acme",{TARGET}}}': until_10,
         f'chatapp_account_spaces{{account="acme",{TARGET}}}': until_10,
         f"chatapp_space_up{{{SPACE}}}": until_10,
+        f"chatapp_space_last_success_timestamp_seconds{{{SPACE}}}": "0+60x9 stale",
         f'chatapp_space_info{{name="Contoso",team="emea",{SPACE}}}': until_10,
         f'chatapp_phone_number_info{{verified_name="Contoso Care",{NUMBER}}}': until_10,
         f'chatapp_phone_number_last_change_timestamp_seconds{{field="status",{NUMBER}}}': "300+0x9 stale",
@@ -77,6 +79,17 @@ def test_names_team_and_last_changes_are_kept_while_the_exporter_is_down(tmp_pat
     assert_recorded(
         tmp_path, exporter_down_for_a_day_from_minute_10(), expected | {(query, "24h20m"): [] for query in samples}
     )
+
+
+def test_values_are_recorded_if_the_time_of_the_exporter_is_not_scraped(tmp_path: Path) -> None:
+    series = {
+        f"chatapp_space_up{{{SPACE}}}": "1+0x20",
+        f"chatapp_space_last_success_timestamp_seconds{{{SPACE}}}": "0+60x20",
+        f'chatapp_phone_number_quality_rating{{quality_rating="RED",{NUMBER}}}': "1+0x20",
+    }
+    query = "phone_number:chatapp_phone_number_quality_rank:max"
+
+    assert_recorded(tmp_path, series, {(query, "5m"): [(RECORDED_NUMBER, 3)]})
 
 
 def test_a_space_and_a_number_have_one_series_while_two_exporters_have_different_names(tmp_path: Path) -> None:
@@ -104,6 +117,7 @@ def test_the_names_of_a_number_that_is_no_longer_listed_are_kept_for_one_day_wit
 ) -> None:
     series = {
         f"chatapp_space_up{{{SPACE}}}": "1+0x1500",
+        f"chatapp_space_last_success_timestamp_seconds{{{SPACE}}}": "0+60x1500",
         f'chatapp_space_info{{name="Contoso",{SPACE}}}': "1+0x20 stale",
         f'chatapp_space_info{{name="Contoso Ltd",{SPACE}}}': "_x21 1+0x1500",
         f'chatapp_phone_number_info{{verified_name="Contoso Care",{NUMBER}}}': "1+0x9 stale",
@@ -129,6 +143,7 @@ def limits(values: str) -> dict[str, str]:
     """Return the series of a number with these messaging limits."""
     return {
         f"chatapp_space_up{{{SPACE}}}": "1+0x240",
+        f"chatapp_space_last_success_timestamp_seconds{{{SPACE}}}": "0+60x240",
         f'chatapp_phone_number_info{{verified_name="Contoso Care",{NUMBER}}}': "1+0x240",
         f"chatapp_phone_number_messaging_limit{{{NUMBER}}}": values,
     }
