@@ -38,6 +38,8 @@ JOB = "chatapp-exporter"
 GROUPS = [group["name"] for group in yaml.safe_load(RULES.read_text())["groups"]]
 """The names of the rule groups, in the order in which promtool must evaluate them."""
 MINUTE = 60
+LOOKBACK = 5 * MINUTE
+"""A sample is visible for this time."""
 Series = dict[str, list[str]]
 """The values of each series in promtool's notation, one per minute."""
 OnScrape = Callable[[int, Exporter], None]
@@ -580,7 +582,7 @@ def evaluated_at_intervals(groups: list[Any]) -> list[Any]:
 
 
 def _at_interval(rule: dict[str, Any], interval: str | None) -> dict[str, Any]:
-    if interval is None:
+    if interval is None or parse_duration(interval) <= LOOKBACK:  # the last result is visible until the next one
         return rule
     return {**rule, "expr": f"({rule['expr']}) and on () vector(time()) % {parse_duration(interval):g} == 0"}
 
