@@ -128,10 +128,11 @@ _RECORDED = {
     " reported, or an unknown value), 2 YELLOW, 3 RED.",
     "phone_number:chatapp_phone_number_low_quality_start_timestamp_seconds:last": "Time at which the last known quality"
     " rating became YELLOW or RED. Interruptions of less than 1 hour do not count. No series for other ratings.",
-    "phone_number:chatapp_phone_number_quality_rank:flapping": "Highest rank of the quality rating for at least 24 of"
-    " the last 60 minutes. Only for ratings that changed more than twice in the last hour.",
-    "phone_number:chatapp_phone_number_status_rank:flapping": "The same for the status.",
-    "phone_number:chatapp_phone_number_messaging_limit_dropped:flapping": "The same for dropped messaging limits.",
+    "phone_number:chatapp_phone_number_quality_rank:flapping": "Only for ratings that changed more than twice in the"
+    " last hour: the highest rank that the rating had or exceeded for at least 24 of the last 60 minutes.",
+    "phone_number:chatapp_phone_number_status_rank:flapping": "The same for the rank of the status.",
+    "phone_number:chatapp_phone_number_messaging_limit_dropped:flapping": "The same for dropped messaging limits: 1 if"
+    " the limit was below its maximum for at least 24 of the last 60 minutes, otherwise 0.",
     "phone_number:chatapp_phone_number_status_rank:last": "Last known status: 2 down, 1 restricted, 0 all others.",
     "phone_number:chatapp_phone_number_status:last": "1, with the last known status in the label `status`.",
     "phone_number:chatapp_phone_number_messaging_limit:last": "Last known messaging limit.",
@@ -145,22 +146,31 @@ _RECORDED = {
     "phone_number:chatapp_phone_number_info:last": "1 for each phone number that the last successful poll listed.",
     "phone_number:chatapp_phone_number_vanished:group": "1 for each phone number that the API no longer lists in any"
     " space, for up to 1 day.",
+    "phone_number:chatapp_phone_number_vanished_timestamp_seconds:max": "Time at which the API stopped listing the"
+    " phone number, for up to 1 day. Also for numbers that can have moved to a space that has not been polled since.",
     "phone_number:chatapp_phone_number_info:names": "1, with the names of the phone number and of the space in the"
     " labels `verified_name` and `name`, for joins. Kept for one day after the API no longer lists the number.",
     "space:chatapp_space_info:last": "1, with the last known name and team of the space in the labels `name` and"
     " `team`, for joins.",
     "phone_number:chatapp_phone_number_quality_rank:max1h": "Worst quality rating of one hour, recorded once per hour.",
     "phone_number:chatapp_phone_number_status_rank:max1h": "Worst status of one hour, recorded once per hour.",
+    "phone_number:chatapp_phone_number_messaging_limit:max1h": "Maximum messaging limit of one hour, recorded once per"
+    " hour.",
     "phone_number:chatapp_phone_number_messaging_limit_dropped:max1h": "1 if the messaging limit was below its maximum"
-    " of the last 7 days at any time of one hour, else 0; recorded once per hour.",
+    " of the last 7 days at any time of one hour, otherwise 0; recorded once per hour.",
     "space:chatapp_space_seconds_since_success:min": "Seconds since the last successful poll.",
+    "space:chatapp_space_last_success_timestamp_seconds:max": "Time of the last successful poll, converted to"
+    " Prometheus' time.",
     "space:chatapp_space_blind:group": "1 for each blind space.",
     "account:chatapp_account_up:last": "Last known `chatapp_account_up`.",
     "account_state:chatapp_account_state:last": "Last known `chatapp_account_state`, with the label `state`.",
-    "account:chatapp_account_unpolled:group": "1 for each account that no exporter polls; for up to 1 day if no"
-    " exporter with its configuration is up.",
+    "account:chatapp_account_unpolled:group": "1 for each configured account that no exporter polls. Removed after 1"
+    " day if no running exporter has the account in its configuration.",
+    "account:chatapp_account_down:group": "1 for each account that is denied, unreachable or not polled by any"
+    " exporter.",
+    "account:chatapp_account_effective_poll_interval_seconds:last": "Last known effective poll interval.",
     "account_instance:chatapp_space_blind:count": "Number of spaces that this exporter has not polled successfully"
-    " for 3 effective intervals, although another exporter polls them.",
+    " for 3 effective intervals, although another exporter has.",
     "instance:chatapp_exporter_time_seconds:offset": "Seconds that the exporter's clock is behind Prometheus' clock;"
     " negative if it is ahead.",
     "account_quality_rating:chatapp_phone_numbers:sum": "Number of phone numbers by `quality_rating`.",

@@ -27,7 +27,7 @@ class ConfiguredSpace(Space):
         default_factory=dict,
         json_schema_extra={"default": {}},
         description="Additional labels of `chatapp_space_info`, except the reserved names account, space and name."
-        " Alerts about the space and its phone numbers have the label `team`.",
+        " The label `team` is added to alerts about the space and its phone numbers.",
     )
 
 

@@ -100,10 +100,10 @@ class AccountView:
     """One account at the time of a scrape. Rates are in queries per second, intervals in seconds.
 
     `health` is None while polls have not determined the state, for example before the first poll, or after an
-    unreachable account denied a request. `due_spaces` is the number of spaces that are due and whose poll has not
-    ended. `discovery` is None if the account does not discover spaces. `spaces_unknown` is True if discovery is set and
-    no list of spaces is available, neither from the API nor from the state file. It is False after a failed attempt if
-    spaces are configured."""
+    unreachable account denied a request. `due_spaces` is the number of spaces that wait for the budget or are being
+    polled. `discovery` is None if the account does not discover spaces. `spaces_unknown` is True if discovery is set
+    and no list of spaces is available, neither from the API nor from the state file. It is False after a failed attempt
+    if spaces are configured."""
 
     account: str
     health: AccountHealth | None
@@ -394,7 +394,7 @@ ACCOUNT_FAMILIES: tuple[Family[AccountView], ...] = (
     ),
     Family(
         "chatapp_account_due_spaces",
-        "Number of spaces that are due and whose poll has not ended: waiting for the budget, or polled now.",
+        "Number of spaces that are due: they wait for the budget, or their poll is in progress.",
         ("account",),
         lambda view: [((), view.due_spaces)],
     ),

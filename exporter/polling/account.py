@@ -96,7 +96,7 @@ class AccountPolling:
 
     @property
     def due_spaces(self) -> int:
-        """The number of spaces that are due and whose poll has not ended."""
+        """The number of spaces that wait for the budget or are being polled."""
         return sum(entry.pending for entry in self._entries.values())
 
     @property
