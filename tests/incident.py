@@ -53,18 +53,18 @@ FIRING = f'group by ({_IDENTITY}) (ALERTS{{alertstate="firing"}})'
 """The firing alerts, with the labels that identify an alert."""
 
 
-class _OfProcess(Strict):
+class _ProcessEvent(Strict):
     """An event of all processes of the exporter, or only of one `shard` or `replica`. The first has number 1."""
 
     at: Moment
     shard: int | None = None
     replica: int | None = None
 
-    def concerns(self, process: "Process") -> bool:
+    def affects(self, process: "Process") -> bool:
         return {self.shard, self.replica} <= {None, process.number}
 
 
-class ConfigChange(_OfProcess):
+class ConfigChange(_ProcessEvent):
     """A new configuration: the accounts in `removed` are removed, and `renamed` maps names of accounts to new names."""
 
     removed: list[str] = Field([])
@@ -80,7 +80,7 @@ class ConfigChange(_OfProcess):
 
 
 class Outage(ConfigChange):
-    """The exporter does not run for the time `down`. It starts with the changed configuration.
+    """The exporter does not run for the time `down`. Then it starts with the changed configuration.
 
     If the exporter `moves`, its target is removed, and the restarted exporter has another label `instance`. After the
     restart, the exporter polls only the first `spaces` spaces (default: all). `damages_state_file` overwrites the state
@@ -105,14 +105,14 @@ class Reload(ConfigChange):
     keys: dict[str, Any] = Field({})
 
 
-class NetworkOutage(_OfProcess):
+class NetworkOutage(_ProcessEvent):
     """The exporter cannot connect to the API, or cannot poll these `spaces` of the first account."""
 
     lasts: Duration = Field(alias="for")
     spaces: list[int] = Field([])
 
 
-class ClockChange(_OfProcess):
+class ClockChange(_ProcessEvent):
     """From now on, the system clock of the exporter is `offset` seconds ahead (negative: behind)."""
 
     offset: float
@@ -171,10 +171,10 @@ class Incident(Strict):
     """A script. Times are relative to the first start of the exporter.
 
     `events` are events of a scenario. Their default account is the first account. With `every` and `until`, an event
-    repeats. There are `accounts` accounts, each
-    with the settings of `account`. With `discover`, the exporter discovers the spaces. With `spaces_at_start`, the
-    exporter first polls only this number of spaces. `settings` maps names of accounts to settings that are not those of
-    `account`. Each of the `replicas` polls all accounts, and `jobs` are the scrape jobs of the replicas.
+    repeats. There are `accounts` accounts, each with the settings of `account`. `settings` maps names of accounts to
+    settings that replace those of `account`. With `discover`, the exporter discovers the spaces. With
+    `spaces_at_start`, the exporter first polls only this number of spaces. Each of the `replicas` polls all accounts,
+    and `jobs` are the scrape jobs of the replicas.
     """
 
     incident: str
@@ -209,7 +209,7 @@ class Incident(Strict):
         return [Process(number, Shard(number, self.shards)) for number in range(1, self.shards + 1)]
 
     def outages(self, process: "Process") -> list[Outage]:
-        return [outage for outage in self.exporter if outage.concerns(process)]
+        return [outage for outage in self.exporter if outage.affects(process)]
 
     def outage(self, process: "Process", elapsed: float) -> Outage | None:
         return next(
@@ -221,7 +221,7 @@ class Incident(Strict):
 
     def configured(self, settings: Settings, process: "Process", elapsed: float) -> Settings:
         """Return the settings after all changes of the configuration so far."""
-        reloads = [reload for reload in self.reloads if reload.concerns(process) and reload.at <= elapsed]
+        reloads = [reload for reload in self.reloads if reload.affects(process) and reload.at <= elapsed]
         for change in sorted([*reloads, *self.ended_outages(process, elapsed)], key=lambda change: change.at):
             settings = change.apply(settings)
         return settings
@@ -326,7 +326,7 @@ async def _run_incident(incident: Incident, state_file: Path, on_scrape: OnScrap
         await asyncio.sleep(now - world.clock.monotonic())
         for change in incident.clock:
             for process in incident.processes:
-                if change.at == now and change.concerns(process):
+                if change.at == now and change.affects(process):
                     clocks[process].offset = change.offset - START
         for process in incident.processes:
             await _start_or_stop(world, incident, process, running, clocks[process], state_file)
@@ -377,7 +377,7 @@ def _connects(world: World, incident: Incident, process: Process, space: str) ->
     """Whether the process can query the API about this space now."""
     now = world.clock.monotonic()
     return not any(
-        outage.concerns(process)
+        outage.affects(process)
         and outage.at <= now < outage.at + outage.lasts
         and (not outage.spaces or space in map(world.space_id, outage.spaces))
         for outage in incident.network
@@ -396,7 +396,7 @@ async def _reload(world: World, incident: Incident, running: Mapping[Process, Ex
         with suppress(ConfigError):
             await exporter.reloader(_ReloadLoader(settings, reload)).reload()
 
-    await asyncio.gather(*(reload_process(*item) for item in running.items() if reload.concerns(item[0])))
+    await asyncio.gather(*(reload_process(*item) for item in running.items() if reload.affects(item[0])))
 
 
 class _ReloadLoader(StaticLoader):

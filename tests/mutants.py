@@ -1,4 +1,4 @@
-"""Plant each single fault in the shipped rules, and print the faults that no incident and no test of the rules detects.
+"""Mutation tests of the shipped rules: plant single faults, and print those that no incident and no other test detects.
 
 The series of each incident are recorded once. Then each incident runs in promtool in two steps:
 
@@ -133,11 +133,11 @@ class FaultyRules:
         return [{**group, "rules": [new for rule in group["rules"] for new in function(rule)]} for group in self.groups]
 
     @staticmethod
-    def _closure(names: Iterable[str], neighbours: Any) -> set[str]:
+    def _closure(names: Iterable[str], neighbors: Any) -> set[str]:
         found, new = set(), set(names)
         while new:
             found |= new
-            new = {neighbour for name in new for neighbour in neighbours(name)} - found
+            new = {neighbor for name in new for neighbor in neighbors(name)} - found
         return found
 
 
@@ -267,9 +267,9 @@ class Search:
     def run_fault(self, number: int) -> None:
         """Run the incidents that most probably detect the fault: those that detected other faults of its rule."""
         fault = self.alive[number]
-        concerned = [i for i in self._incidents if i.alerts & self._rules.dependents(fault.rule)]
-        concerned.sort(key=lambda incident: -self.detected_by[fault.rule, incident.name])
-        for incident in concerned[:_FIRST_INCIDENTS]:
+        related = [i for i in self._incidents if i.alerts & self._rules.dependents(fault.rule)]
+        related.sort(key=lambda incident: -self.detected_by[fault.rule, incident.name])
+        for incident in related[:_FIRST_INCIDENTS]:
             if self._run(number, incident):
                 return
 

@@ -13,7 +13,7 @@ from exporter.config.fields import format_duration, parse_duration
 
 Rule = dict[str, Any]
 Change = tuple[int, int, str, str]
-"""The tokens from the first index to before the second index are replaced by a text. The last element is the kind."""
+"""The index of the first token to replace, the index after the last one, the new text, and the kind of the fault."""
 
 _TOKEN = re.compile(
     r"""\s+ | \#.* | "[^"]*"              # white space, comment, string
@@ -32,7 +32,7 @@ _COMPARISONS = {
     "<=": ["<", ">"],
 }
 _SET_OPERATORS = (("or",), ("and", "unless"))
-"""In the order of precedence: `a or b and c` has the operands `a` and `b and c`."""
+"""Lowest precedence first: `a or b and c` has the operands `a` and `b and c`."""
 _LABEL_LISTS = ("on", "ignoring", "by", "without", "group_left", "group_right")
 _SEVERITIES = {"critical": "warning", "warning": "critical", "info": "warning"}
 _CONTEXT = 30
