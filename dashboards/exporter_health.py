@@ -23,6 +23,8 @@ from dashboards.panels import (
     count_panel,
     dashed,
     data_links,
+    failed_polls,
+    note,
     override,
     range_query,
     relative_time,
@@ -40,8 +42,9 @@ SPACES = f'{ACCOUNTS},space=~"$space"'
 JOB = 'job=~"$job"'
 _SELECTED_EXPORTERS = f"and on (job, instance) {EXPORTERS}"
 _NO_EXPORTER = "No data: exporter missing"
+_NO_ROW = "No data: no exporter"
 _NO_POLLS = "No data: no polls in the time range"
-_MAX_LINES = 10
+_MAX_LINES, _MAX_ROWS = 10, 100
 _UP = {"0": ("down", BAD), "1": ("up", GOOD)}
 _STATES = {"ok": GOOD, "throttled": WARNING, "denied": BAD, "unreachable": BAD, "not polled": BAD}
 
@@ -79,6 +82,7 @@ def _highest(expression: str, labels: str = "account") -> str:
 
 def _graph(title: str, description: str, unit: str, *queries: Query, no_value: str) -> timeseries.Panel:
     """Return a graph whose legend is a table, highest maximum first."""
+    description = f"{description} Last: the last value in the time range."
     panel = time_series(title, description, unit, *queries, no_value=no_value)
     legend = common_builders.VizLegendOptions().show_legend(True).display_mode(common.LegendDisplayMode.TABLE)
     legend = legend.placement(common.LegendPlacement.BOTTOM).calcs(["lastNotNull", "max"])
@@ -141,15 +145,19 @@ def _state(builder: DashboardBuilder) -> None:
 
 
 def _exporters() -> Panel:
-    def by_instance(expression: str, ref: str, labels: str = "job, instance") -> Query:
+    by = "job, instance"
+
+    def by_instance(expression: str, ref: str, labels: str = by) -> Query:
         return table_query(f"max by ({labels}) ({expression})", ref=ref)
 
+    version = f"chatapp_exporter_build_info{{{JOB}}}"
+    last_version = f"max_over_time(timestamp({version})[7d:5m])"
     process = f"{{{JOB}}} {_SELECTED_EXPORTERS}"
     panel = table_panel(
         "Exporters",
         "Targets that are exporters, or were exporters in the last 7 days and are down.",
         by_instance(f"up{process}", "A"),
-        by_instance(f"chatapp_exporter_build_info{{{JOB}}}", "B", "job, instance, version"),
+        by_instance(f"{version} or on (job, instance) topk by ({by}) (1, {last_version})", "B", f"{by}, version"),
         by_instance(f"time() - process_start_time_seconds{process}", "C"),
         by_instance(f"1000 * chatapp_exporter_config_last_reload_success_timestamp_seconds{{{JOB}}}", "D"),
         by_instance(f"instance:chatapp_exporter_time_seconds:offset{{{JOB}}}", "E"),
@@ -176,19 +184,21 @@ def _exporters() -> Panel:
 
 def _accounts() -> Panel:
     by = "by (job, account)"
-    since = f"max {by} (space:chatapp_space_seconds_since_success:min{{{SPACES}}})"
+    ages_of_spaces = f"space:chatapp_space_seconds_since_success:min{{{SPACES}}}"
+    since = f"max {by} ({ages_of_spaces})"
     interval = f"account:chatapp_account_effective_poll_interval_seconds:last{{{ACCOUNTS}}}"
-    rows = f"topk(100, {since} / on (job, account) {interval})"
+    ages = f"({since} / on (job, account) {interval})"
+    rows = f"topk({_MAX_ROWS}, {ages})"
+    unpolled = f"account:chatapp_account_unpolled:group{{{ACCOUNTS}}}"
 
     def value(expression: str, ref: str) -> Query:
         return table_query(f"({expression}) and on (job, account) {rows}", ref=ref)
 
-    def share(part: str, total: str) -> str:
-        everything = f"sum {by} (increase({total}[1h]))"
-        # without failures, a space has no series of failed polls
-        return f"(sum {by} (increase({part}[1h])) or 0 * {everything}) / ({everything} > 0)"
+    def of_last_hour(expression: str, ref: str) -> Query:
+        return value(f"{expression} unless on (job, account) {unpolled}", ref)
 
-    unpolled = f"account:chatapp_account_unpolled:group{{{ACCOUNTS}}}"
+    requests = f"sum {by} (increase(chatapp_api_requests_total{{{ACCOUNTS}}}[1h]))"
+    throttled = f"sum {by} (increase(chatapp_api_throttled_total{{{ACCOUNTS}}}[1h]))"
     state = (
         f'label_replace({unpolled}, "state", "not polled", "", "")'
         f" or on (job, account) account_state:chatapp_account_state:last{{{ACCOUNTS}}} == 1"
@@ -196,21 +206,23 @@ def _accounts() -> Panel:
     latency = f"sum by (job, account, le) (increase(chatapp_api_request_duration_seconds_bucket{{{ACCOUNTS}}}[1h]))"
     panel = table_panel(
         "Accounts",
-        "Accounts, oldest values first (at most 100). Interval: the effective poll interval. A space whose values are"
-        " older than 3 intervals is blind. Failed polls, throttled requests and latency: of the last hour.",
+        f"Accounts, oldest values first (at most {_MAX_ROWS}). Interval: the effective poll interval. A space whose"
+        " values are older than 3 intervals is blind. Failed polls, throttled requests and latency: of the last hour,"
+        " if an exporter polls the account.",
         table_query(rows),
         value(f"max by (job, account, state) (topk {by} (1, {state}))", "B"),
         value(since, "C"),
         value(f"max {by} ({interval})", "D"),
         value(f"max {by} (chatapp_account_poll_interval_seconds{{{ACCOUNTS}}})", "E"),
-        value(f"max {by} (chatapp_account_spaces{{{ACCOUNTS}}})", "F"),
+        value(f"max {by} (chatapp_account_spaces{{{ACCOUNTS}}}) or count {by} ({ages_of_spaces})", "F"),
         value(f"sum {by} (chatapp_account_due_spaces{{{ACCOUNTS}}})", "G"),
-        value(share(f"chatapp_space_poll_failures_total{{{SPACES}}}", f"chatapp_space_polls_total{{{SPACES}}}"), "H"),
-        value(share(f"chatapp_api_throttled_total{{{ACCOUNTS}}}", f"chatapp_api_requests_total{{{ACCOUNTS}}}"), "I"),
+        of_last_hour(_failed_share("job, account", "1h"), "H"),
+        of_last_hour(f"{throttled} / ({requests} > 0)", "I"),
         value(f"sum {by} (chatapp_account_qps_needed{{{ACCOUNTS}}})", "J"),
         value(f"sum {by} (chatapp_account_qps_current{{{ACCOUNTS}}})", "K"),
         value(f"sum {by} (chatapp_account_qps_limit{{{ACCOUNTS}}})", "L"),
-        value(f"histogram_quantile(0.95, {latency}) >= 0", "M"),
+        of_last_hour(f"histogram_quantile(0.95, {latency}) >= 0", "M"),
+        table_query(note(ages, "note", since, NO_DATA, max_rows=_MAX_ROWS), ref="N"),
         columns={
             "account": "Account",
             "state": "State",
@@ -226,6 +238,7 @@ def _accounts() -> Panel:
             "Value #K": "Budget now",
             "Value #L": "Budget",
             "Value #M": "Latency 95 %",
+            "note": "Note",
         },
         no_value=NO_DATA,
         sort_by="Value #A",
@@ -253,6 +266,7 @@ def _account_columns(panel: table.Panel) -> Panel:
     for unit, columns in units.items():
         for column in columns:
             panel = panel.override_by_name(column, [override("unit", unit), override("noValue", "–")])
+    panel = panel.override_by_name("Note", [column_width(250)])
     return panel.override_by_name("Age / interval", [override("decimals", 1)])
 
 
@@ -287,27 +301,31 @@ def _age() -> Panel:
     )
 
 
+def _failed_share(labels: str, window: str) -> str:
+    polls = f"sum by ({labels}) (increase(chatapp_space_polls_total{{{SPACES}}}[{window}]))"
+    failures = f"sum by ({labels}) ({failed_polls(SPACES, window)})"
+    # without failures, a space has no series of failed polls
+    return f"clamp_max(({failures} or 0 * {polls}) / ({polls} > 0), 1)"
+
+
 def _failed_polls() -> Panel:
-    failures = f"sum by (account) (rate(chatapp_space_poll_failures_total{{{SPACES}}}[$__rate_interval]))"
-    polls = f"sum by (account) (rate(chatapp_space_polls_total{{{SPACES}}}[$__rate_interval]))"
     return _graph(
         "Failed polls",
         f"Failed polls as a share of all polls of an account. The {_MAX_LINES} highest accounts.",
         "percentunit",
-        # without failures, a space has no series of failed polls
-        range_query(_highest(f"({failures} or 0 * {polls}) / ({polls} > 0)"), "{{account}}"),
+        range_query(_highest(_failed_share("account", "$__rate_interval")), "{{account}}"),
         no_value=_NO_POLLS,
     ).max(1)
 
 
 def _failures() -> Panel:
-    failures = f"sum by (reason) (rate(chatapp_space_poll_failures_total{{{SPACES}}}[$__rate_interval]))"
-    polls = f"sum(rate(chatapp_space_polls_total{{{SPACES}}}[$__rate_interval])) > 0"
+    failures = f"sum by (reason) ({failed_polls(SPACES, '$__rate_interval')})"
+    polls = f"sum(increase(chatapp_space_polls_total{{{SPACES}}}[$__rate_interval])) > 0"
     return _graph(
         "Failed polls by reason",
         "Failed polls as a share of all polls, by reason.",
         "percentunit",
-        range_query(f"{failures} / on () group_left () ({polls})", "{{reason}}"),
+        range_query(f"clamp_max({failures} / on () group_left () ({polls}), 1)", "{{reason}}"),
         no_value="No failed polls, or no data",
     ).max(1)
 
@@ -410,6 +428,11 @@ def _delay() -> Panel:
     )
 
 
+def _note_on(rows: str) -> Query:
+    """Return the query of a row with a text instead of an empty list."""
+    return table_query(note(rows, "note", f"chatapp_exporter_build_info{{{JOB}}}", _NO_ROW), ref="B")
+
+
 def _discovery() -> Panel:
     by = "by (job, account)"
     up = f"min {by} (chatapp_account_discovery_up{{{ACCOUNTS}}})"
@@ -422,8 +445,9 @@ def _discovery() -> Panel:
         "Discovery",
         "Accounts that discover their spaces: result of the last attempt, and time of the last complete list.",
         table_query(f"({last} or 0 * {up}) * on (job, account) group_left (state) {states}"),
-        columns={"account": "Account", "state": "State", "Value": "Last complete list"},
-        no_value="No accounts with discovery, or no data",
+        _note_on(up),
+        columns={"account": "Account", "state": "State", "Value #A": "Last complete list", "note": "Note"},
+        no_value="–",
         sort_by="state",
     )
     panel = panel.override_by_name("State", colored_text({"complete": ("complete", GOOD), "failing": ("failing", BAD)}))
@@ -440,11 +464,12 @@ def _files() -> Panel:
     state = files("chatapp_exporter_state_file_up", "state file")
     panel = table_panel(
         "State file and space files",
-        "Files of each exporter, files with errors first (at most 100).",
-        table_query(f"topk(100, {spaces} or {state})"),
-        columns={"Value": "State", "kind": "Kind", "file": "File", "instance": "Instance"},
-        no_value="No files, or no data",
-        sort_by="Value",
+        f"Files of each exporter, files with errors first (at most {_MAX_ROWS}).",
+        table_query(f"topk({_MAX_ROWS}, {spaces} or {state})"),
+        _note_on(f"({spaces} or {state})"),
+        columns={"Value #A": "State", "kind": "Kind", "file": "File", "instance": "Instance", "note": "Note"},
+        no_value="–",
+        sort_by="Value #A",
     )
     panel = panel.override_by_name("Kind", [column_width(100)])
     states = colored_text({"0": ("ok", GOOD), "1": ("errors", BAD)})
@@ -452,27 +477,31 @@ def _files() -> Panel:
 
 
 def _state_file_failures() -> Panel:
-    failures = f"chatapp_exporter_state_file_failures_total{{{JOB}}}"
+    failures = f"sum by (instance, file, reason) (chatapp_exporter_state_file_failures_total{{{JOB}}})"
     return table_panel(
         "Failures of the state file",
         "Failures to open, read or write the state file since the exporter started, by reason.",
-        table_query(f"sum by (instance, file, reason) ({failures})"),
-        columns={"reason": "Reason", "Value": "Count", "file": "File", "instance": "Instance"},
-        no_value="No failures, or no data",
-        sort_by="Value",
+        table_query(failures),
+        _note_on(failures),
+        columns={"reason": "Reason", "Value #A": "Count", "file": "File", "instance": "Instance", "note": "Note"},
+        no_value="–",
+        sort_by="Value #A",
     )
 
 
 def _unknown() -> Panel:
-    return table_panel(
+    values = f"(sum by (field, value) (chatapp_api_unknown_values_total{{{JOB}}}) > 0)"
+    panel = table_panel(
         "Unknown values in API responses",
         "Values that this exporter version does not know, counted at every poll since the exporter started."
         " Value missing: the API no longer reports the field of a phone number.",
-        table_query(f"sum by (field, value) (chatapp_api_unknown_values_total{{{JOB}}})"),
-        columns={"field": "Field", "value": "Value", "Value": "Count"},
-        no_value=_NO_EXPORTER,
-        sort_by="Value",
+        table_query(values),
+        _note_on(values),
+        columns={"field": "Field", "value": "Value", "Value #A": "Count", "note": "Note"},
+        no_value="–",
+        sort_by="Value #A",
     )
+    return panel.override_by_name("Count", [column_width(70)])
 
 
 def _by_instance(title: str, description: str, unit: str, expression: str) -> Panel:

@@ -14,6 +14,7 @@ from dashboards.panels import (
     INFO,
     NEUTRAL,
     NO_DATA,
+    NO_SUCCESS,
     RANKS,
     STATUSES,
     TO_NUMBER,
@@ -27,6 +28,8 @@ from dashboards.panels import (
     count_or_zero,
     count_panel,
     data_links,
+    failed_polls,
+    note,
     override,
     range_query,
     relative_time,
@@ -125,7 +128,7 @@ def fleet() -> DashboardBuilder:
 
 def _counts(builder: DashboardBuilder) -> None:
     down, red, dropped, restricted, yellow = (_numbers(title) for title in _PROBLEMS)
-    builder.add_panels(_exporters_down(), _accounts_down(), down, red, dropped, height=3, widths=(5, 5, 4, 5, 5))
+    builder.add_panels(_exporters_down(), _accounts_down(), down, red, dropped, height=3, widths=(4, 5, 5, 5, 5))
     builder.add_panels(restricted, yellow, _blind_spaces(), _vanished_count(), height=3)
 
 
@@ -134,7 +137,8 @@ def _numbers(title: str) -> Panel:
     expression = count_or_zero(_PROBLEMS[title], LAST_SUCCESS)
     color = WARNING if title in ("Restricted", "YELLOW") else BAD
     panel = "Dropped messaging limits" if title == "Limit dropped" else "Numbers with problems"
-    return count_panel(title, f"{_DESCRIPTIONS[title]} {_LAST_KNOWN}", expression, color, link=to_panel(panel))
+    description = f"{_DESCRIPTIONS[title]} {_LAST_KNOWN}"
+    return count_panel(title, description, expression, color, link=to_panel(panel), no_value=NO_SUCCESS)
 
 
 def _blind_spaces() -> Panel:
@@ -149,6 +153,7 @@ def _vanished_count() -> Panel:
         count_or_zero(VANISHED, LAST_SUCCESS),
         WARNING,
         link=to_panel("Vanished numbers"),
+        no_value=NO_SUCCESS,
     )
 
 
@@ -204,17 +209,23 @@ def _ratings_over_time() -> Panel:
 
 def _blind_over_time() -> Panel:
     blind = f"{BLIND} or 0 * {SINCE_SUCCESS}"
-    return _count_graph("Blind spaces over time", _BLIND_DESCRIPTION, {"blind spaces": (blind, BAD)})
+    lines = {"blind spaces": (blind, BAD)}
+    return _count_graph("Blind spaces over time", _BLIND_DESCRIPTION, lines, no_value=NO_DATA)
 
 
 def _count_graph(
-    title: str, description: str, lines: dict[str, tuple[str, str]], *, legend_values: Sequence[str] = ()
+    title: str,
+    description: str,
+    lines: dict[str, tuple[str, str]],
+    *,
+    no_value: str = NO_SUCCESS,
+    legend_values: Sequence[str] = (),
 ) -> Panel:
     queries = [
         range_query(f"sum({expression})", name, ref=ref)
         for ref, (name, (expression, _)) in zip("ABCDE", lines.items(), strict=False)
     ]
-    panel = time_series(title, description, "short", *queries, no_value=NO_DATA, legend_values=legend_values)
+    panel = time_series(title, description, "short", *queries, no_value=no_value, legend_values=legend_values)
     # at most 100 points, because each point reads all phone numbers
     panel = panel.decimals(0).axis_soft_max(4).max_data_points(100)
     for name, (_, color) in lines.items():
@@ -225,15 +236,8 @@ def _count_graph(
 # ---- lists
 
 
-def _note(rows: str, label: str, evidence: str = LAST_SUCCESS) -> str:
-    """Return a query for a row with a text in a label: the number of rows that the list does not show, "none", or that
-    there is no data. A table without rows would not show the difference."""
-    more = f'count_values("more", count({rows}) - {_MAX_ROWS} > 0)'
-    return (
-        f'label_replace({more}, "{label}", "and $1 more", "more", "(.+)")'
-        f' or label_replace(group({evidence}) unless count({rows}), "{label}", "none", "", "")'
-        f' or label_replace(absent({evidence}), "{label}", "{NO_DATA}", "", "")'
-    )
+def _note(rows: str) -> str:
+    return note(rows, "name", LAST_SUCCESS, NO_SUCCESS, max_rows=_MAX_ROWS)
 
 
 def _of(rows: str, expression: str, ref: str, labels: str = NUMBER) -> Query:
@@ -243,7 +247,7 @@ def _of(rows: str, expression: str, ref: str, labels: str = NUMBER) -> Query:
 
 def _names(rows: str, all_rows: str, ref: str) -> Query:
     names = f"max by ({NUMBER}, verified_name, name) ({NAMES}) and on ({NUMBER}) {rows}"
-    return table_query(f"{names} or {_note(all_rows, 'name')}", ref=ref)
+    return table_query(f"{names} or {_note(all_rows)}", ref=ref)
 
 
 def _changed(field: str) -> str:
@@ -400,7 +404,7 @@ def _changes() -> Panel:
         "Changes in the last 24 hours",
         f"Changes of rating, messaging limit or status that the exporter observed, at most {_MAX_ROWS}, newest first."
         " From: the last different value, in steps of 1 hour.",
-        table_query(f"1000 * ({named} or on ({key}) {rows}) or {_note(recent, 'name')}"),
+        table_query(f"1000 * ({named} or on ({key}) {rows}) or {_note(recent)}"),
         table_query(f"({_by_field('from', *before)}) and on ({key}) {rows}", ref="B"),
         table_query(f"({_by_field('to', RANK, LIMIT, STATUS)}) and on ({key}) {rows}", ref="C"),
         columns={
@@ -427,7 +431,7 @@ def _changes() -> Panel:
 
 def _reasons() -> str:
     """Return a query for the blind spaces with the label `reason`."""
-    failures = f"increase(chatapp_space_poll_failures_total{{{SELECTED}}}[1h]) > 0"
+    failures = f"{failed_polls(SELECTED, '1h')} > 0"
     down = f'account_state:chatapp_account_state:last{{{ACCOUNTS},state=~"denied|unreachable"}} == 1'
     states = f"topk by ({ACCOUNT}) (1, {down})"
     choices: Sequence[str] = (
@@ -443,12 +447,13 @@ def _reasons() -> str:
 def _blind() -> Panel:
     rows = f"topk({_MAX_ROWS}, {SINCE_SUCCESS} and on ({SPACE}) {BLIND})"
     names = f"max by ({SPACE}, name) (space:chatapp_space_info:last{{{SELECTED}}}) and on ({SPACE}) {rows}"
+    text = note(BLIND, "name", SINCE_SUCCESS, NO_DATA, max_rows=_MAX_ROWS)
     panel = table_panel(
         "List of blind spaces",
         f"{_BLIND_DESCRIPTION} At most {_MAX_ROWS}: longest time first. Reason: the state of the account, or the most"
         " frequent reason of failed polls in the last hour.",
         table_query(rows),
-        table_query(f"({names}) or {_note(BLIND, 'name', SINCE_SUCCESS)}", ref="B"),
+        table_query(f"({names}) or {text}", ref="B"),
         table_query(f"({_reasons()}) and on ({SPACE}) {rows}", ref="C"),
         table_query(f"1000 * {LAST_SUCCESS} and on ({SPACE}) {rows}", ref="D"),
         columns={
@@ -475,13 +480,15 @@ def _accounts() -> Panel:
         **{name: _by_account(condition) for name, condition in _PROBLEMS.items()},
     }
     refs = dict(zip("DEFGHIJK", counts, strict=True))
+    up = f"chatapp_account_up{{{ACCOUNTS}}}"
+    exporters = f"{up} or on ({ACCOUNT}) last_over_time({up}[1d])"
     panel = table_panel(
         "Accounts",
         "Accounts, worst first, with the number of spaces and phone numbers by problem.",
         table_query(_account_severity()),
         table_query(_account_states(), ref="B"),
         table_query(
-            f"max by ({ACCOUNT}, instance) (topk by ({ACCOUNT}) (1, chatapp_account_up{{{ACCOUNTS}}}))"
+            f"max by ({ACCOUNT}, instance) (topk by ({ACCOUNT}) (1, {exporters}))"
             f" and on ({ACCOUNT}) ({SELECTED_ACCOUNTS})",
             ref="C",
         ),
@@ -491,6 +498,7 @@ def _accounts() -> Panel:
             "state": "State",
             **{f"Value #{ref}": name for ref, name in refs.items()},
             "instance": "Exporter",
+            "note": "Note",
         },
         no_value="–",
         sort_by="Value #A",
@@ -514,8 +522,7 @@ def _account_severity() -> str:
 def _account_states() -> str:
     state = f'label_replace({UNPOLLED}, "state", "not polled", "", "") or on ({ACCOUNT}) {STATES} == 1'
     states = f"max by ({ACCOUNT}, state) (topk by ({ACCOUNT}) (1, {state})) and on ({ACCOUNT}) ({SELECTED_ACCOUNTS})"
-    missing = f"absent(account:chatapp_account_up:last{{{ACCOUNTS}}})"
-    return f'{states} or label_replace({missing}, "account", "{NO_DATA}", "", "")'
+    return f"{states} or {note(SELECTED_ACCOUNTS, 'note', f'account:chatapp_account_up:last{{{ACCOUNTS}}}', NO_DATA)}"
 
 
 def _account_columns(panel: Panel) -> Panel:
@@ -551,4 +558,5 @@ def _account_columns(panel: Panel) -> Panel:
             ("Open the Exporter dashboard", to_dashboard(EXPORTER, account="Account")),
         ),
     )
+    panel = panel.override_by_name("Note", [column_width(250)])
     return panel.override_by_name("Exporter", data_links(("Open the status page", to_status_page("Exporter"))))

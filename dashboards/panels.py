@@ -21,6 +21,7 @@ FLEET, PHONE_NUMBER, EXPORTER, REVIEW = "chatapp-fleet", "chatapp-phone-number",
 DASHBOARDS = {FLEET: "Fleet", PHONE_NUMBER: "Phone number", EXPORTER: "Exporter", REVIEW: "Review"}
 RUNBOOKS = "https://github.com/chatapp-exporter/chatapp-exporter/blob/main/docs/runbooks"
 NO_DATA = "No data: exporter or rules missing"
+NO_SUCCESS = "No data: no successful poll, or no rules"
 EXPORTERS = 'last_over_time(chatapp_exporter_build_info{job=~"$job"}[7d])'
 """The exporters of the last 7 days, to select their series of `up` by job and instance."""
 DATA_SOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -84,6 +85,31 @@ def count_or_zero(condition: str, population: str) -> str:
     """Return a query for the number of series of `condition`. The result is 0 only if `population` has series: if the
     exporter or the rules are missing, there is no result."""
     return f"count({condition}) or 0 * count({population})"
+
+
+def note(rows: str, label: str, evidence: str, no_data: str, *, max_rows: int = 0) -> str:
+    """Return a query for a row with a text in a label, which is "none", "and N more" if there are more than `max_rows`
+    rows, or `no_data` if `evidence` has no series. Without this row, an empty table shows only its headings."""
+    none = f'label_replace(group({evidence}) unless count({rows}), "{label}", "none", "", "")'
+    missing = f'label_replace(absent({evidence}), "{label}", "{no_data}", "", "")'
+    # absent() also returns the labels of the selector
+    text = f"{none} or group by ({label}) ({missing})"
+    if not max_rows:
+        return text
+    more = f'count_values("more", count({rows}) - {max_rows} > 0)'
+    return f'label_replace({more}, "{label}", "and $1 more", "more", "(.+)") or {text}'
+
+
+def failed_polls(spaces: str, window: str) -> str:
+    """Return a query for the number of failed polls by space and reason in the window.
+
+    The first failure of a space creates a series with the value 1, which increase() does not count. This series has
+    fewer samples in the window than the series of the polls, which exists from the start of the exporter.
+    """
+    failures = f"chatapp_space_poll_failures_total{{{spaces}}}"
+    polls = f"count_over_time(chatapp_space_polls_total{{{spaces}}}[{window}])"
+    is_new = f"count_over_time({failures}[{window}]) < on (job, instance, account, space) group_left () {polls}"
+    return f"({failures} and {is_new} or increase({failures}[{window}]))"
 
 
 def count_panel(

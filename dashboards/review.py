@@ -20,6 +20,7 @@ from dashboards.panels import (
     colored_text,
     count_panel,
     data_links,
+    note,
     override,
     range_query,
     table_panel,
@@ -41,6 +42,10 @@ DROPPED_1H = f"phone_number:chatapp_phone_number_messaging_limit_dropped:max1h{{
 LIMIT_1H = f"phone_number:chatapp_phone_number_messaging_limit:max1h{{{SELECTED}}}"
 _NO_DATA = "No data: no hourly values recorded"
 _MAX_ROWS = 100
+_PROBLEMS = ((STATUS_RANK_1H, 2), (RANK_1H, 3), (STATUS_RANK_1H, 1), (RANK_1H, 2), (DROPPED_1H, 1))
+"""The hourly series and the value of each problem, worst first."""
+_RECORDED = f"max_over_time(phone_number:chatapp_phone_number_quality_rank:max1h{{{SELECTED}}}[$__range])"
+"""The phone numbers with hourly values in the time range."""
 _WORSE = (
     f"(({RANK} > min_over_time({RANK_1H}[$__range])) >= 2"
     f" or {STATUS_RANK} > min_over_time({STATUS_RANK_1H}[$__range])"
@@ -70,32 +75,25 @@ def review() -> DashboardBuilder:
     return builder
 
 
-def _in_range(series: str, rank: int) -> str:
-    return f"sum(max_over_time({series}[$__range]) == bool {rank})"
-
-
 def _counts(builder: DashboardBuilder) -> None:
+    def count(title: str, description: str, series: str, rank: int, color: str) -> Panel:
+        expression = f"sum(max_over_time({series}[$__range]) == bool {rank})"
+        return count_panel(title, description, expression, color, no_value=_NO_DATA)
+
     once = "at least once in the time range."
+    yellow = "Phone numbers whose worst quality rating in the time range was YELLOW."
+    dropped = f"Phone numbers whose messaging limit was below its maximum of 7 days {once}"
     builder.add_panels(
-        count_panel("Numbers down", f"Phone numbers that were down {once}", _in_range(STATUS_RANK_1H, 2), BAD),
-        count_panel("Numbers RED", f"Phone numbers with the quality rating RED {once}", _in_range(RANK_1H, 3), BAD),
-        count_panel(
-            "Numbers YELLOW",
-            "Phone numbers whose worst quality rating in the time range was YELLOW.",
-            _in_range(RANK_1H, 2),
-            WARNING,
-        ),
-        count_panel(
-            "Numbers with a dropped limit",
-            f"Phone numbers whose messaging limit was below its maximum of 7 days {once}",
-            _in_range(DROPPED_1H, 1),
-            WARNING,
-        ),
+        count("Numbers down", f"Phone numbers that were down {once}", STATUS_RANK_1H, 2, BAD),
+        count("Numbers RED", f"Phone numbers with the quality rating RED {once}", RANK_1H, 3, BAD),
+        count("Numbers YELLOW", yellow, RANK_1H, 2, WARNING),
+        count("Numbers with a dropped limit", dropped, DROPPED_1H, 1, WARNING),
         count_panel(
             "Recorded days",
             "Days with recorded values in the time range. Prometheus keeps 15 days by default.",
             f"max(count_over_time({RANK_1H}[$__range])) / 24",
             INFO,
+            no_value=_NO_DATA,
         ).decimals(1),
         height=4,
         widths=(5, 5, 5, 5, 4),
@@ -186,7 +184,7 @@ def _worse() -> Panel:
             "space": "Space",
             "Value #A": "Severity",
         },
-        no_value="No customers got worse, or no data",
+        no_value="–",
     )
     panel = panel.override_by_name("Number", data_links(("Open phone number", TO_NUMBER)))
     for column in ("Best rating", "Rating now"):
@@ -197,7 +195,7 @@ def _worse() -> Panel:
     panel = panel.override_by_name(
         "Status now", colored_text({status: (status, color) for status, color in STATUSES.items()})
     )
-    return panel.override_by_name("Hours RED", [override("noValue", "0")]).override_by_name(
+    return panel.override_by_name("Hours RED", [override("noValue", "–")]).override_by_name(
         "Severity", [override("custom.hidden", True)]
     )
 
@@ -208,32 +206,27 @@ def _worse_queries() -> tuple[Query, ...]:
 
     names = f"phone_number:chatapp_phone_number_info:names{{{SELECTED}}}"
     status = f"phone_number:chatapp_phone_number_status:last{{{SELECTED}}}"
+    named = f"max by ({NUMBER}, verified_name, name) ({names}) and on ({NUMBER}) {_WORST}"
+    text = note(f"({RANK} and on ({NUMBER}) {_WORSE})", "name", _RECORDED, _NO_DATA, max_rows=_MAX_ROWS)
     return (
         table_query(_WORST),
-        with_value(names, "B", f"{NUMBER}, verified_name, name"),
+        table_query(f"{named} or {text}", ref="B"),
         with_value(f"min_over_time({RANK_1H}[$__range])", "C"),
         with_value(RANK, "D"),
         with_value(status, "E", f"{NUMBER}, status"),
         with_value(f"max_over_time({LIMIT_1H}[$__range])", "F"),
         with_value(LIMIT, "G"),
-        with_value(f"count_over_time((last_over_time({RANK_1H}[1h]) == 3)[$__range:1h])", "H"),
+        with_value(f"count_over_time((last_over_time({RANK_1H}[1h]) == 3)[$__range:1h]) or 0 * {RANK}", "H"),
     )
 
 
 def _customers() -> Panel:
+    problems = [_in_range(*problem) for problem in _PROBLEMS]
     panel = table_panel(
         "Customers with problems",
         "Phone numbers of each customer with problems in the time range, by their worst status and rating.",
-        *(
-            table_query(_by_customer(series, rank), ref=ref)
-            for ref, series, rank in (
-                ("A", STATUS_RANK_1H, 2),
-                ("B", RANK_1H, 3),
-                ("C", STATUS_RANK_1H, 1),
-                ("D", RANK_1H, 2),
-                ("E", DROPPED_1H, 1),
-            )
-        ),
+        *(table_query(_by_customer(problem), ref=ref) for ref, problem in zip("ABCDE", problems, strict=True)),
+        table_query(note(f"({' or '.join(problems)})", "name", _RECORDED, _NO_DATA), ref="F"),
         columns={
             "name": "Customer",
             "Value #A": "Down",
@@ -244,7 +237,7 @@ def _customers() -> Panel:
             "account": "Account",
             "space": "Space",
         },
-        no_value="No customers with problems, or no data",
+        no_value="–",
     )
     for column in ("YELLOW", "Dropped limit", "Restricted", "RED", "Down"):
         # a sort keeps the order of equal rows: the rows are sorted by all columns, the first column first
@@ -256,12 +249,14 @@ def _customers() -> Panel:
     )
 
 
-def _by_customer(series: str, rank: int) -> str:
-    """Return a query for the number of phone numbers of each space whose worst value in the time range was `rank`. The
-    result has the label `name` of the space if the name is known."""
+def _in_range(series: str, rank: int) -> str:
+    """Return a query for the phone numbers whose worst value in the time range was `rank`."""
+    return f"max_over_time({series}[$__range]) == {rank}"
+
+
+def _by_customer(problem: str) -> str:
+    """Return a query for the number of phone numbers of each space with the problem. The result has the label `name` of
+    the space if the name is known."""
     names = f"space:chatapp_space_info:last{{{SELECTED}}}"
     unnamed = f"group by ({SPACE}) (phone_number:chatapp_phone_number_info:last{{{SELECTED}}})"
-    return (
-        f"count by ({SPACE}) (max_over_time({series}[$__range]) == {rank})"
-        f" * on ({SPACE}) group_left (name) ({names} or on ({SPACE}) {unnamed})"
-    )
+    return f"count by ({SPACE}) ({problem}) * on ({SPACE}) group_left (name) ({names} or on ({SPACE}) {unnamed})"

@@ -53,13 +53,14 @@ COUNTS = ("Exporters down", "Accounts down", "Spaces failing", "Config errors", 
 def query(title: str, ref: str = "A") -> str:
     """Return a query of a panel, with values for the variables."""
     (expression,) = (target["expr"] for target in PANELS[title]["targets"] if target["refId"] == ref)
-    return re.sub(r"\$(\w+)", lambda name: VARIABLES[name[1]], expression)
+    return re.sub(r"\$([a-z_]\w*)", lambda name: VARIABLES[name[1]], expression)
 
 
 def evaluate(directory: Path, series: Series, *tests: tuple[str, Samples]) -> None:
     """Fail if a query does not return exactly these samples after 40 minutes."""
     values = {
-        name: re.sub(r"([^\s+]+)x(\d+)", r"\1+0x\2", each) if "+" not in each else each for name, each in series.items()
+        name: re.sub(r"([^\s+_]+)x(\d+)", r"\1+0x\2", each) if "+" not in each else each
+        for name, each in series.items()
     }
     cases = [
         {
@@ -168,6 +169,71 @@ def test_a_failed_poll_is_counted_as_a_share_and_accounts_without_failures_have_
         (query("Failed polls by reason"), {'reason="timeout"': 0.125}),
         (query("Accounts", "H"), {ACCOUNT: 0.25, globex: 0}),
     )
+
+
+def test_the_first_failed_poll_of_each_space_is_counted(tmp_path: Path) -> None:
+    series: Series = {}
+    for minute in range(30, 40):
+        labels = f'{TARGET}, account="acme", space="{minute}"'
+        series[f"chatapp_space_polls_total{{{labels}}}"] = f"0x{minute} 1x60"
+        series[f'chatapp_space_poll_failures_total{{{labels}, reason="denied"}}'] = f"_x{minute + 1} 1x60"
+
+    evaluate(
+        tmp_path,
+        {**series, **_ages("acme")},
+        (query("Failed polls"), {'account="acme"': 1}),
+        (query("Failed polls by reason"), {'reason="denied"': 1}),
+        (query("Accounts", "H"), {ACCOUNT: 1}),
+    )
+
+
+def test_failures_before_the_exporter_was_first_scraped_are_not_counted(tmp_path: Path) -> None:
+    series = {
+        f'chatapp_space_polls_total{{{TARGET}, account="acme", space="1"}}': "_x38 1000+1x20",
+        f'chatapp_space_poll_failures_total{{{TARGET}, account="acme", space="1", reason="denied"}}': "_x38 900x20",
+    }
+
+    evaluate(tmp_path, series, (query("Failed polls"), {'account="acme"': 0}))
+
+
+def test_an_account_that_is_not_polled_has_no_failed_polls_and_keeps_its_number_of_spaces(tmp_path: Path) -> None:
+    series = {
+        f'chatapp_space_polls_total{{{TARGET}, account="acme", space="1"}}': "0+1x30 stale",
+        f'chatapp_api_requests_total{{{TARGET}, account="acme", code="OK"}}': "0+1x30 stale",
+        f"account:chatapp_account_unpolled:group{{{ACCOUNT}}}": "_x35 1x30",
+    }
+
+    evaluate(
+        tmp_path,
+        {**series, **_ages("acme")},
+        (query("Accounts", "H"), {}),
+        (query("Accounts", "I"), {}),
+        (query("Accounts", "F"), {ACCOUNT: 1}),
+    )
+
+
+def test_an_empty_list_has_a_row_that_says_if_data_are_missing(tmp_path: Path) -> None:
+    lists = {"Discovery": "B", "State file and space files": "B", "Failures of the state file": "B"}
+    lists |= {"Unknown values in API responses": "B"}
+    build = {f"chatapp_exporter_build_info{{{TARGET}}}": "1x60"}
+
+    evaluate(
+        tmp_path,
+        OTHER,
+        *((query(title, ref), {'note="No data: no exporter"': 1}) for title, ref in lists.items()),
+        (query("Accounts", "N"), {'note="No data: exporter or rules missing"': 1}),
+    )
+    evaluate(tmp_path, build, *((query(title, ref), {'note="none"': 1}) for title, ref in lists.items()))
+    evaluate(tmp_path, EXPORTER, (query("State file and space files", "B"), {}))
+
+
+def test_the_version_of_an_exporter_that_is_down_is_its_last_version(tmp_path: Path) -> None:
+    builds = {
+        f'chatapp_exporter_build_info{{{TARGET}, version="1.2.2"}}': "1x10 stale",
+        f'chatapp_exporter_build_info{{{TARGET}, version="1.2.3"}}': "_x11 1x20 stale",
+    }
+
+    evaluate(tmp_path, builds, (f"group without () ({query('Exporters', 'B')})", {f'{TARGET}, version="1.2.3"': 1}))
 
 
 def _ages(*accounts: str) -> Series:

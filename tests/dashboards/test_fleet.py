@@ -70,16 +70,18 @@ def evaluate(directory: Path, series: Series, *tests: tuple[str, Mapping[str, fl
 
 def test_without_series_no_count_has_a_result_and_each_list_says_that_data_is_missing(tmp_path: Path) -> None:
     counts = [panel["title"] for panel in FLEET["panels"] if panel["type"] == "stat"]
-    missing = 'name="No data: exporter or rules missing"'
+    missing = "No data: exporter or rules missing"
+    not_polled = 'name="No data: no successful poll, or no rules"'
     texts = {"Numbers with problems": "B", "Dropped messaging limits": "B", "Vanished numbers": "B"}
-    texts |= {"Changes in the last 24 hours": "A", "List of blind spaces": "B"}
+    texts |= {"Changes in the last 24 hours": "A"}
 
     evaluate(
         tmp_path,
         {"other": "1x30"},
         *((query(title), {}) for title in counts),
-        *((query(title, ref), {missing: 1}) for title, ref in texts.items()),
-        (query("Accounts", "B"), {'account="No data: exporter or rules missing"': 1}),
+        *((query(title, ref), {not_polled: 1}) for title, ref in texts.items()),
+        (query("List of blind spaces", "B"), {f'name="{missing}"': 1}),
+        (query("Accounts", "B"), {f'note="{missing}"': 1}),
     )
 
 
@@ -177,7 +179,7 @@ def test_a_change_has_the_value_before_and_the_current_value(tmp_path: Path) -> 
 
 
 def test_the_reason_of_a_blind_space_is_the_state_of_its_account_or_the_last_failures(tmp_path: Path) -> None:
-    spaces = [space(1, "gone"), space(2, "denied"), space(3), space(4)]
+    spaces = [space(1, "gone"), space(2, "denied"), space(3), space(4), space(5)]
     series = {f"{name}{{{labels}}}": "1x70" for labels in spaces for name in (BLIND, SINCE_SUCCESS)}
     series |= {f"account:chatapp_account_unpolled:group{{{account('gone')}}}": "1x70"}
     states = {"gone": "ok", "denied": "denied", "a": "throttled"}
@@ -190,7 +192,11 @@ def test_the_reason_of_a_blind_space_is_the_state_of_its_account_or_the_last_fai
     series |= {f'{failures}{{{space(3)}, instance="i", reason="timeout"}}': "0+1x70"}
     series |= {f'{failures}{{{space(3)}, instance="i", reason="server"}}': "0+2x70"}
 
-    reasons = ("account not polled by any exporter", "account denied", "server", "no failed poll in the last hour")
+    series |= {f'{failures}{{{space(5)}, instance="i", reason="rejected"}}': "_x40 1x30"}
+    series |= {f'chatapp_space_polls_total{{{space(5)}, instance="i"}}': "0+1x70"}
+
+    no_failure = "no failed poll in the last hour"
+    reasons = ("account not polled by any exporter", "account denied", "server", no_failure, "rejected")
     expected = {
         f'{labels.split(", space")[0]}, reason="{reason}", space{labels.split(", space")[1]}': 1.0
         for labels, reason in zip(spaces, reasons, strict=True)
