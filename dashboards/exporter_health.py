@@ -412,7 +412,7 @@ def _due_spaces() -> Panel:
         "short",
         range_query(_highest(f"sum by (account) (chatapp_account_due_spaces{{{ACCOUNTS}}})"), "{{account}}"),
         no_value=_NO_EXPORTER,
-    )
+    ).axis_soft_max(4)
 
 
 def _delay() -> Panel:

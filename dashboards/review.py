@@ -104,6 +104,7 @@ def _per_day(title: str, description: str, colors: dict[str, str], *queries: Que
     """Return a bar chart with one bar per day. A bar starts at midnight, and the bar of today contains the values until
     now."""
     panel = time_series(title, description, "short", *queries, no_value=_NO_DATA).interval("1d").decimals(0)
+    panel = panel.axis_soft_max(4)
     panel = panel.draw_style(common.GraphDrawStyle.BARS).bar_alignment(common.BarAlignment.AFTER)
     panel = panel.bar_width_factor(0.9).line_width(0).fill_opacity(85)
     panel = panel.stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL).group("A"))
@@ -168,7 +169,8 @@ def _worse() -> Panel:
     panel = table_panel(
         f"Customers that got worse (at most {_MAX_ROWS} numbers)",
         "Phone numbers whose rating or status is now worse than at their best in the time range, or whose messaging"
-        " limit has dropped in the last 7 days. Sorted by severity: down, RED, restricted, YELLOW.",
+        " limit has dropped in the last 7 days. Now: the last known values. Sorted by severity: down, RED, restricted,"
+        " YELLOW.",
         *_worse_queries(),
         columns={
             "name": "Customer",
