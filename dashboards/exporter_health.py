@@ -23,6 +23,7 @@ from dashboards.panels import (
     count_panel,
     dashed,
     data_links,
+    exact_increase,
     failed_polls,
     note,
     override,
@@ -302,7 +303,7 @@ def _age() -> Panel:
 
 
 def _failed_share(labels: str, window: str) -> str:
-    polls = f"sum by ({labels}) (increase(chatapp_space_polls_total{{{SPACES}}}[{window}]))"
+    polls = f"sum by ({labels}) ({exact_increase(f'chatapp_space_polls_total{{{SPACES}}}', window)})"
     failures = f"sum by ({labels}) ({failed_polls(SPACES, window)})"
     # without failures, a space has no series of failed polls
     return f"clamp_max(({failures} or 0 * {polls}) / ({polls} > 0), 1)"
@@ -320,7 +321,7 @@ def _failed_polls() -> Panel:
 
 def _failures() -> Panel:
     failures = f"sum by (reason) ({failed_polls(SPACES, '$__rate_interval')})"
-    polls = f"sum(increase(chatapp_space_polls_total{{{SPACES}}}[$__rate_interval])) > 0"
+    polls = f"sum({exact_increase(f'chatapp_space_polls_total{{{SPACES}}}', '$__rate_interval')}) > 0"
     return _graph(
         "Failed polls by reason",
         "Failed polls as a share of all polls, by reason.",

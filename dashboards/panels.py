@@ -100,6 +100,12 @@ def note(rows: str, label: str, evidence: str, no_data: str, *, max_rows: int = 
     return f'label_replace({more}, "{label}", "and $1 more", "more", "(.+)") or {text}'
 
 
+def exact_increase(counter: str, window: str) -> str:
+    """Return a query for the increase of a counter in the window. increase() extrapolates: 1 becomes, for example, 1.3,
+    so that a share of two increases is wrong if a first value is added to one of them."""
+    return f"(clamp_min({counter} - {counter} offset {window}, 0) or increase({counter}[{window}]))"
+
+
 def failed_polls(spaces: str, window: str) -> str:
     """Return a query for the number of failed polls by space and reason in the window.
 
@@ -109,7 +115,7 @@ def failed_polls(spaces: str, window: str) -> str:
     failures = f"chatapp_space_poll_failures_total{{{spaces}}}"
     polls = f"count_over_time(chatapp_space_polls_total{{{spaces}}}[{window}])"
     is_new = f"count_over_time({failures}[{window}]) < on (job, instance, account, space) group_left () {polls}"
-    return f"({failures} and {is_new} or increase({failures}[{window}]))"
+    return f"({failures} and {is_new} or {exact_increase(failures, window)})"
 
 
 def count_panel(
