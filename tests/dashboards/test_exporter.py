@@ -187,10 +187,10 @@ def test_the_first_failed_poll_of_each_space_is_counted(tmp_path: Path) -> None:
     )
 
 
-def test_an_account_whose_only_poll_failed_has_a_share_of_1(tmp_path: Path) -> None:
+def test_an_account_whose_only_poll_in_the_window_failed_has_a_share_of_1(tmp_path: Path) -> None:
     labels = f'{TARGET}, account="acme", space="1"'
     series = {
-        f"chatapp_space_polls_total{{{labels}}}": "0x38 1x20",
+        f"chatapp_space_polls_total{{{labels}}}": "5x38 6x20",
         f'chatapp_space_poll_failures_total{{{labels}, reason="denied"}}': "_x39 1x20",
     }
 
