@@ -100,22 +100,27 @@ def note(rows: str, label: str, evidence: str, no_data: str, *, max_rows: int = 
     return f'label_replace({more}, "{label}", "and $1 more", "more", "(.+)") or {text}'
 
 
-def exact_increase(counter: str, window: str) -> str:
+def exact_increase(counter: str, window: str, *new: str) -> str:
     """Return a query for the increase of a counter in the window. increase() extrapolates: 1 becomes, for example, 1.3,
-    so that a share of two increases is wrong if a first value is added to one of them."""
-    return f"(clamp_min({counter} - {counter} offset {window}, 0) or increase({counter}[{window}]))"
+    so that a share of two increases is wrong if a first value is added to one of them.
+
+    `new` are queries for the series that did not exist before the window.
+    """
+    choices = (f"clamp_min({counter} - {counter} offset {window}, 0)", *new, f"increase({counter}[{window}])")
+    return f"({' or '.join(choices)})"
 
 
 def failed_polls(spaces: str, window: str) -> str:
     """Return a query for the number of failed polls by space and reason in the window.
 
-    The first failure of a space creates a series with the value 1, which increase() does not count. This series has
-    fewer samples in the window than the series of the polls, which exists from the start of the exporter.
+    The first failure of a space creates a series with the value 1, which increase() does not count. The series of the
+    polls exists from the start of the exporter: before the window, or with more samples in the window.
     """
-    failures = f"chatapp_space_poll_failures_total{{{spaces}}}"
-    polls = f"count_over_time(chatapp_space_polls_total{{{spaces}}}[{window}])"
-    is_new = f"count_over_time({failures}[{window}]) < on (job, instance, account, space) group_left () {polls}"
-    return f"({failures} and {is_new} or {exact_increase(failures, window)})"
+    failures, polls = f"chatapp_space_poll_failures_total{{{spaces}}}", f"chatapp_space_polls_total{{{spaces}}}"
+    on = "on (job, instance, account, space)"
+    older = f"{failures} and {on} {polls} offset {window}"
+    samples = f"count_over_time({failures}[{window}]) < {on} group_left () count_over_time({polls}[{window}])"
+    return exact_increase(failures, window, older, f"{failures} and {samples}")
 
 
 def count_panel(
