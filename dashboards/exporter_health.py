@@ -310,25 +310,28 @@ def _failed_share(labels: str, window: str) -> str:
 
 
 def _failed_polls() -> Panel:
-    return _graph(
+    panel = _graph(
         "Failed polls",
         f"Failed polls as a share of all polls of an account. The {_MAX_LINES} highest accounts.",
         "percentunit",
         range_query(_highest(_failed_share("account", "$__rate_interval")), "{{account}}"),
         no_value=_NO_POLLS,
-    ).max(1)
+    )
+    # at most 100 points, because each point reads the polls of all spaces
+    return panel.max(1).max_data_points(100)
 
 
 def _failures() -> Panel:
     failures = f"sum by (reason) ({failed_polls(SPACES, '$__rate_interval')})"
     polls = f"sum({exact_increase(f'chatapp_space_polls_total{{{SPACES}}}', '$__rate_interval')}) > 0"
-    return _graph(
+    panel = _graph(
         "Failed polls by reason",
         "Failed polls as a share of all polls, by reason.",
         "percentunit",
         range_query(f"clamp_max({failures} / on () group_left () ({polls}), 1)", "{{reason}}"),
         no_value="No failed polls, or no data",
-    ).max(1)
+    )
+    return panel.max(1).max_data_points(100)
 
 
 def _codes() -> Panel:
