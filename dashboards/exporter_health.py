@@ -310,11 +310,15 @@ def _failed_share(labels: str, window: str) -> str:
 
 
 def _failed_polls() -> Panel:
+    share = _failed_share("account", "$__rate_interval")
+    # evaluated once: the highest values at all times would read the polls of all spaces again for each point
+    highest = f"topk({_MAX_LINES}, max_over_time({_failed_share('account', '$__range')}[1s:1s] @ end()))"
     panel = _graph(
         "Failed polls",
-        f"Failed polls as a share of all polls of an account. The {_MAX_LINES} highest accounts.",
+        "Failed polls as a share of all polls of an account."
+        f" The {_MAX_LINES} accounts with the highest share in the time range.",
         "percentunit",
-        range_query(_highest(_failed_share("account", "$__rate_interval")), "{{account}}"),
+        range_query(f"{share} and on (account) {highest}", "{{account}}"),
         no_value=_NO_POLLS,
     )
     # at most 100 points, because each point reads the polls of all spaces
