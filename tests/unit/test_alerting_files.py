@@ -28,23 +28,24 @@ DASHBOARDS = {
 }
 """Maps the uid of each dashboard that alerts link to its variables."""
 EXPECTED_ALERTS = {
-    "ChatAppPhoneNumberQualityRed": ("critical", "10m"),
-    "ChatAppPhoneNumberQualityYellow": ("warning", None),
-    "ChatAppMessagingLimitDropped": ("warning", "10m"),
-    "ChatAppPhoneNumberDown": ("critical", "10m"),
-    "ChatAppPhoneNumberRestricted": ("warning", "10m"),
-    "ChatAppPhoneNumberVanished": ("warning", "10m"),
-    "ChatAppSpaceBlind": ("warning", "1m"),
-    "ChatAppAccountDenied": ("critical", "2m"),
-    "ChatAppAccountUnreachable": ("critical", "1m"),
-    "ChatAppThrottled": ("warning", "10m"),
-    "ChatAppScheduleOverrun": ("warning", "15m"),
-    "ChatAppDiscoveryFailing": ("warning", "30m"),
-    "ChatAppUnknownValue": ("info", None),
-    "ChatAppConfigReloadFailed": ("warning", "5m"),
-    "ChatAppExporterDown": ("critical", "5m"),
-    "ChatAppExporterClockSkew": ("warning", "10m"),
+    "ChatAppPhoneNumberQualityRed": ("critical", "10m", "15m"),
+    "ChatAppPhoneNumberQualityYellow": ("warning", None, "1h"),
+    "ChatAppMessagingLimitDropped": ("warning", "10m", "15m"),
+    "ChatAppPhoneNumberDown": ("critical", "10m", "15m"),
+    "ChatAppPhoneNumberRestricted": ("warning", "10m", "15m"),
+    "ChatAppPhoneNumberVanished": ("warning", "10m", "15m"),
+    "ChatAppSpaceBlind": ("warning", "1m", "30m"),
+    "ChatAppAccountDenied": ("critical", "2m", "10m"),
+    "ChatAppAccountUnreachable": ("critical", "1m", "10m"),
+    "ChatAppThrottled": ("warning", "10m", "15m"),
+    "ChatAppScheduleOverrun": ("warning", "15m", "30m"),
+    "ChatAppDiscoveryFailing": ("warning", "30m", "30m"),
+    "ChatAppUnknownValue": ("info", None, None),
+    "ChatAppConfigReloadFailed": ("warning", "5m", "15m"),
+    "ChatAppExporterDown": ("critical", "5m", None),
+    "ChatAppExporterClockSkew": ("warning", "10m", "15m"),
 }
+"""The severity, `for` and `keep_firing_for` of each alert."""
 
 
 def families() -> set[str]:
@@ -73,7 +74,9 @@ def test_promtool_or_amtool_accepts_the_file(command: str, package: str, argumen
 
 
 def test_the_alerts_have_the_documented_names_severities_and_times() -> None:
-    assert {rule["alert"]: (rule["labels"]["severity"], rule.get("for")) for rule in ALERTS} == EXPECTED_ALERTS
+    assert {
+        rule["alert"]: (rule["labels"]["severity"], rule.get("for"), rule.get("keep_firing_for")) for rule in ALERTS
+    } == EXPECTED_ALERTS
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])

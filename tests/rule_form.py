@@ -1,0 +1,121 @@
+"""The form of the rules: which labels they join by, and how they read their previous result.
+
+The checks need milliseconds, therefore `make mutants` runs them first for each fault.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rule_faults import Rule, rule_name
+
+_RESUMED = "rules:chatapp_evaluation_timestamp_seconds:resumed"
+_LEVELS = [
+    {"job"},
+    {"job", "account"},
+    {"job", "account", "space"},
+    {"job", "account", "space", "phone_number"},
+    {"job", "instance"},
+    {"job", "instance", "account"},
+    {"job", "instance", "account", "space"},
+]
+"""A rule joins and aggregates by one of these. Without `job` or `account`, it mixes the series of jobs or accounts."""
+_VALUES = {"state", "status", "field", "quality_rating", "verified_name", "name", "team"}
+"""Other labels of results."""
+_LABELS_OF_A_NAME = {
+    "account": {"job", "account"},
+    "account_instance": {"job", "instance", "account"},
+    "account_quality_rating": {"job", "account", "quality_rating"},
+    "account_state": {"job", "account", "state"},
+    "space": {"job", "account", "space"},
+    "phone_number": {"job", "account", "space", "phone_number"},
+}
+"""The name of a recorded series starts with its level: results have at least these labels."""
+_EXCEPTIONS = {
+    ("phone_number:chatapp_phone_number_vanished_timestamp_seconds:max", "on(phone_number)"),
+    ("phone_number:chatapp_phone_number_vanished:group", "by(job)"),
+    ("ChatAppUnknownValue", "by(job,field,value)"),
+}
+"""Numbers move between accounts; numbers of one job are compared with all spaces; unknown values have no account."""
+
+_OTHER_MEMORY = {
+    "rules:chatapp_evaluation_timestamp_seconds:resumed",
+    "phone_number:chatapp_phone_number_low_quality_start_timestamp_seconds:last",
+}
+"""These rules read results of the last hour also without a gap."""
+
+
+def series_read_before(groups: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """Return, for each rule, the series that its group records later or that it records: it reads previous results."""
+    found: dict[str, set[str]] = {}
+    for group in groups:
+        names = [rule_name(rule) for rule in group["rules"]]
+        for position, name in enumerate(names):
+            found[name] = {later for later in names[position:] if ":" in later and not later.startswith("rules:")}
+    return found
+
+
+def problems_of_form(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the problems of the form of these rules."""
+    return [
+        *(f"{name}: {problem}" for name, problem in _problems_of_rules(groups)),
+        *_problems_of_flapping([rule for group in groups for rule in group["rules"]]),
+    ]
+
+
+def _problems_of_rules(groups: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for group in groups:
+        names = [rule_name(rule) for rule in group["rules"]]
+        for position, rule in enumerate(group["rules"]):
+            name, expression = names[position], _compact(rule["expr"])
+            previous = [later for later in names[position:] if later in expression and ":" in later]
+            for problem in _label_problems(name, expression):
+                yield name, problem
+            for problem in _problems_of_previous_results(name, expression, previous):
+                yield name, problem
+
+
+def _compact(expression: str) -> str:
+    """Return the expression without comments, and without white space next to brackets and commas."""
+    without_comments = re.sub(r"#.*", "", expression)
+    return re.sub(r"\s*([()\[\]{},])\s*", r"\1", " ".join(without_comments.split()))
+
+
+def _label_problems(name: str, expression: str) -> Iterator[str]:
+    level = _LABELS_OF_A_NAME.get(name.partition(":")[0], set())
+    for match in re.finditer(r"(\w+ )?(\b(?:on|by|ignoring|without)\(([^()]*)\))", expression):
+        before, found, labels = match[1], match[2], set(match[3].split(",")) - {""}
+        if (name, found) in _EXCEPTIONS:
+            continue
+        if not labels and found == "on()":
+            if not re.match(rf"{_RESUMED}|group_left\(\)\(time\(\)", expression[match.end() :]):
+                yield f"{found} without labels"
+        elif labels - _VALUES not in _LEVELS:
+            yield f"{found} is not a level"
+        elif found.startswith("by") and before != "topk " and not level <= labels:
+            yield f"{found} does not have the labels of the level"
+
+
+def _problems_of_previous_results(name: str, expression: str, previous: Sequence[str]) -> Iterator[str]:
+    """A rule reads a previous result as `X or last_over_time(X[1h]) and on () <resumed>`, also after a gap.
+
+    `previous` are the series in the expression that the rule itself or a later rule records.
+    """
+    if name in _OTHER_MEMORY:
+        return
+    for series in previous:
+        form = f"{series} or last_over_time({series}[1h])and on(){_RESUMED}"
+        found = len(re.findall(rf"(?<![\w:]){series}(?![\w:])", expression))
+        if found != 2 * expression.count(form) and not series.startswith("rules:"):
+            yield f"not each {series} has the form {form}"
+
+
+def _problems_of_flapping(rules: Sequence[Rule]) -> Iterator[str]:
+    """The rules of `:flapping` series are the same, apart from the series that they read."""
+    forms = {
+        re.sub(r"phone_number:\w+:\w+", "X", _compact(rule["expr"]))
+        for rule in rules
+        if rule_name(rule).endswith(":flapping")
+    }
+    if len(forms) > 1:
+        yield f"the rules of :flapping series differ: {forms}"

@@ -1,0 +1,65 @@
+"""The form of the rules: labels of joins, and previous results."""
+
+from typing import Any
+
+import pytest
+import yaml
+from incident import RULES
+from rule_form import problems_of_form
+
+GROUPS = yaml.safe_load(RULES.read_text())["groups"]
+RESUMED = "rules:chatapp_evaluation_timestamp_seconds:resumed"
+
+
+def problems_of(expression: str, *, record: str = "space:a:last") -> list[str]:
+    rule: dict[str, Any] = {"record": record, "expr": expression}
+    return problems_of_form([{"name": "g", "rules": [rule, {"record": "space:later:max", "expr": "b"}]}])
+
+
+def test_the_rules_have_the_right_form() -> None:
+    assert problems_of_form(GROUPS) == []
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "max by (job, account, space) (b)",
+        "max by (job, account, space, phone_number, status) (b)",
+        "topk by (job, account) (1, b)",
+        "b and on (job, instance, account) c",
+        f"(space:a:last or last_over_time(space:a:last[1h]) and on () {RESUMED})",
+        f"space:later:max or last_over_time(space:later:max[1h])\nand on () {RESUMED} # a comment on (a)",
+    ],
+)
+def test_expressions_without_problems(expression: str) -> None:
+    assert problems_of(expression) == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "problem"),
+    [
+        ("max by (job, account) (b)", "does not have the labels of the level"),
+        ("max by (job, space) (b)", "is not a level"),
+        ("b and on (account, space) c", "is not a level"),
+        ("b and on () c", "without labels"),
+        ("b or space:a:last", "has the form"),
+        (f"last_over_time(space:a:last[1h]) and on () {RESUMED}", "has the form"),
+        (f"space:a:last or last_over_time(space:a:last[2h]) and on () {RESUMED}", "has the form"),
+        ("space:a:last or last_over_time(space:a:last[1h])", "has the form"),
+        ("b and on (job) space:later:max", "has the form"),
+    ],
+)
+def test_expressions_with_problems(expression: str, problem: str) -> None:
+    (found,) = problems_of(expression)
+
+    assert problem in found
+
+
+def test_rules_of_flapping_series_are_the_same() -> None:
+    rules = [
+        {"record": f"phone_number:{name}:flapping", "expr": f"changes(phone_number:{name}:last[1h]) > {number}"}
+        for name, number in (("a", 2), ("b", 2), ("c", 3))
+    ]
+
+    assert problems_of_form([{"name": "g", "rules": rules[:2]}]) == []
+    assert len(problems_of_form([{"name": "g", "rules": rules}])) == 1
