@@ -28,15 +28,24 @@ _LABELS_OF_A_NAME = {
     "account_quality_rating": {"job", "account", "quality_rating"},
     "account_state": {"job", "account", "state"},
     "space": {"job", "account", "space"},
+    "space_instance": {"job", "instance", "account", "space"},
     "phone_number": {"job", "account", "space", "phone_number"},
 }
 """The name of a recorded series starts with its level: results have at least these labels."""
+_LABELS_OF_A_PREFIX = {
+    "chatapp_account_": {"job", "account"},
+    "chatapp_exporter_account_": {"job", "account"},
+    "chatapp_space_": {"job", "account", "space"},
+    "chatapp_phone_number_": {"job", "account", "space", "phone_number"},
+}
 _EXCEPTIONS = {
+    ("account_instance:chatapp_exporter_account_info:last", "on(job,instance)"),
+    ("phone_number:chatapp_phone_number_vanished:group", "on(job)"),
     ("phone_number:chatapp_phone_number_vanished_timestamp_seconds:max", "on(phone_number)"),
     ("phone_number:chatapp_phone_number_vanished:group", "by(job)"),
     ("ChatAppUnknownValue", "by(job,field,value)"),
 }
-"""Numbers move between accounts; numbers of one job are compared with all spaces; unknown values have no account."""
+"""Numbers move between accounts; one account of an exporter stands for all; all spaces of a job; no account."""
 
 _OTHER_MEMORY = {
     "rules:chatapp_evaluation_timestamp_seconds:resumed",
@@ -82,18 +91,42 @@ def _compact(expression: str) -> str:
 
 
 def _label_problems(name: str, expression: str) -> Iterator[str]:
-    level = _LABELS_OF_A_NAME.get(name.partition(":")[0], set())
-    for match in re.finditer(r"(\w+ )?(\b(?:on|by|ignoring|without)\(([^()]*)\))", expression):
-        before, found, labels = match[1], match[2], set(match[3].split(",")) - {""}
+    for match in re.finditer(r"(\w+ )?\b((on|by|ignoring|without)\(([^()]*)\))", expression):
+        before, found, keyword, labels = match[1], match[2], match[3], set(match[4].split(",")) - {""}
+        after = expression[match.end() :]
         if (name, found) in _EXCEPTIONS:
             continue
-        if not labels and found == "on()":
-            if not re.match(rf"{_RESUMED}|group_left\(\)\(time\(\)", expression[match.end() :]):
-                yield f"{found} without labels"
-        elif labels - _VALUES not in _LEVELS:
-            yield f"{found} is not a level"
-        elif found.startswith("by") and before != "topk " and not level <= labels:
-            yield f"{found} does not have the labels of the level"
+        if keyword == "on":
+            problem = _problem_of_join(labels, after)
+        else:
+            problem = _problem_of_aggregation(labels, set() if before == "topk " else _labels_of(name) or set())
+        if problem:
+            yield f"{found} {problem}"
+
+
+def _problem_of_join(labels: set[str], after: str) -> str | None:
+    """Return the problem of `on (labels)`, with the expression after it."""
+    if not labels:
+        return None if re.match(rf"{_RESUMED}|group_left\(\)\(time\(\)", after) else "without labels"
+    series = re.match(r"(?:group_left\([a-z,]*\))?(?:[(\d. *]|max_over_time\()*([a-z_]+:?)", after)
+    expected = _labels_of(series[1]) if series else None
+    instance = set[str]() if series and ":" in series[1] else {"instance"}
+    if expected and labels - instance != expected - _VALUES:
+        return f"does not have the labels of {series and series[1]}"
+    return None if labels in _LEVELS else "is not a level"
+
+
+def _problem_of_aggregation(labels: set[str], level: set[str]) -> str | None:
+    if labels - _VALUES not in _LEVELS[1:]:
+        return "is not a level"
+    return None if level <= labels else "does not have the labels of the level"
+
+
+def _labels_of(name: str) -> set[str] | None:
+    """Return the labels of a recorded series, or of a scraped series without `instance`."""
+    recorded = _LABELS_OF_A_NAME.get(name.partition(":")[0]) if ":" in name else None
+    scraped = (labels for prefix, labels in _LABELS_OF_A_PREFIX.items() if name.startswith(prefix))
+    return recorded or next(scraped, None)
 
 
 def _problems_of_previous_results(name: str, expression: str, previous: Sequence[str]) -> Iterator[str]:
