@@ -45,13 +45,14 @@ _EXCEPTIONS = {
     ("phone_number:chatapp_phone_number_vanished:group", "by(job)"),
     ("ChatAppUnknownValue", "by(job,field,value)"),
 }
-"""Numbers move between accounts; one account of an exporter stands for all; all spaces of a job; no account."""
-
+"""A number moves to another space; an account of an exporter means all of its accounts; all spaces of a job."""
 _OTHER_MEMORY = {
     "rules:chatapp_evaluation_timestamp_seconds:resumed",
+    "rules:chatapp_evaluation_timestamp_seconds:last",
+    "phone_number:chatapp_phone_number_status_rank:last",
     "phone_number:chatapp_phone_number_low_quality_start_timestamp_seconds:last",
 }
-"""These rules read results of the last hour also without a gap."""
+"""These rules read no previous result, or results of the last hour also without a gap."""
 
 
 def series_read_before(groups: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
@@ -132,15 +133,19 @@ def _labels_of(name: str) -> set[str] | None:
 def _problems_of_previous_results(name: str, expression: str, previous: Sequence[str]) -> Iterator[str]:
     """A rule reads a previous result as `X or last_over_time(X[1h]) and on () <resumed>`, also after a gap.
 
-    `previous` are the series in the expression that the rule itself or a later rule records.
+    `previous` are the series in the expression that the rule itself or a later rule records. The previous result is
+    restricted, for example to spaces that still exist.
     """
     if name in _OTHER_MEMORY:
         return
+    if re.search(r":last$|_timestamp_seconds:m(in|ax)$", name) and name not in previous:
+        yield "keeps no value"
     for series in previous:
         form = f"{series} or last_over_time({series}[1h])and on(){_RESUMED}"
         found = len(re.findall(rf"(?<![\w:]){series}(?![\w:])", expression))
-        if found != 2 * expression.count(form) and not series.startswith("rules:"):
-            yield f"not each {series} has the form {form}"
+        restricted = len(re.findall(rf"{re.escape(form)}(?: or |\)(?:and|\+) on\()", expression))
+        if found != 2 * restricted and not series.startswith("rules:"):
+            yield f"not each {series} has the form {form}) and on ..."
 
 
 def _problems_of_flapping(rules: Sequence[Rule]) -> Iterator[str]:
