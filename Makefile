@@ -90,7 +90,7 @@ compile = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 	--no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 
 clean: ## remove .venv, dist and caches
-	@rm -rf .venv dist .hypothesis .mutants_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find exporter tests -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/created:

@@ -1,20 +1,17 @@
 """Mutation tests of the shipped rules: plant single faults, and print those that no incident and no other test detects.
 
-First, the form of the faulty rules is checked (rule_form.py). The series of each incident are recorded once. Then each
-incident runs in promtool in two steps:
+First, the form of the faulty rules is checked (rule_form.py), each faulty rule is tested alone (single_rules.py), and
+the tests of the rules run. For the other faults, the series of each incident are recorded once, and each incident runs
+in promtool in two steps:
 
 1. One run evaluates all faulty expressions next to the originals, with the same input. An incident in which the results
    are always the same cannot detect the fault.
 2. For each other fault, one run evaluates the faulty rule and the rules that depend on it, and compares the alerts.
 
-Results are kept in .mutants_cache. A run that was interrupted continues, and a run after a change of the rules repeats
-only the tests of these rules and of the rules that depend on them.
-
 Exits with status 1 if more than 5 % of the faults are not detected. `rules/equivalent_faults.yml` lists faults that
 change no alert, and are not counted.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -23,10 +20,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,6 +32,7 @@ from incident import INCIDENTS, RULES, evaluated_at_intervals, load_incident, pr
 from programs import require_program
 from rule_faults import Fault, Rule, find_faults, rule_name
 from rule_form import problems_of_form
+from single_rules import failures, load_cases
 
 from exporter.logs import configure_logs
 
@@ -51,7 +48,6 @@ _TESTS = [
     if path.name not in ("test_incidents.py", "test_rule_faults.py") and "RULES" in path.read_text()
 ]
 """Tests of the rules. A test runs if it names the faulty rule or a rule that depends on it."""
-_RESULTS = _ROOT / ".mutants_cache" / "results"
 _COPY_TEST = "test_the_prometheus_rule_has_the_same_groups"
 """Fails with each fault, because it compares two files."""
 _NAME = re.compile(r"[a-zA-Z_][\w:]*")
@@ -65,10 +61,6 @@ class RecordedIncident:
     name: str
     document: Document
     alerts: frozenset[str]
-
-    @cached_property
-    def digest(self) -> str:
-        return _digest(self.document)
 
     @property
     def cost(self) -> int:
@@ -99,6 +91,7 @@ class FaultyRules:
     def __init__(self, rules: Path = RULES) -> None:
         self.groups: list[Document] = yaml.safe_load(rules.read_text())["groups"]
         self.rules: list[Rule] = [rule for group in self.groups for rule in group["rules"]]
+        self.by_name = {rule_name(rule): rule for rule in self.rules}
         self.faults = find_faults(self.rules)
         names = {rule_name(rule): set(_NAME.findall(json.dumps(rule))) for rule in self.rules}
         self._inputs = {name: (used & names.keys()) - {name} for name, used in names.items()}
@@ -253,46 +246,12 @@ def tests_detect(rules: FaultyRules, fault: Fault) -> bool:
     return result.returncode == 1
 
 
-def _digest(*values: Any) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
-
-
-class Results:
-    """The results of this run and of earlier runs, by a digest of all that determines the result."""
-
-    def __init__(self, file: Path) -> None:
-        file.parent.mkdir(exist_ok=True)
-        file.touch()
-        self._file = file
-        self._known = {digest: result == "True" for digest, result in map(str.split, file.read_text().splitlines())}
-
-    def __contains__(self, digest: str) -> bool:
-        return digest in self._known
-
-    def get(self, digest: str, function: Callable[..., bool], *arguments: Any) -> bool:
-        """Return the known result, or call the function."""
-        if digest not in self:
-            self.add(digest, function(*arguments))
-        return self._known[digest]
-
-    def add(self, digest: str, result: bool) -> None:
-        self._known[digest] = result
-        with self._file.open("a") as file:
-            file.write(f"{digest} {result}\n")
-
-
 class Search:
     """Plants the faults and removes each detected fault from `alive`."""
 
-    def __init__(
-        self,
-        rules: FaultyRules,
-        faults: Mapping[int, Fault],
-        incidents: Sequence[RecordedIncident],
-        results: Results,
-    ) -> None:
+    def __init__(self, rules: FaultyRules, faults: Mapping[int, Fault], incidents: Sequence[RecordedIncident]) -> None:
         self._rules = rules
-        self._results = results
+        self._single_rules = load_cases()
         self._incidents = sorted(incidents, key=lambda incident: incident.cost)
         self._finished: set[tuple[int, str]] = set()
         self.alive = dict(faults)
@@ -300,24 +259,31 @@ class Search:
         """The number of detected faults by rule and incident."""
         self._start = time.monotonic()
 
-    def run(self) -> None:
-        for number, fault in list(self.alive.items()):
-            if problems_of_form(self._rules.planted(fault)):
-                self._remove(number, "form")
-        self.print_progress("checks of the form")
+    def run_tests(self) -> None:
+        """Run the tests that need no incident, the fastest first."""
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            list(threads.map(self.run_tests, [n for n, fault in self.alive.items() if fault.field != "expr"]))
-            self.print_progress("the tests of severities and times")
+            for test in (self.run_form, self.run_single_rule, self.run_tests_of_rules):
+                list(threads.map(test, list(self.alive)))
+                self.print_progress(test.__name__)
+
+    def run_incidents(self) -> None:
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
             list(threads.map(self.run_fault, list(self.alive)))
             self.print_progress(f"{_FIRST_INCIDENTS} incidents per fault")
             list(threads.map(self.run_incident, self._incidents))
-            list(threads.map(self.run_tests, list(self.alive)))
-            self.print_progress("the tests of the rules")
 
-    def run_tests(self, number: int) -> None:
+    def run_form(self, number: int) -> None:
+        if problems_of_form(self._rules.planted(self.alive[number])):
+            self._remove(number, "form")
+
+    def run_single_rule(self, number: int) -> None:
         fault = self.alive[number]
-        digest = _digest(self._rules.planted(fault), *((_ROOT / path).read_text() for path in _TESTS))
-        if self._results.get(digest, tests_detect, self._rules, fault):
+        cases = self._single_rules.get(fault.rule, [])
+        if fault.field == "expr" and failures(fault.plant(self._rules.by_name[fault.rule]), cases):
+            self._remove(number, "single rule")
+
+    def run_tests_of_rules(self, number: int) -> None:
+        if tests_detect(self._rules, self.alive[number]):
             self._remove(number, "tests")
 
     def run_fault(self, number: int) -> None:
@@ -331,13 +297,10 @@ class Search:
 
     def run_incident(self, incident: RecordedIncident) -> None:
         """Run the incident with each fault that changes a result."""
-        digests = {number: self._digest(fault, incident) for number, fault in list(self.alive.items())}
-        known = {number for number, digest in digests.items() if digest in self._results}
-        new = {number: fault for number, fault in list(self.alive.items()) if number in digests.keys() - known}
-        changed, failed = different(self._rules, incident, new) if new else (set[int](), set[int]())
-        for number in new.keys() - changed:
-            self._results.add(digests[number], number in failed)
-        for number in sorted(digests):
+        changed, failed = different(self._rules, incident, dict(self.alive))
+        for number in failed:
+            self._remove(number, incident.name)
+        for number in sorted(changed):
             self._run(number, incident)
         self.print_progress(incident.name)
 
@@ -350,12 +313,9 @@ class Search:
         fault = self.alive.get(number)
         if fault and (number, incident.name) not in self._finished:
             self._finished.add((number, incident.name))
-            if self._results.get(self._digest(fault, incident), detects, self._rules, incident, fault):
+            if detects(self._rules, incident, fault):
                 self._remove(number, incident.name)
         return number not in self.alive
-
-    def _digest(self, fault: Fault, incident: RecordedIncident) -> str:
-        return _digest(self._rules.faulty(fault), incident.digest)
 
     def _remove(self, number: int, name: str) -> None:
         if fault := self.alive.pop(number, None):
@@ -379,20 +339,23 @@ def main(patterns: Sequence[str]) -> int:
     counted = [fault for fault in rules.faults if (fault.rule, fault.description) not in equivalent]
     print(f"{len(rules.faults)} faults, {len(rules.faults) - len(counted)} of them listed as equivalent")
     selected = {n: f for n, f in enumerate(counted) if not patterns or any(re.search(p, f.rule) for p in patterns)}
-    paths = sorted(INCIDENTS.glob("*.yml"))
-    results = Results(_RESULTS)
+    search = Search(rules, selected, [])
+    search.run_tests()
+    if search.alive:
+        search = Search(rules, search.alive, record_incidents(rules))
+        search.run_incidents()
+    return report(selected.values(), search.alive.values())
+
+
+def record_incidents(rules: FaultyRules) -> list[RecordedIncident]:
+    """Return the incidents in which the expected alerts fire without a fault."""
     with ProcessPoolExecutor() as processes:
-        recorded = list(processes.map(record, paths))
+        recorded = list(processes.map(record, sorted(INCIDENTS.glob("*.yml"))))
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        passed = list(
-            threads.map(lambda i: results.get(_digest(rules.groups, i.digest), passes, rules.groups, i), recorded)
-        )
+        passed = list(threads.map(lambda incident: passes(rules.groups, incident), recorded))
     for incident in (incident for incident, ok in zip(recorded, passed, strict=True) if not ok):
         print(f"warning: {incident.name} is not used, because it fails without a fault", flush=True)
-    incidents = [incident for incident, ok in zip(recorded, passed, strict=True) if ok]
-    search = Search(rules, selected, incidents, results)
-    search.run()
-    return report(selected.values(), search.alive.values())
+    return [incident for incident, ok in zip(recorded, passed, strict=True) if ok]
 
 
 def report(faults: Iterable[Fault], survivors: Iterable[Fault]) -> int:

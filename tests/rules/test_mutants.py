@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mutants import FaultyRules, RecordedIncident, Results, Search, different, report
+from mutants import FaultyRules, RecordedIncident, Search, different, report
 from rule_faults import Fault
 
 RULES = """
@@ -72,10 +72,10 @@ def test_a_changed_result_is_found_without_a_run_for_each_fault(rules: FaultyRul
 
 @pytest.mark.parametrize("search_by", ["fault", "incident"])
 def test_faults_that_change_the_alerts_are_detected(
-    rules: FaultyRules, incident: RecordedIncident, search_by: str, tmp_path: Path
+    rules: FaultyRules, incident: RecordedIncident, search_by: str
 ) -> None:
     faults = {number: fault for number, fault in enumerate(rules.faults) if fault.rule != "Other"}
-    search = Search(rules, faults, [incident], Results(tmp_path / "results"))
+    search = Search(rules, faults, [incident])
 
     if search_by == "incident":
         search.run_incident(incident)
@@ -86,22 +86,6 @@ def test_faults_that_change_the_alerts_are_detected(
     assert descriptions(search.alive) == {
         "Red: number:weighted:max [== → >=] 1",
     }
-
-
-def test_a_second_run_uses_the_results_of_the_first_run(
-    rules: FaultyRules, incident: RecordedIncident, tmp_path: Path
-) -> None:
-    faults = {number: fault for number, fault in enumerate(rules.faults) if fault.rule != "Other"}
-    file = tmp_path / "results"
-    first = Search(rules, faults, [incident], Results(file))
-    first.run_incident(incident)
-    results = file.read_text().splitlines()
-    second = Search(rules, faults, [incident], Results(file))
-    second.run_incident(incident)
-
-    assert len(results) == len(faults)
-    assert file.read_text().splitlines() == results
-    assert second.alive == first.alive != faults
 
 
 @pytest.mark.parametrize(("survivors", "status"), [(5, 0), (6, 1)])
