@@ -30,7 +30,7 @@ from typing import Any
 import yaml
 from incident import INCIDENTS, RULES, evaluated_at_intervals, load_incident, promtool_test, record_series
 from programs import require_program
-from rule_faults import Fault, Rule, find_faults, rule_name
+from rule_faults import Fault, Rule, find_faults, rewritten, rule_name
 from rule_form import problems_of_form
 from single_rules import failures, load_cases
 
@@ -42,10 +42,11 @@ _FIRST_INCIDENTS = 4
 Document = dict[str, Any]
 
 _ROOT = Path(__file__).parents[1]
+_OTHER_TESTS = ("test_incidents.py", "test_mutants.py", "test_rule_faults.py", "test_single_rules.py")
 _TESTS = [
     path.relative_to(_ROOT)
     for path in [_ROOT / "tests" / "unit" / "test_alerting_files.py", *sorted(_ROOT.glob("tests/rules/test_*.py"))]
-    if path.name not in ("test_incidents.py", "test_rule_faults.py") and "RULES" in path.read_text()
+    if path.name not in _OTHER_TESTS and "RULES" in path.read_text()
 ]
 """Tests of the rules. A test runs if it names the faulty rule or a rule that depends on it."""
 _COPY_TEST = "test_the_prometheus_rule_has_the_same_groups"
@@ -99,6 +100,10 @@ class FaultyRules:
     def dependents(self, name: str) -> set[str]:
         """Return the rule and all rules that directly or indirectly depend on it."""
         return self._closure({name}, lambda name: {other for other, inputs in self._inputs.items() if name in inputs})
+
+    def rewritten(self) -> list[Document]:
+        """Return all rules, without a fault."""
+        return self._map(lambda rule: [rewritten(rule)])
 
     def planted(self, fault: Fault) -> list[Document]:
         """Return all rules, with the fault."""
@@ -231,17 +236,22 @@ def tests_detect(rules: FaultyRules, fault: Fault) -> bool:
     """Whether a test of the rules fails with this fault, in a copy of the files that the tests read."""
     dependents = rules.dependents(fault.rule)
     selected = [path for path in _TESTS if any(name in (_ROOT / path).read_text() for name in dependents)]
-    groups = rules.planted(fault)
+    return tests_fail(rules.planted(fault), selected)
+
+
+def tests_fail(groups: Sequence[Document], paths: Sequence[Path]) -> bool:
+    """Whether one of these tests fails with these rules."""
     with TemporaryDirectory() as directory:
         copy = Path(directory)
         for name in ("config", "tests"):
             shutil.copytree(_ROOT / name, copy / name)
-        (copy / "docs").symlink_to(_ROOT / "docs")
+        for name in ("dashboards", "docs"):
+            (copy / name).symlink_to(_ROOT / name)
         shutil.copy(_ROOT / "pyproject.toml", copy)
         (copy / "config" / "prometheus" / RULES.name).write_text(yaml.safe_dump({"groups": groups}, sort_keys=False))
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", f"not {_COPY_TEST}"]
         environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
-        result = subprocess.run([*command, *selected], capture_output=True, check=False, env=environment, cwd=copy)
+        result = subprocess.run([*command, *paths], capture_output=True, check=False, env=environment, cwd=copy)
     assert result.returncode in (0, 1), result.stdout.decode()
     return result.returncode == 1
 
@@ -339,6 +349,9 @@ def main(patterns: Sequence[str]) -> int:
     counted = [fault for fault in rules.faults if (fault.rule, fault.description) not in equivalent]
     print(f"{len(rules.faults)} faults, {len(rules.faults) - len(counted)} of them listed as equivalent")
     selected = {n: f for n, f in enumerate(counted) if not patterns or any(re.search(p, f.rule) for p in patterns)}
+    if problems_of_form(rules.rewritten()) or tests_fail(rules.rewritten(), _TESTS):
+        print("error: a test fails without a fault")
+        return 1
     search = Search(rules, selected, [])
     search.run_tests()
     if search.alive:

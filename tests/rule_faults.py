@@ -67,6 +67,11 @@ def find_faults(rules: Sequence[Rule]) -> list[Fault]:
     return [fault for rule in rules for fault in _distinct(_faults_of(rule))]
 
 
+def rewritten(rule: Rule) -> Rule:
+    """Return the rule without a fault, with its expression written as that of a faulty rule."""
+    return {**rule, "expr": _text(_Expression(rule["expr"]).tokens)}
+
+
 def _distinct(faults: Iterator[Fault]) -> Iterator[Fault]:
     """Number the faults that have the same description."""
     seen: dict[str, int] = {}

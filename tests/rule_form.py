@@ -55,16 +55,6 @@ _OTHER_MEMORY = {
 """These rules read no previous result, or results of the last hour also without a gap."""
 
 
-def series_read_before(groups: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
-    """Return, for each rule, the series that its group records later or that it records: it reads previous results."""
-    found: dict[str, set[str]] = {}
-    for group in groups:
-        names = [rule_name(rule) for rule in group["rules"]]
-        for position, name in enumerate(names):
-            found[name] = {later for later in names[position:] if ":" in later and not later.startswith("rules:")}
-    return found
-
-
 def problems_of_form(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the problems of the form of these rules."""
     return [

@@ -2,7 +2,8 @@
 
 `rules/single_rules.yml` maps names of rules to cases. A case has the input (`given`: series in promtool's notation, one
 sample per minute) and the result by minute (`then`: labels and values). The result of an alert is that of its
-expression. One run of promtool needs a tenth of a second, therefore `make mutants` uses these tests for each fault.
+expression. If the series of a case have no job, account or space, they are used for two jobs, accounts and spaces.
+The cases of a rule need less than a second, therefore `make mutants` uses these tests for each fault.
 """
 
 import json
@@ -41,15 +42,37 @@ def failures(rule: Rule, cases: list[dict[str, Any]]) -> str:
 
 
 def _promtool_test(record: str, case: dict[str, Any]) -> dict[str, Any]:
+    given, then = (case["given"], case["then"]) if record.startswith("rules:") else _copied(case)
     return {
         "interval": "1m",
-        "input_series": [{"series": series, "values": str(values)} for series, values in case["given"].items()],
+        "input_series": [{"series": series, "values": str(values)} for series, values in given.items()],
         "promql_expr_test": [
             {
                 "expr": record,
                 "eval_time": time,
                 "exp_samples": [{"labels": record + labels, "value": value} for labels, value in samples.items()],
             }
-            for time, samples in case["then"].items()
+            for time, samples in then.items()
         ],
     }
+
+
+def _copied(case: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the input and the results of two jobs, accounts and spaces, if the case does not have these labels."""
+    given, then, text = case["given"], case["then"], str(case)
+    levels = 3 if "phone_number=" in text else 2 if "space=" in text else 1
+    for label in ("job", "account", "space")[:levels]:
+        if f"{label}=" not in text:
+            given = _with_label(given, label)
+            then = {time: _with_label(samples, label) for time, samples in then.items()}
+    return given, then
+
+
+def _with_label(samples: dict[str, Any], label: str) -> dict[str, Any]:
+    """Return the samples twice, with different values of this label. Series about evaluations have no labels."""
+    copied = {series: value for series, value in samples.items() if series.startswith("rules:")}
+    for series in samples.keys() - copied.keys():
+        name, _, labels = series.partition("{")
+        for number in ("1", "2"):
+            copied[f'{name}{{{label}="{number}",{labels or "}"}'.replace(",}", "}")] = samples[series]
+    return copied
