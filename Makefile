@@ -70,7 +70,7 @@ pictures: .venv/dev ## update the screenshots of the status page
 incidents: .venv/dev ## print the expected and the actual alerts of each simulated incident
 	@PYTHONPATH=tests $(BIN)/python tests/incident_table.py
 
-mutants: .venv/dev ## plant single faults in the rules (mutation testing), and print those that no test detects; variable: RULE, for example RULE=ChatAppThrottled
+mutants: .venv/dev ## plant single faults in the rules (mutation testing), and print those that no test detects; 5 minutes; variable: RULE, for example RULE=ChatAppThrottled
 	@PYTHONPATH=tests $(BIN)/python tests/mutants.py $(RULE)
 
 bench: .venv/bench ## measure scrapes, polls, start, memory and rate limit with up to 50,000 phone numbers; 15 minutes; variable: BENCH, for example BENCH="scrape start"
