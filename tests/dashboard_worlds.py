@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from incident import RULES, Incident, Series, input_series, record_series, run_promtool
+from incident import RULES, Incident, Series, input_series, promtool_document, query_test, record_series, run_promtool
 
 from exporter.logs import configure_logs
 
@@ -159,15 +159,9 @@ def _sample_texts(panel: Mapping[str, Any], target: Mapping[str, Any], sample: S
 def evaluate(world: RecordedWorld, expressions: Iterable[str]) -> dict[str, list[Sample]]:
     """Return the result of each expression at the end of the incident."""
     # promtool prints a result only if a test fails, so each test expects a sample that does not exist
-    missing = [{"labels": "missing", "value": 0}]
-    tests = [{"expr": text, "eval_time": f"{END}m", "exp_samples": missing} for text in sorted(expressions)]
-    groups = yaml.safe_load(world.rules.read_text())["groups"] if world.rules else []
-    document = {
-        "rule_files": [str(world.rules)] if world.rules else [],
-        "evaluation_interval": "1m",
-        "group_eval_order": [group["name"] for group in groups],
-        "tests": [{"interval": "1m", "input_series": input_series(world.series), "promql_expr_test": tests}],
-    }
+    missing = [("missing", 0)]
+    tests = [query_test(text, f"{END}m", missing) for text in sorted(expressions)]
+    document = promtool_document(input_series(world.series), world.rules, promql_expr_test=tests)
     with tempfile.TemporaryDirectory() as directory:
         result = run_promtool(document, Path(directory))
     output = result.stdout + result.stderr

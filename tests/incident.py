@@ -8,7 +8,7 @@ promtool start at 0, so that timestamps in samples match the evaluation time.
 import asyncio
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -464,23 +464,49 @@ def promtool_test(
         for span in expected_spans(incident, world)
     ]
     minutes = incident.minutes[::evaluation_minutes]
-    return {
-        "rule_files": [str(rules)],
-        "evaluation_interval": f"{evaluation_minutes}m",
-        "group_eval_order": GROUPS,
-        "tests": [
-            {
-                "interval": "1m",
-                "input_series": input_series(series),
-                "promql_expr_test": [_firing_test(minute, spans) for minute in minutes],
-                "alert_rule_test": [
-                    _alert_test(alert, world, rules)
-                    for alert in incident.firing
-                    if alert.description and evaluation_minutes == 1
-                ],
-            }
+    return promtool_document(
+        input_series(series),
+        rules,
+        evaluation_minutes=evaluation_minutes,
+        promql_expr_test=[_firing_test(minute, spans) for minute in minutes],
+        alert_rule_test=[
+            _alert_test(alert, world, rules)
+            for alert in incident.firing
+            if alert.description and evaluation_minutes == 1
         ],
+    )
+
+
+def promtool_document(
+    inputs: Sequence[Mapping[str, str]],
+    rules: Path | None = RULES,
+    *,
+    evaluation_minutes: int = 1,
+    **tests: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return a document for `promtool test rules` with one sample per minute. `tests` are its `promql_expr_test` and
+    `alert_rule_test`."""
+    return {
+        "rule_files": [str(rules)] if rules else [],
+        "evaluation_interval": f"{evaluation_minutes}m",
+        "group_eval_order": GROUPS if rules else [],
+        "tests": [{"interval": "1m", "input_series": list(inputs), **tests}],
     }
+
+
+def query_test(query: str, time: str, samples: Iterable[tuple[str, float]]) -> dict[str, Any]:
+    """Return a `promql_expr_test`: the query must return exactly these samples. Each has a name with labels, and a
+    value."""
+    return {
+        "expr": query,
+        "eval_time": time,
+        "exp_samples": [{"labels": labels, "value": value} for labels, value in samples],
+    }
+
+
+def written_series(series: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return series with values in promtool's notation in the input format of promtool."""
+    return [{"series": name, "values": values} for name, values in series.items()]
 
 
 def input_series(series: Series) -> list[dict[str, str]]:

@@ -2,13 +2,10 @@
 
 import json
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import yaml
-from programs import require_program
+from incident import promtool_document, query_test, run_promtool, written_series
 
 from dashboards.__main__ import DIRECTORY
 
@@ -50,20 +47,11 @@ def query(panel: str, ref: str = "A", **selection: str) -> str:
 def evaluate(directory: Path, series: Series, *tests: tuple[str, Mapping[str, float]], at: str = "20m") -> None:
     """Fail if a query does not return exactly the samples."""
     cases = [
-        {
-            "expr": expression,
-            "eval_time": at,
-            "exp_samples": [{"labels": f"{{{labels}}}", "value": value} for labels, value in samples.items()],
-        }
+        query_test(expression, at, ((f"{{{labels}}}", value) for labels, value in samples.items()))
         for expression, samples in tests
     ]
-    inputs = [{"series": name, "values": values} for name, values in series.items()]
-    test: dict[str, Any] = {"interval": "1m", "input_series": inputs, "promql_expr_test": cases}
-    file = directory / "test.yml"
-    file.write_text(yaml.safe_dump({"tests": [test]}))
-    command = [require_program("promtool", package="prometheus"), "test", "rules", str(file)]
-
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    document = promtool_document(written_series(series), rules=None, promql_expr_test=cases)
+    result = run_promtool(document, directory)
 
     assert result.returncode == 0, result.stdout + result.stderr
 

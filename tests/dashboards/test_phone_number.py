@@ -8,7 +8,18 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from incident import JOB, MINUTE, RULES, Incident, Series, input_series, record_series, run_promtool
+from incident import (
+    JOB,
+    MINUTE,
+    RULES,
+    Incident,
+    Series,
+    input_series,
+    promtool_document,
+    query_test,
+    record_series,
+    run_promtool,
+)
 from world import World
 
 from dashboards.__main__ import DIRECTORY
@@ -36,24 +47,15 @@ def panel_query(title: str, ref: str = "A") -> str:
 
 
 def assert_results(
-    expected: dict[str, list[Sample]], directory: Path, time: str, series: list[dict[str, str]], *rules: Path
+    expected: dict[str, list[Sample]],
+    directory: Path,
+    time: str,
+    series: list[dict[str, str]],
+    rules: Path | None = None,
 ) -> None:
     """Assert that each query has exactly these samples at this time."""
-    tests = [
-        {
-            "expr": query,
-            "eval_time": time,
-            "exp_samples": [{"labels": labels, "value": value} for labels, value in rows],
-        }
-        for query, rows in expected.items()
-    ]
-    document = {
-        "rule_files": [str(file) for file in rules],
-        "evaluation_interval": "1m",
-        "group_eval_order": ["chatapp.recording", "chatapp.hourly", "chatapp.alerts"] if rules else [],
-        "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": tests}],
-    }
-    result = run_promtool(document, directory)
+    tests = [query_test(query, time, rows) for query, rows in expected.items()]
+    result = run_promtool(promtool_document(series, rules, promql_expr_test=tests), directory)
     assert result.returncode == 0, result.stderr
 
 

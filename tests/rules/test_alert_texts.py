@@ -1,11 +1,10 @@
 """The labels and descriptions of alerts about a phone number or a space, with written samples."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from incident import GROUPS, RULES, expanded_url, run_promtool
+from incident import RULES, expanded_url, promtool_document, run_promtool, written_series
 
 from exporter.metrics.lines import format_labels
 
@@ -46,19 +45,8 @@ def assert_alerts(
         url = expanded_url(rule["annotations"]["dashboard_url"], labels)
         annotations = {**rule["annotations"], "description": description, "dashboard_url": url}
         alerts.append({"exp_labels": {**labels, **rule["labels"]}, "exp_annotations": annotations})
-    test: dict[str, Any] = {
-        "rule_files": [str(RULES)],
-        "evaluation_interval": "1m",
-        "group_eval_order": GROUPS,
-        "tests": [
-            {
-                "interval": "1m",
-                "input_series": [{"series": name, "values": values} for name, values in series.items()],
-                "alert_rule_test": [{"eval_time": time, "alertname": alert, "exp_alerts": alerts}],
-            }
-        ],
-    }
-    result = run_promtool(test, directory)
+    test = {"eval_time": time, "alertname": alert, "exp_alerts": alerts}
+    result = run_promtool(promtool_document(written_series(series), alert_rule_test=[test]), directory)
 
     assert result.returncode == 0, result.stderr
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from incident import GROUPS, RULES, Incident, input_series, record_series, run_promtool
+from incident import Incident, input_series, promtool_document, record_series, run_promtool
 from world import Exporter
 
 from exporter.model import State
@@ -50,23 +50,12 @@ def test_recorded_series_and_pages_have_the_same_blind_spaces(tmp_path: Path) ->
             waiting.update((e.space.account, e.space.space.id) for e in entries if e.state is State.WAITING)
 
     world, series = record_series(incident, on_scrape)
-    test = {
-        "rule_files": [str(RULES)],
-        "evaluation_interval": "1m",
-        "group_eval_order": GROUPS,
-        "tests": [
-            {
-                "interval": "1m",
-                "input_series": input_series(series),
-                "promql_expr_test": [
-                    blind_test(minute, blind_spaces[minute - 1], blind_spaces[minute])
-                    for minute in incident.minutes[1:]
-                    if minute not in RESTART
-                ],
-            }
-        ],
-    }
-    result = run_promtool(test, tmp_path)
+    tests = [
+        blind_test(minute, blind_spaces[minute - 1], blind_spaces[minute])
+        for minute in incident.minutes[1:]
+        if minute not in RESTART
+    ]
+    result = run_promtool(promtool_document(input_series(series), promql_expr_test=tests), tmp_path)
 
     assert result.returncode == 0, result.stderr
     ids = {account: [space.id for space in spaces] for account, spaces in world.api.fleet.spaces.items()}

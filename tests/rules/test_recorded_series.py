@@ -1,10 +1,9 @@
 """The recorded series that dashboards and descriptions read, with written samples of one space and one number."""
 
 from pathlib import Path
-from typing import Any
 
 import yaml
-from incident import GROUPS, RULES, run_promtool
+from incident import RULES, promtool_document, query_test, run_promtool, written_series
 
 TARGET = 'job="chatapp-exporter",instance="a:10144"'
 SPACE = f'account="acme",space="1",{TARGET}'
@@ -21,29 +20,11 @@ def assert_recorded(
     directory: Path, series: dict[str, str], expected: dict[tuple[str, str], Samples], *, rules: Path = RULES
 ) -> None:
     """Check the samples of each query and time, with these series in promtool's notation, one sample per minute."""
-    test: dict[str, Any] = {
-        "rule_files": [str(rules)],
-        "evaluation_interval": "1m",
-        "group_eval_order": GROUPS,
-        "tests": [
-            {
-                "interval": "1m",
-                "input_series": [{"series": name, "values": values} for name, values in series.items()],
-                "promql_expr_test": [
-                    {
-                        "expr": query,
-                        "eval_time": time,
-                        "exp_samples": [
-                            {"labels": f"{'' if '(' in query else query}{{{labels}}}", "value": value}
-                            for labels, value in samples
-                        ],
-                    }
-                    for (query, time), samples in expected.items()
-                ],
-            }
-        ],
-    }
-    result = run_promtool(test, directory)
+    tests = [
+        query_test(query, time, ((f"{'' if '(' in query else query}{{{labels}}}", value) for labels, value in samples))
+        for (query, time), samples in expected.items()
+    ]
+    result = run_promtool(promtool_document(written_series(series), rules, promql_expr_test=tests), directory)
 
     assert result.returncode == 0, result.stderr
 
