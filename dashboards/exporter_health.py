@@ -57,7 +57,8 @@ def exporter_health() -> DashboardBuilder:
         EXPORTER,
         "Health of the exporter: accounts, budget, polls, failures, age of the values, files and resource usage.",
     )
-    _state(builder)
+    counts = _exporters_down(), _accounts_down(), _spaces_failing(), _config_errors(), _file_errors(), _clock_skew()
+    builder.add_panels(*counts, height=4)
     builder.add_panels(_exporters(), height=6)
     builder.add_panels(_accounts(), height=9)
     builder.add_row("Age of the values, and failures")
@@ -90,59 +91,71 @@ def _graph(title: str, description: str, unit: str, *queries: Query, no_value: s
     return panel.legend(legend.sort_by("Max").sort_desc(True)).fill_opacity(0)
 
 
-def _state(builder: DashboardBuilder) -> None:
+def _exporters_down() -> Panel:
     targets = f"up{{{JOB}}} {_SELECTED_EXPORTERS}"
-    space_up = f"max by (job, account, space) (chatapp_space_up{{{SPACES}}})"
-    reload = f"chatapp_exporter_config_last_reload_successful{{{JOB}}}"
-    files = f"(chatapp_exporter_space_file_up{{{JOB}}} or chatapp_exporter_state_file_up{{{JOB}}})"
-    builder.add_panels(
-        count_panel(
-            "Exporters down",
-            "Targets that Prometheus cannot scrape now, and that were exporters in the last 7 days.",
-            count_or_zero(f"({targets}) == 0", targets),
-            BAD,
-            no_value="No data: no target in Prometheus",
-        ),
-        count_panel(
-            "Accounts down",
-            "Accounts that are denied, unreachable, or not polled by any exporter. Denied: the API does not accept the"
-            " access key, permission, subscription or system time. Unreachable: no usable response from the API.",
-            count_or_zero(
-                f"account:chatapp_account_down:group{{{ACCOUNTS}}}", f"account:chatapp_account_up:last{{{ACCOUNTS}}}"
-            ),
-            BAD,
-        ),
-        count_panel(
-            "Spaces failing",
-            "Spaces whose last poll failed, that were not polled yet, or whose values are older than max_age. Without"
-            " the spaces of exporters that are down.",
-            count_or_zero(f"{space_up} == 0", space_up),
-            BAD,
-            no_value=_NO_EXPORTER,
-        ),
-        count_panel(
-            "Config errors",
-            "Exporters whose last configuration reload failed, or whose web configuration has errors."
-            " They keep the current configuration.",
-            count_or_zero(f"{reload} == 0", reload),
-            WARNING,
-            no_value=_NO_EXPORTER,
-        ),
-        count_panel(
-            "File errors",
-            "Space files with errors, and state files that the exporter cannot write.",
-            count_or_zero(f"{files} == 0", files),
-            WARNING,
-            no_value="No data: no files, or exporter missing",
-        ),
-        count_panel(
-            "Clock skew",
-            "Largest difference between the clock of an exporter and the clock of Prometheus.",
-            f"max(abs(instance:chatapp_exporter_time_seconds:offset{{{JOB}}}))",
-            INFO,
-        ).unit("s"),
-        height=4,
+    return count_panel(
+        "Exporters down",
+        "Targets that Prometheus cannot scrape now, and that were exporters in the last 7 days.",
+        count_or_zero(f"({targets}) == 0", targets),
+        BAD,
+        no_value="No data: no target in Prometheus",
     )
+
+
+def _accounts_down() -> Panel:
+    return count_panel(
+        "Accounts down",
+        "Accounts that are denied, unreachable, or not polled by any exporter. Denied: the API does not accept the"
+        " access key, permission, subscription or system time. Unreachable: no usable response from the API.",
+        count_or_zero(
+            f"account:chatapp_account_down:group{{{ACCOUNTS}}}", f"account:chatapp_account_up:last{{{ACCOUNTS}}}"
+        ),
+        BAD,
+    )
+
+
+def _spaces_failing() -> Panel:
+    space_up = f"max by (job, account, space) (chatapp_space_up{{{SPACES}}})"
+    return count_panel(
+        "Spaces failing",
+        "Spaces whose last poll failed, that were not polled yet, or whose values are older than max_age. Without"
+        " the spaces of exporters that are down.",
+        count_or_zero(f"{space_up} == 0", space_up),
+        BAD,
+        no_value=_NO_EXPORTER,
+    )
+
+
+def _config_errors() -> Panel:
+    reload = f"chatapp_exporter_config_last_reload_successful{{{JOB}}}"
+    return count_panel(
+        "Config errors",
+        "Exporters whose last configuration reload failed, or whose web configuration has errors."
+        " They keep the current configuration.",
+        count_or_zero(f"{reload} == 0", reload),
+        WARNING,
+        no_value=_NO_EXPORTER,
+    )
+
+
+def _file_errors() -> Panel:
+    files = f"(chatapp_exporter_space_file_up{{{JOB}}} or chatapp_exporter_state_file_up{{{JOB}}})"
+    return count_panel(
+        "File errors",
+        "Space files with errors, and state files that the exporter cannot write.",
+        count_or_zero(f"{files} == 0", files),
+        WARNING,
+        no_value="No data: no files, or exporter missing",
+    )
+
+
+def _clock_skew() -> Panel:
+    return count_panel(
+        "Clock skew",
+        "Largest difference between the clock of an exporter and the clock of Prometheus.",
+        f"max(abs(instance:chatapp_exporter_time_seconds:offset{{{JOB}}}))",
+        INFO,
+    ).unit("s")
 
 
 def _exporters() -> Panel:
@@ -173,6 +186,10 @@ def _exporters() -> Panel:
         },
         no_value="No exporters in the last 7 days",
     )
+    return _exporter_columns(panel)
+
+
+def _exporter_columns(panel: table.Panel) -> Panel:
     panel = panel.override_by_name("State", colored_text(_UP)).override_by_name(
         "Instance", data_links(("Open status page", to_status_page("Instance")))
     )
@@ -183,68 +200,66 @@ def _exporters() -> Panel:
     )
 
 
+_AGES_OF_SPACES = f"space:chatapp_space_seconds_since_success:min{{{SPACES}}}"
+_INTERVAL = f"account:chatapp_account_effective_poll_interval_seconds:last{{{ACCOUNTS}}}"
+_OLDEST = f"max by (job, account) ({_AGES_OF_SPACES})"
+_AGES = f"({_OLDEST} / on (job, account) {_INTERVAL})"
+_UNPOLLED = f"account:chatapp_account_unpolled:group{{{ACCOUNTS}}}"
+
+
 def _accounts() -> Panel:
-    by = "by (job, account)"
-    ages_of_spaces = f"space:chatapp_space_seconds_since_success:min{{{SPACES}}}"
-    since = f"max {by} ({ages_of_spaces})"
-    interval = f"account:chatapp_account_effective_poll_interval_seconds:last{{{ACCOUNTS}}}"
-    ages = f"({since} / on (job, account) {interval})"
-    rows = f"topk({_MAX_ROWS}, {ages})"
-    unpolled = f"account:chatapp_account_unpolled:group{{{ACCOUNTS}}}"
-
-    def value(expression: str, ref: str) -> Query:
-        return table_query(f"({expression}) and on (job, account) {rows}", ref=ref)
-
-    def of_last_hour(expression: str, ref: str) -> Query:
-        return value(f"{expression} unless on (job, account) {unpolled}", ref)
-
-    requests = f"sum {by} (increase(chatapp_api_requests_total{{{ACCOUNTS}}}[1h]))"
-    throttled = f"sum {by} (increase(chatapp_api_throttled_total{{{ACCOUNTS}}}[1h]))"
+    rows = f"topk({_MAX_ROWS}, {_AGES})"
     state = (
-        f'label_replace({unpolled}, "state", "not polled", "", "")'
+        f'label_replace({_UNPOLLED}, "state", "not polled", "", "")'
         f" or on (job, account) account_state:chatapp_account_state:last{{{ACCOUNTS}}} == 1"
     )
-    latency = f"sum by (job, account, le) (increase(chatapp_api_request_duration_seconds_bucket{{{ACCOUNTS}}}[1h]))"
+    states = f"max by (job, account, state) (topk by (job, account) (1, {state}))"
+    values = dict(zip("CDEFGHIJKLM", _account_values().items(), strict=True))
     panel = table_panel(
         "Accounts",
         f"Accounts, oldest values first (at most {_MAX_ROWS}). Interval: the effective poll interval. A space whose"
         " values are older than 3 intervals is blind. Failed polls, throttled requests and latency: of the last hour,"
         " if an exporter polls the account.",
         table_query(rows),
-        value(f"max by (job, account, state) (topk {by} (1, {state}))", "B"),
-        value(since, "C"),
-        value(f"max {by} ({interval})", "D"),
-        value(f"max {by} (chatapp_account_poll_interval_seconds{{{ACCOUNTS}}})", "E"),
-        value(f"max {by} (chatapp_account_spaces{{{ACCOUNTS}}}) or count {by} ({ages_of_spaces})", "F"),
-        value(f"sum {by} (chatapp_account_due_spaces{{{ACCOUNTS}}})", "G"),
-        of_last_hour(_failed_share("job, account", "1h"), "H"),
-        of_last_hour(f"{throttled} / ({requests} > 0)", "I"),
-        value(f"sum {by} (chatapp_account_qps_needed{{{ACCOUNTS}}})", "J"),
-        value(f"sum {by} (chatapp_account_qps_current{{{ACCOUNTS}}})", "K"),
-        value(f"sum {by} (chatapp_account_qps_limit{{{ACCOUNTS}}})", "L"),
-        of_last_hour(f"histogram_quantile(0.95, {latency}) >= 0", "M"),
-        table_query(note(ages, "note", since, NO_DATA, max_rows=_MAX_ROWS), ref="N"),
+        table_query(f"({states}) and on (job, account) {rows}", ref="B"),
+        *(table_query(f"({value}) and on (job, account) {rows}", ref=ref) for ref, (_, value) in values.items()),
+        table_query(note(_AGES, "note", _OLDEST, NO_DATA, max_rows=_MAX_ROWS), ref="N"),
         columns={
             "account": "Account",
             "state": "State",
             "Value #A": "Age / interval",
-            "Value #C": "Oldest values",
-            "Value #D": "Interval",
-            "Value #E": "Configured",
-            "Value #F": "Spaces",
-            "Value #G": "Due spaces",
-            "Value #H": "Failed polls",
-            "Value #I": "Throttled",
-            "Value #J": "Needed",
-            "Value #K": "Budget now",
-            "Value #L": "Budget",
-            "Value #M": "Latency 95 %",
+            **{f"Value #{ref}": column for ref, (column, _) in values.items()},
             "note": "Note",
         },
         no_value=NO_DATA,
         sort_by="Value #A",
     )
     return _account_columns(panel)
+
+
+def _account_values() -> dict[str, str]:
+    """Return the queries of the columns by column heading, with one value for each account."""
+    by = "by (job, account)"
+
+    def of_last_hour(query: str) -> str:
+        return f"{query} unless on (job, account) {_UNPOLLED}"
+
+    requests = f"sum {by} (increase(chatapp_api_requests_total{{{ACCOUNTS}}}[1h]))"
+    throttled = f"sum {by} (increase(chatapp_api_throttled_total{{{ACCOUNTS}}}[1h]))"
+    latency = f"sum by (job, account, le) (increase(chatapp_api_request_duration_seconds_bucket{{{ACCOUNTS}}}[1h]))"
+    return {
+        "Oldest values": _OLDEST,
+        "Interval": f"max {by} ({_INTERVAL})",
+        "Configured": f"max {by} (chatapp_account_poll_interval_seconds{{{ACCOUNTS}}})",
+        "Spaces": f"max {by} (chatapp_account_spaces{{{ACCOUNTS}}}) or count {by} ({_AGES_OF_SPACES})",
+        "Due spaces": f"sum {by} (chatapp_account_due_spaces{{{ACCOUNTS}}})",
+        "Failed polls": of_last_hour(_failed_share("job, account", "1h")),
+        "Throttled": of_last_hour(f"{throttled} / ({requests} > 0)"),
+        "Needed": f"sum {by} (chatapp_account_qps_needed{{{ACCOUNTS}}})",
+        "Budget now": f"sum {by} (chatapp_account_qps_current{{{ACCOUNTS}}})",
+        "Budget": f"sum {by} (chatapp_account_qps_limit{{{ACCOUNTS}}})",
+        "Latency 95 %": of_last_hour(f"histogram_quantile(0.95, {latency}) >= 0"),
+    }
 
 
 def _account_columns(panel: table.Panel) -> Panel:
@@ -272,9 +287,7 @@ def _account_columns(panel: table.Panel) -> Panel:
 
 
 def _age_in_intervals() -> Panel:
-    since = f"space:chatapp_space_seconds_since_success:min{{{SPACES}}}"
-    interval = f"account:chatapp_account_effective_poll_interval_seconds:last{{{ACCOUNTS}}}"
-    age = f"max by (account) (max by (job, account) ({since}) / on (job, account) {interval})"
+    age = f"max by (account) ({_OLDEST} / on (job, account) {_INTERVAL})"
     panel = _graph(
         "Age of the values in poll intervals",
         "Time since the last successful poll, divided by the effective poll interval: the space with the oldest values"
@@ -290,14 +303,13 @@ def _age_in_intervals() -> Panel:
 
 
 def _age() -> Panel:
-    since = f"space:chatapp_space_seconds_since_success:min{{{SPACES}}}"
     return _graph(
         "Age of the values",
         "Time since the last successful poll: the space with the oldest values of each account, and the median of all"
         f" spaces. The {_MAX_LINES} highest accounts.",
         "s",
-        range_query(_highest(f"max by (account) ({since})"), "{{account}}"),
-        range_query(f"quantile(0.5, {since})", "median of all spaces", ref="B"),
+        range_query(_highest(f"max by (account) ({_AGES_OF_SPACES})"), "{{account}}"),
+        range_query(f"quantile(0.5, {_AGES_OF_SPACES})", "median of all spaces", ref="B"),
         no_value=NO_DATA,
     )
 
@@ -387,16 +399,27 @@ def _throttled() -> Panel:
     ).max(1)
 
 
-def _latency() -> Panel:
-    buckets = f"rate(chatapp_api_request_duration_seconds_bucket{{{ACCOUNTS}}}[$__rate_interval])"
+def _percentiles(title: str, description: str, metric: str, of_all: str, no_value: str) -> Panel:
+    """Return a graph of the 95th percentile of each account, and of the median of all accounts."""
+    buckets = f"rate({metric}_bucket{{{ACCOUNTS}}}[$__rate_interval])"
     return _graph(
-        "API latency",
-        "Duration of requests to the API, successful or failed: 95th percentile of each account, and median of all"
-        f" requests. The {_MAX_LINES} highest accounts.",
+        title,
+        f"{description}: 95th percentile of each account, and median of all {of_all}. The {_MAX_LINES} highest"
+        " accounts.",
         "s",
         range_query(_highest(f"histogram_quantile(0.95, sum by (account, le) ({buckets})) >= 0"), "{{account}} 95 %"),
-        range_query(f"histogram_quantile(0.5, sum by (le) ({buckets}))", "median of all requests", ref="B"),
-        no_value="No data: no requests in the time range",
+        range_query(f"histogram_quantile(0.5, sum by (le) ({buckets}))", f"median of all {of_all}", ref="B"),
+        no_value=no_value,
+    )
+
+
+def _latency() -> Panel:
+    return _percentiles(
+        "API latency",
+        "Duration of requests to the API, successful or failed",
+        "chatapp_api_request_duration_seconds",
+        "requests",
+        "No data: no requests in the time range",
     )
 
 
@@ -424,15 +447,12 @@ def _due_spaces() -> Panel:
 
 
 def _delay() -> Panel:
-    buckets = f"rate(chatapp_poll_delay_seconds_bucket{{{ACCOUNTS}}}[$__rate_interval])"
-    return _graph(
+    return _percentiles(
         "Poll delay",
-        "Time between the due time of a poll and its first request: 95th percentile of each account, and median of all"
-        f" polls. The {_MAX_LINES} highest accounts.",
-        "s",
-        range_query(_highest(f"histogram_quantile(0.95, sum by (account, le) ({buckets})) >= 0"), "{{account}} 95 %"),
-        range_query(f"histogram_quantile(0.5, sum by (le) ({buckets}))", "median of all polls", ref="B"),
-        no_value=_NO_POLLS,
+        "Time between the due time of a poll and its first request",
+        "chatapp_poll_delay_seconds",
+        "polls",
+        _NO_POLLS,
     )
 
 

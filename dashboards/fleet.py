@@ -418,6 +418,10 @@ def _changes() -> Panel:
         no_value="–",
         sort_by="Value #A",
     )
+    return _time_columns(_number_columns(_change_columns(panel)), "Changed")
+
+
+def _change_columns(panel: Panel) -> Panel:
     limits = {str(limit): (f"{limit:,}", "text") for limit in (50, 250, 1000, 2000, 10_000, 100_000)}
     texts = {**RANKS, **limits, "+Inf": ("unlimited", INFO), **_STATUS_COLORS}
     for column in ("From", "To"):
@@ -425,8 +429,7 @@ def _changes() -> Panel:
     fields = {field: {"text": text, "index": index} for index, (field, text) in enumerate(_FIELDS.items())}
     panel = panel.override_by_name("Field", [override("mappings", [{"type": "value", "options": fields}])])
     # the value of the row with a text is 1
-    panel = panel.override_by_name("Changed", [override("mappings", [value_mappings({"1": ("–", "text")})])])
-    return _time_columns(_number_columns(panel), "Changed")
+    return panel.override_by_name("Changed", [override("mappings", [value_mappings({"1": ("–", "text")})])])
 
 
 def _reasons() -> str:
