@@ -1,7 +1,7 @@
 """Review dashboard: phone numbers with problems per day, and customers that got worse, over 30 days."""
 
 from grafana_foundation_sdk.builders import common as common_builders
-from grafana_foundation_sdk.models import common, dashboard
+from grafana_foundation_sdk.models import common
 
 from dashboards.panels import (
     BAD,
@@ -44,6 +44,8 @@ _NO_DATA = "No data: no hourly values recorded"
 _MAX_ROWS = 100
 _PROBLEMS = ((STATUS_RANK_1H, 2), (RANK_1H, 3), (STATUS_RANK_1H, 1), (RANK_1H, 2), (DROPPED_1H, 1))
 """The hourly series and the value of each problem, worst first."""
+_WEIGHTS = (10**12, 10**9, 10**6, 10**3, 1)
+"""A customer is sorted by the worst problem of its phone numbers, then by the number of phone numbers with it."""
 _RECORDED = f"max_over_time(phone_number:chatapp_phone_number_quality_rank:max1h{{{SELECTED}}}[$__range])"
 """The phone numbers with hourly values in the time range."""
 _WORSE = (
@@ -224,11 +226,15 @@ def _worse_queries() -> tuple[Query, ...]:
 
 def _customers() -> Panel:
     problems = [_in_range(*problem) for problem in _PROBLEMS]
+    counts = [_by_customer(problem) for problem in problems]
+    severity = " or ".join(f"{weight} * {count}" for weight, count in zip(_WEIGHTS, counts, strict=True))
     panel = table_panel(
         "Customers with problems",
-        "Phone numbers of each customer with problems in the time range, by their worst status and rating.",
-        *(table_query(_by_customer(problem), ref=ref) for ref, problem in zip("ABCDE", problems, strict=True)),
+        "Number of phone numbers of each customer by their worst status, their worst rating, and dropped limits in the"
+        " time range. Customers with the worst problem first.",
+        *(table_query(count, ref=ref) for ref, count in zip("ABCDE", counts, strict=True)),
         table_query(note(f"({' or '.join(problems)})", "name", _RECORDED, _NO_DATA), ref="F"),
+        table_query(severity, ref="G"),
         columns={
             "name": "Customer",
             "Value #A": "Down",
@@ -238,13 +244,13 @@ def _customers() -> Panel:
             "Value #E": "Dropped limit",
             "account": "Account",
             "space": "Space",
+            "Value #G": "Severity",
         },
         no_value="–",
+        sort_by="Value #G",
     )
-    for column in ("YELLOW", "Dropped limit", "Restricted", "RED", "Down"):
-        # a sort keeps the order of equal rows: the rows are sorted by all columns, the first column first
-        options = {"fields": {}, "sort": [{"field": column, "desc": True}]}
-        panel = panel.with_transformation(dashboard.DataTransformerConfig(id_val="sortBy", options=options))
+    panel = panel.override_by_name("Severity", [override("custom.hidden", True)])
+    for column in ("Down", "RED", "Restricted", "YELLOW", "Dropped limit"):
         panel = panel.override_by_name(column, [override("noValue", "–")])
     return panel.override_by_name(
         "Space", data_links(("Open Fleet", to_dashboard(FLEET, account="Account", space="Space")))

@@ -129,10 +129,10 @@ _RECORDED = {
     "phone_number:chatapp_phone_number_low_quality_start_timestamp_seconds:last": "Time at which the last known quality"
     " rating became YELLOW or RED. Interruptions of less than 1 hour do not count. No series for other ratings.",
     "phone_number:chatapp_phone_number_quality_rank:flapping": "Only for ratings that changed more than twice in the"
-    " last hour: the highest rank that the rating had or exceeded for at least 24 of the last 60 minutes.",
+    " last hour: the highest rank that the rating had or exceeded for more than 24 of the last 60 minutes.",
     "phone_number:chatapp_phone_number_status_rank:flapping": "The same for the rank of the status.",
     "phone_number:chatapp_phone_number_messaging_limit_dropped:flapping": "The same for dropped messaging limits: 1 if"
-    " the limit was below its maximum for at least 24 of the last 60 minutes, otherwise 0.",
+    " the limit was below its maximum for more than 24 of the last 60 minutes, otherwise 0.",
     "phone_number:chatapp_phone_number_status_rank:last": "Last known status: 2 down, 1 restricted, 0 all others.",
     "phone_number:chatapp_phone_number_status:last": "1, with the last known status in the label `status`.",
     "phone_number:chatapp_phone_number_messaging_limit:last": "Last known messaging limit.",

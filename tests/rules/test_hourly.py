@@ -167,4 +167,10 @@ def test_the_numbers_of_a_customer_with_problems_are_counted_under_its_name(tmp_
             {space % ("1", ',name="Contoso"'): 1, space % ("2", ""): 1},
         ),
         (query("Customers with problems", "D"), "96h", {}),
+        # the rows are sorted by the worst problem and its number of phone numbers
+        (
+            query("Customers with problems", "G"),
+            "96h",
+            {space % ("1", ',name="Contoso"'): 1e9, space % ("2", ""): 1e9},
+        ),
     )
