@@ -127,9 +127,9 @@ _RECORDED = {
     "phone_number:chatapp_phone_number_quality_rank:last": "Last known quality rating: 0 GREEN, 1 UNKNOWN (also never"
     " reported, or an unknown value), 2 YELLOW, 3 RED.",
     "phone_number:chatapp_phone_number_low_quality_start_timestamp_seconds:last": "Time at which the last known quality"
-    " rating became YELLOW or RED. Interruptions of less than 1 hour do not count. No series for other ratings.",
+    " rating became YELLOW or RED. Interruptions of less than 15 minutes, and flapping, do not count.",
     "phone_number:chatapp_phone_number_quality_rank:flapping": "Only for ratings that changed more than twice in the"
-    " last hour: the highest rank that the rating had or exceeded for more than 24 of the last 60 minutes.",
+    " last 3 hours: the highest rank that the rating had or exceeded for more than 24 of the last 60 minutes.",
     "phone_number:chatapp_phone_number_status_rank:flapping": "The same for the rank of the status.",
     "phone_number:chatapp_phone_number_messaging_limit_dropped:flapping": "The same for dropped messaging limits: 1 if"
     " the limit was below its maximum for more than 24 of the last 60 minutes, otherwise 0.",
@@ -138,12 +138,14 @@ _RECORDED = {
     "phone_number:chatapp_phone_number_messaging_limit:last": "Last known messaging limit.",
     "phone_number:chatapp_phone_number_messaging_limit:max7d": "Maximum messaging limit of the last 7 days, recorded"
     " once per hour.",
-    "phone_number:chatapp_phone_number_messaging_limit:max": "Maximum messaging limit of the last 7 days.",
+    "phone_number:chatapp_phone_number_messaging_limit:max": "Maximum messaging limit of the last 7 days, in all"
+    " spaces that listed the number.",
     "phone_number:chatapp_phone_number_messaging_limit_dropped:bool": "1 if the last known messaging limit is below its"
     " maximum of the last 7 days, otherwise 0.",
     "phone_number:chatapp_phone_number_last_change_timestamp_seconds:last": "Last known"
     " `chatapp_phone_number_last_change_timestamp_seconds`, with the label `field`.",
-    "phone_number:chatapp_phone_number_info:last": "1 for each phone number that the last successful poll listed.",
+    "phone_number:chatapp_phone_number_info:last": "1 for each phone number that the last successful poll listed, or"
+    " that the API stopped listing less than 15 minutes ago.",
     "phone_number:chatapp_phone_number_vanished:group": "1 for each phone number that the API no longer lists in any"
     " space, for up to 1 day.",
     "phone_number:chatapp_phone_number_vanished_timestamp_seconds:max": "Time at which the API stopped listing the"
