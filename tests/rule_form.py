@@ -40,19 +40,24 @@ _LABELS_OF_A_PREFIX = {
 }
 _EXCEPTIONS = {
     ("account_instance:chatapp_exporter_account_info:last", "on(job,instance)"),
+    ("account_instance:chatapp_space_blind:count", "on(job,account,space)"),
+    ("phone_number:chatapp_phone_number_messaging_limit:max", "on(job,phone_number)"),
+    ("phone_number:chatapp_phone_number_messaging_limit:max", "by(job,phone_number)"),
     ("phone_number:chatapp_phone_number_vanished:group", "on(job)"),
     ("phone_number:chatapp_phone_number_vanished_timestamp_seconds:max", "on(phone_number)"),
     ("phone_number:chatapp_phone_number_vanished:group", "by(job)"),
     ("ChatAppUnknownValue", "by(job,field,value)"),
 }
-"""A number moves to another space; an account of an exporter means all of its accounts; all spaces of a job."""
+"""A number moves to another space; an account of an exporter means all of its accounts; another exporter polls a space;
+all spaces of a job."""
 _OTHER_MEMORY = {
     "rules:chatapp_evaluation_timestamp_seconds:resumed",
     "rules:chatapp_evaluation_timestamp_seconds:last",
     "phone_number:chatapp_phone_number_status_rank:last",
     "phone_number:chatapp_phone_number_low_quality_start_timestamp_seconds:last",
 }
-"""These rules read no previous result, or results of the last hour also without a gap."""
+"""These rules read no previous result, or results of the last hour also without a gap. Rules of `:flapping` series read
+a previous result only without a gap."""
 
 
 def problems_of_form(groups: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -126,7 +131,7 @@ def _problems_of_previous_results(name: str, expression: str, previous: Sequence
     `previous` are the series in the expression that the rule itself or a later rule records. The previous result is
     restricted, for example to spaces that still exist.
     """
-    if name in _OTHER_MEMORY:
+    if name in _OTHER_MEMORY or name.endswith(":flapping"):
         return
     if re.search(r":last$|_timestamp_seconds:m(in|ax)$", name) and name not in previous:
         yield "keeps no value"
