@@ -43,9 +43,9 @@ SPACES = f'{ACCOUNTS},space=~"$space"'
 JOB = 'job=~"$job"'
 _SELECTED_EXPORTERS = f"and on (job, instance) {EXPORTERS}"
 _NO_EXPORTER = "No data: exporter missing"
-_NO_ROW = "No data: no exporter"
 _NO_POLLS = "No data: no polls in the time range"
 _MAX_LINES, _MAX_ROWS = 10, 100
+_AT_MOST = f" At most {_MAX_LINES} accounts, highest maximum first."
 _UP = {"0": ("down", BAD), "1": ("up", GOOD)}
 _STATES = {"ok": GOOD, "throttled": WARNING, "denied": BAD, "unreachable": BAD, "not polled": BAD}
 
@@ -118,8 +118,8 @@ def _spaces_failing() -> Panel:
     space_up = f"max by (job, account, space) (chatapp_space_up{{{SPACES}}})"
     return count_panel(
         "Spaces failing",
-        "Spaces whose last poll failed, that were not polled yet, or whose values are older than max_age. Without"
-        " the spaces of exporters that are down.",
+        "Spaces whose last poll failed, that were not polled yet, or whose values are older than max_age. Spaces"
+        " of exporters that are down are not counted.",
         count_or_zero(f"{space_up} == 0", space_up),
         BAD,
         no_value=_NO_EXPORTER,
@@ -291,7 +291,7 @@ def _age_in_intervals() -> Panel:
     panel = _graph(
         "Age of the values in poll intervals",
         "Time since the last successful poll, divided by the effective poll interval: the space with the oldest values"
-        f" of each account. Above the line at 3, the space is blind. The {_MAX_LINES} highest accounts.",
+        f" of each account. Above the line at 3, the space is blind.{_AT_MOST}",
         "none",
         range_query(_highest(age), "{{account}}"),
         no_value=NO_DATA,
@@ -306,7 +306,7 @@ def _age() -> Panel:
     return _graph(
         "Age of the values",
         "Time since the last successful poll: the space with the oldest values of each account, and the median of all"
-        f" spaces. The {_MAX_LINES} highest accounts.",
+        f" spaces.{_AT_MOST}",
         "s",
         range_query(_highest(f"max by (account) ({_AGES_OF_SPACES})"), "{{account}}"),
         range_query(f"quantile(0.5, {_AGES_OF_SPACES})", "median of all spaces", ref="B"),
@@ -328,7 +328,7 @@ def _failed_polls() -> Panel:
     panel = _graph(
         "Failed polls",
         "Failed polls as a share of all polls of an account."
-        f" The {_MAX_LINES} accounts with the highest share in the time range.",
+        f" At most {_MAX_LINES} accounts: those with the highest share in the time range.",
         "percentunit",
         range_query(f"{share} and on (account) {highest}", "{{account}}"),
         no_value=_NO_POLLS,
@@ -380,7 +380,7 @@ def _budget_use() -> Panel:
     sent = f"sum by (account) (rate(chatapp_api_requests_total{{{ACCOUNTS}}}[$__rate_interval]))"
     return _graph(
         "Use of the current budget",
-        f"Requests to the API as a share of the current budget. The {_MAX_LINES} highest accounts.",
+        f"Requests to the API as a share of the current budget.{_AT_MOST}",
         "percentunit",
         range_query(_highest(f"{sent} / sum by (account) (chatapp_account_qps_current{{{ACCOUNTS}}})"), "{{account}}"),
         no_value=_NO_EXPORTER,
@@ -392,7 +392,7 @@ def _throttled() -> Panel:
     sent = f"sum by (account) (rate(chatapp_api_requests_total{{{ACCOUNTS}}}[$__rate_interval])) > 0"
     return _graph(
         "Throttled requests",
-        f"Requests that the API throttled, as a share of all requests. The {_MAX_LINES} highest accounts.",
+        f"Requests that the API throttled, as a share of all requests.{_AT_MOST}",
         "percentunit",
         range_query(_highest(f"{throttled} / ({sent})"), "{{account}}"),
         no_value="No data: no requests in the time range",
@@ -404,8 +404,7 @@ def _percentiles(title: str, description: str, metric: str, of_all: str, no_valu
     buckets = f"rate({metric}_bucket{{{ACCOUNTS}}}[$__rate_interval])"
     return _graph(
         title,
-        f"{description}: 95th percentile of each account, and median of all {of_all}. The {_MAX_LINES} highest"
-        " accounts.",
+        f"{description}: 95th percentile of each account, and median of all {of_all}.{_AT_MOST}",
         "s",
         range_query(_highest(f"histogram_quantile(0.95, sum by (account, le) ({buckets})) >= 0"), "{{account}} 95 %"),
         range_query(f"histogram_quantile(0.5, sum by (le) ({buckets}))", f"median of all {of_all}", ref="B"),
@@ -429,7 +428,7 @@ def _intervals() -> Panel:
     return _graph(
         "Poll interval",
         "Effective time between two polls of a space, divided by poll_interval. Above 1, budget, latency or throttling"
-        f" require a longer interval. The {_MAX_LINES} highest accounts.",
+        f" require a longer interval.{_AT_MOST}",
         "none",
         range_query(_highest(f"{effective} / {configured}"), "{{account}}"),
         no_value=_NO_EXPORTER,
@@ -439,7 +438,7 @@ def _intervals() -> Panel:
 def _due_spaces() -> Panel:
     return _graph(
         "Due spaces",
-        f"Queue of each account: spaces that are due and whose poll has not ended. The {_MAX_LINES} highest accounts.",
+        f"Queue of each account: spaces that wait for the budget, or whose poll is in progress.{_AT_MOST}",
         "short",
         range_query(_highest(f"sum by (account) (chatapp_account_due_spaces{{{ACCOUNTS}}})"), "{{account}}"),
         no_value=_NO_EXPORTER,
@@ -458,7 +457,7 @@ def _delay() -> Panel:
 
 def _note_on(rows: str) -> Query:
     """Return the query of a row with a text instead of an empty list."""
-    return table_query(note(rows, "note", f"chatapp_exporter_build_info{{{JOB}}}", _NO_ROW), ref="B")
+    return table_query(note(rows, "note", f"chatapp_exporter_build_info{{{JOB}}}", _NO_EXPORTER), ref="B")
 
 
 def _discovery() -> Panel:
@@ -522,7 +521,7 @@ def _unknown() -> Panel:
     panel = table_panel(
         "Unknown values in API responses",
         "Values that this exporter version does not know, counted at every poll since the exporter started."
-        " Value missing: the API no longer reports the field of a phone number.",
+        " The value `missing` counts fields that the API no longer reports.",
         table_query(values),
         _note_on(values),
         columns={"field": "Field", "value": "Value", "Value #A": "Count", "note": "Note"},
@@ -537,7 +536,7 @@ def _by_instance(title: str, description: str, unit: str, expression: str) -> Pa
     selected = f"{expression} {_SELECTED_EXPORTERS}"
     return _graph(
         title,
-        f"{description} The {_MAX_LINES} highest exporters.",
+        f"{description} At most {_MAX_LINES} exporters, highest maximum first.",
         unit,
         range_query(_highest(selected, "job, instance"), "{{instance}}"),
         no_value=_NO_EXPORTER,

@@ -93,7 +93,7 @@ _DESCRIPTIONS = {
     "YELLOW": "Phone numbers with the quality rating YELLOW.",
 }
 _BLIND_DESCRIPTION = (
-    "Spaces without a successful poll for 3 effective intervals, or whose account is denied, unreachable or not polled."
+    "Spaces without a successful poll for 3 effective intervals, or whose account is denied or unreachable."
 )
 _TO_SPACE = to_dashboard(FLEET, account="Account", space="Space")
 _STATUS_COLORS = {status: (status, color) for status, color in STATUSES.items()}
@@ -107,7 +107,7 @@ def fleet() -> DashboardBuilder:
     builder = DashboardBuilder(
         "ChatApp / Fleet",
         FLEET,
-        "Current problems. Click a number in the top row to open its list.",
+        "Current problems. Click a count in the top row to open its list.",
     )
     _counts(builder)
     builder.add_row("Phone numbers")
@@ -255,7 +255,7 @@ def _changed(field: str) -> str:
 
 
 def _since(field: str, alerts: str) -> str:
-    """Return a query for the time of the last change, or of the alert's start if the exporter observed no change."""
+    """Return a query for the time of the last change, or of the alert's start if the exporter recorded no change."""
     started = f'ALERTS_FOR_STATE{{{SELECTED},alertname=~"{alerts}"}}'
     return f"(max by ({NUMBER}) ({_changed(field)}) or max by ({NUMBER}) ({started}))"
 
@@ -296,7 +296,7 @@ def _worst() -> Panel:
     panel = table_panel(
         "Numbers with problems",
         f"Down, RED, restricted and YELLOW phone numbers, at most {_MAX_ROWS}, sorted by severity and messaging limit."
-        " Since: the last change of status or rating, or the alert's start if the exporter observed no change.",
+        " Since: the last change of status or rating, or the alert's start if the exporter recorded no change.",
         table_query(_WORST),
         _names(_WORST, SEVERITY, "B"),
         _of(_WORST, RANK, "C"),
@@ -330,7 +330,7 @@ def _dropped() -> Panel:
     panel = table_panel(
         "Dropped messaging limits",
         f"Phone numbers whose messaging limit is below its maximum of the last 7 days, at most {_MAX_ROWS}, largest"
-        " maximum first. Since: the last change of the limit, or the alert's start if the exporter observed no change.",
+        " maximum first. Since: the last change of the limit, or the alert's start if the exporter recorded no change.",
         table_query(rows),
         _names(rows, dropped, "B"),
         _of(rows, LIMIT, "C"),
@@ -402,7 +402,7 @@ def _changes() -> Panel:
     named = f"{rows} * on ({NUMBER}) group_left (verified_name, name) {names}"
     panel = table_panel(
         "Changes in the last 24 hours",
-        f"Changes of rating, messaging limit or status that the exporter observed, at most {_MAX_ROWS}, newest first."
+        f"Changes of rating, messaging limit or status that the exporter recorded, at most {_MAX_ROWS}, newest first."
         " From: the last different value, in steps of 1 hour.",
         table_query(f"1000 * ({named} or on ({key}) {rows}) or {_note(recent)}"),
         table_query(f"({_by_field('from', *before)}) and on ({key}) {rows}", ref="B"),
@@ -463,14 +463,14 @@ def _blind() -> Panel:
             "space": "Space",
             "name": "Customer",
             "reason": "Reason",
-            "Value #A": "Without success for",
+            "Value #A": "No successful poll for",
             "Value #D": "Last success",
             "account": "Account",
         },
         no_value="–",
         sort_by="Value #A",
     )
-    panel = panel.override_by_name("Without success for", [override("unit", "s")])
+    panel = panel.override_by_name("No successful poll for", [override("unit", "s")])
     panel = panel.override_by_name("Reason", data_links(("Runbook", to_runbook("ChatAppSpaceBlind"))))
     return _time_columns(_number_columns(panel), "Last success")
 

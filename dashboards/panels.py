@@ -21,7 +21,7 @@ FLEET, PHONE_NUMBER, EXPORTER, REVIEW = "chatapp-fleet", "chatapp-phone-number",
 DASHBOARDS = {FLEET: "Fleet", PHONE_NUMBER: "Phone number", EXPORTER: "Exporter", REVIEW: "Review"}
 RUNBOOKS = "https://github.com/chatapp-exporter/chatapp-exporter/blob/main/docs/runbooks"
 NO_DATA = "No data: exporter or rules missing"
-NO_SUCCESS = "No data: no successful poll, or no rules"
+NO_SUCCESS = "No data: no successful poll, or rules missing"
 EXPORTERS = 'last_over_time(chatapp_exporter_build_info{job=~"$job"}[7d])'
 """The exporters of the last 7 days, to select their series of `up` by job and instance."""
 DATA_SOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")

@@ -83,10 +83,10 @@ FIELDS = {
 }
 """The heading of each field of a phone number, and the colors of its values."""
 _SEVERITIES = {"3": ("critical", BAD), "2": ("warning", WARNING), "1": ("info", INFO)}
-_NO_NUMBER = "No phone number matches. Enter digits of the number above, or select another time range"
+_NO_NUMBER = "No phone number matches. Change the text in Search, or the time range"
 _NOT_KNOWN = "No data: no phone number matches, or rules missing"
 _NOT_LISTED = "No data: not listed now, or rules missing"
-_LAST_KNOWN = "Last known: the space is blind."
+_LAST_KNOWN = "With the name `last known`, the value is not current, because the space is blind."
 _NEVER = [*relative_time(), override("mappings", [value_mappings({"0": ("–", NEUTRAL)})])]
 
 
@@ -109,7 +109,7 @@ def phone_number() -> DashboardBuilder:
 
 def _add_number(builder: DashboardBuilder) -> None:
     builder.add_text_box(
-        "phone_number", "Search", "All or some digits of a phone number. All other characters are ignored."
+        "phone_number", "Search", "Enter all or some digits of a phone number. Other characters are ignored."
     )
     builder.add_derived_variable("digits", f"query_result({digits_of_the_search_text()})", r'/digits="(\d+)"/')
     builder.add_derived_variable(
@@ -117,7 +117,7 @@ def _add_number(builder: DashboardBuilder) -> None:
         f"query_result({matching_numbers()})",
         r'/display="(?<text>(?<value>\d+)[^"]*)/',
         label="Phone number",
-        description=f"The phone numbers that match, in order of severity. Shows the first {_MAX_NUMBERS}.",
+        description=f"The phone numbers that match, most severe first (at most {_MAX_NUMBERS}).",
     )
 
 
@@ -267,7 +267,8 @@ def _name_statuses() -> Panel:
     fields = ("name_status", "new_name_status", "code_verification_status")
     panel = stat_panel(
         "Name status",
-        "Status of the verified name, of a requested new name, and of the code verification: last values of 24 hours.",
+        "Status of the verified name, of a requested new name, and of the code verification: the last values within 24"
+        " hours.",
         "none",
         *(table_query(_last_value(field), ref=ref) for field, ref in zip(fields, "ABC", strict=True)),
         fields=f"/^({'|'.join(FIELDS[field][0] for field in fields)})$/",
@@ -288,7 +289,7 @@ def _last_value(field: str) -> str:
 def _history() -> Panel:
     panel = state_timeline(
         "Values over time",
-        f"Values of the API. {NO_VALUE.capitalize()}: the number was not listed, or its space was not polled.",
+        f"Values that the API reported. {NO_VALUE.capitalize()}: the number was not listed, or its space not polled.",
         *(label_query(_value_over_time(field), ref=ref) for field, ref in zip(FIELDS, "ABCDEF", strict=True)),
         no_value=_NO_NUMBER,
     )
@@ -358,7 +359,7 @@ def _alerts() -> Panel:
 def _changes() -> Panel:
     panel = table_panel(
         "Last changes",
-        "Time of the last change of each field that the exporter recorded.",
+        "The last recorded change of each field.",
         table_query(
             f"1000 * max by (field) ({_CHANGED}{{{NUMBER}}})"
             f' or on () label_replace({_KNOWN}, "field", "no change recorded", "", "")'

@@ -145,7 +145,7 @@ def _statuses_per_day() -> Panel:
 def _dropped_limits_per_day() -> Panel:
     return _per_day(
         "Phone numbers with a dropped limit",
-        "Phone numbers whose messaging limit was below its maximum of 7 days on each day.",
+        "For each day: phone numbers whose messaging limit was below its maximum of 7 days.",
         {"dropped limit": WARNING},
         range_query(_day(DROPPED_1H, 1), "dropped limit"),
     )
@@ -158,8 +158,8 @@ def _changes_per_day() -> Panel:
 
     return _per_day(
         "Changes",
-        "Changes of the worst quality rating, the worst status (down, restricted, others) and the maximum messaging"
-        " limit from hour to hour.",
+        "Changes between consecutive hours: the worst quality rating of the hour, the worst status (down, restricted,"
+        " others) and the maximum messaging limit.",
         {"rating": INFO, "status": NEUTRAL, "messaging limit": "#CC79A7"},
         range_query(changes(RANK_1H), "rating"),
         range_query(changes(STATUS_RANK_1H), "status", ref="B"),
@@ -170,7 +170,7 @@ def _changes_per_day() -> Panel:
 def _worse() -> Panel:
     panel = table_panel(
         f"Customers that got worse (at most {_MAX_ROWS} numbers)",
-        "Phone numbers whose rating or status is now worse than at their best in the time range, or whose messaging"
+        "Phone numbers whose rating or status is now worse than its best value in the time range, or whose messaging"
         " limit has dropped in the last 7 days. Now: the last known values. Sorted by severity: down, RED, restricted,"
         " YELLOW.",
         *_worse_queries(),
