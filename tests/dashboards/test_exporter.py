@@ -220,7 +220,7 @@ def test_an_empty_list_has_a_row_that_says_if_data_are_missing(tmp_path: Path) -
     evaluate(
         tmp_path,
         OTHER,
-        *((query(title, ref), {'note="No data: no exporter"': 1}) for title, ref in lists.items()),
+        *((query(title, ref), {'note="No data: exporter missing"': 1}) for title, ref in lists.items()),
         (query("Accounts", "N"), {'note="No data: exporter or rules missing"': 1}),
     )
     evaluate(tmp_path, build, *((query(title, ref), {'note="none"': 1}) for title, ref in lists.items()))

@@ -59,7 +59,7 @@ def evaluate(directory: Path, series: Series, *tests: tuple[str, Mapping[str, fl
 def test_without_series_no_count_has_a_result_and_each_list_says_that_data_is_missing(tmp_path: Path) -> None:
     counts = [panel["title"] for panel in FLEET["panels"] if panel["type"] == "stat"]
     missing = "No data: exporter or rules missing"
-    not_polled = 'name="No data: no successful poll, or no rules"'
+    not_polled = 'name="No data: no successful poll, or rules missing"'
     texts = {"Numbers with problems": "B", "Dropped messaging limits": "B", "Vanished numbers": "B"}
     texts |= {"Changes in the last 24 hours": "A"}
 
