@@ -4,10 +4,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from socketserver import TCPServer
 
 import httpx
 import pytest
@@ -36,6 +38,15 @@ def running(*command: str, log: Path, **environ: str) -> Iterator[subprocess.Pop
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+@contextmanager
+def serving(server: TCPServer) -> Iterator[int]:
+    """Run the server in a thread and yield its port."""
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield int(server.server_address[1])
+    server.shutdown()
+    server.server_close()
 
 
 def wait_until(

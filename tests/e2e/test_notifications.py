@@ -5,10 +5,8 @@ All durations in the rules and in the Alertmanager configuration are divided by 
 """
 
 import json
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from processes import free_port, program, running, serving_probe, wait_until
+from processes import free_port, program, running, serving, serving_probe, wait_until
 from programs import require_program
 from shortened import shortened
 
@@ -98,9 +96,8 @@ def _subject(labels: dict[str, str]) -> str:
     return f"{labels['account']} {position}{number}"
 
 
-@contextmanager
-def webhook(alerts: list[NotifiedAlert], started: float) -> Iterator[int]:
-    """Start a server that appends each received alert to `alerts`, and yield its port."""
+def webhook(alerts: list[NotifiedAlert], started: float) -> AbstractContextManager[int]:
+    """Run a server that appends each received alert to `alerts`, and yield its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -115,11 +112,7 @@ def webhook(alerts: list[NotifiedAlert], started: float) -> Iterator[int]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
+    return serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
 
 
 def write_alertmanager_config(directory: Path, webhook_port: int) -> Path:

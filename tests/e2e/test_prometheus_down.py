@@ -1,9 +1,8 @@
 """A real Prometheus that is down for 10 minutes, with all durations divided by 60, and the shipped rules."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from processes import free_port, running, serving_probe, wait_until
+from processes import free_port, running, serving, serving_probe, wait_until
 from programs import require_program
 from shortened import shortened
 
@@ -43,8 +42,7 @@ def exposition(numbers: list[str], *, up: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-@contextmanager
-def exporter(page: Callable[[], str]) -> Iterator[int]:
+def exporter(page: Callable[[], str]) -> AbstractContextManager[int]:
     """Serve the page as `/metrics`, and yield the port."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -57,11 +55,7 @@ def exporter(page: Callable[[], str]) -> Iterator[int]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
+    return serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
 
 
 class Prometheus:

@@ -7,9 +7,8 @@ import email.policy
 import json
 import re
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from processes import free_port, running, serving_probe, wait_until
+from processes import free_port, running, serving, serving_probe, wait_until
 from programs import require_program
 
 CONFIG = Path(__file__).parents[2] / "config" / "alertmanager"
@@ -93,15 +92,6 @@ def parse_mail(body: bytes) -> Notification:
     text = message.get_body(("plain",))
     assert text is not None
     return parse_text(message["Subject"], text.get_content(), len(body))
-
-
-@contextmanager
-def serving(server: TCPServer) -> Iterator[int]:
-    """Run the server in a thread and yield its port."""
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield int(server.server_address[1])
-    server.shutdown()
-    server.server_close()
 
 
 def http_server(on_request: Callable[[str, bytes], None]) -> TCPServer:
