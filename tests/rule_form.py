@@ -41,6 +41,7 @@ _LABELS_OF_A_PREFIX = {
 _EXCEPTIONS = {
     ("account_instance:chatapp_exporter_account_info:last", "on(job,instance)"),
     ("account_instance:chatapp_space_blind:count", "on(job,account,space)"),
+    ("phone_number:chatapp_phone_number_info:last", "on(job,phone_number)"),
     ("phone_number:chatapp_phone_number_messaging_limit:max", "on(job,phone_number)"),
     ("phone_number:chatapp_phone_number_messaging_limit:max", "by(job,phone_number)"),
     ("phone_number:chatapp_phone_number_vanished:group", "on(job)"),
