@@ -144,8 +144,8 @@ _RECORDED = {
     " maximum of the last 7 days, otherwise 0.",
     "phone_number:chatapp_phone_number_last_change_timestamp_seconds:last": "Last known"
     " `chatapp_phone_number_last_change_timestamp_seconds`, with the label `field`.",
-    "phone_number:chatapp_phone_number_info:last": "1 for each phone number that the last successful poll listed, and for"
-    " numbers with a firing alert that are no longer listed, until they count as vanished.",
+    "phone_number:chatapp_phone_number_info:last": "1 for each phone number that the last successful poll listed, and"
+    " for numbers with a firing alert that are no longer listed, until they count as vanished.",
     "phone_number:chatapp_phone_number_vanished:group": "1 for each phone number that the API no longer lists in any"
     " space, for up to 1 day.",
     "phone_number:chatapp_phone_number_vanished_timestamp_seconds:max": "Time at which the API stopped listing the"
