@@ -5,6 +5,8 @@ The queries use recorded series: they keep the last known values while an export
 
 from collections.abc import Sequence
 
+from grafana_foundation_sdk.models import dashboard
+
 from dashboards.panels import (
     BAD,
     EXPORTER,
@@ -543,17 +545,7 @@ def _account_columns(panel: Panel) -> Panel:
     links = data_links(*((f"Runbook: {state}", to_runbook(alert)) for state, alert in runbooks.items()))
     panel = panel.override_by_name("State", [*colored_text(states), *links])
     for column in ("Blind spaces", "Down", "RED", "Limit dropped", "Restricted", "YELLOW"):
-        color = WARNING if column in ("Restricted", "YELLOW") else BAD
-        steps = [{"color": "text", "value": None}, {"color": color, "value": 1}]
-        panel = panel.override_by_name(
-            column,
-            [
-                override("thresholds", {"mode": "absolute", "steps": steps}),
-                override("color", {"mode": "thresholds"}),
-                override("custom.cellOptions", {"type": "color-text"}),
-                override("noValue", "–"),
-            ],
-        )
+        panel = panel.override_by_name(column, _colored_count(WARNING if column in ("Restricted", "YELLOW") else BAD))
     panel = panel.override_by_name(
         "Account",
         data_links(
@@ -563,3 +555,13 @@ def _account_columns(panel: Panel) -> Panel:
     )
     panel = panel.override_by_name("Note", [column_width(250)])
     return panel.override_by_name("Exporter", data_links(("Open the status page", to_status_page("Exporter"))))
+
+
+def _colored_count(color: str) -> list[dashboard.DynamicConfigValue]:
+    steps = [{"color": "text", "value": None}, {"color": color, "value": 1}]
+    return [
+        override("thresholds", {"mode": "absolute", "steps": steps}),
+        override("color", {"mode": "thresholds"}),
+        override("custom.cellOptions", {"type": "color-text"}),
+        override("noValue", "–"),
+    ]

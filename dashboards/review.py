@@ -190,6 +190,10 @@ def _worse() -> Panel:
         },
         no_value="–",
     )
+    return _worse_columns(panel)
+
+
+def _worse_columns(panel: Panel) -> Panel:
     panel = panel.override_by_name("Number", data_links(("Open phone number", TO_NUMBER)))
     for column in ("Best rating", "Rating now"):
         panel = panel.override_by_name(column, colored_text(RANKS))

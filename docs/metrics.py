@@ -127,7 +127,8 @@ _RECORDED = {
     "phone_number:chatapp_phone_number_quality_rank:last": "Last known quality rating: 0 GREEN, 1 UNKNOWN (also never"
     " reported, or an unknown value), 2 YELLOW, 3 RED.",
     "phone_number:chatapp_phone_number_low_quality_start_timestamp_seconds:last": "Time at which the last known quality"
-    " rating became YELLOW or RED. Interruptions of less than 15 minutes, and flapping, do not count.",
+    " rating became YELLOW or RED. Interruptions of less than 15 minutes do not count. If the rating changes"
+    " repeatedly (`:flapping` is at least 2), longer ones do not count either.",
     "phone_number:chatapp_phone_number_quality_rank:flapping": "Only for ratings that changed more than twice in the"
     " last 3 hours: the highest rank that the rating had or exceeded for more than 24 of the last 60 minutes.",
     "phone_number:chatapp_phone_number_status_rank:flapping": "The same for the rank of the status.",
@@ -145,7 +146,7 @@ _RECORDED = {
     "phone_number:chatapp_phone_number_last_change_timestamp_seconds:last": "Last known"
     " `chatapp_phone_number_last_change_timestamp_seconds`, with the label `field`.",
     "phone_number:chatapp_phone_number_info:last": "1 for each phone number that the last successful poll listed, and"
-    " for numbers with a firing alert that are no longer listed, until they count as vanished.",
+    " for numbers with a firing alert that are no longer listed, until they vanished (`:group`).",
     "phone_number:chatapp_phone_number_vanished:group": "1 for each phone number that the API no longer lists in any"
     " space, for up to 1 day.",
     "phone_number:chatapp_phone_number_vanished_timestamp_seconds:max": "Time at which the API stopped listing the"

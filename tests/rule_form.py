@@ -130,7 +130,7 @@ def _problems_of_previous_results(name: str, expression: str, previous: Sequence
     """A rule reads a previous result as `X or last_over_time(X[1h]) and on () <resumed>`, also after a gap.
 
     `previous` are the series in the expression that the rule itself or a later rule records. The previous result is
-    restricted, for example to spaces that still exist.
+    restricted, for example to spaces that still exist, or only excludes series (`unless`).
     """
     if name in _OTHER_MEMORY or name.endswith(":flapping"):
         return
@@ -140,7 +140,8 @@ def _problems_of_previous_results(name: str, expression: str, previous: Sequence
         form = f"{series} or last_over_time({series}[1h])and on(){_RESUMED}"
         found = len(re.findall(rf"(?<![\w:]){series}(?![\w:])", expression))
         restricted = len(re.findall(rf"{re.escape(form)}(?: or |\)(?:and|\+) on\()", expression))
-        if found != 2 * restricted and not series.startswith("rules:"):
+        excluding = len(re.findall(rf"unless on\([\w,]*\)\({re.escape(form)}\)", expression))
+        if found != 2 * (restricted + excluding) and not series.startswith("rules:"):
             yield f"not each {series} has the form {form}) and on ..."
 
 
